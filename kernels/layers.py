@@ -1,0 +1,63 @@
+"""The layers between the matrix products, and the products, with fp32 weights that take part in the input's dtype.
+
+Autocast would do nearly the same, but it returns LayerNorm's output in fp32, which doubles the traffic of the
+memory-bound half of the model, and it hides where the casts are.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from file_utils import UserError
+
+LAYER_NORM_EPS = 1e-12  # Google's and NVIDIA's
+ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")
+
+
+class Linear(nn.Linear):
+    """A linear layer whose fp32 weights take part in the dtype of its input."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        dtype = hidden_states.dtype
+        return F.linear(hidden_states, self.weight.to(dtype), self.bias.to(dtype))
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm in the dtype of its input (statistics in fp32), by PyTorch or by apex's fused kernel."""
+
+    def __init__(self, size: int, implementation: str = "torch"):
+        super().__init__(size, eps=LAYER_NORM_EPS)
+        self.function = layer_norm_function(implementation)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        dtype = hidden_states.dtype
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return self.function(hidden_states, weight, bias, self.normalized_shape, self.eps)
+
+
+def layer_norm_function(implementation: str) -> Callable[..., Tensor]:
+    """(hidden_states, weight, bias, normalized_shape, eps) -> Tensor, for `torch` or `apex`.
+
+    Raises UserError where apex is asked for and cannot be imported.
+    """
+    if implementation == "torch":
+        return _torch_layer_norm
+    try:
+        return importlib.import_module("apex.normalization.fused_layer_norm").fused_layer_norm_affine
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--layer_norm apex: NVIDIA's apex cannot be imported here ({error}); build it from "
+            "https://github.com/NVIDIA/apex (PyPI's package of that name is something else), or use --layer_norm torch."
+        ) from error
+
+
+def _torch_layer_norm(hidden_states, weight, bias, normalized_shape, eps):
+    return F.layer_norm(hidden_states, normalized_shape, weight, bias, eps)
+
+
+def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation that a configuration names. GELU is the exact one, with erf."""
+    return {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu, "tanh": torch.tanh}[name]

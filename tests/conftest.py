@@ -1,0 +1,28 @@
+"""Shared by all tests: their helpers are importable, GPU tests skip with a reason, a variable names real data."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The folder that BERT_REFERENCE_DATA names: a real dump, vocabulary and SQuAD file (see docs/data.md)."""
+    folder = os.environ.get("BERT_REFERENCE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("real data is looked for in the folder that BERT_REFERENCE_DATA names; it names none")
+    return Path(folder)
