@@ -1,0 +1,130 @@
+"""Trains a WordPiece vocabulary on plain text, for corpora and machines that have no published one at hand.
+
+The `tokenizers` library's trainer does the work, on the words that BERT's basic tokenizer makes. Left alone it numbers
+the characters in the order of a randomly seeded hash table, and those numbers decide between merges of equal count, so
+that no two runs write the same file. Handing it all characters, in order, as special tokens makes the result a function
+of the text alone.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.trainers import WordPieceTrainer
+from tqdm import tqdm
+
+# Run as a script, Python's path holds data/ and not the root.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from file_utils import Problems, UserError, atomic_write, run_main
+from tokenization import SPECIAL_TOKENS, UNK, BasicTokenizer, split_words
+
+# Rarer characters stay unknown, as they do in BERT's own vocabularies of about a thousand characters.
+MAX_CHARACTERS = 1000
+
+
+def count_words(files: Sequence[Path], do_lower_case: bool) -> Counter[str]:
+    """Returns how often each word of BERT's basic tokenizer occurs. Raises UserError for a file that is not text."""
+    basic = BasicTokenizer(do_lower_case)
+    counts: Counter[str] = Counter()
+    for path in tqdm(files, desc="reading", unit="file", disable=None):
+        try:
+            with open(path, encoding="utf-8") as lines:
+                raw = Counter(word for line in lines for word in split_words(line))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text ({error}); convert it or leave it out.") from error
+        for text, count in raw.items():
+            for word in basic.tokenize(text):
+                counts[word] += count
+    for token in SPECIAL_TOKENS:
+        del counts[token]
+    return counts
+
+
+def train_wordpiece_vocab(counts: Counter[str], vocab_size: int) -> list[str]:
+    """Returns at most `vocab_size` tokens in the order of their ids: SPECIAL_TOKENS, characters, then merged pieces.
+
+    Each character is there as it is, and as a continuation ("##a") if it occurs so. Fewer tokens come back when no pair
+    of pieces is left that occurs twice. Raises UserError if `vocab_size` does not hold the characters.
+    """
+    characters: Counter[str] = Counter()
+    for word, count in counts.items():
+        for char in word:
+            characters[char] += count
+    kept = set(sorted(characters, key=lambda char: (-characters[char], char))[:MAX_CHARACTERS])
+    # A word with any other character would be [UNK] as a whole, so nothing is to be learned from it.
+    words = {word: count for word, count in counts.items() if kept.issuperset(word)}
+    continuations = {f"##{char}" for word in words for char in word[1:]}
+    alphabet = sorted(kept) + sorted(continuations)
+    if len(SPECIAL_TOKENS) + len(alphabet) > vocab_size:
+        raise UserError(
+            f"--vocab_size {vocab_size} is less than the {len(SPECIAL_TOKENS) + len(alphabet)} special tokens and "
+            "characters of the text; ask for a larger vocabulary."
+        )
+
+    tokenizer = Tokenizer(WordPiece(unk_token=UNK))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[*SPECIAL_TOKENS, *alphabet],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_repeated(words), trainer)
+    vocab = tokenizer.get_vocab()
+    return sorted(vocab, key=vocab.__getitem__)
+
+
+def _repeated(counts: dict[str, int]) -> Iterator[str]:
+    """The trainer takes text, not counts: each word as often as it was counted, in strings of bounded length."""
+    for word, count in counts.items():
+        for done in range(0, count, 1000):
+            yield f"{word} " * min(1000, count - done)
+
+
+def text_files(inputs: Sequence[str]) -> list[Path]:
+    """Returns the files named and the .txt files under the folders named. Raises UserError where there are none."""
+    problems = Problems()
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        found = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
+        problems.check(bool(found), f"{path} is no file and no folder with .txt files; give text to train on.")
+        files += found
+    problems.raise_if_any()
+    return files
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--input_files", nargs="+", required=True, help="UTF-8 text files, or folders of .txt files")
+    parser.add_argument("--vocab_file", required=True, help="the vocab.txt to write, one token per line")
+    parser.add_argument("--vocab_size", type=int, default=30522, help="tokens at most (default: %(default)s, BERT's)")
+    parser.add_argument(
+        "--do_lower_case",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="1: lower-case and strip accents, 0: keep the case (default: %(default)s)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    counts = count_words(text_files(args.input_files), bool(args.do_lower_case))
+    if not counts:
+        raise UserError(f"There is no word in {' '.join(args.input_files)}; give text to train on.")
+    vocab = train_wordpiece_vocab(counts, args.vocab_size)
+    path = Path(args.vocab_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.writelines(f"{token}\n" for token in vocab)
+    print(f"{len(vocab)} tokens from {counts.total()} words ({len(counts)} distinct) written to {path}")
+
+
+if __name__ == "__main__":
+    run_main(main)

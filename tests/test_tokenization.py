@@ -1,0 +1,381 @@
+"""BertTokenizer against the published algorithm, written here once more, plainly: a loop over characters."""
+
+import json
+import pickle
+import unicodedata
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import tokenization
+from file_utils import UserError
+from tokenization import SPECIAL_TOKENS, BasicTokenizer, BertTokenizer, load_vocab
+
+PIECES = (
+    *"abcdefghijklmnopqrstuvwxyzABCDEFGÉéß0123456789.,;:!?-'\"()[]/$+<=>^`|~@#&*%{}\\_",
+    *(
+        "中",
+        "国",
+        "ひ",
+        "ο",
+        "δ",
+        "ς",
+        "σ",
+        "Σ",
+        "\N{GRINNING FACE}",
+        "\N{ZERO WIDTH JOINER}",
+        "\N{COMBINING ACUTE ACCENT}",
+    ),
+    *(
+        "un",
+        "##aff",
+        "##able",
+        "##ed",
+        "the",
+        "##ing",
+        "want",
+        "##want",
+        "mask",
+        "##a",
+        "##b",
+        "##c",
+        "##i",
+        "##u",
+        "##e",
+    ),
+    *("##ς", "##σ", "##ο", "##δ", "##é", "##É", "##t", "##s", "##n", "##\N{COMBINING ACUTE ACCENT}", "##ß", "##f"),
+)
+
+# Everything that has a rule of its own somewhere: in the algorithm, in str.split, in lower(), in normalisation.
+TROUBLESOME = [
+    *SPECIAL_TOKENS,
+    *(
+        "[mask]",
+        "a[MASK]b",
+        "[MASK].",
+        "\u200b[SEP]",
+        "[MA\x01SK]",
+        "[CLS]\u2028",
+        "中[PAD]国",
+        "[unused1]",
+        "[[MASK]]",
+    ),
+    *("\x00", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x1f", "\x7f", "\x85", "\xa0", "\xad", "\t", "\n", "\r", " "),
+    *("\u1680", "\u2003", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\u200b", "\u200d", "\u2060", "\ufeff"),
+    *("\ufffd", "\ue000", "\u0378", "\U0010ffff", "\ud800", "\udfff"),
+    *(
+        "İ",
+        "ı",
+        "ΟΔΟΣ",
+        "Σ",
+        "ΟΣΟ",
+        "ΟΣ\u0301",
+        "ẞ",
+        "ŉ",
+        "ǆ",
+        "ﬁ",
+        "K",
+        "Å",
+        "e\u0301",
+        "é",
+        "É",
+        "\u0301",
+        "한국",
+        "か\u3099",
+    ),
+    *("中国", "\u3400", "\U00020000", "\U0002b820", "\U0002b91f", "\uf900", "\uff21", "ひらがな", "กำ", "हिन्दी"),
+    *(
+        "\N{GRINNING FACE}",
+        "👩\u200d👩\u200d👧",
+        "🏳\ufe0f",
+        "✈\ufe0f",
+        "«",
+        "…",
+        "—",
+        "¿",
+        "\u2e5d",
+        "$",
+        "^",
+        "`",
+        "~",
+        "#",
+        "##ing",
+    ),
+    *("unaffable", "UNWANTED", "Running", "a" * 100, "a" * 101, "é" * 60, "e\u0301" * 101, "-" * 101),
+]
+
+texts = st.lists(
+    st.one_of(
+        st.sampled_from(TROUBLESOME),
+        st.text(st.characters(codec=None, categories=None, exclude_categories=()), max_size=6),
+        st.text(st.sampled_from("".join(p for p in PIECES if len(p) == 1) + " "), max_size=12),
+    ),
+    max_size=12,
+).flatmap(lambda parts: st.sampled_from(["", " "]).map(lambda glue: glue.join(parts)))
+
+
+def category(char):
+    return unicodedata.category(char)
+
+
+def reference_clean(text):
+    cleaned = ""
+    for char in text:
+        if char in ("\t", "\n", "\r") or category(char) == "Zs":
+            cleaned += " "
+        elif char != "\ufffd" and category(char)[0] != "C":
+            cleaned += char
+    return cleaned
+
+
+def reference_basic_tokens(text, do_lower_case):
+    spaced = ""
+    for char in reference_clean(text):
+        point = ord(char)
+        is_cjk = (
+            0x4E00 <= point <= 0x9FFF
+            or 0x3400 <= point <= 0x4DBF
+            or 0x20000 <= point <= 0x2A6DF
+            or 0x2A700 <= point <= 0x2CEAF  # three adjoining blocks
+            or 0xF900 <= point <= 0xFAFF
+            or 0x2F800 <= point <= 0x2FA1F
+        )
+        spaced += " " + char + " " if is_cjk else char
+
+    pieces = []
+    for token in spaced.split():
+        if token in ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"):
+            pieces.append(token)
+            continue
+        if do_lower_case:
+            decomposed = unicodedata.normalize("NFD", token.lower())
+            token = "".join(char for char in decomposed if category(char) != "Mn")
+        word = ""
+        for char in token:
+            point = ord(char)
+            ascii_punctuation = 33 <= point <= 47 or 58 <= point <= 64 or 91 <= point <= 96 or 123 <= point <= 126
+            if ascii_punctuation or category(char)[0] == "P":
+                pieces += [word, char]
+                word = ""
+            else:
+                word += char
+        pieces.append(word)
+    return " ".join(pieces).split()
+
+
+def reference_word_pieces(word, vocab):
+    if len(word) > 100:
+        return ["[UNK]"]
+    pieces, start = [], 0
+    while start < len(word):
+        prefix = "##" if start else ""
+        for end in range(len(word), start, -1):
+            if prefix + word[start:end] in vocab:
+                break
+        else:
+            return ["[UNK]"]
+        pieces.append(prefix + word[start:end])
+        start = end
+    return pieces
+
+
+def reference_tokens(text, vocab, do_lower_case):
+    words = reference_basic_tokens(text, do_lower_case)
+    return [piece for word in words for piece in reference_word_pieces(word, vocab)]
+
+
+def write_vocab(path, tokens=(*SPECIAL_TOKENS, *PIECES)):
+    path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def vocab_file(tmp_path_factory):
+    return write_vocab(tmp_path_factory.mktemp("vocab") / "vocab.txt")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+def tokenizer(request, vocab_file):
+    return BertTokenizer(vocab_file, do_lower_case=request.param)
+
+
+@pytest.mark.parametrize("text", TROUBLESOME)
+def test_troublesome_text_alone_and_inside_a_word(tokenizer, text):
+    for variant in (text, f"a{text}b", f"a {text} b", f"{text}.", text * 2):
+        assert tokenizer.basic_tokenizer.tokenize(variant) == reference_basic_tokens(variant, tokenizer.do_lower_case)
+        assert tokenizer.tokenize(variant) == reference_tokens(variant, tokenizer.vocab, tokenizer.do_lower_case)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=texts)
+@example(text="a\x0cb\x85c\u2028d")
+def test_any_unicode_text_gives_the_published_tokens(tokenizer, text):
+    assert tokenizer.basic_tokenizer.tokenize(text) == reference_basic_tokens(text, tokenizer.do_lower_case)
+    assert tokenizer.tokenize(text) == reference_tokens(text, tokenizer.vocab, tokenizer.do_lower_case)
+
+
+@pytest.mark.parametrize("do_lower_case", [True, False])
+def test_every_character_of_unicode(do_lower_case):
+    basic = BasicTokenizer(do_lower_case)
+    # Unassigned and private characters are all deleted; a sample of their million is enough.
+    points = [point for point in range(0x110000) if point % 101 == 0 or category(chr(point)) not in ("Cn", "Co")]
+    for start in range(0, len(points), 64):
+        text = " ".join(f"a{chr(point)}b" for point in points[start : start + 64])
+        assert basic.tokenize(text) == reference_basic_tokens(text, do_lower_case)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=texts)
+def test_agrees_with_hugging_face_slow_tokenizer(tokenizer, text):
+    legacy = pytest.importorskip(
+        "transformers.models.bert.tokenization_bert_legacy",
+        reason="this transformers has no pure-Python BERT tokenizer",
+    )
+    # Hugging Face composes (NFC) what is left after cleaning, which the published code does not: start from such text.
+    text = unicodedata.normalize("NFC", reference_clean(text))
+    basic = legacy.BasicTokenizer(do_lower_case=tokenizer.do_lower_case, never_split=SPECIAL_TOKENS)
+    word_piece = legacy.WordpieceTokenizer(vocab=tokenizer.vocab, unk_token="[UNK]")
+    expected = [piece for word in basic.tokenize(text) for piece in word_piece.tokenize(word)]
+    assert tokenizer.tokenize(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "uncased", "cased"),
+    [
+        ("UNAFFABLE unaffable", "un ##aff ##able un ##aff ##able", "[UNK] un ##aff ##able"),
+        ("É é e\u0301", "e e e", "É é e ##\u0301"),
+        ("ΟΔΟΣ", "ο ##δ ##ο ##ς", "[UNK]"),
+        ("a\x0cb\x85c", "a ##b ##c", "a ##b ##c"),
+        ("a\u2028b", "a b", "a b"),
+        ("a中国b", "a 中 国 b", "a 中 国 b"),
+        ("[MASK] [mask] a[MASK]", "[MASK] [ mask ] a [ mask ]", "[MASK] [ mask ] a [ [UNK] ]"),
+        ("b" * 101, "[UNK]", "[UNK]"),
+        ("a" * 100, "a" + " ##a" * 99, "a" + " ##a" * 99),
+    ],
+)
+def test_tokens_worked_by_hand(vocab_file, text, uncased, cased):
+    assert BertTokenizer(vocab_file, do_lower_case=True).tokenize(text) == uncased.split(" ")
+    assert BertTokenizer(vocab_file, do_lower_case=False).tokenize(text) == cased.split(" ")
+
+
+@settings(max_examples=50, deadline=None)
+@given(batch=st.lists(texts, max_size=6))
+def test_encode_batch_gives_flat_ids_and_offsets(tokenizer, batch):
+    ids, offsets = tokenizer.encode_batch(batch)
+    assert (ids.dtype, offsets.dtype, offsets.shape) == (np.int32, np.int64, (len(batch) + 1,))
+    assert (offsets[0], offsets[-1]) == (0, len(ids))
+    for i, text in enumerate(batch):
+        expected = [tokenizer.vocab[t] for t in reference_tokens(text, tokenizer.vocab, tokenizer.do_lower_case)]
+        assert ids[offsets[i] : offsets[i + 1]].tolist() == expected
+
+
+def test_full_cache_changes_nothing(vocab_file, monkeypatch):
+    monkeypatch.setattr(tokenization, "MAX_CACHED_WORDS", 2)
+    tokenizer = BertTokenizer(vocab_file)
+    text = "the unaffable, wanted mask. " * 3
+    assert tokenizer.tokenize(text) == reference_tokens(text, tokenizer.vocab, True)
+    assert len(tokenizer._ids_of_word) == 2
+
+
+def test_real_text_and_vocabulary(reference_data):
+    tokenizer = BertTokenizer(reference_data / "bert-base-uncased-vocab.txt")
+    questions = json.loads((reference_data / "squad-v1.1-sample.json").read_text())["data"]
+    contexts = [paragraph["context"] for article in questions for paragraph in article["paragraphs"]]
+    ids, offsets = tokenizer.encode_batch(contexts)
+    for i, context in enumerate(contexts):
+        tokens = tokenizer.convert_ids_to_tokens(ids[offsets[i] : offsets[i + 1]])
+        assert tokens == reference_tokens(context, tokenizer.vocab, True)
+    assert (tokenizer.vocab_size, tokenizer.pad_token_id, tokenizer.mask_token_id) == (30522, 0, 103)
+
+
+def test_special_token_ids_and_conversions(tokenizer):
+    special = ("pad", "unk", "cls", "sep", "mask")
+    assert [getattr(tokenizer, f"{name}_token_id") for name in special] == [0, 1, 2, 3, 4]
+    ids = tokenizer.convert_tokens_to_ids(["un", "##aff", "##able"])
+    assert tokenizer.convert_ids_to_tokens(ids) == ["un", "##aff", "##able"]
+    with pytest.raises(KeyError):
+        tokenizer.convert_tokens_to_ids(["no such token"])
+    for index in (-1, tokenizer.vocab_size):
+        with pytest.raises(IndexError):
+            tokenizer.convert_ids_to_tokens([index])
+
+
+def test_more_tokens_than_max_len_give_a_warning(vocab_file):
+    tokenizer = BertTokenizer(vocab_file, max_len=3)
+    with pytest.warns(UserWarning, match="4 tokens are more than the 3"):
+        assert len(tokenizer.convert_tokens_to_ids(["a"] * 4)) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer.convert_tokens_to_ids(["a"] * 3)
+
+
+def test_survives_pickling_for_worker_processes(tokenizer):
+    text = "Unaffable ΟΔΟΣ [MASK] 中国"
+    tokens = tokenizer.tokenize(text)
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.tokenize(text) == tokens
+    assert copy.tokenize("the mask é") == tokenizer.tokenize("the mask é")
+
+
+def test_windows_line_ends_and_missing_last_newline(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("\r\n".join([*SPECIAL_TOKENS, "\u3000", "a "]).encode())
+    assert list(load_vocab(path)) == [*SPECIAL_TOKENS, "\u3000", "a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "no vocabulary file at"),
+        ("\n".join([*SPECIAL_TOKENS, "a", "b", "a"]), r"Line 8 .* repeats the token 'a' of line 6"),
+        ("\n".join([*SPECIAL_TOKENS, "", "a"]), "Line 6 .* is blank"),
+        ("[PAD]\n[UNK]\n[SEP]\na\n", r"lacks \[CLS\], \[MASK\]; .*train_vocab.py"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_bad_vocabulary_is_named_with_a_remedy(tmp_path, content, sentence):
+    path = tmp_path / "vocab.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=sentence) as error:
+        BertTokenizer(path)
+    assert str(path) in str(error.value)
+
+
+def test_from_pretrained_takes_a_file_a_folder_or_a_downloaded_model(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = write_vocab(folder / "vocab.txt")
+    assert BertTokenizer.from_pretrained(path).do_lower_case
+    assert BertTokenizer.from_pretrained(str(folder), max_len=128).max_len == 128
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert not BertTokenizer.from_pretrained(folder).do_lower_case
+    assert BertTokenizer.from_pretrained(folder, do_lower_case=True).do_lower_case
+
+    for name, model_folder, do_lower_case in (
+        ("bert-large-uncased", "uncased_L-24_H-1024_A-16", True),
+        ("bert-base-multilingual-cased", "multi_cased_L-12_H-768_A-12", False),
+    ):
+        cached = tmp_path / "download" / "google_pretrained_weights" / model_folder
+        cached.mkdir(parents=True)
+        write_vocab(cached / "vocab.txt")
+        monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(tmp_path))
+        assert BertTokenizer.from_pretrained(name).do_lower_case is do_lower_case
+        monkeypatch.delenv("BERT_PREP_WORKING_DIR")
+        assert BertTokenizer.from_pretrained(name, cache_dir=cached.parent).do_lower_case is do_lower_case
+
+
+def test_from_pretrained_names_what_it_looked_for(tmp_path):
+    with pytest.raises(UserError, match=r"uncased_L-12_H-768_A-12/vocab\.txt; unpack Google's"):
+        BertTokenizer.from_pretrained("bert-base-uncased", cache_dir=tmp_path)
+    with pytest.raises(UserError, match=r"no vocabulary at no-such-model; give a vocab\.txt"):
+        BertTokenizer.from_pretrained("no-such-model")
+    with pytest.raises(UserError, match=r"no vocabulary at .*vocab\.txt"):
+        BertTokenizer.from_pretrained(tmp_path)
+    write_vocab(tmp_path / "vocab.txt")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
+        BertTokenizer.from_pretrained(tmp_path)
