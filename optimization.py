@@ -1,0 +1,300 @@
+"""LAMB, AdamW and the warm-up schedules that BERT is trained with.
+
+LAMB is written here because apex's is not on PyPI and PyTorch has none. It follows apex's FusedLAMB, with which the
+published recipes were tuned, to the order of its operations: clip the global norm, average, correct the bias, add the
+decoupled weight decay, and only then take the trust ratio. Every operation runs over a list of tensors
+(`torch._foreach_*`), and nothing is read back from the device, so the next step's forward pass is queued behind it.
+
+The trust ratio belongs to a weight matrix as published. The model keeps query, key and value in one parameter, which
+would give the three one ratio and train differently; such parameters sit in a group with `n_blocks = 3` and are seen
+as three. apex's own LAMB cannot do this and takes one ratio for all three.
+
+Sources: You et al. 2019, https://arxiv.org/abs/1904.00962 (LAMB); Loshchilov and Hutter 2017,
+https://arxiv.org/abs/1711.05101 (AdamW); the recipes of NVIDIA's DeepLearningExamples BERT (poly schedule).
+"""
+
+import importlib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from file_utils import UserError
+
+OPTIMIZERS = ("lamb", "adamw", "apex_fused_lamb", "apex_fused_adam")
+SCHEDULES = ("poly", "linear", "cosine", "constant")
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-6  # BERT's and LAMB's; PyTorch's Adam has 1e-8
+POLY_DEGREE = 0.5
+FUSED_BLOCKS = 3  # query, key and value
+
+
+class LAMB(torch.optim.Optimizer):
+    """Layer-wise adaptive moments for large batches, multi-tensor, without host synchronisation.
+
+    Per weight block p with gradient g, after scaling all gradients by 1 / max(1, global norm / max_grad_norm):
+    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+    u = m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + decay p;
+    p = p - lr r u, with r = |p| / |u| where both norms are positive and the group has weight decay, else 1.
+
+    `step` leaves the update u in the gradients, which saves a buffer of the model's size (apex does the same): clear
+    them before the next backward pass.
+
+    Args:
+        params: fp32 parameters or groups of them, as `parameter_groups` makes them. A group's `n_blocks` divides the
+            first dimension of its parameters into that many equal blocks, each with a trust ratio of its own.
+        lr: learning rate, a Python float; schedules overwrite the groups' `lr`.
+        betas: decay rates of the two moments.
+        eps: added to the square root.
+        weight_decay: decoupled decay of groups that name none.
+        max_grad_norm: the norm over all gradients of all groups is clipped to this; `math.inf` turns it off.
+
+    Attributes:
+        gradient_norm: the global norm before clipping of the last step, a 0-d fp32 tensor on the gradients' device;
+            None before the first step.
+
+    Raises:
+        ValueError: a parameter is not fp32.
+    """
+
+    def __init__(self, params, lr, betas=BETAS, eps=EPSILON, weight_decay=0.01, max_grad_norm=1.0):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "n_blocks": 1})
+        if any(p.dtype != torch.float32 for group in self.param_groups for p in group["params"]):
+            raise ValueError("LAMB keeps master weights: every parameter must be float32")
+        self.max_grad_norm = max_grad_norm
+        self.gradient_norm: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of every parameter that has a gradient; the gradients are used up."""
+        self.gradient_norm = clip_gradients(self.param_groups, self.max_grad_norm)
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            tensors = self._collect(group)
+            if tensors[0]:
+                _lamb_update(*tensors, group)
+
+    def _collect(self, group: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Weight blocks, gradients, first and second moments of a group, block by block."""
+        parameters, gradients, exp_avgs, exp_avg_sqs = [], [], [], []
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            parameters.extend(parameter.chunk(group["n_blocks"]))
+            gradients.extend(parameter.grad.chunk(group["n_blocks"]))
+            exp_avgs.extend(state["exp_avg"].chunk(group["n_blocks"]))
+            exp_avg_sqs.extend(state["exp_avg_sq"].chunk(group["n_blocks"]))
+        return parameters, gradients, exp_avgs, exp_avg_sqs
+
+
+def _lamb_update(
+    parameters: list[Tensor], gradients: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor], group: dict
+) -> None:
+    """LAMB on one group's clipped gradients, in place, without a temporary of the weights' size."""
+    (beta1, beta2), step = group["betas"], group["step"]
+    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+    torch._foreach_lerp_(exp_avgs, gradients, 1 - beta1)
+    torch._foreach_mul_(exp_avg_sqs, beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, gradients, gradients, 1 - beta2)
+
+    updates = gradients  # spent by now, their memory holds the update
+    torch._foreach_copy_(updates, exp_avg_sqs)
+    torch._foreach_sqrt_(updates)
+    torch._foreach_mul_(updates, correction1 / math.sqrt(correction2))
+    torch._foreach_add_(updates, correction1 * group["eps"])
+    torch._foreach_reciprocal_(updates)
+    torch._foreach_mul_(updates, exp_avgs)
+    if group["weight_decay"] == 0:
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+        return
+    torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+    torch._foreach_addcmul_(parameters, updates, _trust_ratios(parameters, updates), -group["lr"])
+
+
+def _trust_ratios(parameters: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
+    """|p| / |u| of each pair as 0-d tensors, 1 where either norm is zero."""
+    parameter_norms = torch.stack(torch._foreach_norm(parameters))
+    update_norms = torch.stack(torch._foreach_norm(updates))
+    either_zero = (parameter_norms == 0) | (update_norms == 0)
+    return list((parameter_norms / update_norms).masked_fill_(either_zero, 1.0).unbind())
+
+
+@torch.no_grad()
+def clip_gradients(param_groups: list[dict], max_grad_norm: float) -> Tensor | None:
+    """Divide all gradients by max(1, norm / max_grad_norm), in place and without reading the norm on the host.
+
+    Returns:
+        The norm before clipping over the gradients of all groups, a 0-d tensor on their device; None without gradients.
+    """
+    gradients = [p.grad for group in param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return None
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if max_grad_norm < math.inf:
+        torch._foreach_div_(gradients, (norm / max_grad_norm).clamp(min=1.0))
+    return norm
+
+
+def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float = 0.01) -> list[dict]:
+    """Groups for any optimizer here: biases and LayerNorm weights are not decayed, everything else is.
+
+    Parameters whose name holds `query_key_value` are three weights in one and go to a group with `n_blocks = 3`.
+    Parameters that do not require gradients are left out; a group without parameters is not made.
+    """
+    plain, fused, undecayed = [], [], []
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        if name.endswith(".bias") or "LayerNorm." in name:
+            undecayed.append(parameter)
+        elif "query_key_value" in name:
+            fused.append(parameter)
+        else:
+            plain.append(parameter)
+    groups = [
+        {"params": plain, "weight_decay": weight_decay, "n_blocks": 1},
+        {"params": fused, "weight_decay": weight_decay, "n_blocks": FUSED_BLOCKS},
+        {"params": undecayed, "weight_decay": 0.0, "n_blocks": 1},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(name: str, groups: list[dict], lr: float, max_grad_norm: float = 1.0) -> torch.optim.Optimizer:
+    """An optimizer that clips the global gradient norm itself and keeps the norm in `gradient_norm`, as `LAMB` does.
+
+    Args:
+        name: one of `OPTIMIZERS`.
+        groups: from `parameter_groups`.
+        lr: learning rate of the first step.
+        max_grad_norm: see `LAMB`.
+
+    Raises:
+        UserError: apex is asked for and cannot be used here.
+        ValueError: unknown name.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    if name == "lamb":
+        return LAMB(groups, lr, max_grad_norm=max_grad_norm)
+    if problem := unavailable(name):
+        raise UserError(problem + ".")
+    if name == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr, betas=BETAS, eps=EPSILON, fused=_fused_adamw_runs_on(groups))
+    elif name == "apex_fused_adam":
+        fused_adam = importlib.import_module("apex.optimizers").FusedAdam
+        optimizer = fused_adam(groups, lr=lr, betas=BETAS, eps=EPSILON, adam_w_mode=True)
+    else:
+        fused_lamb = importlib.import_module("apex.optimizers").FusedLAMB
+        optimizer = fused_lamb(groups, lr=lr, betas=BETAS, eps=EPSILON, max_grad_norm=max_grad_norm)
+    clips_itself = name == "apex_fused_lamb"
+    _clip_before_each_step(optimizer, math.inf if clips_itself else max_grad_norm)
+    return optimizer
+
+
+def unavailable(name: str) -> str | None:
+    """Why this optimizer cannot be used here, a sentence without its full stop; None when it can."""
+    if not name.startswith("apex_"):
+        return None
+    try:
+        importlib.import_module("apex.optimizers")
+    except ImportError as error:
+        return (
+            f"the optimizer {name} needs NVIDIA's apex, and apex.optimizers cannot be imported ({error}): build it "
+            "from https://github.com/NVIDIA/apex (apex on PyPI is another package), or use lamb or adamw"
+        )
+    if not torch.cuda.is_available():
+        return f"the optimizer {name} runs on NVIDIA GPUs only, and torch sees none: use lamb or adamw"
+    return None
+
+
+def _fused_adamw_runs_on(groups: list[dict]) -> bool:
+    return all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+
+
+def _clip_before_each_step(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> None:
+    def clip(optimizer, args, kwargs) -> None:
+        optimizer.gradient_norm = clip_gradients(optimizer.param_groups, max_grad_norm)
+
+    optimizer.gradient_norm = None
+    optimizer.register_step_pre_hook(clip)
+
+
+def learning_rate(
+    step: int, total_steps: int, warmup_proportion: float, base_lr: float, schedule: str = "poly"
+) -> float:
+    """The rate of optimizer step `step`, of 1 to `total_steps`.
+
+    It rises linearly from 0 to `base_lr` over the first `warmup_proportion` of the steps. After that `linear` and
+    `cosine` fall from `base_lr` to 0 at the last step and `constant` stays. `poly` is NVIDIA's and Google's: it falls
+    as (1 - step / total_steps) ** 0.5, counted from the first step and not from the end of warm-up, and so drops at
+    once from `base_lr` to `base_lr * (1 - warmup_proportion) ** 0.5`. Steps beyond the last keep the last one's rate.
+
+    Raises:
+        ValueError: unknown schedule, a step or total below 1, or a warm-up proportion outside [0, 1).
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    if step < 1 or total_steps < 1 or not 0 <= warmup_proportion < 1:
+        raise ValueError(
+            f"steps count from 1 and the warm-up proportion lies in [0, 1), "
+            f"not step {step} of {total_steps} with proportion {warmup_proportion}"
+        )
+    progress = min(step / total_steps, 1.0)
+    if progress < warmup_proportion:
+        return base_lr * progress / warmup_proportion
+    if schedule == "poly":
+        return base_lr * (1 - progress) ** POLY_DEGREE
+    decayed = (progress - warmup_proportion) / (1 - warmup_proportion)
+    if schedule == "linear":
+        return base_lr * (1 - decayed)
+    if schedule == "cosine":
+        return base_lr * 0.5 * (1 + math.cos(math.pi * decayed))
+    return base_lr
+
+
+class WarmupSchedule:
+    """Keeps the groups of an optimizer at the rate of the coming step.
+
+    Its only state is the number of finished steps, so a resumed run follows the configuration it is given.
+    Call `step()` after each optimizer step that took place.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        total_steps: int,
+        warmup_proportion: float,
+        base_lr: float,
+        schedule: str = "poly",
+    ):
+        self.optimizer = optimizer
+        self.shape = (total_steps, warmup_proportion, base_lr, schedule)
+        self.finished_steps = 0
+        self._apply()
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the coming optimizer step will use."""
+        return learning_rate(self.finished_steps + 1, *self.shape)
+
+    def step(self) -> None:
+        self.finished_steps += 1
+        self._apply()
+
+    def state_dict(self) -> dict:
+        return {"finished_steps": self.finished_steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Load after the optimizer's state, whose groups carry the rate of the run that was saved."""
+        self.finished_steps = state["finished_steps"]
+        self._apply()
+
+    def _apply(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate

@@ -1,0 +1,381 @@
+"""Optimizers against loops written from the papers in float64, schedules against numbers worked by hand."""
+
+import copy
+import math
+import sys
+import types
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from file_utils import UserError
+from optimization import LAMB, SCHEDULES, WarmupSchedule, build_optimizer, learning_rate, parameter_groups
+
+BETA1, BETA2, EPS, DECAY = 0.9, 0.999, 1e-6, 0.01
+SHAPES = {
+    "embeddings.word_embeddings.weight": (11, 6),
+    "encoder.layer.0.attention.self.query_key_value.weight": (12, 6),
+    "encoder.layer.0.attention.self.query_key_value.bias": (12,),
+    "encoder.layer.0.output.LayerNorm.weight": (6,),
+    "encoder.layer.0.output.LayerNorm.bias": (6,),
+    "cls.predictions.bias": (11,),
+    "zero.weight": (3, 2),
+}
+
+
+def named_parameters(seed=0, device="cpu"):
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {
+        name: torch.nn.Parameter(torch.randn(shape, generator=generator).to(device)) for name, shape in SHAPES.items()
+    }
+    with torch.no_grad():
+        parameters["zero.weight"].zero_()
+    return parameters
+
+
+def random_gradients(scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) * scale for name, shape in SHAPES.items()}
+
+
+def set_gradients(parameters, gradients):
+    for name, parameter in parameters.items():
+        parameter.grad = gradients[name].to(parameter.device, copy=True)
+
+
+def clipped(gradients, max_norm):
+    gradients = {name: g.double() for name, g in gradients.items()}
+    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+    return {name: g / max(1.0, norm / max_norm) for name, g in gradients.items()}, norm
+
+
+class NaiveLamb:
+    """Algorithm 2 of You et al. with apex's details, one weight at a time; query, key and value are three weights."""
+
+    def __init__(self, parameters, lr, max_norm=1.0):
+        self.lr, self.max_norm, self.step_number, self.weights = lr, max_norm, 0, {}
+        for name, parameter in parameters.items():
+            n = 3 if "query_key_value" in name else 1
+            for index, block in enumerate(parameter.detach().double().cpu().clone().chunk(n)):
+                self.weights[name, index] = [block, torch.zeros_like(block), torch.zeros_like(block)]
+
+    def step(self, gradients):
+        gradients, norm = clipped(gradients, self.max_norm)
+        self.step_number += 1
+        for (name, index), weight in self.weights.items():
+            p, m, v = weight
+            g = gradients[name].chunk(3)[index] if "query_key_value" in name else gradients[name]
+            decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else DECAY
+            m = BETA1 * m + (1 - BETA1) * g
+            v = BETA2 * v + (1 - BETA2) * g * g
+            m_hat, v_hat = m / (1 - BETA1**self.step_number), v / (1 - BETA2**self.step_number)
+            update = m_hat / (v_hat.sqrt() + EPS) + decay * p
+            p_norm, update_norm = p.norm(), update.norm()
+            ratio = p_norm / update_norm if decay and p_norm > 0 and update_norm > 0 else 1.0
+            weight[:] = p - self.lr * ratio * update, m, v
+        return norm
+
+    def parameter(self, name):
+        return torch.cat([weight[0] for (owner, _), weight in self.weights.items() if owner == name])
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.1, 30.0], ids=["unclipped", "clipped", "clipped_hard"])
+def test_lamb_equals_naive_lamb_over_steps(scale):
+    parameters = named_parameters()
+    naive = NaiveLamb(parameters, lr=0.02)
+    optimizer = LAMB(parameter_groups(parameters.items()), lr=0.02)
+    for step in range(12):
+        gradients = random_gradients(scale * (1 + step % 3), seed=step)
+        set_gradients(parameters, gradients)
+        optimizer.step()
+        norm = naive.step(gradients)
+        assert optimizer.gradient_norm.item() == pytest.approx(norm, rel=1e-6)
+        for name, parameter in parameters.items():
+            torch.testing.assert_close(parameter.double(), naive.parameter(name), rtol=2e-6, atol=2e-7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    exponent=st.floats(-6, 4),
+    lr=st.floats(1e-5, 0.5),
+    max_norm=st.sampled_from([0.5, 1.0, math.inf]),
+    seed=st.integers(0, 99),
+)
+def test_lamb_equals_naive_lamb_at_any_scale(exponent, lr, max_norm, seed):
+    parameters = named_parameters(seed)
+    naive = NaiveLamb(parameters, lr, max_norm)
+    optimizer = LAMB(parameter_groups(parameters.items()), lr, max_grad_norm=max_norm)
+    for step in range(3):
+        gradients = random_gradients(10**exponent, seed=seed + step)
+        set_gradients(parameters, gradients)
+        optimizer.step()
+        naive.step(gradients)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.double(), naive.parameter(name), rtol=1e-5, atol=1e-6)
+
+
+def test_lamb_by_hand():
+    # |p| = 5. The first step's Adam direction is sign(g) = (1, 1); decay adds (0.03, 0.04), so |u| = sqrt(2.1425).
+    parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    parameter.grad = torch.tensor([6.0, 8.0])
+    optimizer = LAMB([parameter], lr=0.1, weight_decay=0.01)
+    optimizer.step()
+    assert optimizer.gradient_norm.item() == pytest.approx(10.0)
+    # The gradient was clipped from norm 10 to 1, and a tenth of it averaged in.
+    assert optimizer.state[parameter]["exp_avg"].tolist() == pytest.approx([0.06, 0.08])
+    assert optimizer.state[parameter]["exp_avg_sq"].tolist() == pytest.approx([0.00036, 0.00064])
+    ratio = 5 / math.sqrt(2.1425)
+    assert parameter.tolist() == pytest.approx([3 - 0.1 * ratio * 1.03, 4 - 0.1 * ratio * 1.04], rel=1e-5)
+    assert parameter.tolist() == pytest.approx([2.648159, 3.644743], rel=1e-5)
+
+
+def test_trust_ratio_is_one_for_zero_weights_and_for_undecayed_groups():
+    zero = torch.nn.Parameter(torch.zeros(2))
+    undecayed = torch.nn.Parameter(torch.full((2,), 100.0))
+    for parameter in (zero, undecayed):
+        parameter.grad = torch.tensor([0.1, -0.1])
+    LAMB([{"params": [zero]}, {"params": [undecayed], "weight_decay": 0.0}], lr=0.5).step()
+    assert zero.tolist() == pytest.approx([-0.5, 0.5], rel=1e-4)
+    assert undecayed.tolist() == pytest.approx([99.5, 100.5], rel=1e-6)
+
+
+def test_zero_gradients_move_undecayed_weights_nowhere_and_give_no_nan():
+    parameters = named_parameters()
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    set_gradients(parameters, random_gradients(0.0, seed=0))
+    LAMB(parameter_groups(parameters.items()), lr=0.1).step()
+    assert all(p.isfinite().all() for p in parameters.values())
+    assert torch.equal(parameters["cls.predictions.bias"], before["cls.predictions.bias"])
+    # The update is decay alone, along the weights, and the trust ratio makes its length that of the weights.
+    name = "embeddings.word_embeddings.weight"
+    torch.testing.assert_close(parameters[name].detach(), before[name] * 0.9)
+
+
+def test_nan_gradients_reach_the_weights():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, math.nan])
+    optimizer = LAMB([parameter], lr=0.1)
+    optimizer.step()
+    assert optimizer.gradient_norm.isnan()
+    assert parameter.isnan().all()
+
+
+def test_lamb_leaves_parameters_without_gradients_alone():
+    used, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = LAMB([{"params": [used]}, {"params": [unused]}], lr=0.1)
+    optimizer.step()
+    assert optimizer.gradient_norm is None
+    used.grad = torch.ones(2)
+    optimizer.step()
+    assert unused.tolist() == [1.0, 1.0]
+    assert used.tolist() != [1.0, 1.0]
+
+
+def test_lamb_refuses_parameters_that_are_not_fp32():
+    with pytest.raises(ValueError, match="float32"):
+        LAMB([torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))], lr=0.1)
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_state_dict_continues_bit_for_bit(name):
+    straight, resumed = named_parameters(), named_parameters()
+    optimizer = build_optimizer(name, parameter_groups(straight.items()), lr=0.01)
+    for step in range(3):
+        set_gradients(straight, random_gradients(0.1, seed=step))
+        optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    with torch.no_grad():
+        for key, parameter in resumed.items():
+            parameter.copy_(straight[key])
+    second = build_optimizer(name, parameter_groups(resumed.items()), lr=0.5)
+    second.load_state_dict(saved)
+    for each, parameters in ((optimizer, straight), (second, resumed)):
+        set_gradients(parameters, random_gradients(0.1, seed=9))
+        each.step()
+    for key in SHAPES:
+        assert torch.equal(straight[key], resumed[key])
+
+
+def test_lamb_never_asks_for_a_value():
+    # Meta tensors have no values: whatever reads one on the host, and so would wait for a device, fails on them.
+    parameters = named_parameters(device="meta")
+    optimizer = LAMB(parameter_groups(parameters.items()), lr=0.02)
+    set_gradients(parameters, random_gradients(0.3, seed=0))
+    optimizer.step()
+    assert optimizer.gradient_norm.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        optimizer.gradient_norm.item()
+
+
+@pytest.mark.gpu
+def test_lamb_on_a_gpu_does_not_synchronise_and_equals_the_cpu():
+    on_cpu, on_gpu = named_parameters(), named_parameters(device="cuda")
+    optimizers = [LAMB(parameter_groups(p.items()), lr=0.02) for p in (on_cpu, on_gpu)]
+    for step in range(3):
+        for parameters, optimizer in zip((on_cpu, on_gpu), optimizers, strict=True):
+            set_gradients(parameters, random_gradients(0.3, seed=step))
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                optimizer.step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    assert optimizers[1].gradient_norm.is_cuda
+    for name in SHAPES:
+        torch.testing.assert_close(on_gpu[name].cpu(), on_cpu[name], rtol=1e-5, atol=1e-6)
+
+
+def test_groups_decay_weights_only_and_see_query_key_value_as_three():
+    parameters = named_parameters()
+    parameters["frozen.weight"] = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    groups = parameter_groups(parameters.items(), weight_decay=0.02)
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    described = [(g["weight_decay"], g["n_blocks"], {names[id(p)] for p in g["params"]}) for g in groups]
+    qkv = "encoder.layer.0.attention.self.query_key_value"
+    norm = "encoder.layer.0.output.LayerNorm"
+    assert described == [
+        (0.02, 1, {"embeddings.word_embeddings.weight", "zero.weight"}),
+        (0.02, 3, {f"{qkv}.weight"}),
+        (0.0, 1, {f"{qkv}.bias", f"{norm}.weight", f"{norm}.bias", "cls.predictions.bias"}),
+    ]
+
+
+def test_adamw_equals_naive_adamw_with_clipping():
+    parameters = named_parameters()
+    optimizer = build_optimizer("adamw", parameter_groups(parameters.items()), lr=0.05)
+    naive = {name: (p.detach().double(), 0.0, 0.0) for name, p in parameters.items()}
+    for step in range(1, 6):
+        gradients = random_gradients(0.2 if step % 2 else 0.001, seed=step)
+        set_gradients(parameters, gradients)
+        optimizer.step()
+        scaled, norm = clipped(gradients, 1.0)
+        assert optimizer.gradient_norm.item() == pytest.approx(norm, rel=1e-6)
+        for name, (p, m, v) in naive.items():
+            decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else DECAY
+            m, v = BETA1 * m + (1 - BETA1) * scaled[name], BETA2 * v + (1 - BETA2) * scaled[name] ** 2
+            direction = (m / (1 - BETA1**step)) / ((v / (1 - BETA2**step)).sqrt() + EPS)
+            naive[name] = (p - 0.05 * (direction + decay * p), m, v)
+            torch.testing.assert_close(parameters[name].double(), naive[name][0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["apex_fused_lamb", "apex_fused_adam"])
+def test_missing_apex_is_one_sentence(name, monkeypatch):
+    # What PyPI's package of that name looks like: importable, and without optimizers.
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
+    monkeypatch.delitem(sys.modules, "apex.optimizers", raising=False)
+    with pytest.raises(UserError, match=r"apex\.optimizers cannot be imported.*github\.com/NVIDIA/apex"):
+        build_optimizer(name, parameter_groups(named_parameters().items()), lr=0.1)
+
+
+@pytest.mark.parametrize(("name", "class_name"), [("apex_fused_lamb", "FusedLAMB"), ("apex_fused_adam", "FusedAdam")])
+def test_importable_apex_is_used(name, class_name, monkeypatch):
+    class Fused(torch.optim.SGD):
+        def __init__(self, groups, lr, betas, eps, **options):
+            super().__init__(groups, lr)
+            self.options = options
+
+    optimizers = types.ModuleType("apex.optimizers")
+    setattr(optimizers, class_name, Fused)
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
+    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
+    with monkeypatch.context() as without_gpu:
+        without_gpu.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(UserError, match="NVIDIA GPUs only"):
+            build_optimizer(name, parameter_groups(named_parameters().items()), lr=0.1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = build_optimizer(name, [{"params": [parameter]}], lr=1.0, max_grad_norm=0.5)
+    assert isinstance(optimizer, Fused)
+    parameter.grad = torch.tensor([3.0, 4.0])
+    optimizer.step()
+    assert optimizer.gradient_norm.item() == pytest.approx(5.0)
+    # Adam's gradients are clipped for it; FusedLAMB clips its own and is told the norm.
+    expected, options = (
+        ([-3.0, -4.0], {"max_grad_norm": 0.5}) if "lamb" in name else ([-0.3, -0.4], {"adam_w_mode": True})
+    )
+    assert parameter.tolist() == pytest.approx(expected)
+    assert optimizer.options == options
+
+
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="sgd"):
+        build_optimizer("sgd", [], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (1, 2.998646e-6),  # 6e-3 / 7038 / 0.2843
+        (1000, 2.998646e-3),
+        (2000, 5.997291e-3),  # 2000 / 7038 = 0.28417, still warming up
+        (2001, 5.075895e-3),  # 6e-3 * sqrt(1 - 0.284314)
+        (3519, 4.242641e-3),  # half way: 6e-3 / sqrt(2)
+        (7037, 7.151985e-5),  # 6e-3 / sqrt(7038)
+        (7038, 0.0),
+    ],
+)
+def test_poly_gives_the_rates_of_nvidias_phase_1(step, expected):
+    assert learning_rate(step, 7038, 0.2843, 6e-3, "poly") == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("linear", {1: 0.2, 5: 1.0, 10: 2.0, 55: 1.0, 91: 0.2, 100: 0.0}),
+        ("cosine", {1: 0.2, 10: 2.0, 40: 1.5, 55: 1.0, 70: 0.5, 100: 0.0}),
+        ("constant", {1: 0.2, 10: 2.0, 55: 2.0, 100: 2.0, 101: 2.0}),
+        ("poly", {9: 1.8, 10: 2 * 0.9**0.5, 64: 1.2, 75: 1.0, 99: 0.2, 100: 0.0, 101: 0.0}),
+    ],
+)
+def test_schedules_by_hand(schedule, rates):
+    for step, expected in rates.items():
+        assert learning_rate(step, 100, 0.1, 2.0, schedule) == pytest.approx(expected, abs=1e-12)
+
+
+@given(schedule=st.sampled_from(SCHEDULES), total=st.integers(1, 20_000), warmup=st.floats(0, 0.99), at=st.floats(0, 1))
+def test_schedules_rise_then_fall_and_meet(schedule, total, warmup, at):
+    step = max(1, round(at * total))
+    now, following = (learning_rate(s, total, warmup, 1.0, schedule) for s in (step, step + 1))
+    assert 0 <= now <= 1
+    if (step + 1) / total < warmup:
+        assert now < following
+    elif step / total >= warmup:
+        assert now >= following
+    # The steepest slope of each: the warm-up's, and the decay's (cosine: pi / 2 in the middle).
+    steepest = max(1 / (warmup * total) if warmup * total > 1 else 1.0, math.pi / 2 / ((1 - warmup) * total))
+    if schedule != "poly":
+        assert abs(following - now) <= steepest * (1 + 1e-9)
+    elif step / total < warmup <= (step + 1) / total:
+        assert following == pytest.approx((1 - min(1, (step + 1) / total)) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "warmup", "schedule"),
+    [(0, 10, 0.1, "poly"), (1, 0, 0.1, "poly"), (1, 10, 1.0, "linear"), (1, 10, -0.1, "linear"), (1, 10, 0.1, "cubic")],
+)
+def test_impossible_schedules_are_refused(step, total, warmup, schedule):
+    with pytest.raises(ValueError, match=r"steps count from 1|cubic"):
+        learning_rate(step, total, warmup, 1.0, schedule)
+
+
+def test_warmup_schedule_sets_all_groups_and_its_state_is_the_step():
+    def new():
+        parameters = named_parameters()
+        optimizer = build_optimizer("lamb", parameter_groups(parameters.items()), lr=1.0)
+        return optimizer, WarmupSchedule(optimizer, 20, 0.25, 0.4, "linear")
+
+    optimizer, schedule = new()
+    rates = []
+    for _ in range(20):
+        assert {group["lr"] for group in optimizer.param_groups} == {schedule.learning_rate}
+        rates.append(schedule.learning_rate)
+        schedule.step()
+        if schedule.finished_steps == 7:
+            saved = schedule.state_dict()
+    assert rates == [learning_rate(step, 20, 0.25, 0.4, "linear") for step in range(1, 21)]
+    assert saved == {"finished_steps": 7}
+    other_optimizer, other = new()
+    other.load_state_dict(saved)
+    assert {group["lr"] for group in other_optimizer.param_groups} == {rates[7]}
