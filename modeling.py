@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configuration import BertConfig
-from kernels.attention import variable_length_attention
+from kernels.attention import default_backend, variable_length_attention
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.layers import LayerNorm, Linear, activation_function
 from kernels.padding import pad, unpad
@@ -76,15 +76,14 @@ class BertSelfAttention(nn.Module):
         super().__init__()
         self.n_heads = config.num_attention_heads
         self.dropout_p = config.attention_probs_dropout_prob
-        self.backend: str | None = None  # None: by device and dtype, see kernels.attention
         self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
         self.register_state_dict_post_hook(_split_query_key_value)
         self.register_load_state_dict_pre_hook(_fuse_query_key_value)
 
-    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
         qkv_T3ND = self.query_key_value(hidden_states).unflatten(1, (3, self.n_heads, -1))
         dropout_p = self.dropout_p if self.training else 0.0
-        return variable_length_attention(qkv_T3ND, cu_seqlens, max_seqlen, dropout_p, self.backend).flatten(1)
+        return variable_length_attention(qkv_T3ND, cu_seqlens, max_seqlen, dropout_p, backend).flatten(1)
 
 
 def _split_query_key_value(module, state_dict, prefix, local_metadata) -> None:
@@ -122,8 +121,8 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config)
         self.output = BertOutput(config.hidden_size, config, layer_norm)
 
-    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        return self.output(self.self(hidden_states, cu_seqlens, max_seqlen), hidden_states)
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
+        return self.output(self.self(hidden_states, cu_seqlens, max_seqlen, backend), hidden_states)
 
 
 class DenseActivation(nn.Module):
@@ -154,8 +153,8 @@ class BertLayer(nn.Module):
         self.intermediate = DenseActivation(config.hidden_size, config.intermediate_size, config.hidden_act)
         self.output = BertOutput(config.intermediate_size, config, layer_norm)
 
-    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        attended = self.attention(hidden_states, cu_seqlens, max_seqlen)
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
+        attended = self.attention(hidden_states, cu_seqlens, max_seqlen, backend)
         return self.output(self.intermediate(attended), attended)
 
 
@@ -166,13 +165,15 @@ class BertEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(BertLayer(config, layer_norm) for _ in range(config.num_hidden_layers))
         self.checkpoint_activations = False
+        self.attention_backend: str | None = None  # None: by device and dtype
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        backend = self.attention_backend or default_backend(hidden_states.device, hidden_states.dtype)
         for layer in self.layer:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                hidden_states = checkpoint(layer, hidden_states, cu_seqlens, max_seqlen, use_reentrant=False)
+                hidden_states = checkpoint(layer, hidden_states, cu_seqlens, max_seqlen, backend, use_reentrant=False)
             else:
-                hidden_states = layer(hidden_states, cu_seqlens, max_seqlen)
+                hidden_states = layer(hidden_states, cu_seqlens, max_seqlen, backend)
         return hidden_states
 
 

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Set up what the tests need and run them. Extra arguments go to pytest:
+#
+#   bash scripts/run_tests.sh                  # all; on a machine without a GPU those marked `gpu` skip with a reason
+#   bash scripts/run_tests.sh -m gpu           # only those that need a GPU
+#   INSTALL=0 bash scripts/run_tests.sh        # in the active environment as it is
+set -euo pipefail
+
+PROCESSES=${PROCESSES:-2}   # tests run side by side in this many processes
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+use_environment requirements-dev.txt
+
+cd "$PROJECT_DIR"
+# One thread each: the processes already share the cores among them.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python3 -m pytest --numprocesses "$PROCESSES" "$@"

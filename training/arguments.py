@@ -1,0 +1,91 @@
+"""The command-line flags that pre-training and fine-tuning share, under the names NVIDIA's scripts gave them.
+
+An argument's help says what it does and in which unit. Only values are declared here; what must hold between them is
+checked by the entry that knows them all, and reported in one list.
+"""
+
+import argparse
+
+from optimization import OPTIMIZERS, SCHEDULES
+from training.precision import PRECISIONS
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, where there is one to show, and keeps the description's line breaks."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def add_optimization_arguments(
+    parser: argparse.ArgumentParser, learning_rate: float, warmup_proportion: float, optimizer: str, schedule: str
+) -> None:
+    """Batch, rate and schedule; the defaults are the entry's."""
+    group = parser.add_argument_group("optimization")
+    group.add_argument(
+        "--train_batch_size",
+        type=int,
+        default=32,
+        help="sequences per GPU and optimizer step; the micro-batch is this divided by --gradient_accumulation_steps",
+    )
+    group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches per optimizer step")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default=optimizer, help="apex_* need NVIDIA's apex")
+    group.add_argument("--learning_rate", type=float, default=learning_rate, help="the highest rate of the schedule")
+    group.add_argument(
+        "--warmup_proportion", type=float, default=warmup_proportion, help="share of the steps with a rising rate"
+    )
+    group.add_argument("--schedule", choices=SCHEDULES, default=schedule, help="how the rate falls after warm-up")
+    group.add_argument("--weight_decay", type=float, default=0.01, help="of all but biases and LayerNorm weights")
+    group.add_argument("--max_grad_norm", type=float, default=1.0, help="the global gradient norm is clipped to this")
+    group.add_argument("--seed", type=int, default=42, help="of initialisation, dropout and the order of the data")
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where and in which arithmetic a run computes."""
+    group = parser.add_argument_group("runtime")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=None,
+        help="arithmetic of the matrix products; parameters and optimizer state are fp32 always "
+        "(default: bf16 on GPUs that have it, else fp32)",
+    )
+    group.add_argument("--compile", action="store_true", help="fuse each layer's element-wise work with torch.compile")
+    group.add_argument(
+        "--layer_norm", choices=("torch", "apex"), default="torch", help="implementation of LayerNorm; apex needs apex"
+    )
+    group.add_argument(
+        "--checkpoint_activations",
+        action="store_true",
+        help="keep only each layer's input and compute the rest again in backward: less memory, about a third slower",
+    )
+    group.add_argument("--no_cuda", action="store_true", help="run on the CPU even where there is a GPU")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a run writes and shows."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", required=True, help="folder of checkpoints and logs; made where it is missing")
+    group.add_argument("--log_freq", type=int, default=10, help="optimizer steps from one log line to the next")
+    group.add_argument(
+        "--json-summary", default=None, help="the log, in DLLogger's lines (default: OUTPUT_DIR/dllogger.json)"
+    )
+    group.add_argument(
+        "--disable_progress_bar", "--disable-progress-bar", action="store_true", help="no bar; log lines stay"
+    )
+    group.add_argument("--skip_checkpoint", action="store_true", help="write no checkpoint")
+
+
+def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
+    """The window in which throughput is measured."""
+    group = parser.add_argument_group("measurement")
+    group.add_argument(
+        "--benchmark_start",
+        type=int,
+        default=None,
+        help="steps of this run before the window opens, for compilation and warm-up "
+        "(default: a fifth of the run's steps, 10 at most)",
+    )
+    group.add_argument(
+        "--benchmark_stop", type=int, default=None, help="step of this run that closes the window (default: the last)"
+    )

@@ -1,0 +1,63 @@
+"""How well a model predicts what was held out: one pass over batches that training never sees."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class PreTrainingScores:
+    """Means over every held-out masked position and every held-out pair; losses in nats."""
+
+    mlm_loss: float
+    mlm_accuracy: float
+    nsp_loss: float
+    nsp_accuracy: float
+    n_sequences: int
+    n_masked: int
+
+
+@torch.no_grad()
+def evaluate_pretraining(
+    predict: Callable[[Any], tuple[Tensor, Tensor]], batches: Iterable[Any], device: torch.device
+) -> PreTrainingScores:
+    """Score `predict` on `batches`.
+
+    Args:
+        predict: a batch on the device to the logits at its masked positions (M, V) and of its pairs (B, 2), fp32. The
+            model behind it is in evaluation mode.
+        batches: flat batches with `masked_lm_labels` (M,), -100 where there is none, and `next_sentence_labels` (B,).
+
+    Raises:
+        ValueError: the batches hold nothing to predict.
+    """
+    totals: Tensor | None = None
+    for host_batch in batches:
+        batch = host_batch.to(device)
+        mlm_logits, nsp_logits = predict(batch)
+        sums = torch.stack([*_sums(mlm_logits, batch.masked_lm_labels), *_sums(nsp_logits, batch.next_sentence_labels)])
+        totals = sums if totals is None else totals + sums
+    if totals is None:
+        raise ValueError("there is no batch to evaluate on")
+    mlm_loss, mlm_correct, n_masked, nsp_loss, nsp_correct, n_sequences = totals.tolist()
+    if not n_masked:
+        raise ValueError("the batches to evaluate on have no masked position")
+    return PreTrainingScores(
+        mlm_loss=mlm_loss / n_masked,
+        mlm_accuracy=mlm_correct / n_masked,
+        nsp_loss=nsp_loss / n_sequences,
+        nsp_accuracy=nsp_correct / n_sequences,
+        n_sequences=int(n_sequences),
+        n_masked=int(n_masked),
+    )
+
+
+def _sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of losses, correct predictions and labels counted, as 0-d float64 tensors."""
+    loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+    correct = ((logits.argmax(1) == labels) & (labels != -100)).sum()
+    return loss.double(), correct.double(), (labels != -100).sum().double()

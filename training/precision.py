@@ -1,0 +1,58 @@
+"""Which arithmetic the matrix products run in.
+
+The model keeps fp32 parameters and casts each weight to the compute dtype itself, so a precision is two facts: that
+dtype, and whether fp32 products may use TF32. There is no autocast: it hides where the casts are, and returns
+LayerNorm's output in fp32.
+"""
+
+import dataclasses
+
+import torch
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """A resolved `--precision`."""
+
+    name: str
+    compute_dtype: torch.dtype
+    float32_matmul: str
+    """For `torch.set_float32_matmul_precision`: `highest` is IEEE fp32, `high` is TF32."""
+
+    def apply(self) -> None:
+        """Set the process-wide precision of fp32 products: the one global switch that this choice needs."""
+        torch.set_float32_matmul_precision(self.float32_matmul)
+
+
+def resolve_precision(name: str | None, device: torch.device) -> Precision:
+    """The precision of this name; None stands for bf16 where a GPU computes it natively, else fp32.
+
+    Raises:
+        ValueError: unknown name, or one that `precision_problem` complains of.
+    """
+    if name is None:
+        name = "bf16" if device.type == "cuda" and precision_problem("bf16", device) is None else "fp32"
+    if problem := precision_problem(name, device):
+        raise ValueError(problem)
+    compute_dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    return Precision(name, compute_dtype, "high" if name == "tf32" else "highest")
+
+
+def precision_problem(name: str, device: torch.device) -> str | None:
+    """Why this device cannot compute in this precision, a sentence without its full stop; None when it can.
+
+    bf16 on a CPU is allowed: it is emulated where the hardware lacks it, and good for trying things out.
+    """
+    if name not in PRECISIONS:
+        return f"--precision {name} is unknown: choose one of {', '.join(PRECISIONS)}"
+    if name == "tf32" and device.type != "cuda":
+        return f"--precision tf32 exists on NVIDIA GPUs only, and this run is on {device.type}: use fp32 there"
+    if name == "fp32" or device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and major < 8:
+        gpu = torch.cuda.get_device_name(device)
+        return f"--precision {name} needs compute capability 8.0 or higher, and {gpu} has {major}.{minor}: use fp32"
+    return None

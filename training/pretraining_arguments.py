@@ -1,0 +1,156 @@
+"""The command line of run_pretraining.py: its flags, and what can be wrong with their values alone."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from optimization import unavailable
+from training.arguments import (
+    HelpFormatter,
+    add_measurement_arguments,
+    add_optimization_arguments,
+    add_output_arguments,
+    add_runtime_arguments,
+)
+from training.precision import precision_problem
+
+DESCRIPTION = """\
+Pre-train BERT on HDF5 shards: phase 1 at sequence length 128, phase 2 at 512.
+
+  python3 run_pretraining.py --do_train --input_dir DIR --output_dir DIR --bert_model large \\
+      --max_seq_length 128 --max_predictions_per_seq 20 --train_batch_size 65536 \\
+      --gradient_accumulation_steps 256 --learning_rate 6e-3 --warmup_proportion 0.2843 --max_steps 7038
+
+scripts/run_pretraining.sh runs both phases with the published recipe."""
+
+_FOLDER = Path(__file__).resolve().parent.parent / "bert_configs"
+BERT_CONFIGS = MappingProxyType(
+    {
+        "tiny": _FOLDER / "tiny.json",
+        "base": _FOLDER / "base.json",
+        "large": _FOLDER / "large.json",
+        "bert-base-uncased": _FOLDER / "base.json",
+        "bert-large-uncased": _FOLDER / "large.json",
+    }
+)
+
+POSITIVE = (
+    "max_seq_length",
+    "max_predictions_per_seq",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "log_freq",
+    "num_steps_per_checkpoint",
+    "keep_checkpoints",
+    "max_steps",
+    "num_train_epochs",
+    "steps_this_run",
+    "learning_rate",
+    "max_grad_norm",
+)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, as its user gave it."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=HelpFormatter)
+    _add_data_arguments(parser.add_argument_group("data and model"))
+    _add_length_arguments(parser.add_argument_group("length of the run"))
+    add_optimization_arguments(parser, learning_rate=5e-5, warmup_proportion=0.01, optimizer="lamb", schedule="poly")
+    add_runtime_arguments(parser)
+    add_output_arguments(parser)
+    _add_checkpoint_arguments(parser.add_argument_group("checkpoints and phases"))
+    add_measurement_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def _add_data_arguments(group) -> None:
+    group.add_argument("--do_train", action="store_true", help="train; without it, only --eval_dir is looked at")
+    group.add_argument("--input_dir", required=True, help="folder of the training shards (.hdf5)")
+    group.add_argument("--eval_dir", default=None, help="folder of held-out shards to evaluate on at the end")
+    group.add_argument(
+        "--bert_model",
+        choices=BERT_CONFIGS,
+        default="bert-large-uncased",
+        help="a shipped configuration",
+    )
+    group.add_argument("--config_file", default=None, help="a bert_config.json, instead of --bert_model")
+    group.add_argument("--vocab_file", default=None, help="checked against the configuration's vocab_size when given")
+    group.add_argument("--max_seq_length", type=int, default=512, help="tokens per sequence in the shards")
+    group.add_argument(
+        "--max_predictions_per_seq", type=int, default=80, help="masked positions per sequence in the shards"
+    )
+    group.add_argument(
+        "--num_workers",
+        type=int,
+        default=1,
+        help="0 reads the shards in the training thread; more, in a thread beside it",
+    )
+
+
+def _add_length_arguments(group) -> None:
+    group.add_argument(
+        "--max_steps", type=int, default=None, help="optimizer steps of the whole phase, which the schedule spans"
+    )
+    group.add_argument("--num_train_epochs", type=float, default=None, help="the same in passes over the data")
+    group.add_argument(
+        "--steps_this_run", type=int, default=None, help="stop after this many steps of this run, with a checkpoint"
+    )
+
+
+def _add_checkpoint_arguments(group) -> None:
+    group.add_argument(
+        "--init_checkpoint", default=None, help="start from the weights of this .pt file, with all else new"
+    )
+    group.add_argument(
+        "--resume_from_checkpoint", action="store_true", help="go on from the newest checkpoint in --output_dir, if any"
+    )
+    group.add_argument("--resume_step", type=int, default=-1, help="go on from ckpt_RESUME_STEP.pt; -1: the newest")
+    group.add_argument("--num_steps_per_checkpoint", type=int, default=100, help="optimizer steps between checkpoints")
+    group.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints of a phase that are kept")
+    group.add_argument(
+        "--phase2",
+        action="store_true",
+        help="with --resume_from_checkpoint: start from phase 1's ckpt_PHASE1_END_STEP.pt, its weights and optimizer "
+        "moments, with a new schedule; or go on with phase 2 where it has checkpoints",
+    )
+    group.add_argument(
+        "--resume_phase2", action="store_true", help="insist that phase 2 has a checkpoint to go on from"
+    )
+    group.add_argument(
+        "--phase1_end_step", type=int, default=7038, help="last step of phase 1; phase 2 counts on from it"
+    )
+
+
+def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    """What is wrong with the flags themselves, before any file is looked at."""
+    for name in POSITIVE:
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            yield f"--{name} is {value}; it must be greater than zero."
+    if args.gradient_accumulation_steps > 0 and args.train_batch_size % args.gradient_accumulation_steps:
+        yield (
+            f"--train_batch_size {args.train_batch_size} is not a multiple of --gradient_accumulation_steps "
+            f"{args.gradient_accumulation_steps}; choose one that divides it."
+        )
+    if not 0 <= args.warmup_proportion < 1:
+        yield f"--warmup_proportion is {args.warmup_proportion}; it must lie in [0, 1)."
+    if not (args.do_train or args.eval_dir):
+        yield "there is nothing to do: give --do_train to train, --eval_dir to evaluate, or both."
+    if args.do_train and (args.max_steps is None) == (args.num_train_epochs is None):
+        yield "give either --max_steps or --num_train_epochs, so that the schedule knows where it ends."
+    if args.resume_phase2 and not args.phase2:
+        yield "--resume_phase2 belongs to phase 2; add --phase2."
+    if args.init_checkpoint and args.resume_from_checkpoint:
+        yield "--init_checkpoint starts anew from weights and --resume_from_checkpoint goes on; give one of them."
+    if args.resume_step != -1 and not args.resume_from_checkpoint:
+        yield f"--resume_step {args.resume_step} does nothing alone; add --resume_from_checkpoint."
+    if args.precision and (problem := precision_problem(args.precision, device)):
+        yield problem + "."
+    if problem := unavailable(args.optimizer):
+        yield problem + "."
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; training in several processes is not there yet: start one."

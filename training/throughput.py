@@ -1,0 +1,209 @@
+"""One definition of throughput, used everywhere.
+
+Sequences processed in a window of optimizer steps, over the seconds of wall clock between two synchronisations of the
+device. Compilation and warm-up lie before the window; checkpoints and evaluation inside it stop the clock. Padding is
+never counted: the loader states the real tokens of each batch as Python integers, so counting does not wait for the
+device, and neither does anything else here but the window's two ends and its pauses.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+
+@dataclasses.dataclass
+class Work:
+    """What batches hold, in exact integers; padding does not count."""
+
+    n_sequences: int = 0
+    sum_lengths: int = 0
+    """Real tokens."""
+    sum_squared_lengths: int = 0
+    """Sum over sequences of the squared length, which attention costs."""
+    n_masked: int = 0
+    """Masked positions that the MLM head sees."""
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+
+def encoder_parameters(hidden: int, layers: int, intermediate: int) -> int:
+    """Elements of the encoder's matrices (four of attention, two of the feed-forward part), biases left out."""
+    return layers * (4 * hidden * hidden + 2 * hidden * intermediate)
+
+
+def bert_flops(
+    encoder_parameters: int,
+    hidden: int,
+    layers: int,
+    vocab: int,
+    n_sequences: int,
+    sum_lengths: int,
+    sum_squared_lengths: int,
+    n_masked: int,
+) -> int:
+    """Floating-point operations of pre-training, forward and backward, that the model asks for.
+
+    Recomputed activations and padding are not counted. A product of n elements of weight costs 2 n forward and 4 n
+    backward per row: encoder matrices on every token, MLM transform and vocabulary on masked positions, pooler on
+    sequences. The score and value products of attention cost 4 H L^2 per layer and sequence forward, and twice that
+    backward.
+    """
+    return (
+        6 * encoder_parameters * sum_lengths
+        + 12 * hidden * layers * sum_squared_lengths
+        + 6 * (hidden * hidden + hidden * vocab) * n_masked
+        + 6 * hidden * hidden * n_sequences
+    )
+
+
+def window_problem(start: int, stop: int | None, n_steps: int) -> str | None:
+    """Why this window measures nothing in a run of `n_steps`, a sentence for the user; None when it does."""
+    if start < 0:
+        return f"--benchmark_start {start} must not be negative."
+    if stop is not None and stop <= start:
+        return f"--benchmark_stop {stop} must be greater than --benchmark_start {start}."
+    if start >= n_steps:
+        return f"--benchmark_start {start} leaves nothing to measure in a run of {n_steps} steps."
+    return None
+
+
+class ThroughputMeter:
+    """Measures the optimizer steps start + 1 to stop of this process.
+
+    `add` each micro-batch, `end_step` after each optimizer step, `result` at the end. Steps are counted from the
+    making of the meter, so a resumed run warms up again. Make it right before the loop: with start 0 the clock runs
+    from then.
+
+    Args:
+        start: optimizer steps before the window: warm-up, compilation, the first allocations.
+        stop: the last step of the window; None: the last one there is.
+        flops: gives the floating-point operations of a `Work` from its fields as keyword arguments, such as
+            `functools.partial(bert_flops, ...)`; None: not reported.
+        device: what is synchronised, and whose memory is reported.
+        clock: seconds, monotonic.
+        synchronize: waits until the device has finished everything queued; None: the device's own.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        stop: int | None,
+        flops: Callable[..., float] | None,
+        device: torch.device,
+        clock: Callable[[], float] = time.perf_counter,
+        synchronize: Callable[[], None] | None = None,
+    ):
+        self.start, self.stop, self.flops, self.device = start, stop, flops, device
+        self._clock = clock
+        self._synchronize = synchronize or _synchronizer(device)
+        self._finished_steps = 0
+        self._work = Work()
+        self._unfinished_step = Work()
+        self._measured_steps = 0
+        self._seconds = 0.0
+        self._running_since: float | None = None
+        self._closed = False
+        if start == 0:
+            self._run_clock()
+
+    def add(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> None:
+        """Count a micro-batch; it belongs to the optimizer step that `end_step` ends next."""
+        self._unfinished_step += Work(n_sequences, sum_lengths, sum_squared_lengths, n_masked)
+
+    def end_step(self) -> None:
+        """An optimizer step was queued. Synchronises at the window's two ends only."""
+        self._finished_steps += 1
+        if self._is_open:
+            self._work += self._unfinished_step
+            self._measured_steps += 1
+            if self._finished_steps == self.stop:
+                self._close()
+        elif self._finished_steps == self.start and not self._closed:
+            self._run_clock()
+        self._unfinished_step = Work()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep what happens inside (a checkpoint, an evaluation) out of the measured time."""
+        if not self._is_open:
+            yield
+            return
+        self._stop_clock()
+        try:
+            yield
+        finally:
+            self._run_clock()
+
+    def result(self) -> dict[str, Any]:
+        """Close the window if it is still open, and report it.
+
+        Returns:
+            `measured_steps`, and with them `seconds`, `step_seconds` (mean), `sequences`, `tokens`, `masked_tokens`,
+            `sequences_per_second`, `tokens_per_second`, `model_tflops_per_second` (where `flops` was given) and
+            peak memory in bytes on a GPU. Where nothing was measured, `measured_steps` 0 and `not_measured`, a sentence
+            that says why.
+        """
+        if self._is_open:
+            self._close()
+        if self._measured_steps == 0 or self._seconds <= 0:
+            return {"measured_steps": 0, "not_measured": self._why_nothing()}
+        work, seconds = self._work, self._seconds
+        result = {
+            "measured_steps": self._measured_steps,
+            "seconds": seconds,
+            "step_seconds": seconds / self._measured_steps,
+            "sequences": work.n_sequences,
+            "tokens": work.sum_lengths,
+            "masked_tokens": work.n_masked,
+            "sequences_per_second": work.n_sequences / seconds,
+            "tokens_per_second": work.sum_lengths / seconds,
+        }
+        if self.flops is not None:
+            result["model_tflops_per_second"] = self.flops(**dataclasses.asdict(work)) / seconds / 1e12
+        return result | peak_memory(self.device)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._running_since is not None
+
+    def _run_clock(self) -> None:
+        self._synchronize()
+        self._running_since = self._clock()
+
+    def _stop_clock(self) -> None:
+        self._synchronize()
+        self._seconds += self._clock() - self._running_since
+        self._running_since = None
+
+    def _close(self) -> None:
+        self._stop_clock()
+        self._closed = True
+
+    def _why_nothing(self) -> str:
+        if self._measured_steps:
+            return f"no time passed on the clock during the {self._measured_steps} measured steps"
+        return (
+            f"throughput was not measured: the window opens after step {self.start}, "
+            f"and this run ended after {self._finished_steps}; lower --benchmark_start or run more steps"
+        )
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Most bytes that PyTorch had allocated and reserved on this GPU since the process started; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "peak_memory_allocated_bytes": torch.cuda.max_memory_allocated(device),
+        "peak_memory_reserved_bytes": torch.cuda.max_memory_reserved(device),
+    }
+
+
+def _synchronizer(device: torch.device) -> Callable[[], None]:
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
