@@ -1,0 +1,73 @@
+"""Where each stage of the data preparation reads and writes.
+
+The names are those of NVIDIA's scripts, which other tools and people's habits rely on. They spell out the parameters
+that shape a stage's output, so that two settings never share a folder. All lie under $BERT_PREP_WORKING_DIR.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+WIKIPEDIA, BOOKS, BOTH = "wikicorpus_en", "bookscorpus", "books_wiki_en_corpus"
+DATASETS = (WIKIPEDIA, BOOKS, BOTH)
+SPLITS = ("training", "test")
+
+
+def default_working_dir() -> Path:
+    """$BERT_PREP_WORKING_DIR, or the folder of these sources: the project's data/."""
+    return Path(os.environ.get("BERT_PREP_WORKING_DIR") or Path(__file__).resolve().parent)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The folders and files of the data preparation for one dataset."""
+
+    working_dir: Path
+    dataset: str
+
+    @property
+    def download(self) -> Path:
+        return self.working_dir / "download" / self.dataset
+
+    @property
+    def dump(self) -> Path:
+        """The Wikipedia dump as downloaded."""
+        return self.download / "wikicorpus_en.xml.bz2"
+
+    @property
+    def extracted(self) -> Path:
+        return self.working_dir / "extracted" / self.dataset
+
+    @property
+    def formatted_files(self) -> list[Path]:
+        """One file for a corpus of its own, two for both together."""
+        folder = self.working_dir / "formatted_one_article_per_line"
+        books, articles = (
+            folder / "bookscorpus_one_book_per_line.txt",
+            folder / "wikicorpus_en_one_article_per_line.txt",
+        )
+        return {BOOKS: [books], WIKIPEDIA: [articles], BOTH: [articles, books]}[self.dataset]
+
+    def sharded(self, n_training_shards: int, n_test_shards: int, fraction_test_set: float) -> Path:
+        name = f"sharded_training_shards_{n_training_shards}_test_shards_{n_test_shards}_fraction_{fraction_test_set}"
+        return self.working_dir / name / self.dataset
+
+    def hdf5(
+        self,
+        do_lower_case: bool,
+        max_seq_length: int,
+        max_predictions_per_seq: int,
+        masked_lm_prob: float,
+        random_seed: int,
+        dupe_factor: int,
+    ) -> Path:
+        name = (
+            f"hdf5_lower_case_{int(do_lower_case)}_seq_len_{max_seq_length}_max_pred_{max_predictions_per_seq}"
+            f"_masked_lm_prob_{masked_lm_prob}_random_seed_{random_seed}_dupe_factor_{dupe_factor}"
+        )
+        return self.working_dir / name / self.dataset
+
+    def shard_names(self, n_training_shards: int, n_test_shards: int) -> list[str]:
+        """Names without their endings, such as wikicorpus_en_training_0."""
+        counts = zip(SPLITS, (n_training_shards, n_test_shards), strict=True)
+        return [f"{self.dataset}_{split}_{index}" for split, count in counts for index in range(count)]
