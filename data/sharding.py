@@ -85,7 +85,7 @@ def write_shards(inputs: Sequence[Path], output: Path, plan: ShardingPlan, n_pro
             if n_in_shard < MIN_DOCUMENTS:
                 raise UserError(
                     f"The shard {name} would hold {n_in_shard} of the {n_documents} documents and needs "
-                    f"{MIN_DOCUMENTS}; with a test share of {plan.fraction_test_set}, lower the number of its kind of shards."
+                    f"{MIN_DOCUMENTS}; with a test share of {plan.fraction_test_set}, make fewer shards of its kind."
                 )
         record = {
             "inputs": [path.name for path in inputs],
