@@ -1,9 +1,10 @@
 """The flat batch: what the model is fed, one run of tokens without padding inside, and how it is made of padded rows.
 
 Token counts differ from batch to batch, but compiled code and CUDA graphs want shapes that repeat. So the count is
-rounded up to one of some sixteen buckets, and the tokens added for it form padding sequences behind the real ones.
-Their number is fixed for a batch size, so that `cu_seqlens` keeps its shape too, and none is longer than a real
-sequence may be, so that attention meets no longer one. A batch of full sequences gets no padding at all.
+rounded up to one of some 32 buckets, of which a corpus meets two or three, and the tokens added for it form padding
+sequences behind the real ones. Their number is fixed for a batch size, so that `cu_seqlens` keeps its shape too, and
+none is longer than a real sequence may be, so that attention meets no longer one. A batch of full sequences gets no
+padding at all.
 
 All of it is computed on the CPU, in numpy, over the whole micro-batch: no loop over samples, no device synchronisation.
 """
@@ -76,8 +77,8 @@ class PretrainingBatch:
 
 
 def n_padding_sequences(batch_size: int) -> int:
-    """D, the padding sequences of a micro-batch: a sixteenth of the real ones, at least one."""
-    return max(1, batch_size // 16)
+    """D, the padding sequences of a micro-batch: one for every 32 real ones, at least one."""
+    return max(1, batch_size // 32)
 
 
 def bucketed_n_tokens(n_tokens: int, batch_size: int, max_seq_length: int) -> int:
