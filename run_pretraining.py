@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,11 +47,16 @@ class Setup:
     dataset: PretrainingDataset
     eval_dataset: PretrainingDataset | None
     total_steps: int
-    initial_weights: dict[str, Tensor] | None
-    resumed: dict | None
-    """The checkpoint to go on from; None: a fresh start."""
+    """Of this phase, which the schedule spans; 1 where nothing is trained."""
+    first_step: int
+    """Steps of this phase that lie behind."""
+    last_step: int
+    """The step of this phase after which this run ends."""
     new_phase: bool
     """The checkpoint is phase 1's last and this is phase 2: weights and moments count, schedule and data start anew."""
+    resumed: dict | None
+    """The checkpoint to go on from; None: a fresh start."""
+    initial_weights: dict[str, Tensor] | None
 
 
 def check(args: argparse.Namespace) -> Setup:
@@ -59,61 +65,89 @@ def check(args: argparse.Namespace) -> Setup:
     device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
     for sentence in value_problems(args, device):
         problems.add(sentence)
-    config = dataset = eval_dataset = initial_weights = resumed = None
-    with problems.collect():
-        config = BertConfig.from_json_file(args.config_file or BERT_CONFIGS[args.bert_model])
-    if config is not None:
-        for sentence in _fit_problems(args, config):
-            problems.add(sentence)
-    if args.vocab_file and config is not None:
-        with problems.collect():
-            _check_vocabulary(args.vocab_file, config)
     with problems.collect():
         layer_norm_function(args.layer_norm)
-    micro_batch = max(1, args.train_batch_size // max(1, args.gradient_accumulation_steps))
+    config = _read_config(args, problems)
+    dataset, eval_dataset = _open_shards(args, config, problems)
+    total_steps = _total_steps(args, dataset)
+    resumed, initial_weights = _read_weights(args, config, total_steps, problems)
+    new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
+    if resumed is not None and dataset is not None and args.do_train and not new_phase:
+        for sentence in _position_problems(resumed["data_position"], dataset):
+            problems.add(sentence)
+    total_steps = total_steps or 1
+    first_step = 0 if resumed is None else resumed["step"] - first_global_step(args)
+    last_step = min(total_steps, first_step + args.steps_this_run) if args.steps_this_run else total_steps
+    n_steps = last_step - first_step
+    if args.do_train and n_steps > 0:
+        problem = window_problem(_window_start(args, n_steps), args.benchmark_stop, n_steps)
+        problems.check(problem is None, problem)
+    problems.raise_if_any()
+    precision = resolve_precision(args.precision, device)
+    steps = (total_steps, first_step, last_step, new_phase)
+    return Setup(device, precision, config, dataset, eval_dataset, *steps, resumed, initial_weights)
+
+
+def _read_config(args: argparse.Namespace, problems: Problems) -> BertConfig | None:
+    config = None
+    with problems.collect():
+        config = BertConfig.from_json_file(args.config_file or BERT_CONFIGS[args.bert_model])
+        problems.check(
+            args.max_seq_length <= config.max_position_embeddings,
+            f"--max_seq_length {args.max_seq_length} is longer than the model's max_position_embeddings "
+            f"{config.max_position_embeddings}; use shorter shards or another configuration.",
+        )
+        if args.vocab_file:
+            n_tokens = len(load_vocab(args.vocab_file))
+            problems.check(
+                n_tokens == config.vocab_size,
+                f"the vocabulary {args.vocab_file} has {n_tokens} entries and the model's configuration says "
+                f"vocab_size {config.vocab_size}; use the vocabulary that the shards were made with and set vocab_size "
+                "to its length.",
+            )
+    return config
+
+
+def _open_shards(
+    args: argparse.Namespace, config: BertConfig | None, problems: Problems
+) -> tuple[PretrainingDataset | None, PretrainingDataset | None]:
     open_shards = functools.partial(
         PretrainingDataset,
-        micro_batch_size=micro_batch,
+        micro_batch_size=max(1, args.train_batch_size // max(1, args.gradient_accumulation_steps)),
         max_seq_length=args.max_seq_length,
         max_predictions_per_seq=args.max_predictions_per_seq,
         vocab_size=config.vocab_size if config else None,
-        num_workers=args.num_workers,
     )
+    dataset = eval_dataset = None
     with problems.collect():
-        dataset = open_shards(args.input_dir, seed=args.seed)
+        dataset = open_shards(args.input_dir, seed=args.seed, num_workers=args.num_workers)
     if args.eval_dir:
         with problems.collect():
-            eval_dataset = open_shards(args.eval_dir, seed=args.seed, split="test")
-    total_steps = _total_steps(args, dataset.n_samples if dataset else 0)
+            eval_dataset = open_shards(args.eval_dir, split="test")
+    return dataset, eval_dataset
+
+
+def _read_weights(
+    args: argparse.Namespace, config: BertConfig | None, total_steps: int | None, problems: Problems
+) -> tuple[dict | None, dict[str, Tensor] | None]:
+    """The checkpoint to go on from and the weights to start from, where they are asked for and fit the model."""
+    resumed = initial_weights = None
     with problems.collect():
-        resumed = find_start(args, total_steps, dataclasses.asdict(config) if config else {})
+        resumed = find_start(args, total_steps or math.inf, dataclasses.asdict(config) if config else {})
     if args.init_checkpoint:
         with problems.collect():
             initial_weights = checkpoint.load_weights(args.init_checkpoint)
-    new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
-    if resumed is not None and dataset is not None and not new_phase:
-        for sentence in _position_problems(resumed["data_position"], dataset):
-            problems.add(sentence)
-    problems.raise_if_any()
-    first_step = _first_step(args, resumed)
-    n_steps = _last_step(args, first_step, total_steps) - first_step
-    if (
-        args.do_train
-        and n_steps
-        and (problem := window_problem(_window_start(args, n_steps), args.benchmark_stop, n_steps))
-    ):
-        raise UserError(problem)
-    new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
-    precision = resolve_precision(args.precision, device)
-    return Setup(device, precision, config, dataset, eval_dataset, total_steps, initial_weights, resumed, new_phase)
+            if config is not None:
+                _check_weights(initial_weights, config, args.init_checkpoint)
+    return resumed, initial_weights
 
 
-def _fit_problems(args: argparse.Namespace, config: BertConfig) -> Iterator[str]:
-    if args.max_seq_length > config.max_position_embeddings:
-        yield (
-            f"--max_seq_length {args.max_seq_length} is longer than the model's max_position_embeddings "
-            f"{config.max_position_embeddings}; use shorter shards or another configuration."
-        )
+def _check_weights(weights: dict[str, Tensor], config: BertConfig, path: str) -> None:
+    with torch.device("meta"):
+        model = BertForPreTraining(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is copied to a model without memory, which is the point of it
+        checkpoint.load_initial_weights(model, weights, path)
 
 
 def _position_problems(position: dict, dataset: PretrainingDataset) -> Iterator[str]:
@@ -125,28 +159,13 @@ def _position_problems(position: dict, dataset: PretrainingDataset) -> Iterator[
         )
 
 
-def _check_vocabulary(vocab_file: str, config: BertConfig) -> None:
-    n_tokens = len(load_vocab(vocab_file))
-    if n_tokens != config.vocab_size:
-        raise UserError(
-            f"the vocabulary {vocab_file} has {n_tokens} entries and the model's configuration says vocab_size "
-            f"{config.vocab_size}; use the vocabulary that the shards were made with and set vocab_size to its length."
-        )
-
-
-def _total_steps(args: argparse.Namespace, n_samples: int) -> int:
-    if args.num_train_epochs is None:
-        return args.max_steps or 1
-    return math.ceil(args.num_train_epochs * n_samples / args.train_batch_size)
-
-
-def _first_step(args: argparse.Namespace, resumed: dict | None) -> int:
-    """Steps of this phase that lie behind."""
-    return 0 if resumed is None else resumed["step"] - first_global_step(args)
-
-
-def _last_step(args: argparse.Namespace, first_step: int, total_steps: int) -> int:
-    return min(total_steps, first_step + args.steps_this_run) if args.steps_this_run else total_steps
+def _total_steps(args: argparse.Namespace, dataset: PretrainingDataset | None) -> int | None:
+    """Optimizer steps of this phase; None where nothing is trained, or where a problem leaves them unknown."""
+    steps = args.max_steps
+    if args.num_train_epochs is not None:
+        known = dataset is not None and args.train_batch_size > 0 and 0 < args.num_train_epochs < math.inf
+        steps = math.ceil(args.num_train_epochs * dataset.n_samples / args.train_batch_size) if known else None
+    return steps if args.do_train and steps is not None and steps > 0 else None
 
 
 def _window_start(args: argparse.Namespace, n_steps: int) -> int:
@@ -169,6 +188,9 @@ class Run:
         self.optimizer = build_optimizer(args.optimizer, groups, args.learning_rate, args.max_grad_norm)
         self.schedule = WarmupSchedule(
             self.optimizer, setup.total_steps, args.warmup_proportion, args.learning_rate, args.schedule
+        )
+        self.training_step = TrainingStep(
+            self.losses, self.optimizer, self.schedule, args.gradient_accumulation_steps, setup.device
         )
         self.samples_seen = 0
         if setup.resumed is not None:
@@ -203,6 +225,8 @@ class Run:
 
     def _restore(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
+        if not self.args.do_train:
+            return
         decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
@@ -213,6 +237,7 @@ class Run:
             self.schedule.load_state_dict({"finished_steps": 0})
             return
         self.schedule.load_state_dict(state["schedule"])
+        self.training_step.load_state_dict(state["training_step"])
         self.samples_seen = state["data_position"]["samples_seen"]
         checkpoint.restore_random_state(state["random_state"])
 
@@ -224,6 +249,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "training_step": self.training_step.state_dict(),
             "random_state": checkpoint.random_state(),
             "data_position": {
                 "samples_seen": self.samples_seen,
@@ -239,15 +265,10 @@ class Run:
 
 def train(run: Run, logger: MetricsLogger) -> dict:
     """The loop: from where the run stands to its last step. Returns the throughput and the last losses."""
-    args, setup = run.args, run.setup
-    first_step = _first_step(args, setup.resumed)
-    last_step = _last_step(args, first_step, setup.total_steps)
-    config = setup.config
+    args, setup, config = run.args, run.setup, run.setup.config
+    first_step, last_step = setup.first_step, setup.last_step
     flops = functools.partial(
         bert_flops, config.encoder_parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size
-    )
-    step_function = TrainingStep(
-        run.losses, run.optimizer, run.schedule, args.gradient_accumulation_steps, setup.device
     )
     run.model.train()
     losses: dict = {}
@@ -258,35 +279,45 @@ def train(run: Run, logger: MetricsLogger) -> dict:
         meter = ThroughputMeter(_window_start(args, last_step - first_step), args.benchmark_stop, flops, setup.device)
         for step in range(first_step + 1, last_step + 1):
             rate = run.schedule.learning_rate
-            for batch in step_function(micro_batches):
+            for batch in run.training_step(micro_batches):
                 meter.add(len(batch.next_sentence_labels), batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
             meter.end_step()
             run.samples_seen += args.train_batch_size
             progress.update()
-            if step % args.log_freq == 0 or step in (first_step + 1, last_step):
-                losses = log_step(run, logger, step_function, step, rate)
-            due = step % args.num_steps_per_checkpoint == 0 or step == last_step
-            if due and not args.skip_checkpoint:
+            ends_average = step == 1 or step % args.log_freq == 0
+            saves = not args.skip_checkpoint and (step % args.num_steps_per_checkpoint == 0 or step == last_step)
+            # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
+            if ends_average or saves or step in (first_step + 1, last_step):
+                losses = log_step(run, logger, step, rate)
+            if ends_average:
+                run.training_step.clear_losses()
+            if saves:
                 with meter.paused():
                     run.save(step)
         return {**meter.result(), **losses}
 
 
-def log_step(run: Run, logger: MetricsLogger, step_function: TrainingStep, step: int, rate: float) -> dict:
-    """Log the losses since the last log. Raises UserError when they are no longer numbers: nothing can come of that."""
-    average_loss, mlm_loss, nsp_loss = step_function.mean_losses()
+def log_step(run: Run, logger: MetricsLogger, step: int, rate: float) -> dict:
+    """Log the means of the losses since the last step that ended an average, and the step's rate and gradient.
+
+    Raises:
+        UserError: they are no longer numbers, and nothing can come of that.
+    """
+    average_loss, mlm_loss, nsp_loss = run.training_step.mean_losses()
+    gradient_norm = float(run.optimizer.gradient_norm)
     values = {
         "average_loss": average_loss,
         "mlm_loss": mlm_loss,
         "nsp_loss": nsp_loss,
         "learning_rate": rate,
-        "gradient_norm": run.optimizer.gradient_norm,
+        "gradient_norm": gradient_norm,
     }
     logger.log((run.setup.dataset.epoch(run.samples_seen), step), values)
-    if not math.isfinite(average_loss):
+    if not (math.isfinite(average_loss) and math.isfinite(gradient_norm)):
         raise UserError(
-            f"the loss is {average_loss} at step {step}, and there is no way back from that; go on from an earlier "
-            "checkpoint (--resume_from_checkpoint --resume_step) with a lower --learning_rate or a longer warm-up."
+            f"the loss is {average_loss} and the gradient norm {gradient_norm} at step {step}, and there is no way "
+            "back from that; go on from an earlier checkpoint (--resume_from_checkpoint --resume_step) with a lower "
+            "--learning_rate or a longer warm-up."
         )
     return {"final_loss": average_loss, "final_mlm_loss": mlm_loss, "final_nsp_loss": nsp_loss}
 
@@ -301,8 +332,7 @@ def evaluate(run: Run) -> dict:
 
 def announce(run: Run, logger: MetricsLogger) -> None:
     """Say what this run is, for the log and for people, before its first step."""
-    args, setup = run.args, run.setup
-    first_step = _first_step(args, setup.resumed)
+    args, setup, first_step = run.args, run.setup, run.setup.first_step
     micro_batch = args.train_batch_size // args.gradient_accumulation_steps
     logger.parameters(
         {
@@ -328,16 +358,21 @@ def announce(run: Run, logger: MetricsLogger) -> None:
         f"{setup.device.type} | {setup.precision.name} | {parameters / 1e6:.1f} M parameters | "
         f"{setup.dataset.n_samples:,} sequences in {args.input_dir}"
     )
+    if not args.do_train:
+        step = first_global_step(args) + first_step
+        weights = args.init_checkpoint or f"step {step} in {args.output_dir}"
+        logger.message(f"evaluating the weights of {weights} on {args.eval_dir}")
+        return
     logger.message(
         f"global batch {args.train_batch_size:,} = micro-batch {micro_batch:,} x {args.gradient_accumulation_steps} "
         f"accumulated x 1 process | learning rate {args.learning_rate:g} | warm-up "
         f"{round(args.warmup_proportion * setup.total_steps):,} of {setup.total_steps:,} steps"
     )
-    if args.do_train and first_step >= setup.total_steps:
+    if first_step >= setup.total_steps:
         logger.message(f"nothing is left to train: step {first_step} of {setup.total_steps} is done")
     elif setup.new_phase:
         logger.message(f"phase 2 starts from phase 1's step {args.phase1_end_step}")
-    elif setup.resumed is not None:
+    elif first_step:
         logger.message(f"going on after step {first_step}, {run.samples_seen:,} sequences into the data")
     elif args.resume_from_checkpoint:
         logger.message(f"no checkpoint in {args.output_dir}: starting fresh")
@@ -350,6 +385,7 @@ def main(arguments: list[str] | None = None) -> None:
     setup = check(args)
     setup.precision.apply()
     run = Run(args, setup)
+    setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes
     log_file = Path(args.json_summary or Path(args.output_dir) / "dllogger.json")
     with MetricsLogger(log_file, append=True) as logger:
         announce(run, logger)

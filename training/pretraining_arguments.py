@@ -1,7 +1,9 @@
 """The command line of run_pretraining.py: its flags, and what can be wrong with their values alone."""
 
 import argparse
+import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +51,7 @@ POSITIVE = (
     "max_steps",
     "num_train_epochs",
     "steps_this_run",
+    "phase1_end_step",
     "learning_rate",
     "max_grad_norm",
 )
@@ -131,6 +134,10 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
         value = getattr(args, name)
         if value is not None and not value > 0:
             yield f"--{name} is {value}; it must be greater than zero."
+    if args.num_train_epochs == math.inf:
+        yield "--num_train_epochs is infinite; the schedule needs an end, so give a number."
+    if not args.weight_decay >= 0:
+        yield f"--weight_decay is {args.weight_decay}; it must not be negative."
     if args.gradient_accumulation_steps > 0 and args.train_batch_size % args.gradient_accumulation_steps:
         yield (
             f"--train_batch_size {args.train_batch_size} is not a multiple of --gradient_accumulation_steps "
@@ -142,6 +149,11 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
         yield "there is nothing to do: give --do_train to train, --eval_dir to evaluate, or both."
     if args.do_train and (args.max_steps is None) == (args.num_train_epochs is None):
         yield "give either --max_steps or --num_train_epochs, so that the schedule knows where it ends."
+    if args.eval_dir and not args.do_train and not (args.resume_from_checkpoint or args.init_checkpoint):
+        yield (
+            "there are no weights to evaluate; add --resume_from_checkpoint for those in --output_dir, or "
+            "--init_checkpoint."
+        )
     if args.resume_phase2 and not args.phase2:
         yield "--resume_phase2 belongs to phase 2; add --phase2."
     if args.init_checkpoint and args.resume_from_checkpoint:
@@ -152,5 +164,20 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
         yield problem + "."
     if problem := unavailable(args.optimizer):
         yield problem + "."
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if args.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        yield "--compile needs a C++ compiler on the CPU, and neither CXX nor g++ is one; install g++ or leave it out."
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         yield f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; training in several processes is not there yet: start one."
+    if problem := _output_problem(args.output_dir):
+        yield problem
+
+
+def _output_problem(folder: str) -> str | None:
+    """Why no checkpoint could be written there, which otherwise the first one would find out."""
+    path = Path(folder).absolute()
+    existing = next(path for path in (path, *path.parents) if os.path.exists(path))
+    if not existing.is_dir():
+        return f"--output_dir {folder} cannot be a folder, since {existing} is a file; choose another."
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"--output_dir {folder} cannot be written, since {existing} is read-only for you; choose another."
+    return None

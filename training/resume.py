@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from file_utils import UserError
+from file_utils import Problems, UserError
 from training.checkpoint import find_checkpoints, load_checkpoint
 
 
@@ -18,18 +18,18 @@ def first_global_step(args: argparse.Namespace) -> int:
     return args.phase1_end_step if args.phase2 else 0
 
 
-def find_start(args: argparse.Namespace, total_steps: int, model: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_start(args: argparse.Namespace, total_steps: float, model: Mapping[str, Any]) -> dict[str, Any] | None:
     """The checkpoint to go on from, loaded; None for a fresh start.
 
     Args:
         args: with `output_dir`, `resume_from_checkpoint`, `resume_step`, `phase2`, `resume_phase2`, `phase1_end_step`,
-            `do_train` and `skip_checkpoint`.
-        total_steps: of this phase.
+            `do_train`, `skip_checkpoint` and `optimizer`.
+        total_steps: of this phase; `math.inf` where they are not known.
         model: the configuration that the checkpoint must have been made with.
 
     Raises:
         UserError: the folder holds checkpoints and no flag says what to do with them, the one that is needed is missing
-            or damaged, or it is of another model.
+            or damaged, or it is of another model or, where training goes on, of another optimizer.
     """
     found = dict(find_checkpoints(args.output_dir))
     if not args.resume_from_checkpoint:
@@ -48,16 +48,24 @@ def find_start(args: argparse.Namespace, total_steps: int, model: Mapping[str, A
             "--output_dir, --resume_step and --phase1_end_step."
         )
     contents = load_checkpoint(found[step])
+    problems = Problems()
     made_with = contents["configuration"]["model"]
     differing = [
         f"{key} {made_with.get(key)} there and {value} here"
         for key, value in model.items()
         if made_with.get(key) != value
     ]
-    if differing:
-        raise UserError(
-            f"{found[step]} is of another model ({', '.join(differing)}); give the configuration it was made with."
-        )
+    problems.check(
+        not differing,
+        f"{found[step]} is of another model ({', '.join(differing)}); give the configuration it was made with.",
+    )
+    optimizer = contents["configuration"]["arguments"]["optimizer"]
+    problems.check(
+        optimizer == args.optimizer or not args.do_train,
+        f"{found[step]} holds the state of --optimizer {optimizer}, not of {args.optimizer}; go on with {optimizer}, "
+        "or start anew from its weights with --init_checkpoint.",
+    )
+    problems.raise_if_any()
     return contents
 
 
@@ -75,4 +83,13 @@ def _step_to_resume(args: argparse.Namespace, steps: list[int], total_steps: int
         return args.resume_step
     if of_this_phase:
         return max(of_this_phase)
-    return first if args.phase2 else None
+    if args.phase2:
+        return first
+    if steps:
+        raise UserError(
+            f"{args.output_dir} holds checkpoints from step {min(steps)} on, and this phase ends at {last}; raise "
+            "--max_steps or --num_train_epochs, or choose another --output_dir."
+        )
+    if not args.do_train:
+        raise UserError(f"{args.output_dir} holds no checkpoint to evaluate; check --output_dir.")
+    return None

@@ -61,9 +61,20 @@ class TrainingStep:
         self._n_losses += 1
 
     def mean_losses(self) -> list[float]:
-        """The losses, averaged over the micro-batches since the last call. Waits for the device."""
+        """The losses, averaged over the micro-batches since `clear_losses`. Waits for the device."""
         if self._loss_sums is None:
-            raise RuntimeError("no step was made since the losses were last read")
-        means = (self._loss_sums / self._n_losses).tolist()
+            raise RuntimeError("no step was made since the losses were cleared")
+        return (self._loss_sums / self._n_losses).tolist()
+
+    def clear_losses(self) -> None:
+        """Begin a new average."""
         self._loss_sums, self._n_losses = None, 0
-        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The unfinished average, without which a resumed run would log others than one that never stopped."""
+        return {"loss_sums": self._loss_sums, "n_losses": self._n_losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        sums = state["loss_sums"]
+        self._loss_sums = None if sums is None else sums.to(self.device)
+        self._n_losses = state["n_losses"]

@@ -1,0 +1,86 @@
+"""Tiny pre-training runs by run_pretraining's own command line, and what they logged. One of them takes a second."""
+
+import json
+from pathlib import Path
+
+from shards import write_shards
+
+from training.metrics import read_log
+
+VOCAB, LENGTH, PREDICTIONS = 40, 16, 3
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+
+
+def write_config(path, **changes):
+    """A configuration file, with dropout 0.1 unless told otherwise; returns its path."""
+    Path(path).write_text(json.dumps({**SHAPE, **changes}), encoding="utf-8")
+    return path
+
+
+def make_inputs(folder, **changes):
+    """Training shards (30 + 25 rows) in `data`, held-out ones (7 rows) in `test`, and `config.json`; returns folder."""
+    write_shards(folder / "data")
+    write_shards(folder / "test", rows_per_file=(7,), name="test")
+    write_config(folder / "config.json", **changes)
+    return folder
+
+
+def command(folder, **changes):
+    """The arguments of a run on `make_inputs`'s folder: 2 micro-batches of 4 a step, every step logged.
+
+    A flag that is True has no value, one that is None or False is left out.
+    """
+    flags = {
+        "do_train": True,
+        "no_cuda": True,
+        "disable_progress_bar": True,
+        "precision": "fp32",
+        "input_dir": folder / "data",
+        "output_dir": folder / "out",
+        "config_file": folder / "config.json",
+        "max_seq_length": LENGTH,
+        "max_predictions_per_seq": PREDICTIONS,
+        "train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.01,
+        "warmup_proportion": 0.25,
+        "max_steps": 8,
+        "log_freq": 1,
+        "num_steps_per_checkpoint": 1000,
+        **changes,
+    }
+    arguments = []
+    for name, value in flags.items():
+        if value is True:
+            arguments.append(f"--{name}")
+        elif value is not None and value is not False:
+            arguments += [f"--{name}", str(value)]
+    return arguments
+
+
+def curve(output_dir):
+    """What was logged, by (phase, step); a step's later line counts, as after a resume."""
+    phase, logged = 1, {}
+    for event in read_log(Path(output_dir) / "dllogger.json"):
+        if event.get("step") == "PARAMETER":
+            phase = 2 if event["data"]["arguments"]["phase2"] else 1
+        elif isinstance(event.get("step"), list) and event["step"]:
+            logged[phase, event["step"][-1]] = event["data"]
+    return logged
+
+
+def losses(output_dir):
+    """The training loss of each logged step, in order."""
+    return [values["average_loss"] for values in curve(output_dir).values()]
+
+
+def summary(output_dir):
+    """The last line for a whole run."""
+    return [event["data"] for event in read_log(Path(output_dir) / "dllogger.json") if event.get("step") == []][-1]

@@ -1,0 +1,138 @@
+"""The command line of pre-training: what is wrong with its values is said flag by flag, and all of it."""
+
+import os
+
+import pytest
+import torch
+
+from training.arguments import HelpFormatter
+from training.pretraining_arguments import BERT_CONFIGS, POSITIVE, parse_arguments, value_problems
+
+CPU = torch.device("cpu")
+
+
+def problems_of(*arguments, device=CPU):
+    required = ("--input_dir", "data", "--output_dir", "out", "--do_train", "--max_steps", "10")
+    return list(value_problems(parse_arguments([*required, *arguments]), device))
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def test_defaults_have_no_problem():
+    assert problems_of() == []
+
+
+@pytest.mark.parametrize("value", ["0", "-3"])
+@pytest.mark.parametrize("flag", [name for name in POSITIVE if name not in ("max_steps", "num_train_epochs")])
+def test_what_must_be_positive(flag, value):
+    found = problems_of(f"--{flag}", value)
+    assert any(sentence.startswith(f"--{flag} is {value}") and "greater than zero" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max_steps", "0"], "--max_steps is 0"),
+        (["--learning_rate", "nan"], "--learning_rate is nan"),
+        (["--weight_decay", "-0.1"], "--weight_decay is -0.1; it must not be negative"),
+        (["--weight_decay", "nan"], "--weight_decay is nan"),
+        (["--warmup_proportion", "1"], "--warmup_proportion is 1.0; it must lie in [0, 1)"),
+        (["--warmup_proportion", "-0.1"], "--warmup_proportion is -0.1"),
+        (
+            ["--train_batch_size", "30", "--gradient_accumulation_steps", "4"],
+            "--train_batch_size 30 is not a multiple of --gradient_accumulation_steps 4",
+        ),
+        (["--num_train_epochs", "2"], "give either --max_steps or --num_train_epochs"),
+        (["--resume_phase2"], "--resume_phase2 belongs to phase 2; add --phase2"),
+        (["--resume_step", "5"], "--resume_step 5 does nothing alone; add --resume_from_checkpoint"),
+        (["--init_checkpoint", "a.pt", "--resume_from_checkpoint"], "give one of them"),
+        (["--precision", "tf32"], "--precision tf32 exists on NVIDIA GPUs only"),
+        (["--optimizer", "apex_fused_lamb"], "use lamb or adamw"),
+    ],
+)
+def test_each_problem_is_one_sentence(arguments, sentence):
+    (found,) = problems_of(*arguments)
+    assert sentence in found
+    assert found.endswith(".")
+
+
+def test_all_problems_are_found_at_once():
+    found = "\n".join(
+        problems_of("--train_batch_size", "-1", "--log_freq", "0", "--resume_phase2", "--precision", "tf32")
+    )
+    for name in ("--train_batch_size", "--log_freq", "--resume_phase2", "--precision"):
+        assert name in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "there is nothing to do"),
+        (["--do_train"], "give either --max_steps or --num_train_epochs"),
+        (["--do_train", "--num_train_epochs", "inf"], "--num_train_epochs is infinite"),
+        (["--eval_dir", "held_out"], "there are no weights to evaluate"),
+    ],
+)
+def test_what_a_run_needs(arguments, sentence):
+    args = parse_arguments(["--input_dir", "data", "--output_dir", "out", *arguments])
+    (found,) = value_problems(args, CPU)
+    assert sentence in found
+
+
+@pytest.mark.parametrize("value", ["2", "many"])
+def test_several_processes_are_refused(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    (found,) = problems_of()
+    assert f"WORLD_SIZE is {value}" in found
+
+
+def test_one_process_under_a_launcher_is_not_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert problems_of() == []
+
+
+def test_an_output_folder_that_cannot_be_one(tmp_path):
+    (tmp_path / "file").touch()
+    (found,) = problems_of("--output_dir", str(tmp_path / "file" / "below"))
+    assert f"{tmp_path / 'file'} is a file" in found
+    assert problems_of("--output_dir", str(tmp_path / "new" / "folders")) == []
+
+
+def test_an_output_folder_that_is_read_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, as tests often are, may write anywhere
+    (found,) = problems_of("--output_dir", str(tmp_path / "new"))
+    assert f"{tmp_path} is read-only" in found
+
+
+def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (found,) = problems_of("--compile")
+    assert "C++ compiler" in found
+    assert problems_of("--compile", device=torch.device("cuda")) == []
+
+
+def test_shipped_configurations_are_where_the_flag_looks():
+    assert all(path.is_file() for path in BERT_CONFIGS.values())
+
+
+def test_help_explains_every_flag_and_shows_defaults_where_there_are_any(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tokens per sequence in the shards (default: 512)" in text
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+
+
+def test_every_flag_has_help(monkeypatch):
+    actions = []
+    add_argument = HelpFormatter.add_argument
+    monkeypatch.setattr(HelpFormatter, "add_argument", lambda self, a: (actions.append(a), add_argument(self, a)))
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    assert len(actions) > 40
+    assert [action.option_strings for action in actions if not action.help] == []
