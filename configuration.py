@@ -37,6 +37,8 @@ class BertConfig:
         except ValueError as error:
             problems.add(f"the model configuration {path} is not JSON ({error}): correct it there.")
         problems.raise_if_any()
+        problems.check(isinstance(values, dict), f"{path} is no JSON object; give a model configuration.")
+        problems.raise_if_any()
         known = {field.name: field for field in dataclasses.fields(cls)}
         for key in sorted(values.keys() - known.keys()):
             problems.add(f"{path}: unknown key {key!r}; remove it or correct it to one of {', '.join(known)}.")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Pre-train BERT on HDF5 shards: phase 1 at sequence length 128, phase 2 at 512.
 
-This file parses, builds and loops; each thing it builds has a file of its own. A run is one process on one GPU, or on
-the CPU. Everything that can be wrong with its configuration is looked for before any work and reported in one list.
+This file builds and loops; each thing it builds has a file of its own, and pretraining_setup.py checks the command line
+before any work. A run is one process on one GPU, or on the CPU.
 """
 
 import argparse
@@ -10,166 +10,49 @@ import dataclasses
 import functools
 import math
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from configuration import BertConfig
 from data.flat_batch import PretrainingBatch
-from data.pretraining_dataset import PretrainingDataset
-from file_utils import Problems, UserError, run_main
-from kernels.layers import layer_norm_function
+from file_utils import UserError, run_main
 from modeling import BertForPreTraining, compile_regions
 from optimization import WarmupSchedule, build_optimizer, parameter_groups
-from tokenization import load_vocab
+from pretraining_setup import Setup, check
 from training import checkpoint
 from training.environment import describe_environment
 from training.evaluation import evaluate_pretraining
 from training.metrics import MetricsLogger
-from training.precision import Precision, resolve_precision
-from training.pretraining_arguments import BERT_CONFIGS, parse_arguments, value_problems
-from training.resume import find_start, first_global_step
+from training.pretraining_arguments import parse_arguments
+from training.resume import first_global_step
 from training.step import TrainingStep
-from training.throughput import ThroughputMeter, bert_flops, window_problem
+from training.throughput import ThroughputMeter, bert_flops
 
-
-@dataclasses.dataclass
-class Setup:
-    """What a checked command line comes to."""
-
-    device: torch.device
-    precision: Precision
-    config: BertConfig
-    dataset: PretrainingDataset
-    eval_dataset: PretrainingDataset | None
-    total_steps: int
-    """Of this phase, which the schedule spans; 1 where nothing is trained."""
-    first_step: int
-    """Steps of this phase that lie behind."""
-    last_step: int
-    """The step of this phase after which this run ends."""
-    new_phase: bool
-    """The checkpoint is phase 1's last and this is phase 2: weights and moments count, schedule and data start anew."""
-    resumed: dict | None
-    """The checkpoint to go on from; None: a fresh start."""
-    initial_weights: dict[str, Tensor] | None
-
-
-def check(args: argparse.Namespace) -> Setup:
-    """Resolve the command line. Raises UserError with all that is wrong with it, a sentence each."""
-    problems = Problems()
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
-    for sentence in value_problems(args, device):
-        problems.add(sentence)
-    with problems.collect():
-        layer_norm_function(args.layer_norm)
-    config = _read_config(args, problems)
-    dataset, eval_dataset = _open_shards(args, config, problems)
-    total_steps = _total_steps(args, dataset)
-    resumed, initial_weights = _read_weights(args, config, total_steps, problems)
-    new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
-    if resumed is not None and dataset is not None and args.do_train and not new_phase:
-        for sentence in _position_problems(resumed["data_position"], dataset):
-            problems.add(sentence)
-    total_steps = total_steps or 1
-    first_step = 0 if resumed is None else resumed["step"] - first_global_step(args)
-    last_step = min(total_steps, first_step + args.steps_this_run) if args.steps_this_run else total_steps
-    n_steps = last_step - first_step
-    if args.do_train and n_steps > 0:
-        problem = window_problem(_window_start(args, n_steps), args.benchmark_stop, n_steps)
-        problems.check(problem is None, problem)
-    problems.raise_if_any()
-    precision = resolve_precision(args.precision, device)
-    steps = (total_steps, first_step, last_step, new_phase)
-    return Setup(device, precision, config, dataset, eval_dataset, *steps, resumed, initial_weights)
-
-
-def _read_config(args: argparse.Namespace, problems: Problems) -> BertConfig | None:
-    config = None
-    with problems.collect():
-        config = BertConfig.from_json_file(args.config_file or BERT_CONFIGS[args.bert_model])
-        problems.check(
-            args.max_seq_length <= config.max_position_embeddings,
-            f"--max_seq_length {args.max_seq_length} is longer than the model's max_position_embeddings "
-            f"{config.max_position_embeddings}; use shorter shards or another configuration.",
-        )
-        if args.vocab_file:
-            n_tokens = len(load_vocab(args.vocab_file))
-            problems.check(
-                n_tokens == config.vocab_size,
-                f"the vocabulary {args.vocab_file} has {n_tokens} entries and the model's configuration says "
-                f"vocab_size {config.vocab_size}; use the vocabulary that the shards were made with and set vocab_size "
-                "to its length.",
-            )
-    return config
-
-
-def _open_shards(
-    args: argparse.Namespace, config: BertConfig | None, problems: Problems
-) -> tuple[PretrainingDataset | None, PretrainingDataset | None]:
-    open_shards = functools.partial(
-        PretrainingDataset,
-        micro_batch_size=max(1, args.train_batch_size // max(1, args.gradient_accumulation_steps)),
-        max_seq_length=args.max_seq_length,
-        max_predictions_per_seq=args.max_predictions_per_seq,
-        vocab_size=config.vocab_size if config else None,
-    )
-    dataset = eval_dataset = None
-    with problems.collect():
-        dataset = open_shards(args.input_dir, seed=args.seed, num_workers=args.num_workers)
-    if args.eval_dir:
-        with problems.collect():
-            eval_dataset = open_shards(args.eval_dir, split="test")
-    return dataset, eval_dataset
-
-
-def _read_weights(
-    args: argparse.Namespace, config: BertConfig | None, total_steps: int | None, problems: Problems
-) -> tuple[dict | None, dict[str, Tensor] | None]:
-    """The checkpoint to go on from and the weights to start from, where they are asked for and fit the model."""
-    resumed = initial_weights = None
-    with problems.collect():
-        resumed = find_start(args, total_steps or math.inf, dataclasses.asdict(config) if config else {})
-    if args.init_checkpoint:
-        with problems.collect():
-            initial_weights = checkpoint.load_weights(args.init_checkpoint)
-            if config is not None:
-                _check_weights(initial_weights, config, args.init_checkpoint)
-    return resumed, initial_weights
-
-
-def _check_weights(weights: dict[str, Tensor], config: BertConfig, path: str) -> None:
-    with torch.device("meta"):
-        model = BertForPreTraining(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is copied to a model without memory, which is the point of it
-        checkpoint.load_initial_weights(model, weights, path)
-
-
-def _position_problems(position: dict, dataset: PretrainingDataset) -> Iterator[str]:
-    if (position["seed"], position["n_samples"]) != (dataset.seed, dataset.n_samples):
-        yield (
-            f"the checkpoint stands at a place among {position['n_samples']} sequences in the order of seed "
-            f"{position['seed']}, and {dataset.files[0].parent} holds {dataset.n_samples} with seed {dataset.seed}; go "
-            "on with the --input_dir and --seed it was made with, or start anew with --init_checkpoint."
-        )
-
-
-def _total_steps(args: argparse.Namespace, dataset: PretrainingDataset | None) -> int | None:
-    """Optimizer steps of this phase; None where nothing is trained, or where a problem leaves them unknown."""
-    steps = args.max_steps
-    if args.num_train_epochs is not None:
-        known = dataset is not None and args.train_batch_size > 0 and 0 < args.num_train_epochs < math.inf
-        steps = math.ceil(args.num_train_epochs * dataset.n_samples / args.train_batch_size) if known else None
-    return steps if args.do_train and steps is not None and steps > 0 else None
-
-
-def _window_start(args: argparse.Namespace, n_steps: int) -> int:
-    return min(10, n_steps // 5) if args.benchmark_start is None else args.benchmark_start
+# Name, unit and printed form of what is logged.
+METRICS = (
+    ("average_loss", None, ":.4f"),
+    ("mlm_loss", None, ":.4f"),
+    ("nsp_loss", None, ":.4f"),
+    ("learning_rate", None, ":.3e"),
+    ("gradient_norm", None, ":.3f"),
+    ("seconds", "s", ":.1f"),
+    ("step_seconds", "s", ":.4f"),
+    ("sequences_per_second", None, ":,.1f"),
+    ("tokens_per_second", None, ":,.0f"),
+    ("model_tflops_per_second", "TFLOP/s", ":.3g"),
+    ("peak_memory_allocated_bytes", "B", ":,"),
+    ("peak_memory_reserved_bytes", "B", ":,"),
+    ("final_loss", None, ":.4f"),
+    ("final_mlm_loss", None, ":.4f"),
+    ("final_nsp_loss", None, ":.4f"),
+    ("eval_mlm_loss", None, ":.4f"),
+    ("eval_mlm_accuracy", None, ":.2%"),
+    ("eval_nsp_loss", None, ":.4f"),
+    ("eval_nsp_accuracy", None, ":.2%"),
+    ("e2e_time", "s", ":.1f"),
+)
 
 
 class Run:
@@ -276,7 +159,7 @@ def train(run: Run, logger: MetricsLogger) -> dict:
         setup.dataset.iterate(run.samples_seen) as micro_batches,
         tqdm(total=last_step, initial=first_step, unit="step", disable=args.disable_progress_bar or None) as progress,
     ):
-        meter = ThroughputMeter(_window_start(args, last_step - first_step), args.benchmark_stop, flops, setup.device)
+        meter = ThroughputMeter(setup.window_start, args.benchmark_stop, flops, setup.device)
         for step in range(first_step + 1, last_step + 1):
             rate = run.schedule.learning_rate
             for batch in run.training_step(micro_batches):
@@ -345,13 +228,7 @@ def announce(run: Run, logger: MetricsLogger) -> None:
             "training_samples": setup.dataset.n_samples,
         }
     )
-    for metric, unit, form in (
-        ("average_loss", None, ":.4f"),
-        ("mlm_loss", None, ":.4f"),
-        ("nsp_loss", None, ":.4f"),
-        ("learning_rate", None, ":.3e"),
-        ("gradient_norm", None, ":.3f"),
-    ):
+    for metric, unit, form in METRICS:
         logger.metadata(metric, unit, form)
     parameters = sum(p.numel() for p in run.model.parameters())
     logger.message(
@@ -374,8 +251,15 @@ def announce(run: Run, logger: MetricsLogger) -> None:
         logger.message(f"phase 2 starts from phase 1's step {args.phase1_end_step}")
     elif first_step:
         logger.message(f"going on after step {first_step}, {run.samples_seen:,} sequences into the data")
+        newest, path = checkpoint.find_checkpoints(args.output_dir)[-1]
+        if newest > first_global_step(args) + first_step:
+            logger.message(
+                f"{path} is newer and stays until it is overwritten; a restart without --resume_step takes it"
+            )
     elif args.resume_from_checkpoint:
         logger.message(f"no checkpoint in {args.output_dir}: starting fresh")
+    elif args.phase2 and not args.init_checkpoint:
+        logger.message("phase 2 starts from random weights, as neither a checkpoint nor weights were given")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -383,6 +267,9 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     args = parse_arguments(arguments)
     setup = check(args)
+    if args.check_only:
+        print("the flags, the configuration and the shards are in order")
+        return
     setup.precision.apply()
     run = Run(args, setup)
     setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes

@@ -59,6 +59,11 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep only each layer's input and compute the rest again in backward: less memory, about a third slower",
     )
+    group.add_argument(
+        "--check_only",
+        action="store_true",
+        help="only check flags, configuration and shards (no checkpoints), and exit",
+    )
     group.add_argument("--no_cuda", action="store_true", help="run on the CPU even where there is a GPU")
 
 

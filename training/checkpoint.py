@@ -13,6 +13,7 @@ import collections
 import pickle
 import random
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from file_utils import UserError, atomic_path
 
 FORMAT = "bert-benchmark checkpoint, version 1"
-REQUIRED = ("model", "optimizer", "schedule", "random_state", "data_position", "configuration")
+REQUIRED = ("model", "optimizer", "schedule", "training_step", "random_state", "data_position", "configuration")
 NAME = re.compile(r"ckpt_(\d+)\.pt")
 
 
@@ -53,6 +54,8 @@ def save_checkpoint(
     _check_plain(contents, "checkpoint")
     path = Path(output_dir) / f"ckpt_{step}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
+    for torn in path.parent.glob(".ckpt_*"):
+        shutil.rmtree(torn, ignore_errors=True)  # a run was killed while it wrote this, and it can be gigabytes
     with atomic_path(path) as temporary:
         torch.save(contents, temporary)
     of_this_phase = [(s, p) for s, p in find_checkpoints(output_dir) if phase_start_step < s <= step]

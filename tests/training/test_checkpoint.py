@@ -24,6 +24,7 @@ def state(**changes):
         "model": {"weight": torch.arange(6.0).reshape(2, 3)},
         "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
         "schedule": {"finished_steps": 5},
+        "training_step": {"loss_sums": None, "n_losses": 0},
         "random_state": random_state(),
         "data_position": {"epoch": 1, "batch": 17},
         "configuration": {"seed": 42, "init_checkpoint": None, "input_dir": "data"},
