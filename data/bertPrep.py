@@ -28,7 +28,7 @@ from data.layout import BOOKS, BOTH, DATASETS, WIKIPEDIA, Layout, default_workin
 from data.parallel import map_in_processes
 from data.sharding import ShardingPlan, write_shards
 from data.text_formatting import extract_wikipedia, fetch_local, format_books, format_wikipedia
-from file_utils import Problems, UserError, run_main
+from file_utils import Problems, run_main
 from tokenization import load_vocab
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files")
@@ -148,11 +148,19 @@ def create_hdf5_files(args: argparse.Namespace, layout: Layout, options: Instanc
     texts = layout.sharded(args.n_training_shards, args.n_test_shards, args.fraction_test_set)
     names = layout.shard_names(args.n_training_shards, args.n_test_shards)
     missing = [name for name in names if not (texts / f"{name}.txt").is_file()]
+    left_over = sorted(file.name for file in folder.glob("*.hdf5") if file.stem not in names)
+    problems = Problems()
     if missing:
-        raise UserError(
+        problems.add(
             f"There is no text shard {texts / missing[0]}.txt ({len(missing)} of {len(names)} are missing); run "
             "--action sharding with the same numbers of shards first."
         )
+    if left_over:
+        problems.add(
+            f"{folder} holds {left_over[0]}, one of {len(left_over)} shards that an earlier run with more shards left "
+            "and training would read; remove the folder, or move them away."
+        )
+    problems.raise_if_any()
     create = functools.partial(
         _create_named_shard,
         texts=texts,

@@ -10,6 +10,7 @@ Each text is tokenized once, however many duplicates are made of it.
 import argparse
 import functools
 import os
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -26,6 +27,7 @@ from tokenization import BertTokenizer
 
 SHORTEST_SEQUENCE = 8  # [CLS] a [SEP] b [SEP] with something to truncate
 ROWS_PER_CHUNK = 1024
+DOCUMENT_END = re.compile(r"\n\s*\n")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -100,7 +102,7 @@ def read_documents(inputs: list[Path], tokenizer: BertTokenizer) -> TokenizedDoc
             raise UserError(
                 f"The text shard {path} cannot be read ({error}); make it again with --action sharding."
             ) from error
-        for document in text.split("\n\n"):
+        for document in DOCUMENT_END.split(text):
             sentences.extend(line for line in document.split("\n") if line.strip())
             document_starts.append(len(sentences))
     ids, offsets = tokenizer.encode_batch(sentences)

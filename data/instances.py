@@ -66,9 +66,9 @@ class Instances:
 def choose_pairs(documents: TokenizedDocuments, options: InstanceOptions, seed: int) -> np.ndarray:
     """Segments of every pair of one pass over the documents.
 
-    A document's sentences are gathered up to a target length, which is the longest possible or, with `short_seq_prob`,
-    a random one. The first of them are segment a. Segment b is the rest or, half of the time and always after a single
-    sentence, a run of sentences of another document; the sentences it replaces are used again.
+    A document's sentences are gathered up to a target length, drawn once per document: the longest possible or, with
+    `short_seq_prob`, a random one. The first of them are segment a. Segment b is the rest or, half of the time and
+    always after a single sentence, a run of sentences of another document; the sentences it replaces are used again.
 
     Returns:
         (pairs, 5) int64: first and end token of a, first and end token of b, 1 if b is random. Not yet truncated.
@@ -86,8 +86,8 @@ def choose_pairs(documents: TokenizedDocuments, options: InstanceOptions, seed: 
     pairs: list[tuple[int, int, int, int, int]] = []
     for document in range(n_documents):
         sentence, last = document_starts[document], document_starts[document + 1]
+        target = 2 + int(draw() * (longest - 1)) if draw() < options.short_seq_prob else longest
         while sentence < last:
-            target = 2 + int(draw() * (longest - 1)) if draw() < options.short_seq_prob else longest
             end = bisect_left(offsets, offsets[sentence] + target, sentence + 1, last)
             n_sentences = end - sentence
             a_end = sentence + 1 + (int(draw() * (n_sentences - 1)) if n_sentences > 1 else 0)

@@ -66,7 +66,7 @@ def write_shards(inputs: Sequence[Path], output: Path, plan: ShardingPlan, n_pro
         shard, and which sentence splitter was used.
 
     Raises:
-        UserError: an input is missing, or a shard would get fewer than two documents.
+        UserError: an input is missing or not UTF-8 text, or a shard would get fewer than two documents.
     """
     n_documents = sum(map(_count_documents, inputs))
     n_shards = len(plan.training_names) + len(plan.test_names)
@@ -146,15 +146,24 @@ def _batches(inputs: Sequence[Path]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for path in inputs:
-        with open(path, encoding="utf-8") as lines:
-            for line in filter(str.strip, lines):
-                batch.append(line)
-                size += len(line)
-                if size >= BATCH_CHARACTERS:
-                    yield batch
-                    batch, size = [], 0
+        for line in filter(str.strip, _lines(path)):
+            batch.append(line)
+            size += len(line)
+            if size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
     if batch:
         yield batch
+
+
+def _lines(path: Path) -> Iterator[str]:
+    # Only "\n" ends a document, here as where they are counted; a stray "\r" must not end a sentence either.
+    try:
+        with open(path, encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                yield line.replace("\r", " ")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}); convert it, or format the corpus again.") from error
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -99,10 +99,14 @@ def format_books(folder: Path, formatted: Path) -> int:
     Raises:
         UserError: there is no .txt file, one is not UTF-8 text, or all are empty.
     """
-    books = sorted(folder.rglob("*.txt")) if folder.is_dir() else []
+    books = _text_files(folder)
     if not books:
         raise UserError(f"There is no .txt file under {folder}; get books with --action download --source FOLDER.")
     return _write_documents((_book_line(book) for book in tqdm(books, unit="book", desc="books")), formatted, folder)
+
+
+def _text_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.txt") if path.is_file())
 
 
 def _book_line(book: Path) -> str:
@@ -132,7 +136,7 @@ def fetch_local(source: Path, destination: Path, wanted: str) -> None:
     """Copy a local dump to the file, or books to the folder, `destination`.
 
     Args:
-        wanted: "dump" for a .bz2 or .xml file, "books" for a .txt file or a folder that holds some.
+        wanted: "dump" for a .bz2 file, "books" for a .txt file or a folder that holds some.
 
     Raises:
         UserError: the source is not there or not what is wanted.
@@ -147,7 +151,7 @@ def fetch_local(source: Path, destination: Path, wanted: str) -> None:
         return
     if not source.exists():
         raise UserError(f"There is no {source}; give --source a folder of .txt files, or one such file.")
-    books = [source] if source.is_file() else sorted(source.rglob("*.txt"))
+    books = [source] if source.is_file() else _text_files(source)
     if not books or any(book.suffix != ".txt" for book in books):
         raise UserError(f"{source} is no .txt file and holds none; give --source a folder of books as .txt files.")
     for book in books:

@@ -1,0 +1,196 @@
+"""The command line of the data preparation: NVIDIA's flags and folders, and all errors in one list before any work."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from corpora import tree, write_text_shard, write_vocab
+
+from data.bertPrep import main
+from data.layout import Layout
+from data.sentences import splitter_name
+from file_utils import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO_AND_ONE = ["--n_training_shards", "2", "--n_test_shards", "1"]
+
+
+@pytest.fixture
+def working_dir(tmp_path, monkeypatch):
+    folder = tmp_path / "working dir"
+    folder.mkdir()
+    monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(folder))
+    return folder
+
+
+def flags(action, dataset, *more):
+    return ["--action", action, "--dataset", dataset, "--n_processes", "1", *map(str, more)]
+
+
+def sentences_of(arguments):
+    with pytest.raises(UserError) as raised:
+        main(arguments)
+    return raised.value.sentences
+
+
+def test_all_wrong_flags_at_once_without_traceback(tmp_path):
+    wrong = ["--n_training_shards", 0, "--n_test_shards", -1, "--fraction_test_set", 1.0, "--max_seq_length", 5]
+    wrong += ["--masked_lm_prob", 0, "--dupe_factor", 0, "--random_seed", -3, "--max_predictions_per_seq", 0]
+    wrong += ["--short_seq_prob", 2, "--n_processes", 0, "--vocab_file", tmp_path / "none.txt"]
+    finished = subprocess.run(
+        [sys.executable, ROOT / "data" / "bertPrep.py", *flags("create_hdf5_files", "bookscorpus", *wrong)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "BERT_PREP_WORKING_DIR": str(tmp_path / "new")},
+    )
+    assert finished.returncode == 2
+    lines = finished.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    wrong_flags = [str(word) for word in wrong if str(word).startswith("--")]
+    for flag in wrong_flags:
+        assert any(flag in line for line in lines), flag
+    assert "none.txt" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (flags("download", "wikicorpus_en"), ["--source"]),
+        (flags("download", "books_wiki_en_corpus"), ["one corpus at a time", "--source"]),
+        (flags("text_formatting", "books_wiki_en_corpus"), ["one corpus at a time"]),
+        (flags("create_hdf5_files", "bookscorpus"), ["--vocab_file"]),
+        (flags("sharding", "bookscorpus", "--n_test_shards", 0), ["make both zero or neither"]),
+        (flags("sharding", "bookscorpus", "--fraction_test_set", 0), ["make both zero or neither"]),
+        (flags("text_formatting", "bookscorpus"), ["bookscorpus; get books"]),
+        (flags("text_formatting", "wikicorpus_en"), ["wikicorpus_en.xml.bz2; get one"]),
+        (flags("text_formatting", "wikicorpus_en", "--skip_wikiextractor"), ["leave --skip_wikiextractor out"]),
+        (flags("sharding", "bookscorpus"), ["make it with --action text_formatting"]),
+        (flags("sharding", "bookscorpus", "--input_files", "/no/such/file"), ["/no/such/file"]),
+    ],
+)
+def test_one_sentence_per_problem_and_nothing_written(working_dir, arguments, words):
+    sentences = sentences_of(arguments)
+    assert len(sentences) == len(words)
+    for word, sentence in zip(words, sentences, strict=True):
+        assert word in sentence
+    assert not tree(working_dir)
+
+
+@pytest.mark.parametrize("arguments", [["--action", "upload"], ["--dataset", "squad"], ["--segmentation_method", "x"]])
+def test_unknown_choices(working_dir, capsys, arguments):
+    with pytest.raises(SystemExit) as raised:
+        main([*flags("sharding", "bookscorpus"), *arguments])
+    assert raised.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_folders_are_nvidias(working_dir, capsys):
+    """Names that users' other tools rely on, letter for letter, defaults included."""
+
+    def printed(*arguments):
+        main([*flags(*arguments), "--print_output_dir"])
+        return capsys.readouterr().out.strip()
+
+    assert printed("download", "wikicorpus_en") == f"{working_dir}/download/wikicorpus_en"
+    assert printed("text_formatting", "bookscorpus") == f"{working_dir}/formatted_one_article_per_line"
+    shards = f"{working_dir}/sharded_training_shards_256_test_shards_256_fraction_0.2/wikicorpus_en"
+    assert printed("sharding", "wikicorpus_en") == shards
+    hdf5 = "hdf5_lower_case_1_seq_len_{}_max_pred_{}_masked_lm_prob_0.15_random_seed_12345_dupe_factor_5"
+    for length, predictions in ((128, 20), (512, 80)):
+        folder = f"{working_dir}/{hdf5.format(length, predictions)}/books_wiki_en_corpus"
+        assert printed("create_hdf5_files", "books_wiki_en_corpus", "--max_seq_length", length) == folder
+    assert not tree(working_dir)
+    names = Layout(working_dir, "wikicorpus_en").shard_names(2, 1)
+    assert names == ["wikicorpus_en_training_0", "wikicorpus_en_training_1", "wikicorpus_en_test_0"]
+
+
+@pytest.fixture
+def sharded(working_dir):
+    """Three text shards as the sharding stage leaves them, and a vocabulary; returns the vocabulary."""
+    folder = Layout(working_dir, "bookscorpus").sharded(2, 1, 0.2)
+    folder.mkdir(parents=True)
+    for index, name in enumerate(Layout(working_dir, "bookscorpus").shard_names(2, 1)):
+        write_text_shard(folder / f"{name}.txt", n_documents=40, seed=index)
+    return write_vocab(working_dir / "vocab.txt")
+
+
+def hdf5_flags(vocab, *more):
+    length = ["--max_seq_length", "64", "--max_predictions_per_seq", "10", "--dupe_factor", "2"]
+    return [*flags("create_hdf5_files", "bookscorpus"), *TWO_AND_ONE, *length, "--vocab_file", str(vocab), *more]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_shards_do_not_depend_on_the_processes_and_differ(working_dir, sharded, capsys):
+    outputs = []
+    for n_processes in ("1", "2", "3", "1"):
+        main(hdf5_flags(sharded, "--n_processes", n_processes))
+        (folder,) = working_dir.glob("hdf5_*")
+        outputs.append(tree(folder))
+    assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
+    assert len(set(outputs[0].values())) == len(outputs[0]) == 3
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert "training instances in 3 shards in" in last_line
+    assert last_line.endswith(f"{folder}/bookscorpus")
+
+
+def test_shards_of_the_same_text_differ(working_dir, sharded):
+    """What made all of an ancestor's shards alike: one seed for all."""
+    texts = sorted(Layout(working_dir, "bookscorpus").sharded(2, 1, 0.2).glob("*.txt"))
+    for text in texts:
+        text.write_bytes(texts[0].read_bytes())
+    main(hdf5_flags(sharded))
+    (folder,) = working_dir.glob("hdf5_*")
+    assert len(set(tree(folder).values())) == 3
+
+
+def test_missing_text_shards_and_left_over_files_are_named(working_dir, sharded):
+    main(hdf5_flags(sharded))
+    before = tree(working_dir)
+    (sentence,) = sentences_of(hdf5_flags(sharded, "--n_training_shards", "3"))
+    assert "bookscorpus_training_0.txt (4 of 4 are missing)" in sentence
+
+    # Fewer shards than before would leave one of the old, of documents that may now be for testing.
+    layout = Layout(working_dir, "bookscorpus")
+    layout.sharded(2, 1, 0.2).rename(layout.sharded(1, 1, 0.2).parent)
+    layout.sharded(1, 1, 0.2).mkdir()
+    texts = layout.sharded(1, 1, 0.2)
+    for name in ("training_0", "test_0"):
+        (texts.parent / f"bookscorpus_{name}.txt").rename(texts / f"bookscorpus_{name}.txt")
+    (sentence,) = sentences_of(hdf5_flags(sharded, "--n_training_shards", "1"))
+    assert "bookscorpus_training_1.hdf5" in sentence
+    assert "remove the folder" in sentence
+    hdf5 = {name: content for name, content in tree(working_dir).items() if name.startswith("hdf5")}
+    assert hdf5 == {name: content for name, content in before.items() if name.startswith("hdf5")}
+
+
+def test_failing_shard_is_named_and_ends_the_stage(working_dir, sharded):
+    folder = Layout(working_dir, "bookscorpus").sharded(2, 1, 0.2)
+    (folder / "bookscorpus_training_1.txt").write_text("One document only.\n\n", encoding="utf-8")
+    (sentence,) = sentences_of(hdf5_flags(sharded, "--n_processes", "2"))
+    assert "bookscorpus_training_1.txt holds 1 documents" in sentence
+
+
+def test_own_files_can_be_sharded(working_dir, capsys):
+    lines = [f"Document {i} begins. It goes on. It ends." for i in range(12)]
+    (working_dir / "mine.txt").write_text("\n".join(lines), encoding="utf-8")
+    main([*flags("sharding", "wikicorpus_en", "--input_files", working_dir / "mine.txt"), *TWO_AND_ONE])
+    folder = Layout(working_dir, "wikicorpus_en").sharded(2, 1, 0.2)
+    assert f"12 documents, 36 sentences by {splitter_name()}" in capsys.readouterr().out
+    assert len(list(folder.glob("*.txt"))) == 3
+
+
+def test_help_explains(capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["--help"])
+    assert raised.value.code == 0
+    text = capsys.readouterr().out
+    for flag in (
+        *("--action", "--dataset", "--input_files", "--n_training_shards", "--n_test_shards", "--fraction_test_set"),
+        *("--segmentation_method", "--n_processes", "--random_seed", "--dupe_factor", "--masked_lm_prob"),
+        *("--max_seq_length", "--max_predictions_per_seq", "--do_lower_case", "--vocab_file", "--skip_wikiextractor"),
+    ):
+        assert flag in text

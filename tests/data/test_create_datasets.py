@@ -1,0 +1,184 @@
+"""create_datasets_from_start.sh, as its user starts it: the sample corpus end to end, and the real dump where it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpora import SAMPLE, read_as_nvidia, tree
+
+from data.pretraining_dataset import PretrainingDataset
+from data.train_vocab import count_words, train_wordpiece_vocab
+from tokenization import BertTokenizer
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data" / "create_datasets_from_start.sh"
+HDF5 = "hdf5_lower_case_1_seq_len_{}_max_pred_{}_masked_lm_prob_0.15_random_seed_12345_dupe_factor_5"
+PHASES = ((128, 20), (512, 80))
+
+
+def run(cwd, *arguments, **variables):
+    names = ("CORPUS", "WIKI_SOURCE", "BOOKS_SOURCE", "VOCAB_FILE", "STAGES", "BERT_PREP_WORKING_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"PYTHON": sys.executable, "N_PROCESSES": "2", **{k: str(v) for k, v in variables.items()}}
+    return subprocess.run(
+        ["bash", SCRIPT, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def check_phases(working_dir, corpus, vocab_size, n_training_shards, n_test_shards):
+    """Checks every shard of both phases; returns the sequences' mean length per phase."""
+    mean_lengths = []
+    for length, predictions in PHASES:
+        folder = working_dir / HDF5.format(length, predictions) / corpus
+        counts = {"training": n_training_shards, "test": n_test_shards}
+        names = [f"{corpus}_{split}_{i}.hdf5" for split, count in counts.items() for i in range(count)]
+        assert sorted(tree(folder)) == sorted(names)
+        lengths, randoms, n_masked, n_words = [], [], 0, 0
+        for name in names:
+            ids, mask, segments, positions, masked_ids, next_sentence = read_as_nvidia(folder / name)
+            rows = np.arange(len(ids))
+            row_lengths = mask.sum(axis=1)
+            first_sep = row_lengths - segments.sum(axis=1) - 1
+            assert (mask == (np.arange(length) < row_lengths[:, None])).all()
+            assert (segments == mask * (np.arange(length) > first_sep[:, None])).all()
+            assert (ids * (1 - mask) == 0).all()
+            assert 0 <= ids.min() <= max(ids.max(), masked_ids.max()) < vocab_size
+            cls, sep = ids[0, 0], ids[0, row_lengths[0] - 1]
+            assert (ids[:, 0] == cls).all()
+            assert (ids[rows, first_sep] == sep).all()
+            assert (ids[rows, row_lengths - 1] == sep).all()
+            expected = np.clip([round(n * 0.15) for n in row_lengths.tolist()], 1, predictions)
+            real = positions > 0
+            assert ((real.sum(axis=1) == expected) | (expected > row_lengths - 3)).all()
+            assert (real == (np.arange(predictions) < real.sum(axis=1)[:, None])).all()
+            assert ((np.diff(positions, axis=1) > 0) | ~real[:, 1:]).all()
+            assert (positions < (row_lengths - 1)[:, None]).all()
+            assert not (real & (positions == first_sep[:, None])).any()
+            lengths.append(row_lengths)
+            randoms.append(next_sentence)
+            n_masked += real.sum()
+            n_words += (row_lengths - 3).sum()
+        lengths, randoms = np.concatenate(lengths), np.concatenate(randoms)
+        assert 0.4 < randoms.mean() < 0.7  # half, and all where a single sentence was left
+        assert 0.14 < n_masked / n_words < 0.17
+        assert lengths.max() == length
+        mean_lengths.append(lengths.mean())
+        dataset = PretrainingDataset(folder, 8, length, predictions, vocab_size=vocab_size, num_workers=0)
+        with dataset.iterate() as batches:
+            assert next(batches).max_seqlen == length
+    return mean_lengths
+
+
+def documents_per_split(working_dir, corpus):
+    (folder,) = working_dir.glob(f"sharded_*/{corpus}")
+    documents = {"training": set(), "test": set()}
+    for file in folder.glob("*.txt"):
+        split = "test" if "_test_" in file.name else "training"
+        documents[split] |= set(file.read_text(encoding="utf-8").split("\n\n")) - {""}
+    return documents
+
+
+@pytest.fixture(scope="module")
+def sample_vocab(tmp_path_factory):
+    tokens = train_wordpiece_vocab(count_words(sorted((SAMPLE / "books").glob("*.txt")), True), 2000)
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return path
+
+
+def test_sample_corpus_end_to_end(tmp_path, sample_vocab):
+    """From another folder, with blanks in every path and relative ones."""
+    here = tmp_path / "some where"
+    here.mkdir()
+    (here / "my books").symlink_to(SAMPLE / "books")
+    (here / "dump.xml.bz2").symlink_to(SAMPLE / "wikicorpus_sample.xml.bz2")
+    (here / "vocab.txt").symlink_to(sample_vocab)
+    finished = run(
+        here,
+        *("--n_training_shards", "2"),  # flags reach every stage, and the last one counts
+        WIKI_SOURCE="dump.xml.bz2",
+        BOOKS_SOURCE="my books",
+        VOCAB_FILE="vocab.txt",
+        N_TRAINING_SHARDS=3,
+        N_TEST_SHARDS=1,
+        BERT_PREP_WORKING_DIR="data sets",
+    )
+    assert finished.returncode == 0, finished.stderr
+    corpus, working_dir = "books_wiki_en_corpus", here / "data sets"
+    assert finished.stdout.splitlines()[-2:] == [f"data sets/{HDF5.format(*phase)}/{corpus}" for phase in PHASES]
+    assert "60 articles with prose" in finished.stdout
+    assert "3 books in" in finished.stdout
+    check_phases(working_dir, corpus, BertTokenizer(sample_vocab).vocab_size, 2, 1)
+    documents = documents_per_split(working_dir, corpus)
+    assert len(documents["training"]) + len(documents["test"]) == 63
+    assert not documents["training"] & documents["test"]
+
+
+def test_all_problems_at_once(tmp_path):
+    finished = run(tmp_path, WIKI_SOURCE="no dump", VOCAB_FILE="no vocab", STAGES="download shard create_hdf5_files")
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    lines = finished.stderr.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("error: ") for line in lines)
+    for words in ("BOOKS_SOURCE is empty", "CORPUS=wikicorpus_en", "'no dump'", "'no vocab'", "STAGES holds 'shard'"):
+        assert sum(words in line for line in lines) == 1, words
+    finished = run(tmp_path, CORPUS="wiki", STAGES="sharding")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "CORPUS is 'wiki'" in finished.stderr
+    assert not tree(tmp_path)
+
+
+def test_help(tmp_path):
+    finished = run(tmp_path, "--help", WIKI_SOURCE="x y")
+    assert finished.returncode == 0
+    assert "From raw text to the HDF5 shards" in finished.stdout
+    assert "  WIKI_SOURCE=x y\n" in finished.stdout
+    assert "set -euo" not in finished.stdout
+
+
+def test_a_failing_stage_is_the_last(tmp_path, sample_vocab):
+    dump = (SAMPLE / "wikicorpus_sample.xml.bz2").read_bytes()
+    (tmp_path / "half.xml.bz2").write_bytes(dump[: len(dump) // 2])
+    finished = run(
+        tmp_path,
+        CORPUS="wikicorpus_en",
+        WIKI_SOURCE="half.xml.bz2",
+        VOCAB_FILE=sample_vocab,
+        BERT_PREP_WORKING_DIR=tmp_path / "out",
+    )
+    assert finished.returncode == 2
+    assert "== text_formatting" in finished.stdout
+    assert "== sharding" not in finished.stdout
+    assert finished.stderr.startswith("error: wikiextractor failed")
+    assert len(finished.stderr.splitlines()) == 1
+    assert list(tree(tmp_path / "out")) == ["download/wikicorpus_en/wikicorpus_en.xml.bz2"]
+
+
+def test_real_dump_to_both_phases(tmp_path, reference_data):
+    vocab = reference_data / "bert-base-uncased-vocab.txt"
+    finished = run(
+        tmp_path,
+        CORPUS="wikicorpus_en",
+        WIKI_SOURCE=reference_data / "enwiki-sample-pages-articles.xml.bz2",
+        VOCAB_FILE=vocab,
+        N_TRAINING_SHARDS=8,
+        N_TEST_SHARDS=2,
+        BERT_PREP_WORKING_DIR=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "106 articles extracted" in finished.stdout
+    assert "103 articles with prose" in finished.stdout
+    mean_lengths = check_phases(tmp_path, "wikicorpus_en", 30522, 8, 2)
+    assert 105 < mean_lengths[0] < 125
+    assert 350 < mean_lengths[1] < 460
+    documents = documents_per_split(tmp_path, "wikicorpus_en")
+    assert len(documents["training"]) + len(documents["test"]) == 103
+    assert not documents["training"] & documents["test"]
+    n_sentences = {split: sum(map(str.count, texts, ["\n"] * len(texts))) for split, texts in documents.items()}
+    assert n_sentences["test"] / sum(n_sentences.values()) == pytest.approx(0.2, abs=0.03)
+    formatted = (tmp_path / "formatted_one_article_per_line" / "wikicorpus_en_one_article_per_line.txt").read_text()
+    for crumb in ("{{", "}}", "[[", "]]", "&amp;", "<ref", "\n\n"):
+        assert crumb not in formatted

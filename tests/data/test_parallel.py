@@ -1,0 +1,77 @@
+"""Work in processes: order, bounded look-ahead, and no failure that hangs or passes unnoticed."""
+
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+from data.parallel import TASKS_AHEAD, map_in_processes
+from file_utils import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+
+
+def slow_if_early(number):
+    time.sleep(0.02 if number < 3 else 0)
+    return number, os.getpid()
+
+
+def fail_at_five(number):
+    if number == 5:
+        raise UserError("five is bad")
+    return number
+
+
+def die_at_five(number):
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_order_and_processes():
+    results = list(map_in_processes(slow_if_early, range(40), 2, "counting"))
+    assert [number for number, _ in results] == list(range(40))
+    assert os.getpid() not in {pid for _, pid in results}
+
+
+def test_one_process_is_this_one():
+    assert list(map_in_processes(slow_if_early, [7], 1, "counting")) == [(7, os.getpid())]
+
+
+def test_more_processes_than_tasks_and_no_tasks():
+    assert list(map_in_processes(fail_at_five, [1, 2], 3, "counting")) == [1, 2]
+    assert list(map_in_processes(fail_at_five, [], 2, "counting")) == []
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_tasks_are_taken_as_results_are(n_processes):
+    tasks = itertools.count(10)
+    results = map_in_processes(fail_at_five, tasks, n_processes, "counting")
+    assert [next(results) for _ in range(3)] == [10, 11, 12]
+    results.close()
+    assert next(tasks) <= 13 + n_processes * TASKS_AHEAD
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_exception_of_a_worker_comes_out(n_processes):
+    results = []
+    with pytest.raises(UserError, match=r"^five is bad$"):
+        results.extend(map_in_processes(fail_at_five, range(1000), n_processes, "counting"))
+
+
+def test_exception_of_the_tasks_comes_out():
+    def tasks():
+        yield 1
+        raise UserError("no more tasks")
+
+    with pytest.raises(UserError, match="no more tasks"):
+        list(map_in_processes(fail_at_five, tasks(), 2, "counting"))
+
+
+def test_killed_worker_is_reported_and_nothing_hangs():
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"A process of counting was killed.*smaller --n_processes"):
+        list(map_in_processes(die_at_five, range(1000), 2, "counting"))
+    assert time.monotonic() - start < 20

@@ -1,0 +1,203 @@
+"""The shell scripts as users start them: from another folder, with a wrong configuration, and for real in small."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.metrics import read_log
+from training.pretraining_arguments import parse_arguments
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("data/*.sh"), ROOT / ".ci" / "run"])
+SETTING = re.compile(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:-")
+STARTED_BY_USERS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "data/create_datasets_from_start.sh")
+BIN = Path(sys.executable).parent
+
+
+def settings_of(script):
+    """The variables that a script takes from the environment."""
+    return set(SETTING.findall((ROOT / script).read_text(encoding="utf-8")))
+
+
+def run(script, *arguments, cwd, **variables):
+    """Starts a script with these variables, and no others of its own, in the environment that runs the tests."""
+    taken = {*set().union(*map(settings_of, SCRIPTS)), "BERT_PREP_WORKING_DIR"}
+    environment = {name: value for name, value in os.environ.items() if name not in taken}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    environment |= {"PATH": path, "INSTALL": "0", "OMP_NUM_THREADS": "1"}
+    environment |= {name: str(value) for name, value in variables.items()}
+    command = ["bash", str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def shown_settings(script, cwd, **variables):
+    """What --help says of the configuration."""
+    shown = run(script, "--help", cwd=cwd, **variables)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    return dict(re.findall(r"^  (\w+)=(.*)$", shown.stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_scripts_parse(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_shellcheck_finds_nothing(script):
+    shellcheck = shutil.which("shellcheck", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed; requirements-dev.txt has it")
+    found = subprocess.run([shellcheck, "--external-sources", str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert (found.stdout, found.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("script", STARTED_BY_USERS)
+def test_help_shows_every_setting(script, tmp_path):
+    hidden = {"HDF5_PREFIX", "HDF5_SUFFIX", "PYTHON"}
+    assert settings_of(script) - hidden <= shown_settings(script, tmp_path).keys()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_recipe_is_the_published_one(tmp_path):
+    settings = shown_settings("scripts/run_pretraining.sh", tmp_path)
+    published = {
+        1: {"GLOBAL_BATCH": 65536, "STEPS": 7038, "LEARNING_RATE": 6e-3, "WARMUP": 0.2843},
+        2: {"GLOBAL_BATCH": 32768, "STEPS": 1563, "LEARNING_RATE": 4e-3, "WARMUP": 0.128},
+    }
+    for phase, values in published.items():
+        assert {name: float(settings[f"PHASE{phase}_{name}"]) for name in values} == values
+        assert values["GLOBAL_BATCH"] % int(settings[f"PHASE{phase}_MICRO_BATCH"]) == 0
+    assert (settings["BERT_MODEL"], settings["OPTIMIZER"], settings["SCHEDULE"]) == ("large", "lamb", "poly")
+    # What the script leaves to run_pretraining.py.
+    defaults = parse_arguments(["--input_dir", "a", "--output_dir", "b"])
+    assert (defaults.weight_decay, defaults.max_grad_norm) == (0.01, 1.0)
+
+
+def test_the_default_shards_are_where_the_preparation_writes_them(tmp_path):
+    settings = shown_settings("scripts/run_pretraining.sh", tmp_path, BERT_PREP_WORKING_DIR=tmp_path)
+    for phase, length, predictions in ((1, 128, 20), (2, 512, 80)):
+        command = [sys.executable, ROOT / "data" / "bertPrep.py", "--action", "create_hdf5_files", "--print_output_dir"]
+        command += ["--dataset", settings["DATASET"], "--max_seq_length", str(length)]
+        command += ["--max_predictions_per_seq", str(predictions)]
+        environment = {**os.environ, "BERT_PREP_WORKING_DIR": str(tmp_path)}
+        printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert settings[f"PHASE{phase}_DATA_DIR"] == printed.strip()
+
+
+def test_pretraining_reports_all_that_is_wrong_at_once(tmp_path):
+    (tmp_path / "ckpt_350.pt").touch()
+    wrong = {"PHASE1_MICRO_BATCH": 100, "COMPILE": "yes", "PHASE2_WARMUP": 2, "PHASE2_DATA_DIR": tmp_path / "nowhere"}
+    wrong |= {"OUTPUT_DIR": tmp_path, "PHASE1_STEPS": 200, "PHASE1_DATA_DIR": "none"}
+    ended = run("scripts/run_pretraining.sh", "--max_steps", 5, "--bert_model=base", cwd=tmp_path, **wrong)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    said = [
+        "COMPILE is 'yes'",
+        "PHASE1_GLOBAL_BATCH 65536 is not a multiple of PHASE1_MICRO_BATCH 100",
+        f"{tmp_path} has a checkpoint of step 350 and no ckpt_200.pt",
+        "--max_steps is set by",
+        "--bert_model is set by",
+        "phase 1: There is no data folder none;",
+        "phase 2: --warmup_proportion is 2.0",
+        f"phase 2: There is no data folder {tmp_path}/nowhere;",
+    ]
+    assert [sentence for sentence in said if not any(sentence in line for line in lines)] == []
+    assert len(lines) == len(said)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PHASE1_STEPS": "1e3"}, "PHASE1_STEPS is '1e3'; set it to a whole number"),
+        ({"RUN_PHASE1": 0, "RUN_PHASE2": 0}, "RUN_PHASE1 and RUN_PHASE2 are both off"),
+        ({"RUN_PHASE1": 0, "PHASE2_STEPS": 0}, "ckpt_7038.pt, which phase 2 starts from, is not there"),
+    ],
+)
+def test_pretraining_needs_no_python_to_see_what_is_wrong(variables, sentence, tmp_path):
+    ended = run("scripts/run_pretraining.sh", cwd=tmp_path, OUTPUT_DIR=tmp_path / "out", **variables)
+    assert ended.returncode == 2
+    assert sentence in ended.stderr
+
+
+def test_pretraining_says_how_to_get_pytorch(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "bin").mkdir()
+    shutil.copy(ROOT / "scripts" / "run_pretraining.sh", tmp_path / "scripts")
+    python3 = tmp_path / "bin" / "python3"
+    python3.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    python3.chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    ended = run(tmp_path / "scripts" / "run_pretraining.sh", cwd=tmp_path, PATH=path)
+    assert ended.returncode == 2
+    assert "No Python environment with PyTorch is active" in ended.stderr
+    assert "bash scripts/quickstart.sh" in ended.stderr
+
+
+def test_quickstart_replaces_no_folder_that_is_not_its_own(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    variables = {"OUTPUT_DIR": tmp_path, "VOCAB_FILE": tmp_path / "absent.txt", "VOCAB_SIZE": "many"}
+    ended = run("scripts/quickstart.sh", cwd=tmp_path, **variables)
+    assert ended.returncode == 2
+    assert [line.split()[1] for line in ended.stderr.splitlines()] == ["VOCAB_FILE", "OUTPUT_DIR", "VOCAB_SIZE"]
+    assert (tmp_path / "data" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def steps_by_phase(log):
+    """The steps that were trained, in the order of the log."""
+    steps, phase = {1: [], 2: []}, None
+    for event in read_log(log):
+        if event.get("step") == "PARAMETER":
+            phase = 2 if event["data"]["arguments"]["phase2"] else 1
+        elif isinstance(event.get("step"), list) and event["step"]:
+            steps[phase].append(event["step"][-1])
+    return steps
+
+
+@pytest.mark.slow
+def test_quickstart_and_going_on_from_it(tmp_path):
+    short = {
+        "PHASE1_STEPS": 3,
+        "PHASE2_STEPS": 4,
+        "PHASE1_GLOBAL_BATCH": 8,
+        "PHASE1_MICRO_BATCH": 4,
+        "PHASE2_GLOBAL_BATCH": 2,
+        "PHASE2_MICRO_BATCH": 2,
+        "LOG_FREQ": 1,
+    }
+    output = tmp_path / "quick start"
+    made = {"OUTPUT_DIR": output.name, "N_PROCESSES": 1, "VOCAB_SIZE": 1000}
+    ended = run("scripts/quickstart.sh", "--steps_this_run", 3, cwd=tmp_path, **made, **short)
+    assert ended.returncode == 0, ended.stderr
+    assert re.fullmatch(r"Done in \d+ seconds\. Results: quick start", ended.stdout.splitlines()[-1])
+    rows = re.findall(r"^\| ([12]) +\| +(\d+) \|(.*)\|$", ended.stdout, re.MULTILINE)
+    assert [row[:2] for row in rows] == [("1", "3"), ("2", "3")]
+    cells = [cell.strip().rstrip("%").replace(",", "") for row in rows for cell in row[2].split("|")]
+    assert len([float(cell) for cell in cells]) == 2 * 5  # none is missing
+    vocabulary = (output / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    shape = json.loads((output / "bert_config.json").read_text(encoding="utf-8"))
+    assert shape["vocab_size"] == len(vocabulary) == 1000
+    training = output / "pretraining"
+    assert steps_by_phase(training / "dllogger.json") == {1: [1, 2, 3], 2: [1, 2, 3]}
+
+    # Its second phase stopped a step early. Started again, the script knows that and where.
+    same = {**short, "CONFIG_FILE": output / "bert_config.json", "BERT_PREP_WORKING_DIR": output / "data"}
+    ended = run("scripts/run_pretraining.sh", cwd=tmp_path, OUTPUT_DIR=training, **same)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[0] == f"== phase 1 is done: {training}/ckpt_3.pt"
+    assert ended.stdout.splitlines()[-1] == f"Results: {training}"
+    assert steps_by_phase(training / "dllogger.json") == {1: [1, 2, 3], 2: [1, 2, 3, 4]}
+    assert sorted(path.name for path in training.glob("*.pt")) == ["ckpt_3.pt", "ckpt_6.pt", "ckpt_7.pt"]
+
+    stopped = tmp_path / "stopped"
+    ended = run("scripts/run_pretraining.sh", "--steps_this_run", 1, cwd=tmp_path, OUTPUT_DIR=stopped, **same)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"Stopped before the end of phase 1; start again to go on: {stopped}"
+    assert steps_by_phase(stopped / "dllogger.json") == {1: [1], 2: []}
