@@ -28,7 +28,7 @@ from data.layout import BOOKS, BOTH, DATASETS, WIKIPEDIA, Layout, default_workin
 from data.parallel import map_in_processes
 from data.sharding import ShardingPlan, write_shards
 from data.text_formatting import extract_wikipedia, fetch_local, format_books, format_wikipedia
-from file_utils import Problems, run_main
+from file_utils import Problems, UserError, run_main
 from tokenization import load_vocab
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files")
@@ -50,7 +50,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("text_formatting")
     group.add_argument("--skip_wikiextractor", action="store_true", help="format what was extracted before")
     group = parser.add_argument_group("sharding")
-    group.add_argument("--input_files", nargs="+", help="files with a document per line (default: the formatted ones)")
+    group.add_argument(
+        "--input_files",
+        nargs="+",
+        help="files with a document per line, spaces or commas between (default: the formatted)",
+    )
     group.add_argument("--n_training_shards", type=int, default=256, help="(default: 256)")
     group.add_argument("--n_test_shards", type=int, default=256, help="(default: 256)")
     group.add_argument("--fraction_test_set", type=float, default=0.2, help="share of the sentences (default: 0.2)")
@@ -80,17 +84,34 @@ def check(args: argparse.Namespace) -> InstanceOptions:
     if args.dataset == BOTH and args.action in ("download", "text_formatting"):
         problems.add(f"--action {args.action} takes one corpus at a time; give --dataset {WIKIPEDIA} or {BOOKS}.")
     if not args.print_output_dir:
+        with problems.collect():
+            _check_working_dir(default_working_dir())
         if args.action == "download" and not args.source:
             problems.add(
                 "--action download takes local files so far; give --source a Wikipedia dump or a folder of books."
             )
         if args.action == "create_hdf5_files" and not args.vocab_file:
             problems.add("--action create_hdf5_files needs --vocab_file, the vocabulary to tokenize with.")
-        if args.action == "create_hdf5_files" and args.vocab_file:
-            with problems.collect():
-                load_vocab(args.vocab_file)
+    if args.action == "create_hdf5_files" and args.vocab_file:
+        # With --print_output_dir too: so a script can have everything checked before its first stage.
+        with problems.collect():
+            load_vocab(args.vocab_file)
     problems.raise_if_any()
     return options
+
+
+def _check_working_dir(folder: Path) -> None:
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"Nothing can be written under {folder}, since {existing} is no folder that you may write to; set "
+            "BERT_PREP_WORKING_DIR to one."
+        )
+
+
+def _split_at_commas(names: list[str]) -> list[Path]:
+    """NVIDIA's form of a list of files is one word with commas; a file whose name has a comma is still one."""
+    return [Path(part) for name in names for part in ([name] if Path(name).exists() else name.split(",")) if part]
 
 
 def output_dir(args: argparse.Namespace, layout: Layout, options: InstanceOptions) -> Path:
@@ -135,7 +156,7 @@ def sharding(args: argparse.Namespace, layout: Layout, folder: Path) -> str:
     """Sentences, spread over shards."""
     names = layout.shard_names(args.n_training_shards, args.n_test_shards)
     plan = ShardingPlan(names[: args.n_training_shards], names[args.n_training_shards :], args.fraction_test_set)
-    inputs = [Path(file) for file in args.input_files or layout.formatted_files]
+    inputs = _split_at_commas(args.input_files) if args.input_files else layout.formatted_files
     record = write_shards(inputs, folder, plan, args.n_processes)
     return (
         f"{record['documents']:,} documents, {record['sentences']:,} sentences by {record['sentence_splitter']}, "
@@ -170,7 +191,7 @@ def create_hdf5_files(args: argparse.Namespace, layout: Layout, options: Instanc
         options=options,
         random_seed=args.random_seed,
     )
-    rows = map_in_processes(create, names, args.n_processes, "create_hdf5_files")
+    rows = map_in_processes(create, names, args.n_processes, "create_hdf5_files", task_name=str)
     n_rows = sum(tqdm(rows, total=len(names), unit="shard", desc=f"HDF5, length {options.max_seq_length}"))
     return f"{n_rows:,} training instances in {len(names)} shards in {folder}"
 

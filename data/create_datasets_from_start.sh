@@ -74,10 +74,6 @@ for stage in $STAGES; do
     *) problems+=("STAGES holds '$stage'; its words are download, text_formatting, sharding and create_hdf5_files.") ;;
   esac
 done
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
 
 prepare() { # ACTION DATASET [FLAGS]
   local action=$1 dataset=$2
@@ -87,8 +83,22 @@ prepare() { # ACTION DATASET [FLAGS]
 
 shards=(--n_training_shards "$N_TRAINING_SHARDS" --n_test_shards "$N_TEST_SHARDS"
   --fraction_test_set "$FRACTION_TEST_SET")
-hdf5=("${shards[@]}" --vocab_file "$VOCAB_FILE" --do_lower_case "$DO_LOWER_CASE" --dupe_factor "$DUPE_FACTOR"
+hdf5=("${shards[@]}" --do_lower_case "$DO_LOWER_CASE" --dupe_factor "$DUPE_FACTOR"
   --masked_lm_prob "$MASKED_LM_PROB" --random_seed "$RANDOM_SEED")
+if [[ -f $VOCAB_FILE ]]; then hdf5+=(--vocab_file "$VOCAB_FILE"); fi
+
+# bertPrep.py knows which numbers and vocabularies will do. It is asked now: the last stage begins after hours.
+if ((${#corpora[@]})); then
+  if ! complaints=$(prepare create_hdf5_files "$CORPUS" "${hdf5[@]}" --max_seq_length 128 --print_output_dir "$@" \
+    2>&1 >/dev/null); then
+    mapfile -t found < <(sed -n 's/^.*error: //p' <<<"$complaints")
+    if ((${#found[@]})); then problems+=("${found[@]}"); else problems+=("$complaints"); fi
+  fi
+fi
+if ((${#problems[@]})); then
+  printf 'error: %s\n' "${problems[@]}" >&2
+  exit 2
+fi
 
 for stage in $STAGES; do
   echo "== $stage: $CORPUS"

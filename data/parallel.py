@@ -17,7 +17,11 @@ TASKS_AHEAD = 4  # per process: enough to keep them busy, few enough that result
 
 
 def map_in_processes(
-    function: Callable[[Task], Result], tasks: Iterable[Task], n_processes: int, stage: str
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    n_processes: int,
+    stage: str,
+    task_name: Callable[[Task], str] | None = None,
 ) -> Iterator[Result]:
     """`function` of each task, in the tasks' order, whatever the number of processes; 1 computes in this one.
 
@@ -25,6 +29,7 @@ def map_in_processes(
 
     Args:
         stage: what is being done, for the message when a worker dies.
+        task_name: what to call a task there; the message then names those that were being worked on.
 
     Raises:
         UserError: a worker was killed.
@@ -35,18 +40,27 @@ def map_in_processes(
         return
     with concurrent.futures.ProcessPoolExecutor(n_processes) as pool:
         tasks = iter(tasks)
-        pending: list[concurrent.futures.Future] = []
+        pending: list[tuple[Task, concurrent.futures.Future]] = []
         try:
             while True:
                 while len(pending) < n_processes * TASKS_AHEAD and (task := next(tasks, None)) is not None:
-                    pending.append(pool.submit(function, task))
+                    pending.append((task, pool.submit(function, task)))
                 if not pending:
                     return
-                yield pending.pop(0).result()
+                result = pending[0][1].result()
+                del pending[0]
+                yield result
         except BrokenProcessPool as error:
+            # The pool does not say which task died; tasks are begun in order, so it is among the first unfinished.
+            begun = [task for task, future in pending if not _is_finished(future)][:n_processes]
+            at_work = f" at work on {' or '.join(map(task_name, begun))}" if task_name else ""
             raise UserError(
-                f"A process of {stage} was killed, most likely by the system for lack of memory; start it again with a "
-                "smaller --n_processes."
+                f"A process of {stage}{at_work} was killed, most likely by the system for lack of memory; start it "
+                "again with a smaller --n_processes."
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _is_finished(future: concurrent.futures.Future) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

@@ -1,6 +1,7 @@
 """The command line of the data preparation: NVIDIA's flags and folders, and all errors in one list before any work."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,46 @@ def test_own_files_can_be_sharded(working_dir, capsys):
     folder = Layout(working_dir, "wikicorpus_en").sharded(2, 1, 0.2)
     assert f"12 documents, 36 sentences by {splitter_name()}" in capsys.readouterr().out
     assert len(list(folder.glob("*.txt"))) == 3
+
+
+def test_input_files_may_be_separated_by_commas(working_dir, capsys):
+    """As NVIDIA's flag wants them; a name that has a comma is still one file."""
+    for name in ("a.txt", "b.txt", "c,d.txt"):
+        lines = [f"Document {i} of {name} begins. It ends." for i in range(4)]
+        (working_dir / name).write_text("\n".join(lines), encoding="utf-8")
+    files = [f"{working_dir}/a.txt,{working_dir}/b.txt", f"{working_dir}/c,d.txt"]
+    main([*flags("sharding", "wikicorpus_en", "--input_files", *files), *TWO_AND_ONE])
+    assert "12 documents, 24 sentences" in capsys.readouterr().out
+
+
+def test_working_dir_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(tmp_path / "file" / "new"))
+    (sentence,) = sentences_of(flags("download", "bookscorpus", "--source", tmp_path / "file"))
+    assert f"Nothing can be written under {tmp_path}/file/new, since {tmp_path}/file is no folder" in sentence
+    main(flags("download", "bookscorpus", "--print_output_dir"))  # finding data needs no right to write
+    assert capsys.readouterr().out.strip() == f"{tmp_path}/file/new/download/bookscorpus"
+
+
+def test_vocabulary_is_checked_where_only_the_folder_is_asked_for(working_dir):
+    (working_dir / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nword\n", encoding="utf-8")
+    (sentence,) = sentences_of(hdf5_flags(working_dir / "vocab.txt", "--print_output_dir"))
+    assert "vocab.txt lacks [MASK]" in sentence
+
+
+def kill_at_training_1(name, **_):
+    if name.endswith("training_1"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_shard_of_a_killed_process_is_named(working_dir, sharded, monkeypatch):
+    monkeypatch.setattr("data.bertPrep._create_named_shard", kill_at_training_1)
+    (sentence,) = sentences_of(hdf5_flags(sharded, "--n_processes", "2"))
+    assert "create_hdf5_files at work on" in sentence
+    assert "bookscorpus_training_1" in sentence
+    assert "smaller --n_processes" in sentence
 
 
 def test_help_explains(capsys):

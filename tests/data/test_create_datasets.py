@@ -131,6 +131,26 @@ def test_all_problems_at_once(tmp_path):
     assert not tree(tmp_path)
 
 
+def test_numbers_and_vocabulary_are_checked_before_the_first_stage(tmp_path, sample_vocab):
+    """What only the last stages use, and what only bertPrep.py knows; the sources' problems come in the same list."""
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text(sample_vocab.read_text(encoding="utf-8").replace("[MASK]\n", ""), encoding="utf-8")
+    numbers = {"N_TRAINING_SHARDS": 0, "FRACTION_TEST_SET": 2, "DUPE_FACTOR": 0, "VOCAB_FILE": vocab}
+    dump = SAMPLE / "wikicorpus_sample.xml.bz2"
+    finished = run(tmp_path, WIKI_SOURCE=dump, BOOKS_SOURCE="no books", BERT_PREP_WORKING_DIR=tmp_path / "o", **numbers)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    lines = finished.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    for words in ("'no books'", "--n_training_shards 0", "--fraction_test_set 2", "--dupe_factor 0", "lacks [MASK]"):
+        assert sum(words in line for line in lines) == 1, (words, lines)
+    assert len(lines) == 5
+
+    finished = run(tmp_path, CORPUS="wikicorpus_en", WIKI_SOURCE=dump, VOCAB_FILE=sample_vocab, N_TEST_SHARDS="many")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == "error: argument --n_test_shards: invalid int value: 'many'\n"
+    assert not (tmp_path / "o").exists()
+
+
 def test_help(tmp_path):
     finished = run(tmp_path, "--help", WIKI_SOURCE="x y")
     assert finished.returncode == 0
