@@ -1,7 +1,7 @@
 """BERT over flat tokens.
 
 There is no (batch, sequence) rectangle inside: a batch is a run of T tokens and `cu_seqlens`, the cumulative sequence
-lengths, so padding costs nothing and full-length benchmarks run the very same code. `PaddedBertModel` serves those who
+lengths, so padding costs nothing and full-length benchmarks run the very same code. padded_model.py serves those who
 have rectangles. The heads compute only what is asked: the masked-LM head sees the masked positions alone.
 
 Precision is explicit. Parameters are fp32, always; the embeddings hand their output over in `compute_dtype`, and each
@@ -30,7 +30,6 @@ from configuration import BertConfig
 from kernels.attention import default_backend, variable_length_attention
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.layers import LayerNorm, Linear, activation_function
-from kernels.padding import pad, unpad
 
 
 class BertEmbeddings(nn.Module):
@@ -384,38 +383,6 @@ class BertForQuestionAnswering(nn.Module):
         hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
         start_logits, end_logits = self.qa_outputs(hidden_states).float().unbind(1)
         return start_logits, end_logits
-
-
-class PaddedBertModel(nn.Module):
-    """A `BertModel` for (B, S) tensors: flattens, runs, and puts the outputs back.
-
-    Counting the tokens waits for the device, once a call; the flat layout itself does not.
-    """
-
-    def __init__(self, bert: BertModel):
-        super().__init__()
-        self.bert = bert
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B, S, H), zero at padding, and the pooled first tokens (B, H) if there is a pooler.
-
-        Args:
-            input_ids: (B, S) integers.
-            attention_mask: (B, S), non-zero at tokens, anywhere in the row; None: all are tokens.
-            token_type_ids: (B, S); None: all zero.
-        """
-        batch_size, max_seqlen = input_ids.shape
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        indices = mask.flatten().nonzero().squeeze(1)
-        cu_seqlens = F.pad((mask != 0).sum(1).cumsum(0), (1, 0)).int()
-        hidden_states = self.bert(
-            unpad(input_ids, indices), unpad(types, indices), indices % max_seqlen, cu_seqlens, max_seqlen
-        )
-        pooled = None if self.bert.pooler is None else self.bert.pool(hidden_states, cu_seqlens, batch_size)
-        return pad(hidden_states, indices, batch_size, max_seqlen), pooled
 
 
 def compile_regions(model: nn.Module) -> None:

@@ -48,6 +48,7 @@ def seconds_of_ours(shards: list[Path], vocab_file: str, max_seq_length: int, ma
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", nargs="+", type=Path, help="text shards: a sentence per line")
     parser.add_argument("--vocab_file", required=True)

@@ -78,6 +78,7 @@ def write_shards(folder: Path, n_files: int, rows_per_file: int, max_seq_length:
 
 
 def read_per_sample(files: Sequence[Path], batch_size: int) -> Iterator[list[torch.Tensor]]:
+    """Batches of the naive loader, sample by sample, for ever."""
     for file in itertools.cycle(files):
         dataset = PerSampleDataset(file)
         sampler = torch.utils.data.RandomSampler(dataset)
@@ -97,6 +98,7 @@ def rate(batches: Iterator, batch_size: int, seconds: float) -> float:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -113,6 +115,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
     args = parse_arguments(arguments)
     if min(args.batch_size, args.files, args.rows, args.repeats) < 1:
         raise UserError("--batch_size, --files, --rows and --repeats take at least 1.")

@@ -36,6 +36,7 @@ MATRIX_SIZE = 8192
 
 
 def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny")
     parser.add_argument("--batch_size", type=int, default=32, help="sequences per step (default: 32)")
@@ -52,6 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def our_step(args, config, batch, device, precision) -> Callable[[], None]:
+    """One step of our model on the batch, as a function to call again and again."""
     torch.manual_seed(0)
     model = BertForPreTraining(config).to(device)
     model.bert.compute_dtype = precision.compute_dtype
@@ -73,6 +75,7 @@ def our_step(args, config, batch, device, precision) -> Callable[[], None]:
 
 
 def hugging_face_step(args, config, batch, device, precision) -> Callable[[], None]:
+    """The same for Hugging Face's model."""
     import transformers
 
     torch.manual_seed(0)
@@ -141,6 +144,7 @@ def matrix_product_tflops(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def main() -> None:
+    """Measure and print."""
     args = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision(args.precision, device)

@@ -99,6 +99,7 @@ def text_files(inputs: Sequence[str]) -> list[Path]:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--input_files", nargs="+", required=True, help="UTF-8 text files, or folders of .txt files")
     parser.add_argument("--vocab_file", required=True, help="the vocab.txt to write, one token per line")
@@ -114,6 +115,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Train a vocabulary."""
     args = parse_arguments(arguments)
     counts = count_words(text_files(args.input_files), bool(args.do_lower_case))
     if not counts:

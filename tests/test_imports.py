@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "training": {"training", "optimization", "file_utils"},
     "data": {"data", "tokenization", "file_utils"},
     "modeling": {"configuration", "kernels", "file_utils"},
+    "padded_model": {"modeling", "kernels"},
     "pretraining_setup": {"configuration", "data", "kernels", "modeling", "tokenization", "training", "file_utils"},
 }
 ENTRIES = {"run_pretraining", "run_squad", "benchmark", "scripts"}

@@ -15,8 +15,8 @@ from modeling import (
     BertForQuestionAnswering,
     BertModel,
     LayerNorm,
-    PaddedBertModel,
 )
+from padded_model import PaddedBertModel
 
 VOCAB = 101  # not a multiple of 8, so that the padding of the vocabulary takes part
 SHAPE = {
