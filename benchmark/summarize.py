@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""A table of what the logs of pre-training say: one row for each phase in each log.
+
+  python3 benchmark/summarize.py results/pretraining/dllogger.json [LOG ...]
+
+A log holds every start of its run, one after the other. A row is about the run as it stands: where training went on
+from a checkpoint, the steps after that checkpoint count as they were made the second time. The throughput is that of
+the last start that measured one, the accuracy that of the evaluation after the last step.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Run as a script, Python's path holds benchmark/ and not the root.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from file_utils import Problems, UserError, run_main
+from training.metrics import read_log
+
+HEADER = (
+    "phase",
+    "steps",
+    "loss at start",
+    "loss at end",
+    "held-out masked-token accuracy",
+    "sequences/s",
+    "tokens/s",
+)
+MISSING = "-"
+
+
+@dataclasses.dataclass
+class Phase:
+    """What the log says of one phase, as it stands after the lines read so far."""
+
+    losses: dict[int, float | None] = dataclasses.field(default_factory=dict)
+    """Mean training loss by optimizer step of the phase; None where a line has none."""
+    throughput: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scores: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def start(self, first_step: int) -> None:
+        """A process starts on this phase, with `first_step` steps behind it."""
+        self.losses = {step: loss for step, loss in self.losses.items() if step <= first_step}
+        if first_step == 0:
+            self.throughput, self.scores = {}, {}
+
+    def add_step(self, step: int, data: dict[str, Any]) -> None:
+        self.losses[step] = number(data.get("average_loss"))
+        self.scores = {}  # they were of weights that have been trained further
+
+    def add_summary(self, data: dict[str, Any]) -> None:
+        if "sequences_per_second" in data:
+            self.throughput = data
+        if "eval_mlm_accuracy" in data:
+            self.scores = data
+
+    def cells(self) -> list[str]:
+        """The row, without the phase's number."""
+        known = [loss for _, loss in sorted(self.losses.items()) if loss is not None]
+        return [
+            f"{max(self.losses):,}",
+            text(known[0] if known else None, ".3f"),
+            text(known[-1] if known else None, ".3f"),
+            text(number(self.scores.get("eval_mlm_accuracy")), ".1%"),
+            text(number(self.throughput.get("sequences_per_second")), ",.1f"),
+            text(number(self.throughput.get("tokens_per_second")), ",.0f"),
+        ]
+
+
+def number(value: Any) -> float | None:
+    """A logged value; NaN and the infinities are strings there. None for anything that is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def text(value: float | None, form: str) -> str:
+    """A cell of the table."""
+    if value is None:
+        return MISSING
+    return format(value, form) if math.isfinite(value) else str(value)
+
+
+def read_phases(path: str | Path) -> dict[int, Phase]:
+    """The phases in a log that have steps, by number. Runs that only evaluated are left out.
+
+    Raises:
+        UserError: the file cannot be read, is not a log, or has no steps.
+    """
+    try:
+        events = read_log(path)
+    except OSError as error:
+        raise UserError(f"the log {path} cannot be read ({error.strerror}); give a dllogger.json.") from error
+    if not events:
+        raise UserError(f"{path} has no DLLogger line; give the dllogger.json of a run.")
+    phases: dict[int, Phase] = {}
+    current: Phase | None = phases.setdefault(1, Phase())
+    for event in events:
+        step, data = event.get("step"), event.get("data")
+        if event.get("type") != "LOG" or not isinstance(data, dict):
+            continue
+        if step == "PARAMETER":
+            current = _phase_that_starts(phases, data)
+        elif current is not None and step == []:
+            current.add_summary(data)
+        elif current is not None and isinstance(step, list | int):
+            current.add_step(step[-1] if isinstance(step, list) else step, data)
+    phases = {phase: found for phase, found in sorted(phases.items()) if found.losses}
+    if not phases:
+        raise UserError(f"{path} has no optimizer step; the run ended before its first, or only evaluated.")
+    return phases
+
+
+def _phase_that_starts(phases: dict[int, Phase], parameters: dict[str, Any]) -> Phase | None:
+    arguments = parameters.get("arguments", {})
+    if not arguments.get("do_train", True):
+        return None
+    phase = phases.setdefault(2 if arguments.get("phase2") else 1, Phase())
+    phase.start(parameters.get("first_step", 0))
+    return phase
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown that lines up as plain text too; the first column at the left, numbers at the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
+
+    return "\n".join(line(cells) for cells in (header, rule, *rows))
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", nargs="+", metavar="LOG", help="the dllogger.json of a run")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    problems = Problems()
+    rows = []
+    for log in args.logs:
+        with problems.collect():
+            rows += [[log, str(phase), *found.cells()] for phase, found in read_phases(log).items()]
+    problems.raise_if_any()
+    if len(args.logs) == 1:
+        print(markdown_table(HEADER, [row[1:] for row in rows]))
+    else:
+        print(markdown_table(("log", *HEADER), rows))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# The whole job in small: the embedded sample corpus to HDF5, and a tiny BERT pre-trained on it through both phases, on
+# the GPU if there is one, else on the CPU.
+#
+#   bash scripts/quickstart.sh
+#   VOCAB_FILE=vocab.txt OUTPUT_DIR=/tmp/quickstart bash scripts/quickstart.sh
+#
+# Without an active Python environment it makes .venv in the project's folder; it installs requirements.txt either way
+# (INSTALL=0: it does not). Extra flags go to run_pretraining.py.
+#
+# Each start begins anew and replaces what an earlier quickstart left in OUTPUT_DIR.
+set -euo pipefail
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/quickstart}
+VOCAB_FILE=${VOCAB_FILE:-}                     # an uncased vocabulary; empty: one is trained on the sample
+VOCAB_SIZE=${VOCAB_SIZE:-2000}                 # tokens of the vocabulary that is trained
+N_PROCESSES=${N_PROCESSES:-$(nproc)}           # for the data preparation
+
+# The sample is far too small to learn a language from: these make the losses fall visibly in a minute on two cores.
+export BERT_MODEL=tiny
+export PHASE1_GLOBAL_BATCH=${PHASE1_GLOBAL_BATCH:-32} PHASE2_GLOBAL_BATCH=${PHASE2_GLOBAL_BATCH:-8}
+export PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-32} PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-8}
+export PHASE1_STEPS=${PHASE1_STEPS:-300} PHASE2_STEPS=${PHASE2_STEPS:-75}
+export PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-1.2e-2} PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-1.2e-2}
+export LOG_FREQ=${LOG_FREQ:-25}
+
+# On a machine that does other things too, CPU threads that wait by spinning make training several times slower.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+  sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+  echo
+  echo "Variables and their values now:"
+  for name in OUTPUT_DIR VOCAB_FILE VOCAB_SIZE N_PROCESSES INSTALL PYTHON \
+    PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE} LOG_FREQ; do
+    echo "  $name=${!name}"
+  done
+  exit 0
+fi
+
+SAMPLE=$PROJECT_DIR/data/sample
+MARK=$OUTPUT_DIR/.quickstart # says that the folder is a quickstart's, so that replacing it loses nothing of yours
+LOG=$OUTPUT_DIR/pretraining/dllogger.json
+
+problems=()
+if [[ -n $VOCAB_FILE && ! -f $VOCAB_FILE ]]; then
+  problems+=("VOCAB_FILE is '$VOCAB_FILE', and there is no such file; correct it, or leave it empty to train one.")
+fi
+if [[ -e $OUTPUT_DIR && ! -f $MARK && (! -d $OUTPUT_DIR || -n $(ls -A "$OUTPUT_DIR")) ]]; then
+  problems+=("OUTPUT_DIR $OUTPUT_DIR is there and no earlier quickstart made it; choose another folder.")
+fi
+for name in VOCAB_SIZE N_PROCESSES; do
+  [[ ${!name} =~ ^[1-9][0-9]*$ ]] || problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
+done
+if ((${#problems[@]})); then
+  printf 'error: %s\n' "${problems[@]}" >&2
+  exit 2
+fi
+
+use_environment requirements.txt
+SECONDS=0 # installation does not count
+
+mkdir -p "$OUTPUT_DIR"
+touch "$MARK"
+rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/vocab.txt" "$OUTPUT_DIR/bert_config.json"
+
+prepare() { # STAGES
+  CORPUS=$DATASET STAGES=$1 WIKI_SOURCE=$SAMPLE/wikicorpus_sample.xml.bz2 BOOKS_SOURCE=$SAMPLE/books \
+    VOCAB_FILE=$VOCAB_FILE DO_LOWER_CASE=1 N_PROCESSES=$N_PROCESSES PYTHON=python3 \
+    N_TRAINING_SHARDS=4 N_TEST_SHARDS=1 FRACTION_TEST_SET=0.1 DUPE_FACTOR=5 MASKED_LM_PROB=0.15 RANDOM_SEED=12345 \
+    bash "$PROJECT_DIR/data/create_datasets_from_start.sh"
+}
+
+export DATASET=books_wiki_en_corpus BERT_PREP_WORKING_DIR=$OUTPUT_DIR/data
+prepare "download text_formatting sharding"
+if [[ -z $VOCAB_FILE ]]; then
+  VOCAB_FILE=$OUTPUT_DIR/vocab.txt
+  echo "== vocabulary"
+  python3 "$PROJECT_DIR/data/train_vocab.py" --vocab_size "$VOCAB_SIZE" --vocab_file "$VOCAB_FILE" \
+    --input_files "$BERT_PREP_WORKING_DIR/formatted_one_article_per_line"
+fi
+prepare create_hdf5_files
+
+PYTHONPATH=$PROJECT_DIR python3 - "$PROJECT_DIR/bert_configs/tiny.json" "$VOCAB_FILE" "$OUTPUT_DIR/bert_config.json" <<'PYTHON_END'
+import json
+import sys
+from pathlib import Path
+
+from file_utils import atomic_write
+from tokenization import load_vocab
+
+shape, vocab_file, output = sys.argv[1:]
+config = json.loads(Path(shape).read_text(encoding="utf-8"))
+config["vocab_size"] = len(load_vocab(vocab_file))
+with atomic_write(output) as file:
+    json.dump(config, file, indent=2)
+PYTHON_END
+
+unset PHASE1_DATA_DIR PHASE2_DATA_DIR INIT_CHECKPOINT
+env OUTPUT_DIR="$OUTPUT_DIR/pretraining" CONFIG_FILE="$OUTPUT_DIR/bert_config.json" EVALUATE=1 RUN_PHASE1=1 RUN_PHASE2=1 \
+  bash "$PROJECT_DIR/scripts/run_pretraining.sh" --vocab_file "$VOCAB_FILE" "$@"
+
+echo
+python3 "$PROJECT_DIR/benchmark/summarize.py" "$LOG"
+echo
+echo "Done in $SECONDS seconds. Results: $OUTPUT_DIR"

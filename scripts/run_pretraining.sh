@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# Pre-train BERT on one GPU: phase 1 at sequence length 128, then phase 2 at 512, by NVIDIA's recipe for BERT-large.
+#
+#   bash scripts/run_pretraining.sh
+#   COMPILE=1 OUTPUT_DIR=results/compiled bash scripts/run_pretraining.sh --max_grad_norm 0.5
+#
+# It trains on the shards that data/create_datasets_from_start.sh makes. The configuration stands below; edit it, or set
+# it in the environment. Extra flags go to run_pretraining.py in both phases.
+#
+# OUTPUT_DIR is the run. Started again with the same folder, the script goes on after the newest checkpoint there, in
+# whichever phase that is; it never starts over in a folder that has checkpoints. For a new run choose a new folder.
+# Checkpoints of another model, optimizer, seed or amount of data are refused. Batches, rates, steps and precision that
+# were changed count from the checkpoint on.
+set -euo pipefail
+
+PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/pretraining}   # checkpoints, and the log dllogger.json
+RUN_PHASE1=${RUN_PHASE1:-1}                     # 0: leave phase 1 out
+RUN_PHASE2=${RUN_PHASE2:-1}                     # 0: leave phase 2 out
+
+BERT_MODEL=${BERT_MODEL:-large}                 # tiny, base or large
+CONFIG_FILE=${CONFIG_FILE:-}                    # a bert_config.json instead
+INIT_CHECKPOINT=${INIT_CHECKPOINT:-}            # weights that a new run starts from; empty: random ones
+PRECISION=${PRECISION:-}                        # bf16, tf32 or fp32; empty: bf16 on GPUs that have it, else fp32
+COMPILE=${COMPILE:-0}                           # 1: fuse element-wise work with torch.compile
+OPTIMIZER=${OPTIMIZER:-lamb}
+SCHEDULE=${SCHEDULE:-poly}
+SEED=${SEED:-42}                                # of initialisation, dropout and the order of the data
+
+LOG_FREQ=${LOG_FREQ:-1}                         # optimizer steps from one log line to the next
+STEPS_PER_CHECKPOINT=${STEPS_PER_CHECKPOINT:-100}
+KEEP_CHECKPOINTS=${KEEP_CHECKPOINTS:-3}         # newest ones of each phase that are kept
+EVALUATE=${EVALUATE:-0}                         # 1: score the test shards at the end of each phase
+
+DATASET=${DATASET:-books_wiki_en_corpus}        # wikicorpus_en, bookscorpus, or books_wiki_en_corpus for both
+HDF5_PREFIX=${BERT_PREP_WORKING_DIR:-$PROJECT_DIR/data}/hdf5_lower_case_1_seq_len
+HDF5_SUFFIX=masked_lm_prob_0.15_random_seed_12345_dupe_factor_5/$DATASET
+
+# A global batch is what one optimizer step takes, a micro-batch what the GPU holds at once: BERT-large takes 32 GiB of
+# GPU memory with these in bf16. Halve the micro-batches on smaller GPUs; the result of training stays the same.
+PHASE1_DATA_DIR=${PHASE1_DATA_DIR:-${HDF5_PREFIX}_128_max_pred_20_$HDF5_SUFFIX}
+PHASE1_GLOBAL_BATCH=${PHASE1_GLOBAL_BATCH:-65536}
+PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-256}
+PHASE1_STEPS=${PHASE1_STEPS:-7038}
+PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-6e-3}
+PHASE1_WARMUP=${PHASE1_WARMUP:-0.2843}
+
+PHASE2_DATA_DIR=${PHASE2_DATA_DIR:-${HDF5_PREFIX}_512_max_pred_80_$HDF5_SUFFIX}
+PHASE2_GLOBAL_BATCH=${PHASE2_GLOBAL_BATCH:-32768}
+PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-64}
+PHASE2_STEPS=${PHASE2_STEPS:-1563}
+PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-4e-3}
+PHASE2_WARMUP=${PHASE2_WARMUP:-0.128}
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  echo
+  echo "Variables and their values now:"
+  for name in OUTPUT_DIR RUN_PHASE1 RUN_PHASE2 BERT_MODEL CONFIG_FILE INIT_CHECKPOINT PRECISION COMPILE OPTIMIZER \
+    SCHEDULE SEED LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS EVALUATE DATASET \
+    PHASE{1,2}_{DATA_DIR,GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE,WARMUP}; do
+    echo "  $name=${!name}"
+  done
+  exit 0
+fi
+
+problems=()
+
+for name in RUN_PHASE1 RUN_PHASE2 COMPILE EVALUATE; do
+  [[ ${!name} == [01] ]] || problems+=("$name is '${!name}'; set it to 1 or 0.")
+done
+all_numbers=1
+for name in PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS} LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS; do
+  if [[ ! ${!name} =~ ^[1-9][0-9]*$ ]]; then
+    problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
+    all_numbers=0
+  fi
+done
+if ((all_numbers)); then
+  for phase in 1 2; do
+    global=PHASE${phase}_GLOBAL_BATCH micro=PHASE${phase}_MICRO_BATCH
+    ((${!global} % ${!micro} == 0)) \
+      || problems+=("$global ${!global} is not a multiple of $micro ${!micro}; choose a micro-batch that divides it.")
+  done
+fi
+
+phases=()
+[[ $RUN_PHASE1 != 1 ]] || phases+=(1)
+[[ $RUN_PHASE2 != 1 ]] || phases+=(2)
+((${#phases[@]})) || problems+=("RUN_PHASE1 and RUN_PHASE2 are both off; switch one on.")
+
+phase1_end=$OUTPUT_DIR/ckpt_$PHASE1_STEPS.pt
+newest=0 # step of the newest checkpoint, counted over both phases
+for file in "$OUTPUT_DIR"/ckpt_*.pt; do
+  step=${file##*/ckpt_} step=${step%.pt}
+  if [[ $step =~ ^[1-9][0-9]*$ ]] && ((step > newest)); then newest=$step; fi
+done
+if [[ $RUN_PHASE1$RUN_PHASE2 == 01 && ! -f $phase1_end ]]; then
+  problems+=("$phase1_end, which phase 2 starts from, is not there; run phase 1, or correct OUTPUT_DIR or PHASE1_STEPS.")
+elif [[ $RUN_PHASE2 == 1 && ! -f $phase1_end ]] && ((all_numbers && newest > PHASE1_STEPS)); then
+  problems+=("$OUTPUT_DIR has a checkpoint of step $newest and no ckpt_$PHASE1_STEPS.pt, so its phase 1 had another number of steps than PHASE1_STEPS; correct that, or choose another OUTPUT_DIR.")
+fi
+
+phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the array `flags`
+  local length=128 predictions=20
+  if [[ $1 == 2 ]]; then length=512 predictions=80; fi
+  local data=PHASE$1_DATA_DIR global=PHASE$1_GLOBAL_BATCH micro=PHASE$1_MICRO_BATCH steps=PHASE$1_STEPS
+  local rate=PHASE$1_LEARNING_RATE warmup=PHASE$1_WARMUP
+  flags=(--do_train --input_dir "${!data}" --output_dir "$OUTPUT_DIR"
+    --max_seq_length "$length" --max_predictions_per_seq "$predictions"
+    --train_batch_size "${!global}" --gradient_accumulation_steps "$((${!global} / ${!micro}))"
+    --max_steps "${!steps}" --learning_rate "${!rate}" --warmup_proportion "${!warmup}"
+    --optimizer "$OPTIMIZER" --schedule "$SCHEDULE" --seed "$SEED" --log_freq "$LOG_FREQ"
+    --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT" --keep_checkpoints "$KEEP_CHECKPOINTS")
+  if [[ -n $CONFIG_FILE ]]; then flags+=(--config_file "$CONFIG_FILE"); else flags+=(--bert_model "$BERT_MODEL"); fi
+  if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
+  if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
+  if [[ $EVALUATE == 1 ]]; then flags+=(--eval_dir "${!data}"); fi
+  if [[ $1 == 1 && -n $INIT_CHECKPOINT && $newest == 0 ]]; then
+    flags+=(--init_checkpoint "$INIT_CHECKPOINT")
+  else
+    flags+=(--resume_from_checkpoint)
+  fi
+  if [[ $1 == 2 ]]; then flags+=(--phase2 --phase1_end_step "$PHASE1_STEPS"); fi
+}
+
+if ((all_numbers)); then
+  phase_flags 2
+  taken=" ${flags[*]} --bert_model --config_file --init_checkpoint "
+  for given in "$@"; do
+    if [[ $given == --* && $taken == *" ${given%%=*} "* ]]; then
+      problems+=("${given%%=*} is set by the configuration of ${BASH_SOURCE[0]}; change it there.")
+    fi
+  done
+fi
+
+has_torch() {
+  python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null
+}
+
+phase_problems() { # PHASE [FLAGS]: what run_pretraining.py finds wrong with a phase, to `problems`
+  local phase=$1 found line
+  shift
+  phase_flags "$phase"
+  found=$(python3 "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" --check_only 2>&1 >/dev/null) && return
+  if [[ $found != *"error: "* ]]; then # no complaint of ours, so something broke
+    problems+=("phase $phase: $found")
+    return
+  fi
+  while IFS= read -r line; do
+    # A batch that does not divide was reported above, by the variables' names.
+    if [[ $line == *"error: "* && $line != *"--gradient_accumulation_steps"* ]]; then
+      problems+=("phase $phase: ${line#*error: }")
+    fi
+  done <<<"$found"
+}
+
+if ! has_torch && [[ -f $PROJECT_DIR/.venv/bin/activate ]]; then
+  # shellcheck disable=SC1091  # made by scripts/environment.sh
+  source "$PROJECT_DIR/.venv/bin/activate"
+fi
+if ! has_torch; then
+  problems+=("No Python environment with PyTorch is active and $PROJECT_DIR/.venv has none; activate one with requirements.txt installed, or let 'bash scripts/quickstart.sh' make .venv.")
+elif ((all_numbers)); then
+  # Both phases before the first, or a slip in phase 2 would show days later.
+  for phase in "${phases[@]}"; do phase_problems "$phase" "$@"; done
+fi
+if [[ $RUN_PHASE1$RUN_PHASE2 == 11 ]]; then
+  for given in "$@"; do
+    case $given in
+      --skip_checkpoint | --resume_step | --resume_step=* | --resume_phase2)
+        problems+=("${given%%=*} makes sense in one phase only; run one (RUN_PHASE1=0 or RUN_PHASE2=0), or leave it out.") ;;
+    esac
+  done
+fi
+if ((${#problems[@]})); then
+  printf 'error: %s\n' "${problems[@]}" >&2
+  exit 2
+fi
+
+for phase in "${phases[@]}"; do
+  # A checkpoint of phase 2 says that phase 1 is done, its evaluation included.
+  if [[ $phase == 1 && $RUN_PHASE2 == 1 ]] && ((newest > PHASE1_STEPS)); then
+    echo "== phase 1 is done: $phase1_end"
+    continue
+  fi
+  if [[ $phase == 2 && ! -f $phase1_end ]]; then
+    echo "Stopped before the end of phase 1; start again to go on: $OUTPUT_DIR"
+    exit 0
+  fi
+  echo "== phase $phase"
+  phase_flags "$phase"
+  python3 "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@"
+done
+echo "Results: $OUTPUT_DIR"

@@ -1,0 +1,173 @@
+"""README.md and docs/ are true of the tree: their commands parse; their files, links, flags and variables exist."""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import benchmark.loader
+import benchmark.summarize
+import benchmark.training_step
+import data.bertPrep
+import data.create_pretraining_data
+import data.train_vocab
+import training.pretraining_arguments
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
+SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_tests.sh")
+PREPARATION = "data/create_datasets_from_start.sh"
+
+PARSERS = {
+    "run_pretraining.py": training.pretraining_arguments.parse_arguments,
+    "benchmark/training_step.py": benchmark.training_step.parse_arguments,
+    "benchmark/summarize.py": benchmark.summarize.parse_arguments,
+    "benchmark/loader.py": benchmark.loader.parse_arguments,
+    "data/bertPrep.py": data.bertPrep.parse_arguments,
+    "data/create_pretraining_data.py": data.create_pretraining_data.parse_arguments,
+    "data/train_vocab.py": data.train_vocab.parse_arguments,
+}
+# Named as what is not there, or as belonging to others.
+FOREIGN_FLAGS = {"--help", "--external-sources"}
+# Read by Python code, whichever script starts it.
+VARIABLES_OF_PYTHON = {"BERT_PREP_WORKING_DIR", "BERT_REFERENCE_DATA", "OMP_NUM_THREADS"}
+
+
+def known_flags():
+    """Every flag that some entry takes."""
+    sources = [*ROOT.glob("training/*.py"), *ROOT.glob("benchmark/*.py"), *ROOT.glob("data/*.py")]
+    return FOREIGN_FLAGS.union(*(re.findall(r'"(--[a-zA-Z][\w-]*)"', path.read_text("utf-8")) for path in sources))
+
+
+def known_variables(script):
+    """What a script takes from the environment, with what the scripts that it starts take."""
+    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "scripts" / "environment.sh").read_text("utf-8")
+    return set(re.findall(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:-", text)) | VARIABLES_OF_PYTHON
+
+
+def command_lines(document):
+    """The commands in fenced `sh` blocks and in indented ones, each on one line."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", document, re.MULTILINE | re.DOTALL)
+    blocks += re.findall(r"(?:^    (?:python3|bash|[A-Z_]+=).*\n(?:^     .*\n)*)", document, re.MULTILINE)
+    joined = re.sub(r"\\\n\s*", "", "\n".join(blocks))
+    return [line.strip() for line in joined.splitlines() if line.strip()]
+
+
+def complaint_about_command(command):
+    """What is wrong with a command line as a user would copy it, or None."""
+    # Optional parts are written in brackets; a command is tried with them.
+    command = re.sub(r"\[((?:--|[A-Z]).*?)\]", r"\1", command).replace("LOG ...", "LOG")
+    if subprocess.run(["bash", "-n", "-c", command], capture_output=True, check=False).returncode:
+        return "is not shell"
+    words = shlex.split(command, comments=True)
+    variables = []
+    while words and re.match(r"[A-Z_0-9]+=", words[0]):
+        variables.append(words.pop(0).split("=")[0])
+    if len(words) < 2 or words[0] not in ("bash", "python3"):
+        return "starts neither bash nor python3"
+    script, arguments = words[1], words[2:]
+    if not (ROOT / script).is_file():
+        return f"starts {script}, which is not there"
+    if words[0] == "bash":
+        unknown = set(variables) - known_variables(script)
+        return f"sets {', '.join(sorted(unknown))}, which {script} does not read" if unknown else None
+    return complaint_of_parser(script, arguments)
+
+
+def complaint_of_parser(script, arguments):
+    if script not in PARSERS:
+        return f"starts {script}, whose flags this test does not know"
+    said = io.StringIO()
+    before = sys.argv
+    sys.argv = [script, *arguments]  # some of them take no arguments but these
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            PARSERS[script]()
+    except SystemExit as ended:
+        return said.getvalue().splitlines()[-1] if ended.code else None
+    finally:
+        sys.argv = before
+    return None
+
+
+def complaints(document, folder=ROOT):
+    """All that a document says and the tree does not bear out; links are relative to `folder`."""
+    found = [f"`{command}` {complaint}" for command in command_lines(document) if (complaint := check(command))]
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document):
+        if not target.startswith("https://") and not (folder / target).exists():
+            found.append(f"links to {target}, which is not there")
+    flags = known_flags()
+    quoted = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", document, flags=re.DOTALL))
+    for text in quoted:
+        named = re.findall(r"--[a-z][\w-]*", text)
+        unknown = [flag for flag in named if not {flag, flag.replace("--no-", "--", 1)} & flags]
+        found += [f"names {flag}, which nothing takes" for flag in unknown]
+        # A file may be named without its folder where that was said before.
+        places = (ROOT, folder, ROOT / "scripts", ROOT / "data")
+        if is_path_of_the_tree(text) and not any((place / text).exists() for place in places):
+            found.append(f"names {text}, which is not there")
+    return found
+
+
+def check(command):
+    return None if command.startswith("#") else complaint_about_command(command)
+
+
+def is_path_of_the_tree(text):
+    """Whether a word in code type is meant as a file or folder of the project, rather than of a user or of another."""
+    if re.search(r"[\s*<>$={}\[\]]", text):
+        return False
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"results"}
+    first, slash, rest = text.partition("/")
+    if slash and first in folders:
+        return not (first == "data" and rest.startswith(("hdf5_", "download", "extracted", "formatted", "sharded")))
+    return bool(re.fullmatch(r"[a-z_A-Z]+\.(py|sh|toml)|requirements[\w-]*\.txt", text)) and not slash
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_tree_bears_out_what_documents_say(name):
+    path = ROOT / name
+    assert complaints(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_the_readme_shows_the_commands_it_should():
+    commands = command_lines((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert commands[:2] == ["bash scripts/quickstart.sh", "bash scripts/run_tests.sh"]
+    for script in (*SCRIPTS, PREPARATION, "run_pretraining.py", "benchmark/summarize.py", "benchmark/training_step.py"):
+        assert any(script in command for command in commands), script
+
+
+def test_the_readme_measured_what_the_performance_log_says():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    log = (ROOT / "docs" / "performance-log.md").read_text(encoding="utf-8")
+    measured = readme.split("## Measured")[1].split("\n## ")[0]
+    rates = re.findall(r"^\| phase .*? \| ([\d,]+) \| ([\d,]+) \|$", measured, re.MULTILINE)
+    assert len(rates) == 2
+    for rate in (number for row in rates for number in row):
+        assert f"| {rate} |" in log
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ("```sh\nbash scripts/absent.sh\n```\n", "scripts/absent.sh, which is not there"),
+        ("```sh\nNUM_GPUS=8 bash scripts/run_pretraining.sh\n```\n", "sets NUM_GPUS, which"),
+        ("```sh\npython3 run_pretraining.py --input_dir a --output_dir b \\\n  --fast\n```\n", "arguments: --fast"),
+        ("   ```sh\n   python3 benchmark/summarize.py\n   ```\n", "required: LOG"),
+        ("```sh\nbash 'scripts\n```\n", "is not shell"),
+        ("    python3 run_pretraining.py --max_steps many --input_dir a --output_dir b\n", "invalid int value"),
+        ("use `--nonsense`", "names --nonsense"),
+        ("see `training/nothing.py`", "names training/nothing.py"),
+        ("see `nothing.py`", "names nothing.py"),
+        ("[this](docs/nothing.md)", "links to docs/nothing.md"),
+    ],
+)
+def test_planted_faults_are_found(document, complaint):
+    found = complaints(document)
+    assert len(found) == 1
+    assert complaint in found[0]
