@@ -57,7 +57,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint_activations",
         action="store_true",
-        help="keep only each layer's input and compute the rest again in backward: a fifth of the memory, about a quarter slower",
+        help="keep only each layer's input and compute the rest again: a fifth of the memory, a quarter slower",
     )
     group.add_argument(
         "--check_only",
