@@ -1,6 +1,7 @@
 """Tiny pre-training runs by run_pretraining's own command line, and what they logged. One of them takes a second."""
 
 import json
+import shutil
 from pathlib import Path
 
 from shards import write_shards
@@ -84,3 +85,13 @@ def losses(output_dir):
 def summary(output_dir):
     """The last line for a whole run."""
     return [event["data"] for event in read_log(Path(output_dir) / "dllogger.json") if event.get("step") == []][-1]
+
+
+def copied(finished, tmp_path):
+    """A copy of a finished run's folder, to do things to."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def contents(folder):
+    """Every file under a folder and what it holds; None if there is no folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} if folder.exists() else None

@@ -4,12 +4,22 @@ import json
 import math
 import os
 import shutil
-from pathlib import Path
 
 import h5py
 import pytest
 import torch
-from pretraining_runs import LENGTH, PREDICTIONS, command, curve, losses, make_inputs, summary, write_config
+from pretraining_runs import (
+    LENGTH,
+    PREDICTIONS,
+    command,
+    contents,
+    copied,
+    curve,
+    losses,
+    make_inputs,
+    summary,
+    write_config,
+)
 from shards import write_shards
 
 from configuration import BertConfig
@@ -38,14 +48,6 @@ def finished(tmp_path_factory):
     folder = make_inputs(tmp_path_factory.mktemp("finished"))
     main(command(folder, num_steps_per_checkpoint=4, eval_dir=folder / "test"))
     return folder
-
-
-def copied(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*")} if folder.exists() else None
 
 
 def events(folder):

@@ -2,14 +2,24 @@
 
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from pretraining_runs import LENGTH, PREDICTIONS, VOCAB, command, curve, losses, make_inputs, write_config
+from pretraining_runs import (
+    LENGTH,
+    PREDICTIONS,
+    VOCAB,
+    command,
+    contents,
+    copied,
+    curve,
+    losses,
+    make_inputs,
+    write_config,
+)
 from shards import write_shards
 
 from configuration import BertConfig
@@ -39,10 +49,6 @@ def finished(tmp_path_factory):
     return folder
 
 
-def copied(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
 def refusal(arguments):
     """The sentences that a command line is refused with; nothing may have been written for it."""
     output = Path(arguments[arguments.index("--output_dir") + 1])
@@ -51,10 +57,6 @@ def refusal(arguments):
         main(arguments)
     assert contents(output) == before
     return raised.value.sentences
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*")} if folder.exists() else None
 
 
 def test_everything_wrong_is_said_at_once_and_before_anything_is_written(folder, monkeypatch):
