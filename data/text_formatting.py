@@ -72,19 +72,20 @@ def format_wikipedia(extracted: Path, formatted: Path) -> int:
     """
     if not extracted.is_dir():
         raise UserError(f"There is no folder {extracted} of extracted articles; leave --skip_wikiextractor out.")
-    return _write_documents((_article_line(article["text"]) for article in _articles(extracted)), formatted, extracted)
+    return _write_documents(map(_article_line, _articles(extracted)), formatted, extracted)
 
 
-def _articles(extracted: Path) -> Iterator[dict]:
+def _articles(extracted: Path) -> Iterator[str]:
+    """The text of each article that wikiextractor wrote, in its order."""
     for file in sorted(path for path in extracted.rglob("wiki_*") if path.is_file()):
-        with open(file, encoding="utf-8") as lines:
+        with open(file, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    yield json.loads(line)
-                except ValueError as error:
+                    yield json.loads(line)["text"]
+                except (ValueError, KeyError, TypeError) as error:
                     raise UserError(
-                        f"Line {number} of {file} is not JSON ({error}); extract the dump again, without "
-                        "--skip_wikiextractor."
+                        f"Line {number} of {file} is no article in wikiextractor's JSON ({error}); extract the dump "
+                        "again, without --skip_wikiextractor."
                     ) from error
 
 

@@ -178,11 +178,12 @@ def test_bad_extraction_leaves_the_earlier_text(tmp_path):
         format_wikipedia(tmp_path / "nowhere", formatted)
     with pytest.raises(UserError, match=r"no prose in any document of .*few"):
         format_wikipedia(article_file(tmp_path / "few", "Too few words.", "History."), formatted)
-    folder = article_file(tmp_path / "broken", PROSE)
-    with open(folder / "wiki_00", "a", encoding="utf-8") as file:
-        file.write('{"text": "half')
-    with pytest.raises(UserError, match=r"Line 2 of .*wiki_00 is not JSON"):
-        format_wikipedia(folder, formatted)
+    for index, damage in enumerate([b'{"text": "half', b'{"title": "no text"}', b"[1]", b'{"text": "\xff"}']):
+        folder = article_file(tmp_path / f"broken{index}", PROSE)
+        with open(folder / "wiki_00", "ab") as file:
+            file.write(damage)
+        with pytest.raises(UserError, match=r"Line 2 of .*wiki_00 is no article"):
+            format_wikipedia(folder, formatted)
     assert formatted.read_text(encoding="utf-8") == "before\n"
 
 
