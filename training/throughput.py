@@ -31,11 +31,6 @@ class Work:
         return Work(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
-def encoder_parameters(hidden: int, layers: int, intermediate: int) -> int:
-    """Elements of the encoder's matrices (four of attention, two of the feed-forward part), biases left out."""
-    return layers * (4 * hidden * hidden + 2 * hidden * intermediate)
-
-
 def bert_flops(
     encoder_parameters: int,
     hidden: int,
@@ -47,6 +42,8 @@ def bert_flops(
     n_masked: int,
 ) -> int:
     """Floating-point operations of pre-training, forward and backward, that the model asks for.
+
+    `encoder_parameters` are the elements of the encoder's matrices, biases left out: `BertConfig.encoder_parameters`.
 
     Recomputed activations and padding are not counted. A product of n elements of weight costs 2 n forward and 4 n
     backward per row: encoder matrices on every token, MLM transform and vocabulary on masked positions, pooler on

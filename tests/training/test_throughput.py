@@ -6,10 +6,12 @@ import time
 import pytest
 import torch
 
-from training.throughput import ThroughputMeter, bert_flops, encoder_parameters, window_problem
+from configuration import BertConfig
+from training.throughput import ThroughputMeter, bert_flops, window_problem
 
 CPU = torch.device("cpu")
-LARGE = {"encoder_parameters": encoder_parameters(1024, 24, 4096), "hidden": 1024, "layers": 24, "vocab": 30522}
+LARGE_CONFIG = BertConfig(30522, 1024, 24, 16, 4096)
+LARGE = {"encoder_parameters": LARGE_CONFIG.encoder_parameters, "hidden": 1024, "layers": 24, "vocab": 30522}
 
 
 class Device:
