@@ -1,9 +1,12 @@
 """LAMB, AdamW and the warm-up schedules that BERT is trained with.
 
 LAMB is written here because apex's is not on PyPI and PyTorch has none. It follows apex's FusedLAMB, with which the
-published recipes were tuned, to the order of its operations: clip the global norm, average, correct the bias, add the
-decoupled weight decay, and only then take the trust ratio. Every operation runs over a list of tensors
-(`torch._foreach_*`), and nothing is read back from the device, so the next step's forward pass is queued behind it.
+published recipes were tuned, to the order of its operations: average, correct the bias, add the decoupled weight
+decay, and only then take the trust ratio. Every operation runs over a list of tensors (`torch._foreach_*`), and nothing
+is read back from the device, so the next step's forward pass is queued behind it.
+
+No optimizer here clips, but for apex's LAMB, whose kernels do: the norm is over all gradients, and an optimizer may
+hold a share of the parameters only. `gradient_norm` and `clip_gradients` come before the step.
 
 The trust ratio belongs to a weight matrix as published. The model keeps query, key and value in one parameter, which
 would give the three one ratio and train differently; such parameters sit in a group with `n_blocks = 3` and are seen
@@ -34,7 +37,7 @@ FUSED_BLOCKS = 3  # query, key and value
 class LAMB(torch.optim.Optimizer):
     """Layer-wise adaptive moments for large batches, multi-tensor, without host synchronisation.
 
-    Per weight block p with gradient g, after scaling all gradients by 1 / max(1, global norm / max_grad_norm):
+    Per weight block p with gradient g:
     m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
     u = m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + decay p;
     p = p - lr r u, with r = |p| / |u| where both norms are positive and the group has weight decay, else 1.
@@ -49,27 +52,19 @@ class LAMB(torch.optim.Optimizer):
         betas: decay rates of the two moments.
         eps: added to the square root.
         weight_decay: decoupled decay of groups that name none.
-        max_grad_norm: the norm over all gradients of all groups is clipped to this; `math.inf` turns it off.
-
-    Attributes:
-        gradient_norm: the global norm before clipping of the last step, a 0-d fp32 tensor on the gradients' device;
-            None before the first step.
 
     Raises:
         ValueError: a parameter is not fp32.
     """
 
-    def __init__(self, params, lr, betas=BETAS, eps=EPSILON, weight_decay=0.01, max_grad_norm=1.0):
+    def __init__(self, params, lr, betas=BETAS, eps=EPSILON, weight_decay=0.01):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "n_blocks": 1})
         if any(p.dtype != torch.float32 for group in self.param_groups for p in group["params"]):
             raise ValueError("LAMB keeps master weights: every parameter must be float32")
-        self.max_grad_norm = max_grad_norm
-        self.gradient_norm: Tensor | None = None
 
     @torch.no_grad()
     def step(self) -> None:
         """One update of every parameter that has a gradient; the gradients are used up."""
-        self.gradient_norm = clip_gradients(self.param_groups, self.max_grad_norm)
         for group in self.param_groups:
             group["step"] = group.get("step", 0) + 1
             tensors = self._collect(group)
@@ -96,7 +91,7 @@ class LAMB(torch.optim.Optimizer):
 def _lamb_update(
     parameters: list[Tensor], gradients: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor], group: dict
 ) -> None:
-    """LAMB on one group's clipped gradients, in place, without a temporary of the weights' size."""
+    """LAMB on one group's gradients, in place, without a temporary of the weights' size."""
     (beta1, beta2), step = group["betas"], group["step"]
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step
     torch._foreach_lerp_(exp_avgs, gradients, 1 - beta1)
@@ -126,19 +121,34 @@ def _trust_ratios(parameters: list[Tensor], updates: list[Tensor]) -> list[Tenso
 
 
 @torch.no_grad()
-def clip_gradients(param_groups: list[dict], max_grad_norm: float) -> Tensor | None:
-    """Divide all gradients by max(1, norm / max_grad_norm), in place and without reading the norm on the host.
+def gradient_norm(param_groups: list[dict]) -> Tensor:
+    """The norm over the gradients of all groups, a 0-d fp32 tensor on their device; nothing is read on the host.
 
-    Returns:
-        The norm before clipping over the gradients of all groups, a 0-d tensor on their device; None without gradients.
+    Raises:
+        ValueError: no parameter has a gradient.
     """
-    gradients = [p.grad for group in param_groups for p in group["params"] if p.grad is not None]
+    gradients = _gradients(param_groups)
     if not gradients:
-        return None
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        raise ValueError("no parameter has a gradient")
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+@torch.no_grad()
+def clip_gradients(param_groups: list[dict], norm: Tensor, max_grad_norm: float, loss_scale: float = 1.0) -> None:
+    """Divide all gradients by `loss_scale` and by max(1, norm / max_grad_norm), in place and in one pass.
+
+    Args:
+        norm: of the gradients as they will be without the loss scale, 0-d.
+        max_grad_norm: `math.inf` does not clip.
+    """
     if max_grad_norm < math.inf:
-        torch._foreach_div_(gradients, (norm / max_grad_norm).clamp(min=1.0))
-    return norm
+        torch._foreach_div_(_gradients(param_groups), (norm / max_grad_norm).clamp(min=1.0) * loss_scale)
+    elif loss_scale != 1.0:
+        torch._foreach_div_(_gradients(param_groups), loss_scale)
+
+
+def _gradients(param_groups: list[dict]) -> list[Tensor]:
+    return [p.grad for group in param_groups for p in group["params"] if p.grad is not None]
 
 
 def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float = 0.01) -> list[dict]:
@@ -166,13 +176,13 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
 
 
 def build_optimizer(name: str, groups: list[dict], lr: float, max_grad_norm: float = 1.0) -> torch.optim.Optimizer:
-    """An optimizer that clips the global gradient norm itself and keeps the norm in `gradient_norm`, as `LAMB` does.
+    """An optimizer over these groups.
 
     Args:
         name: one of `OPTIMIZERS`.
         groups: from `parameter_groups`.
         lr: learning rate of the first step.
-        max_grad_norm: see `LAMB`.
+        max_grad_norm: for those that clip themselves, see `clips_itself`.
 
     Raises:
         UserError: apex is asked for and cannot be used here.
@@ -181,20 +191,21 @@ def build_optimizer(name: str, groups: list[dict], lr: float, max_grad_norm: flo
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
     if name == "lamb":
-        return LAMB(groups, lr, max_grad_norm=max_grad_norm)
+        return LAMB(groups, lr)
     if problem := unavailable(name):
         raise UserError(problem + ".")
     if name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr, betas=BETAS, eps=EPSILON, fused=_fused_adamw_runs_on(groups))
-    elif name == "apex_fused_adam":
+        return torch.optim.AdamW(groups, lr, betas=BETAS, eps=EPSILON, fused=_fused_adamw_runs_on(groups))
+    if name == "apex_fused_adam":
         fused_adam = importlib.import_module("apex.optimizers").FusedAdam
-        optimizer = fused_adam(groups, lr=lr, betas=BETAS, eps=EPSILON, adam_w_mode=True)
-    else:
-        fused_lamb = importlib.import_module("apex.optimizers").FusedLAMB
-        optimizer = fused_lamb(groups, lr=lr, betas=BETAS, eps=EPSILON, max_grad_norm=max_grad_norm)
-    clips_itself = name == "apex_fused_lamb"
-    _clip_before_each_step(optimizer, math.inf if clips_itself else max_grad_norm)
-    return optimizer
+        return fused_adam(groups, lr=lr, betas=BETAS, eps=EPSILON, adam_w_mode=True)
+    fused_lamb = importlib.import_module("apex.optimizers").FusedLAMB
+    return fused_lamb(groups, lr=lr, betas=BETAS, eps=EPSILON, max_grad_norm=max_grad_norm)
+
+
+def clips_itself(name: str) -> bool:
+    """Whether this optimizer clips the global gradient norm in its own kernels, so that nobody needs to before it."""
+    return name == "apex_fused_lamb"
 
 
 def unavailable(name: str) -> str | None:
@@ -215,14 +226,6 @@ def unavailable(name: str) -> str | None:
 
 def _fused_adamw_runs_on(groups: list[dict]) -> bool:
     return all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-
-
-def _clip_before_each_step(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> None:
-    def clip(optimizer, args, kwargs) -> None:
-        optimizer.gradient_norm = clip_gradients(optimizer.param_groups, max_grad_norm)
-
-    optimizer.gradient_norm = None
-    optimizer.register_step_pre_hook(clip)
 
 
 def learning_rate(

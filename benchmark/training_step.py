@@ -27,7 +27,7 @@ from configuration import BertConfig
 from data.flat_batch import PretrainingBatch
 from data.synthetic import synthetic_batch
 from modeling import BertForPreTraining, compile_regions
-from optimization import build_optimizer, parameter_groups
+from optimization import build_optimizer, clip_gradients, gradient_norm, parameter_groups
 from training.precision import PRECISIONS, resolve_precision
 from training.pretraining_arguments import BERT_CONFIGS
 from training.throughput import ThroughputMeter, bert_flops
@@ -63,11 +63,12 @@ def our_step(args, config, batch, device, precision) -> Callable[[], None]:
     inputs = {
         field.name: getattr(batch, field.name)
         for field in dataclasses.fields(batch)
-        if not field.name.startswith(("n_", "sum_"))
+        if not field.name.startswith(("n_", "sum_", "first_"))
     }
 
     def step() -> None:
         model(**inputs).loss.backward()
+        clip_gradients(optimizer.param_groups, gradient_norm(optimizer.param_groups), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
