@@ -60,6 +60,7 @@ class PretrainingBatch:
     n_tokens: int  # real tokens
     sum_squared_lengths: int  # over real sequences, for the FLOPs of attention
     n_masked: int  # real masked positions
+    first_sample: int  # place of the first sequence in the stream of samples; what is random follows from it
 
     def to(self, device: torch.device | str) -> "PretrainingBatch":
         """Copies to the device without waiting; asynchronous from pinned memory."""
@@ -94,12 +95,13 @@ def bucketed_n_masked(n_masked: int, batch_size: int, max_predictions_per_seq: i
     return min(max(1, -(-n_masked // step)) * step, most)
 
 
-def flatten(samples: PaddedSamples, batch_size: int | None = None) -> PretrainingBatch:
+def flatten(samples: PaddedSamples, batch_size: int | None = None, first_sample: int = 0) -> PretrainingBatch:
     """Removes the padding of `samples` and pads their number of tokens to its bucket.
 
     Args:
         samples: B rows.
         batch_size: the loader's micro-batch, which the buckets follow, if B is less (the last batch of an evaluation).
+        first_sample: the place of the first row in the stream of samples.
     """
     n_sequences, max_seq_length = samples.input_ids.shape
     batch_size = batch_size or n_sequences
@@ -144,4 +146,5 @@ def flatten(samples: PaddedSamples, batch_size: int | None = None) -> Pretrainin
         n_tokens=n_tokens,
         sum_squared_lengths=int(np.square(lengths).sum()),
         n_masked=n_masked,
+        first_sample=first_sample,
     )

@@ -109,7 +109,7 @@ class PretrainingDataset:
 
         Each batch takes micro_batch_size * world_size samples of the stream. Leaving the context ends the threads.
         """
-        with closing(self._batches(self._training_pieces(start_sample))) as batches:
+        with closing(self._batches(self._training_pieces(start_sample), start_sample)) as batches:
             yield batches
 
     @contextmanager
@@ -118,23 +118,26 @@ class PretrainingDataset:
 
         The last batch may hold fewer sequences, and on some of several ranks be missing.
         """
-        with closing(self._batches(self._evaluation_pieces())) as batches:
+        with closing(self._batches(self._evaluation_pieces(), 0)) as batches:
             yield batches
 
-    def _batches(self, pieces: Generator[Piece, None, None]) -> Generator[PretrainingBatch, None, None]:
+    def _batches(self, pieces: Generator[Piece, None, None], start: int) -> Generator[PretrainingBatch, None, None]:
         if self.num_workers == 0:
-            return self._cut(pieces)
-        return _ahead(self._cut(_ahead(pieces, FILES_AHEAD)), BATCHES_AHEAD)
+            return self._cut(pieces, start)
+        return _ahead(self._cut(_ahead(pieces, FILES_AHEAD), start), BATCHES_AHEAD)
 
-    def _cut(self, pieces: Generator[Piece, None, None]) -> Generator[PretrainingBatch, None, None]:
+    def _cut(self, pieces: Generator[Piece, None, None], start: int) -> Generator[PretrainingBatch, None, None]:
         """Yields batches of B rows, across the borders of the pieces; what is left at their end is the last one."""
         held: list[PaddedSamples] = []
         n_missing = self.micro_batch_size
+        first_samples = itertools.count(
+            start + self.rank * self.micro_batch_size, self.world_size * self.micro_batch_size
+        )
         with closing(pieces):
             for shard, rows in pieces:
                 while len(rows) >= n_missing:
                     held.append(shard.take(rows[:n_missing]))
-                    yield self._batch(held)
+                    yield self._batch(held, next(first_samples))
                     rows = rows[n_missing:]
                     held, n_missing = [], self.micro_batch_size
                 if len(rows):
@@ -142,10 +145,10 @@ class PretrainingDataset:
                     n_missing -= len(rows)
                 del shard  # or three files would be in memory while the next one is waited for
         if held:
-            yield self._batch(held)
+            yield self._batch(held, next(first_samples))
 
-    def _batch(self, parts: list[PaddedSamples]) -> PretrainingBatch:
-        batch = flatten(PaddedSamples.concatenate(parts), self.micro_batch_size)
+    def _batch(self, parts: list[PaddedSamples], first_sample: int) -> PretrainingBatch:
+        batch = flatten(PaddedSamples.concatenate(parts), self.micro_batch_size, first_sample)
         return batch.pin() if self.pin_memory else batch
 
     def _training_pieces(self, start_sample: int) -> Generator[Piece, None, None]:

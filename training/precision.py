@@ -9,7 +9,7 @@ import dataclasses
 
 import torch
 
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +36,24 @@ def resolve_precision(name: str | None, device: torch.device) -> Precision:
         name = "bf16" if device.type == "cuda" and precision_problem("bf16", device) is None else "fp32"
     if problem := precision_problem(name, device):
         raise ValueError(problem)
-    compute_dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    compute_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
     return Precision(name, compute_dtype, "high" if name == "tf32" else "highest")
 
 
 def precision_problem(name: str, device: torch.device) -> str | None:
     """Why this device cannot compute in this precision, a sentence without its full stop; None when it can.
 
-    bf16 on a CPU is allowed: it is emulated where the hardware lacks it, and good for trying things out.
+    bf16 and fp16 on a CPU are allowed: emulated where the hardware lacks them, and good for trying things out.
     """
     if name not in PRECISIONS:
         return f"--precision {name} is unknown: choose one of {', '.join(PRECISIONS)}"
     if name == "tf32" and device.type != "cuda":
         return f"--precision tf32 exists on NVIDIA GPUs only, and this run is on {device.type}: use fp32 there"
-    if name == "fp32" or device.type != "cuda":
+    if name in ("fp32", "fp16") or device.type != "cuda":
         return None
     major, minor = torch.cuda.get_device_capability(device)
     if torch.version.hip is None and major < 8:
         gpu = torch.cuda.get_device_name(device)
-        return f"--precision {name} needs compute capability 8.0 or higher, and {gpu} has {major}.{minor}: use fp32"
+        needs = "needs compute capability 8.0 or higher"
+        return f"--precision {name} {needs}, and {gpu} has {major}.{minor}: use fp16 or fp32"
     return None

@@ -1,16 +1,44 @@
-"""One optimizer step: its micro-batches forward and backward, the learning rate, the update.
+"""One optimizer step: its micro-batches forward and backward, the reduction over ranks, the update, the learning rate.
 
-Nothing here reads a value back from the device. The host so runs ahead of a GPU by as many steps as the queue holds;
-losses are summed on the device and fetched only when somebody logs them.
+Nothing here reads a value back from the device, except fp16's loss scale (see loss_scale.py). The host so runs ahead of
+a GPU by as many steps as the queue holds; losses are summed on the device and fetched only when somebody logs them.
+
+What is random in a micro-batch follows from the seed and the micro-batch's place in the data, not from what was drawn
+before it. So a run draws the same dropout however often it was stopped, and on any number of ranks, and no random state
+has to be saved.
 """
 
+import contextlib
+import dataclasses
+import enum
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from optimization import WarmupSchedule
+from optimization import WarmupSchedule, clip_gradients, gradient_norm
+from training.loss_scale import LossScale
+
+
+class Outcome(enum.Enum):
+    """What became of an optimizer step."""
+
+    TAKEN = "taken"
+    SKIPPED = "skipped"
+    """The scaled gradient was not finite; weights, moments and schedule are as they were, and the data is used up."""
+    INTERRUPTED = "interrupted"
+    """Training was asked to stop; nothing has changed, the data counts as unseen."""
+
+
+@dataclasses.dataclass
+class StepResult:
+    """An outcome, and the micro-batches (on the host) that went into it, for those who count what was processed."""
+
+    outcome: Outcome
+    micro_batches: list[Any]
 
 
 class TrainingStep:
@@ -18,63 +46,156 @@ class TrainingStep:
 
     Args:
         loss_function: takes a micro-batch that lies on the device; returns the loss to train on first, then its parts,
-            all scalars.
+            all scalars. The gradient of the first, averaged over ranks, must be in the parameters after `backward`
+            outside of `no_sync`.
         optimizer: its gradients are empty after each step.
-        schedule: told after each step, so that it sets the learning rate of the next.
+        schedule: told after each step taken, so that it sets the learning rate of the next.
         accumulation_steps: micro-batches per step. The gradient is the mean of theirs, summed in the parameters' fp32.
         device: where micro-batches are moved to.
+        max_grad_norm: gradients are clipped to this global norm; `math.inf` does not.
+        seed: of all random numbers drawn within micro-batches, which also have a `first_sample`.
+        loss_scale: for fp16; None elsewhere.
+        no_sync: a context in which backward does not reduce over ranks, entered for all micro-batches but the last.
+        sum_over_ranks: adds a tensor up over ranks, in place.
+        n_ranks: how many take part.
+        must_stop: asked before each micro-batch, on all ranks with the same answer; True interrupts the step.
     """
 
     def __init__(
         self,
         loss_function: Callable[[Any], tuple[Tensor, ...]],
-        optimizer: torch.optim.Optimizer,
+        optimizer: Any,
         schedule: WarmupSchedule,
         accumulation_steps: int,
         device: torch.device,
+        *,
+        max_grad_norm: float = math.inf,
+        seed: int = 0,
+        loss_scale: LossScale | None = None,
+        no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        sum_over_ranks: Callable[[Tensor], None] = lambda tensor: None,
+        n_ranks: int = 1,
+        must_stop: Callable[[], bool] = lambda: False,
     ):
         self.loss_function = loss_function
         self.optimizer = optimizer
         self.schedule = schedule
         self.accumulation_steps = accumulation_steps
         self.device = device
+        self.max_grad_norm = max_grad_norm
+        self.seed = seed
+        self.loss_scale = loss_scale
+        self.no_sync = no_sync
+        self.sum_over_ranks = sum_over_ranks
+        self.n_ranks = n_ranks
+        self.must_stop = must_stop
+        self.gradient_norm: Tensor | None = None
+        """The global norm before clipping of the last step, 0-d on the device, the loss scale taken out."""
         self._loss_sums: Tensor | None = None
-        self._n_losses = 0
+        self._n_steps = 0
+        self._nonfinite = NonFiniteLosses(device)
 
-    def __call__(self, micro_batches: Iterator[Any]) -> list[Any]:
-        """Train on the next micro-batches and return them (on the host), for those who count what was processed."""
-        consumed = []
-        for _ in range(self.accumulation_steps):
+    def __call__(self, micro_batches: Iterator[Any]) -> StepResult:
+        """Train on the next micro-batches."""
+        consumed: list[Any] = []
+        sums: Tensor | None = None
+        while len(consumed) < self.accumulation_steps:
+            if self.must_stop():
+                self.optimizer.zero_grad(set_to_none=True)
+                return StepResult(Outcome.INTERRUPTED, consumed)
             micro_batch = next(micro_batches)
-            losses = self.loss_function(micro_batch.to(self.device))
-            (losses[0] / self.accumulation_steps).backward()
-            self._add(losses)
             consumed.append(micro_batch)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
-        return consumed
+            losses = self._forward_and_backward(micro_batch, reduces=len(consumed) == self.accumulation_steps)
+            sums = losses if sums is None else sums + losses
+        if not self._update():
+            return StepResult(Outcome.SKIPPED, consumed)
+        self.sum_over_ranks(sums)
+        means = sums / (self.accumulation_steps * self.n_ranks)
+        self._loss_sums = means if self._loss_sums is None else self._loss_sums + means
+        self._n_steps += 1
+        return StepResult(Outcome.TAKEN, consumed)
 
-    def _add(self, losses: tuple[Tensor, ...]) -> None:
+    def _forward_and_backward(self, micro_batch: Any, reduces: bool) -> Tensor:
+        seed_generator(self.device, self.seed, micro_batch.first_sample)
+        with contextlib.nullcontext() if reduces else self.no_sync():
+            losses = self.loss_function(micro_batch.to(self.device))
+            scale = self.loss_scale.scale if self.loss_scale else 1.0
+            (losses[0] * (scale / self.accumulation_steps)).backward()
         values = torch.stack([loss.detach() for loss in losses])
-        self._loss_sums = values if self._loss_sums is None else self._loss_sums + values
-        self._n_losses += 1
+        self._nonfinite.look_at(values[0], micro_batch.first_sample)
+        return values
+
+    def _update(self) -> bool:
+        """Whether the optimizer stepped; the gradients are gone either way."""
+        groups = self.optimizer.param_groups
+        scale = self.loss_scale.scale if self.loss_scale else 1.0
+        self.gradient_norm = gradient_norm(groups) / scale
+        finite = self.loss_scale is None or math.isfinite(self.gradient_norm.item())
+        if finite:
+            clip_gradients(groups, self.gradient_norm, self.max_grad_norm, scale)
+            self.optimizer.step()
+            self.schedule.step()
+        if self.loss_scale is not None:
+            self.loss_scale.step_taken() if finite else self.loss_scale.step_skipped()
+        self.optimizer.zero_grad(set_to_none=True)
+        return finite
 
     def mean_losses(self) -> list[float]:
-        """The losses, averaged over the micro-batches since `clear_losses`. Waits for the device."""
+        """The losses, averaged over ranks and over the steps taken since `clear_losses`. Waits for the device."""
         if self._loss_sums is None:
             raise RuntimeError("no step was made since the losses were cleared")
-        return (self._loss_sums / self._n_losses).tolist()
+        return (self._loss_sums / self._n_steps).tolist()
 
     def clear_losses(self) -> None:
         """Begin a new average."""
-        self._loss_sums, self._n_losses = None, 0
+        self._loss_sums, self._n_steps = None, 0
+
+    def nonfinite_losses(self) -> tuple[int, int | None]:
+        """How many micro-batches of this rank had a loss that is no number, and the first one's place in the data.
+
+        Counted since this process began to train. Waits for the device.
+        """
+        return self._nonfinite.read()
 
     def state_dict(self) -> dict[str, Any]:
-        """The unfinished average, without which a resumed run would log others than one that never stopped."""
-        return {"loss_sums": self._loss_sums, "n_losses": self._n_losses}
+        """The loss scale, and the unfinished average, without which a resumed run would log another one."""
+        return {
+            "loss_sums": self._loss_sums,
+            "n_steps": self._n_steps,
+            "loss_scale": self.loss_scale.state_dict() if self.loss_scale else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave; a loss scale where both runs have one."""
         sums = state["loss_sums"]
         self._loss_sums = None if sums is None else sums.to(self.device)
-        self._n_losses = state["n_losses"]
+        self._n_steps = state["n_steps"]
+        if self.loss_scale is not None and state["loss_scale"] is not None:
+            self.loss_scale.load_state_dict(state["loss_scale"])
+
+
+class NonFiniteLosses:
+    """Counts losses that are no numbers and remembers the first, on the device, so that nobody waits."""
+
+    def __init__(self, device: torch.device):
+        self._count = torch.zeros((), dtype=torch.int64, device=device)
+        self._first = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def look_at(self, loss: Tensor, first_sample: int) -> None:
+        is_bad = ~torch.isfinite(loss)
+        self._first = torch.where(is_bad & (self._count == 0), first_sample, self._first)
+        self._count = self._count + is_bad
+
+    def read(self) -> tuple[int, int | None]:
+        count, first = int(self._count), int(self._first)
+        return count, first if count else None
+
+
+def seed_generator(device: torch.device, seed: int, first_sample: int) -> None:
+    """Seed the device's generator for the micro-batch that begins with this sample; nothing waits for the device."""
+    mixed = int(np.random.SeedSequence([seed, first_sample]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(mixed)
+    else:
+        torch.default_generator.manual_seed(mixed)

@@ -32,7 +32,12 @@ def test_default_is_bf16_where_hardware_has_it_else_fp32(gpu_of_capability):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "matmul"),
-    [("fp32", torch.float32, "highest"), ("tf32", torch.float32, "high"), ("bf16", torch.bfloat16, "highest")],
+    [
+        ("fp32", torch.float32, "highest"),
+        ("tf32", torch.float32, "high"),
+        ("fp16", torch.float16, "highest"),
+        ("bf16", torch.bfloat16, "highest"),
+    ],
 )
 def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capability, matmul_precision, recwarn):
     gpu_of_capability(8, 0)
@@ -48,17 +53,23 @@ def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capa
 def test_old_gpus_are_named_with_what_they_lack(name, gpu_of_capability):
     gpu_of_capability(7, 5)
     problem = precision_problem(name, CUDA)
-    assert problem == f"--precision {name} needs compute capability 8.0 or higher, and Some GPU has 7.5: use fp32"
+    lacks = "needs compute capability 8.0 or higher, and Some GPU has 7.5"
+    assert problem == f"--precision {name} {lacks}: use fp16 or fp32"
     with pytest.raises(ValueError, match=r"7\.5"):
         resolve_precision(name, CUDA)
+
+
+def test_fp16_runs_on_old_gpus(gpu_of_capability):
+    gpu_of_capability(7, 0)
+    assert precision_problem("fp16", CUDA) is None
 
 
 def test_tf32_on_a_cpu_and_unknown_names_are_refused():
     assert "NVIDIA GPUs only" in precision_problem("tf32", CPU)
     assert precision_problem("bf16", CPU) is None
-    for name in ("fp16", "fp8", "half"):
-        assert "choose one of fp32, tf32, bf16" in precision_problem(name, CPU)
-    assert PRECISIONS == ("fp32", "tf32", "bf16")
+    for name in ("fp8", "half"):
+        assert "choose one of fp32, tf32, fp16, bf16" in precision_problem(name, CPU)
+    assert PRECISIONS == ("fp32", "tf32", "fp16", "bf16")
 
 
 @pytest.mark.gpu
@@ -70,5 +81,5 @@ def test_products_on_a_gpu_have_the_error_of_their_format(name, matmul_precision
     a, b = (torch.randn(512, 512, generator=generator, dtype=torch.float64) for _ in range(2))
     product = a.to(CUDA, precision.compute_dtype) @ b.to(CUDA, precision.compute_dtype)
     error = ((product.double().cpu() - a @ b).norm() / (a @ b).norm()).item()
-    low, high = {"fp32": (0, 1e-5), "tf32": (5e-5, 2e-3), "bf16": (5e-4, 1e-2)}[name]
+    low, high = {"fp32": (0, 1e-5), "tf32": (5e-5, 2e-3), "fp16": (5e-5, 2e-3), "bf16": (5e-4, 1e-2)}[name]
     assert low < error < high
