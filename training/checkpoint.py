@@ -2,7 +2,11 @@
 
 It is one file with plain tensors and primitives only, so that `torch.load(weights_only=True)` opens it and loading one
 runs no code; saving refuses anything else at once, and not months later. The file appears under its name only when it
-is whole and on disk, and older ones go only after that.
+is whole and on disk, and older ones go only after that: whatever happens, the last good one is still there. Random
+numbers are not in it, since they follow from the position in the data (see step.py).
+
+Loading maps the file into memory, so that the many processes of a node share one copy of its gigabytes. torch checks no
+checksums when it reads; here all of them are checked first, so that a file with a flipped bit is not trained on.
 
 NVIDIA's names are kept, `ckpt_{step}.pt`, and with them its habit that both phases write into one folder, phase 2
 counting on from where phase 1 ended. A phase removes only checkpoints of its own steps. Phase 1's last one, from which
@@ -10,58 +14,95 @@ phase 2 starts and could be started again, is therefore never removed by phase 2
 """
 
 import collections
-import pickle
-import random
+import contextlib
 import re
 import shutil
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from file_utils import UserError, atomic_path
 
-FORMAT = "bert-benchmark checkpoint, version 1"
-REQUIRED = ("model", "optimizer", "schedule", "training_step", "random_state", "data_position", "configuration")
+FORMAT_NAME = "bert-benchmark checkpoint, version "
+FORMAT = FORMAT_NAME + "2"
+REQUIRED = ("model", "optimizer", "schedule", "training_step", "data_position", "configuration")
 NAME = re.compile(r"ckpt_(\d+)\.pt")
 
 
 def save_checkpoint(
-    output_dir: Path | str, step: int, state: Mapping[str, Any], keep: int = 3, phase_start_step: int = 0
+    output_dir: Path | str,
+    step: int,
+    state: Mapping[str, Any],
+    keep: int = 3,
+    keep_every: int | None = None,
+    phase_start_step: int = 0,
 ) -> Path:
     """Write `ckpt_{step}.pt`, then remove this phase's oldest until `keep` are left.
 
     Args:
         output_dir: the folder, made where it is missing.
         step: the optimizer step after which the state was taken, counted over both phases.
-        state: at least the keys of `REQUIRED`; nested dicts, lists and tuples of tensors, numbers, strings and None.
-            `random_state` is what the function of that name gives.
+        state: see `check_state`.
         keep: how many checkpoints of this phase stay, 1 or more.
+        keep_every: those whose step within the phase is a multiple of this stay for good, beside the `keep`.
         phase_start_step: checkpoints of this step and of earlier ones belong to an earlier phase and stay.
 
     Raises:
-        TypeError: the state holds something else than tensors and primitives; the message says where.
-        ValueError: a key of `REQUIRED` is missing, or `keep` is below 1.
+        TypeError, ValueError: see `check_state`; `keep` or `keep_every` is below 1.
+        UserError: the disk is full or the folder cannot be written; what was there before still is.
+    """
+    if keep < 1 or (keep_every is not None and keep_every < 1):
+        raise ValueError(f"keep and keep_every must be 1 or more, not {keep} and {keep_every}")
+    check_state(state)
+    path = Path(output_dir) / f"ckpt_{step}.pt"
+    with _explained_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for torn in path.parent.glob(".ckpt_*"):
+            shutil.rmtree(torn, ignore_errors=True)  # a run was killed while it wrote this, and it can be gigabytes
+        # A file opened here, since of one that torch opens by name it does not say why it could not be written.
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, "step": step, **state}, file)
+        removable = [
+            old
+            for old_step, old in find_checkpoints(output_dir)
+            if phase_start_step < old_step <= step
+            and not (keep_every and (old_step - phase_start_step) % keep_every == 0)
+        ]
+        for old in removable[:-keep]:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Make sure that a state can be saved: the keys of `REQUIRED` or more; nested dicts, lists and tuples of tensors,
+    numbers, strings and None.
+
+    Raises:
+        TypeError: it holds something else; the message says where.
+        ValueError: a key of `REQUIRED` is missing.
     """
     missing = [key for key in REQUIRED if key not in state]
     if missing:
         raise ValueError(f"a checkpoint also needs the keys {missing}")
-    if keep < 1:
-        raise ValueError(f"keep must be 1 or more, not {keep}")
-    contents = {"format": FORMAT, "step": step, **state}
-    _check_plain(contents, "checkpoint")
-    path = Path(output_dir) / f"ckpt_{step}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for torn in path.parent.glob(".ckpt_*"):
-        shutil.rmtree(torn, ignore_errors=True)  # a run was killed while it wrote this, and it can be gigabytes
-    with atomic_path(path) as temporary:
-        torch.save(contents, temporary)
-    of_this_phase = [(s, p) for s, p in find_checkpoints(output_dir) if phase_start_step < s <= step]
-    for _, old in of_this_phase[:-keep]:
-        old.unlink()
-    return path
+    _check_plain(dict(state), "checkpoint")
+
+
+@contextlib.contextmanager
+def _explained_write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch's writer says "unexpected pos" when a write has failed, with the failure itself as the context.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(
+            f"the checkpoint {path} could not be written ({cause.strerror or cause}); those written before are "
+            "untouched: make room or give access there, or keep fewer of them with --keep_checkpoints."
+        ) from error
 
 
 def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
@@ -80,14 +121,24 @@ def latest_checkpoint(output_dir: Path | str) -> Path | None:
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """The state that was saved, with `step`; all tensors on the CPU.
+    """The state that was saved, with `step`.
+
+    Its tensors lie on the CPU, in pages of the file that are read when they are used and shared by all processes that
+    do; writing to one changes this process's copy, never the file. The file may be removed meanwhile, but in a folder
+    shared over a network only by this host: there, copy what is kept before another host may remove it.
 
     Raises:
-        UserError: the file is missing, damaged, or not a checkpoint of this program.
+        UserError: the file is missing, damaged (a checksum differs), or not a checkpoint of this program.
     """
-    contents = _load(Path(path))
-    missing = [key for key in ("step", *REQUIRED) if not isinstance(contents, dict) or key not in contents]
-    if missing or contents.get("format") != FORMAT:
+    contents = _load(Path(path), check_sums=True)
+    missing = [key for key in ("format", "step", *REQUIRED) if not isinstance(contents, dict) or key not in contents]
+    form = str(contents["format"]) if "format" not in missing else ""
+    if form.startswith(FORMAT_NAME) and form != FORMAT:
+        raise UserError(
+            f"{path} was written by another version of this program (its format is {form!r}, this one's {FORMAT!r}), "
+            f"and no run can go on from it bit for bit; start anew from its weights with --init_checkpoint {path}."
+        )
+    if missing or form != FORMAT:
         raise UserError(
             f"{path} is not a checkpoint that training can resume from (this program's have format {FORMAT!r}); "
             "if it holds weights, start from them with --init_checkpoint."
@@ -96,13 +147,18 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     return contents
 
 
-def _load(path: Path) -> Any:
-    """What is in a .pt file, on the CPU; only tensors and primitives are loaded, never code."""
+def _load(path: Path, check_sums: bool = False) -> Any:
+    """What is in a .pt file, mapped; only tensors and primitives are loaded, never code."""
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; check the folder and the step.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped
+        if is_zip and check_sums:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise UserError(f"the checkpoint {path} is damaged or no checkpoint ({reason}); use an earlier one.") from error
 
@@ -135,48 +191,6 @@ def load_initial_weights(model: torch.nn.Module, weights: Mapping[str, torch.Ten
         raise UserError(
             f"the weights in {path} are not those of this model ({reasons}); check --config_file."
         ) from error
-
-
-def random_state(generators: Mapping[str, np.random.Generator] | None = None) -> dict[str, Any]:
-    """The state of every source of random numbers of this process, in tensors and primitives.
-
-    Args:
-        generators: numpy Generators that the caller owns, by name, beside the global sources of Python, numpy, PyTorch
-            and the current CUDA device.
-    """
-    state = {
-        "python": random.getstate(),
-        # The legacy global source, since a library may draw from it whatever we do.
-        "numpy": _without_arrays(np.random.get_state(legacy=False)),  # noqa: NPY002
-        "torch": torch.get_rng_state(),
-        "generators": {name: _without_arrays(g.bit_generator.state) for name, g in (generators or {}).items()},
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_random_state(state: Mapping[str, Any], generators: Mapping[str, np.random.Generator] | None = None) -> None:
-    """Put back what `random_state` gave. A CUDA state is left aside where there is no GPU.
-
-    Raises:
-        KeyError: a generator is given that was not saved.
-    """
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    for name, generator in (generators or {}).items():
-        generator.bit_generator.state = state["generators"][name]
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def _without_arrays(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _without_arrays(entry) for key, entry in value.items()}
-    return value
 
 
 def _check_plain(value: Any, where: str) -> None:
