@@ -1,33 +1,39 @@
 #!/usr/bin/env python3
 """Pre-train BERT on HDF5 shards: phase 1 at sequence length 128, phase 2 at 512.
 
-This file builds and loops; each thing it builds has a file of its own, and pretraining_setup.py checks the command line
-before any work. A run is one process on one GPU, or on the CPU.
+This file loops; pretraining_setup.py checks the command line before any work, and pretraining_run.py builds what is
+trained. A run is one process on one GPU or on the CPU, or one process per GPU, started by torchrun.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import math
+import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from data.flat_batch import PretrainingBatch
 from file_utils import UserError, run_main
-from modeling import BertForPreTraining, compile_regions
-from optimization import WarmupSchedule, build_optimizer, parameter_groups
-from pretraining_setup import Setup, check
+from pretraining_run import Run
+from pretraining_setup import check
 from training import checkpoint
+from training.checkpoint_writer import CheckpointWriter
+from training.distributed import World, connected, read_world, world_problems
 from training.environment import describe_environment
 from training.evaluation import evaluate_pretraining
 from training.metrics import MetricsLogger
 from training.pretraining_arguments import parse_arguments
 from training.resume import first_global_step
-from training.step import TrainingStep
+from training.step import Outcome
+from training.stop_signal import REQUEUE_EXIT_CODE, StopSignal
 from training.throughput import ThroughputMeter, bert_flops
 
 # Name, unit and printed form of what is logged.
@@ -37,10 +43,14 @@ METRICS = (
     ("nsp_loss", None, ":.4f"),
     ("learning_rate", None, ":.3e"),
     ("gradient_norm", None, ":.3f"),
+    ("loss_scale", None, ":,g"),
+    ("skipped_steps", None, ":,"),
+    ("nonfinite_losses", None, ":,"),
     ("seconds", "s", ":.1f"),
     ("step_seconds", "s", ":.4f"),
     ("sequences_per_second", None, ":,.1f"),
     ("tokens_per_second", None, ":,.0f"),
+    ("sequences_per_second_per_gpu", None, ":,.1f"),
     ("model_tflops_per_second", "TFLOP/s", ":.3g"),
     ("peak_memory_allocated_bytes", "B", ":,"),
     ("peak_memory_reserved_bytes", "B", ":,"),
@@ -55,139 +65,72 @@ METRICS = (
 )
 
 
-class Run:
-    """Model, optimizer, schedule and position of one phase, and what they are saved as."""
+def train(run: Run, logger: MetricsLogger, writer: CheckpointWriter) -> dict | None:
+    """The loop: from where the run stands to its last step.
 
-    def __init__(self, args: argparse.Namespace, setup: Setup):
-        self.args, self.setup = args, setup
-        torch.manual_seed(args.seed)
-        self.model = BertForPreTraining(setup.config, args.layer_norm)
-        if setup.initial_weights is not None:
-            checkpoint.load_initial_weights(self.model, setup.initial_weights, args.init_checkpoint)
-        self.model.to(setup.device)
-        self.model.bert.compute_dtype = setup.precision.compute_dtype
-        self.model.bert.encoder.checkpoint_activations = args.checkpoint_activations
-        groups = parameter_groups(self.model.named_parameters(), args.weight_decay)
-        self.optimizer = build_optimizer(args.optimizer, groups, args.learning_rate, args.max_grad_norm)
-        self.schedule = WarmupSchedule(
-            self.optimizer, setup.total_steps, args.warmup_proportion, args.learning_rate, args.schedule
-        )
-        self.training_step = TrainingStep(
-            self.losses, self.optimizer, self.schedule, args.gradient_accumulation_steps, setup.device
-        )
-        self.samples_seen = 0
-        if setup.resumed is not None:
-            self._restore(setup.resumed)
-        if args.compile:
-            compile_regions(self.model)
-
-    def losses(self, batch: PretrainingBatch) -> tuple[Tensor, ...]:
-        """Total, masked-LM and next-sentence loss of a batch on the device."""
-        return self.model(
-            batch.input_ids,
-            batch.token_type_ids,
-            batch.position_ids,
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            batch.masked_lm_positions,
-            batch.masked_lm_labels,
-            batch.next_sentence_labels,
-        )
-
-    def predict(self, batch: PretrainingBatch) -> tuple[Tensor, Tensor]:
-        """Logits of a batch on the device: masked positions (M, V), pairs (B, 2)."""
-        return self.model.predict(
-            batch.input_ids,
-            batch.token_type_ids,
-            batch.position_ids,
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            batch.masked_lm_positions,
-            batch.next_sentence_labels.shape[0],
-        )
-
-    def _restore(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
-        if not self.args.do_train:
-            return
-        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay  # what this run was told counts, not what the saved one was
-        if self.setup.new_phase:
-            for group in self.optimizer.param_groups:
-                group["step"] = 0
-            self.schedule.load_state_dict({"finished_steps": 0})
-            return
-        self.schedule.load_state_dict(state["schedule"])
-        self.training_step.load_state_dict(state["training_step"])
-        self.samples_seen = state["data_position"]["samples_seen"]
-        checkpoint.restore_random_state(state["random_state"])
-
-    def save(self, step: int) -> Path:
-        """Write the checkpoint of this phase's step."""
-        phase_start = first_global_step(self.args)
-        dataset = self.setup.dataset
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "training_step": self.training_step.state_dict(),
-            "random_state": checkpoint.random_state(),
-            "data_position": {
-                "samples_seen": self.samples_seen,
-                "seed": dataset.seed,
-                "n_samples": dataset.n_samples,
-            },
-            "configuration": {"model": dataclasses.asdict(self.setup.config), "arguments": vars(self.args)},
-        }
-        return checkpoint.save_checkpoint(
-            self.args.output_dir, phase_start + step, state, self.args.keep_checkpoints, phase_start
-        )
-
-
-def train(run: Run, logger: MetricsLogger) -> dict:
-    """The loop: from where the run stands to its last step. Returns the throughput and the last losses."""
+    Returns:
+        the throughput and the last losses; None where a signal ended it before.
+    """
     args, setup, config = run.args, run.setup, run.setup.config
-    first_step, last_step = setup.first_step, setup.last_step
+    first_step, last_step = run.step, setup.last_step
     flops = functools.partial(
         bert_flops, config.encoder_parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size
     )
     run.model.train()
     losses: dict = {}
-    with (
-        setup.dataset.iterate(run.samples_seen) as micro_batches,
-        tqdm(total=last_step, initial=first_step, unit="step", disable=args.disable_progress_bar or None) as progress,
-    ):
+    saved_step = first_step
+    with setup.dataset.iterate(run.samples_seen) as micro_batches, progress_bar(run, last_step) as progress:
         meter = ThroughputMeter(setup.window_start, args.benchmark_stop, flops, setup.device)
-        for step in range(first_step + 1, last_step + 1):
+        while run.step < last_step:
             rate = run.schedule.learning_rate
-            for batch in run.training_step(micro_batches):
+            result = run.training_step(micro_batches)
+            if result.outcome is Outcome.INTERRUPTED:
+                if not args.skip_checkpoint and saved_step < run.step:
+                    log_step(run, logger, rate)
+                    run.save(writer)
+                return None
+            run.samples_seen += setup.batches.overall
+            if result.outcome is Outcome.SKIPPED:
+                meter.discard_step()
+                log_skipped_step(run, logger)
+                continue
+            for batch in result.micro_batches:
                 meter.add(len(batch.next_sentence_labels), batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
             meter.end_step()
-            run.samples_seen += args.train_batch_size
             progress.update()
+            step = run.step
             ends_average = step == 1 or step % args.log_freq == 0
             saves = not args.skip_checkpoint and (step % args.num_steps_per_checkpoint == 0 or step == last_step)
             # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
             if ends_average or saves or step in (first_step + 1, last_step):
-                losses = log_step(run, logger, step, rate)
+                losses = log_step(run, logger, rate)
             if ends_average:
                 run.training_step.clear_losses()
             if saves:
                 with meter.paused():
-                    run.save(step)
-        return {**meter.result(), **losses}
+                    run.save(writer)
+                saved_step = step
+            if args.num_steps_per_evaluation and step % args.num_steps_per_evaluation == 0 and step < last_step:
+                with meter.paused():
+                    logger.log((setup.dataset.epoch(run.samples_seen), step), evaluate(run))
+                run.model.train()
+        return {**meter.result(run.world.gather), **losses}
 
 
-def log_step(run: Run, logger: MetricsLogger, step: int, rate: float) -> dict:
+def progress_bar(run: Run, last_step: int) -> tqdm:
+    """A bar over the phase's steps, on the first rank only."""
+    shown = run.world.is_first and not run.args.disable_progress_bar
+    return tqdm(total=last_step, initial=run.step, unit="step", disable=None if shown else True)
+
+
+def log_step(run: Run, logger: MetricsLogger, rate: float) -> dict:
     """Log the means of the losses since the last step that ended an average, and the step's rate and gradient.
 
     Raises:
         UserError: they are no longer numbers, and nothing can come of that.
     """
     average_loss, mlm_loss, nsp_loss = run.training_step.mean_losses()
-    gradient_norm = float(run.optimizer.gradient_norm)
+    gradient_norm = float(run.training_step.gradient_norm)
     values = {
         "average_loss": average_loss,
         "mlm_loss": mlm_loss,
@@ -195,33 +138,69 @@ def log_step(run: Run, logger: MetricsLogger, step: int, rate: float) -> dict:
         "learning_rate": rate,
         "gradient_norm": gradient_norm,
     }
-    logger.log((run.setup.dataset.epoch(run.samples_seen), step), values)
+    if run.loss_scale is not None:
+        values["loss_scale"] = run.loss_scale.scale
+    logger.log((run.setup.dataset.epoch(run.samples_seen), run.step), values)
     if not (math.isfinite(average_loss) and math.isfinite(gradient_norm)):
         raise UserError(
-            f"the loss is {average_loss} and the gradient norm {gradient_norm} at step {step}, and there is no way "
-            "back from that; go on from an earlier checkpoint (--resume_from_checkpoint --resume_step) with a lower "
-            "--learning_rate or a longer warm-up."
+            f"the loss is {average_loss} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
+            f"way back from that{_where_losses_ended(run)}; go on from an earlier checkpoint (--resume_from_checkpoint "
+            "--resume_step) with a lower --learning_rate or a longer warm-up."
         )
     return {"final_loss": average_loss, "final_mlm_loss": mlm_loss, "final_nsp_loss": nsp_loss}
 
 
+def log_skipped_step(run: Run, logger: MetricsLogger) -> None:
+    """Log that a step's gradient was not finite in fp16, and was not used.
+
+    Raises:
+        UserError: too many in a row, so that the scale is not what is wrong.
+    """
+    scale = run.loss_scale
+    logger.log(
+        (run.setup.dataset.epoch(run.samples_seen), run.step + 1),
+        {"loss_scale": scale.scale, "skipped_steps": scale.skipped},
+    )
+    if scale.skipped_in_a_row >= run.args.max_skipped_steps:
+        raise UserError(
+            f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {run.step + 1}, down to "
+            f"a loss scale of {scale.scale:g}{_where_losses_ended(run)}; go on from the last checkpoint with "
+            "--precision bf16 or a lower --learning_rate, or raise --max_skipped_steps."
+        )
+
+
+def _where_losses_ended(run: Run) -> str:
+    """Which rank's batch first had a loss that is no number, as the rest of a sentence. All ranks call it."""
+    found = run.world.gather(run.training_step.nonfinite_losses())
+    firsts = [(first, rank) for rank, (_, first) in enumerate(found) if first is not None]
+    if not firsts:
+        return ""
+    first, rank = min(firsts)
+    epoch, sample = run.setup.dataset.epoch(first), first % run.setup.dataset.n_samples
+    count = sum(count for count, _ in found)
+    return (
+        f" (the loss of {count} micro-batches was no number, first on rank {rank}, in the {run.setup.batches.micro} "
+        f"sequences from {sample} of epoch {epoch} on)"
+    )
+
+
 def evaluate(run: Run) -> dict:
-    """Losses and accuracies on the held-out shards."""
+    """Losses and accuracies on the held-out shards. All ranks call it."""
     run.model.eval()
     with run.setup.eval_dataset.evaluation_batches() as batches:
-        scores = evaluate_pretraining(run.predict, batches, run.setup.device)
+        scores = evaluate_pretraining(run.predict, batches, run.setup.device, run.world.sum_)
     return {f"eval_{name}": value for name, value in dataclasses.asdict(scores).items()}
 
 
 def announce(run: Run, logger: MetricsLogger) -> None:
     """Say what this run is, for the log and for people, before its first step."""
     args, setup, first_step = run.args, run.setup, run.setup.first_step
-    micro_batch = args.train_batch_size // args.gradient_accumulation_steps
     logger.parameters(
         {
             "arguments": vars(args),
             "model": dataclasses.asdict(setup.config),
             "precision": setup.precision.name,
+            "batches": {**dataclasses.asdict(setup.batches), "global": setup.batches.overall},
             "environment": describe_environment(),
             "first_step": first_step,
             "total_steps": setup.total_steps,
@@ -231,18 +210,18 @@ def announce(run: Run, logger: MetricsLogger) -> None:
     for metric, unit, form in METRICS:
         logger.metadata(metric, unit, form)
     parameters = sum(p.numel() for p in run.model.parameters())
+    devices = f"{setup.device.type} x {run.world.size}" if run.world.size > 1 else setup.device.type
     logger.message(
-        f"{setup.device.type} | {setup.precision.name} | {parameters / 1e6:.1f} M parameters | "
+        f"{devices} | {setup.precision.name} | {parameters / 1e6:.1f} M parameters | "
         f"{setup.dataset.n_samples:,} sequences in {args.input_dir}"
     )
     if not args.do_train:
         step = first_global_step(args) + first_step
-        weights = args.init_checkpoint or f"step {step} in {args.output_dir}"
+        weights = args.init_checkpoint if setup.resumed_step is None else f"step {step} in {args.output_dir}"
         logger.message(f"evaluating the weights of {weights} on {args.eval_dir}")
         return
     logger.message(
-        f"global batch {args.train_batch_size:,} = micro-batch {micro_batch:,} x {args.gradient_accumulation_steps} "
-        f"accumulated x 1 process | learning rate {args.learning_rate:g} | warm-up "
+        f"{setup.batches} | learning rate {args.learning_rate:g} | warm-up "
         f"{round(args.warmup_proportion * setup.total_steps):,} of {setup.total_steps:,} steps"
     )
     if first_step >= setup.total_steps:
@@ -257,34 +236,95 @@ def announce(run: Run, logger: MetricsLogger) -> None:
                 f"{path} is newer and stays until it is overwritten; a restart without --resume_step takes it"
             )
     elif args.resume_from_checkpoint:
-        logger.message(f"no checkpoint in {args.output_dir}: starting fresh")
+        weights = f"the weights of {args.init_checkpoint}" if args.init_checkpoint else "random weights"
+        logger.message(f"no checkpoint in {args.output_dir}: starting fresh, from {weights}")
     elif args.phase2 and not args.init_checkpoint:
         logger.message("phase 2 starts from random weights, as neither a checkpoint nor weights were given")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run what the command line asks for. Ends with the code that asks for a restart where a signal stopped it."""
     started = time.perf_counter()
     args = parse_arguments(arguments)
-    setup = check(args)
+    n_gpus = 0 if args.no_cuda else torch.cuda.device_count()
+    if problems := world_problems(os.environ, args.local_rank, args.use_env, n_gpus):
+        raise UserError(problems)
+    world = read_world(os.environ, args.local_rank)
+    device = torch.device("cuda", world.local_rank) if n_gpus else torch.device("cpu")
+    if n_gpus:
+        torch.cuda.set_device(device)
+    with connected(world, device, args.startup_timeout, _description(args)) as world:
+        finished = run_phase(args, world, device, started)
+    if not finished:
+        sys.exit(REQUEUE_EXIT_CODE)
+
+
+def run_phase(args: argparse.Namespace, world: World, device: torch.device, started: float) -> bool:
+    """Check, build, train, evaluate. Returns False where a signal ended it before."""
+    setup = check(args, world, device)
     if args.check_only:
-        print("the flags, the configuration and the shards are in order")
-        return
+        if world.is_first:
+            print("the flags, the configuration and the shards are in order")
+        return True
     setup.precision.apply()
-    run = Run(args, setup)
-    setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes
     log_file = Path(args.json_summary or Path(args.output_dir) / "dllogger.json")
-    with MetricsLogger(log_file, append=True) as logger:
+    summary: dict | None = {}
+    with StopSignal(world) as stop_signal, open_logger(args, world, log_file) as logger:
+        run = Run(args, setup, world, stop_signal)
+        setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes
         announce(run, logger)
-        summary: dict = {}
         if args.do_train:
-            summary |= train(run, logger)
-        if setup.eval_dataset is not None:
-            summary |= evaluate(run)
-        summary["e2e_time"] = time.perf_counter() - started
-        logger.log((), summary)
-        checkpoints = checkpoint.latest_checkpoint(args.output_dir)
-        logger.message(f"log: {log_file}" + (f" | checkpoint: {checkpoints}" if checkpoints else ""))
+            with CheckpointWriter(logger.message) as writer:
+                summary = train(run, logger, writer)
+        if summary is not None:
+            if setup.eval_dataset is not None:
+                summary |= evaluate(run)
+            summary |= _counts(run)
+            summary["e2e_time"] = time.perf_counter() - started
+            logger.log((), summary)
+        newest = checkpoint.latest_checkpoint(args.output_dir)
+        logger.message(f"log: {log_file}" + (f" | checkpoint: {newest}" if newest else ""))
+        if summary is None:
+            logger.message(
+                f"stopped by {stop_signal.received or 'a signal to another rank'} after step {run.step} of "
+                f"{setup.total_steps}; start again with --resume_from_checkpoint to go on"
+            )
+    return summary is not None
+
+
+def _counts(run: Run) -> dict:
+    """What went wrong on the way, for the last line. All ranks call it."""
+    counts = {}
+    if run.args.do_train:
+        counts["nonfinite_losses"] = sum(count for count, _ in run.world.gather(run.training_step.nonfinite_losses()))
+    if run.loss_scale is not None:
+        counts["skipped_steps"] = run.loss_scale.skipped
+    return counts
+
+
+@contextlib.contextmanager
+def open_logger(args: argparse.Namespace, world: World, log_file: Path) -> Iterator[MetricsLogger]:
+    """The log of the first rank; others have one that writes nothing."""
+    with contextlib.ExitStack() as stack:
+        scalars = None
+        if args.tensorboard_dir and world.is_first:
+            from torch.utils.tensorboard import SummaryWriter  # an option that not everybody has installed
+
+            board = stack.enter_context(contextlib.closing(SummaryWriter(args.tensorboard_dir)))
+            phase_start = first_global_step(args)  # both phases on one axis
+
+            def scalars(name: str, value: float, step: int) -> None:
+                board.add_scalar(name, value, phase_start + step)
+
+        path = log_file if world.is_first else None
+        yield stack.enter_context(MetricsLogger(path, append=True, console=world.is_first, scalars=scalars))
+
+
+def _description(args: argparse.Namespace) -> str:
+    """What must be the same on all ranks."""
+    shared = {name: value for name, value in vars(args).items() if name != "local_rank"}
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+    return f"torch {torch.__version__}, arguments {digest}"
 
 
 if __name__ == "__main__":

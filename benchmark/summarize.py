@@ -38,7 +38,7 @@ class Phase:
     """What the log says of one phase, as it stands after the lines read so far."""
 
     losses: dict[int, float | None] = dataclasses.field(default_factory=dict)
-    """Mean training loss by optimizer step of the phase; None where a line has none."""
+    """Mean training loss by optimizer step of the phase; None where it is no number. Skipped steps are none."""
     throughput: dict[str, Any] = dataclasses.field(default_factory=dict)
     scores: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -49,8 +49,11 @@ class Phase:
             self.throughput, self.scores = {}, {}
 
     def add_step(self, step: int, data: dict[str, Any]) -> None:
-        self.losses[step] = number(data.get("average_loss"))
-        self.scores = {}  # they were of weights that have been trained further
+        if "average_loss" in data:
+            self.losses[step] = number(data["average_loss"])
+            self.scores = {}  # they were of weights that have been trained further
+        if "eval_mlm_accuracy" in data:
+            self.scores = data
 
     def add_summary(self, data: dict[str, Any]) -> None:
         if "sequences_per_second" in data:

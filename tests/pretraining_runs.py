@@ -73,7 +73,7 @@ def curve(output_dir):
         if event.get("step") == "PARAMETER":
             phase = 2 if event["data"]["arguments"]["phase2"] else 1
         elif isinstance(event.get("step"), list) and event["step"]:
-            logged[phase, event["step"][-1]] = event["data"]
+            logged.setdefault((phase, event["step"][-1]), {}).update(event["data"])
     return logged
 
 

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "modeling": {"configuration", "kernels", "file_utils"},
     "padded_model": {"modeling", "kernels"},
     "pretraining_setup": {"configuration", "data", "kernels", "modeling", "tokenization", "training", "file_utils"},
+    "pretraining_run": {"pretraining_setup", "data", "modeling", "optimization", "training"},
 }
 ENTRIES = {"run_pretraining", "run_squad", "benchmark", "scripts"}
 OURS = MAY_IMPORT.keys() | ENTRIES
@@ -29,7 +30,7 @@ TRAINING_LIBRARIES = {"torch", "numpy", "tqdm"}
 TEST_LIBRARIES = {"pytest", "hypothesis", "transformers", "tests"}
 
 FREEZING_CALLS = {"tuple", "frozenset", "MappingProxyType", "types.MappingProxyType"}
-PURE_CALLS = {"Path", "re.compile", "TypeVar", "range", "len", "int", "float", "str", "math.sqrt"}
+PURE_CALLS = {"Path", "datetime.timedelta", "re.compile", "TypeVar", "range", "len", "int", "float", "str", "math.sqrt"}
 PURE_METHODS = {"resolve", "absolute", "with_name", "encode", "format"}
 
 
@@ -89,19 +90,19 @@ def is_immutable(node: ast.expr) -> bool:
             return True
         pure_method = isinstance(node.func, ast.Attribute) and node.func.attr in PURE_METHODS
         is_pure = ast.unparse(node.func) in PURE_CALLS or (pure_method and is_immutable(node.func.value))
-        return is_pure and all(map(is_immutable, node.args))
+        return is_pure and all(map(is_immutable, [*node.args, *(keyword.value for keyword in node.keywords)]))
     return False
 
 
 def import_effects(statements: list[ast.stmt], path: str) -> list[str]:
     """Module-level statements that do more than define."""
     violations = []
-    for index, node in enumerate(statements):
+    for node in statements:
         where = f"{path}:{node.lineno}: "
         if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
-        if index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring, of the module or of the constant before it
         if isinstance(node, ast.Assign | ast.AnnAssign):
             if node.value is not None and not is_immutable(node.value):
                 violations.append(f"{where}{ast.unparse(node.value)[:60]} is mutable, or a call, at module level")

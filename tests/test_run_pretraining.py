@@ -242,3 +242,67 @@ def test_a_log_can_be_read_by_line(finished):
     for line in (finished / "out" / "dllogger.json").read_text(encoding="utf-8").splitlines():
         assert line.startswith("DLLL ")
         json.loads(line.removeprefix("DLLL "))
+
+
+def test_evaluation_every_few_steps_and_at_the_end(folder):
+    main(command(folder, eval_dir=folder / "test", num_steps_per_evaluation=3, num_steps_per_checkpoint=3))
+    evaluated = {step: values for (_, step), values in curve(folder / "out").items() if "eval_mlm_loss" in values}
+    assert list(evaluated) == [3, 6]
+    evaluation = {"do_train": False, "max_steps": None, "eval_dir": folder / "test", "resume_from_checkpoint": True}
+    for step in (3, 6):
+        main(command(folder, **evaluation, resume_step=step))
+        alone = {name: value for name, value in summary(folder / "out").items() if name.startswith("eval_")}
+        assert alone == {name: value for name, value in evaluated[step].items() if name.startswith("eval_")}
+
+
+def test_evaluation_in_between_changes_no_loss_and_is_not_measured(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    shutil.rmtree(folder / "out")
+    main(command(folder, eval_dir=folder / "test", num_steps_per_evaluation=1))
+    assert losses(folder / "out") == losses(finished / "out")
+    here, there = summary(folder / "out"), summary(finished / "out")
+    assert (here["sequences"], here["measured_steps"]) == (there["sequences"], there["measured_steps"])
+
+
+def test_tensorboard_shows_what_the_log_has(folder):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = folder / "board"
+    main(command(folder, tensorboard_dir=board, eval_dir=folder / "test", num_steps_per_evaluation=4))
+    phase2 = {"phase2": True, "phase1_end_step": 8, "resume_from_checkpoint": True}
+    main(command(folder, tensorboard_dir=board, max_steps=2, **phase2))
+    shown = event_accumulator.EventAccumulator(str(board)).Reload()
+    logged = curve(folder / "out")
+    expected = {step + 8 * (phase - 1): values["average_loss"] for (phase, step), values in logged.items()}
+    points = {event.step: event.value for event in shown.Scalars("average_loss")}
+    assert list(points) == list(range(1, 11))
+    assert points == pytest.approx(expected)
+    assert [event.step for event in shown.Scalars("eval_mlm_loss")] == [4]
+
+
+def test_weights_to_begin_with_count_only_where_nothing_is_to_be_resumed(folder, capsys):
+    main(command(folder, max_steps=2))
+    os.rename(folder / "out" / "ckpt_2.pt", folder / "weights.pt")
+    shutil.rmtree(folder / "out")
+    both = {"init_checkpoint": folder / "weights.pt", "resume_from_checkpoint": True, "num_steps_per_checkpoint": 4}
+    main(command(folder, **both, steps_this_run=4))
+    assert f"starting fresh, from the weights of {folder / 'weights.pt'}" in capsys.readouterr().out
+    main(command(folder, **both))
+    assert "going on after step 4" in capsys.readouterr().out
+    together = losses(folder / "out")
+    shutil.rmtree(folder / "out")
+    main(command(folder, init_checkpoint=folder / "weights.pt"))
+    assert losses(folder / "out") == together
+
+
+def test_every_nth_checkpoint_stays(folder):
+    main(command(folder, num_steps_per_checkpoint=1, keep_checkpoints=2, keep_every=3))
+    assert [step for step, _ in find_checkpoints(folder / "out")] == [3, 6, 7, 8]
+
+
+def test_the_micro_batch_is_what_the_cpu_takes_or_what_it_is_told(folder, capsys):
+    batch = {"train_batch_size": None, "gradient_accumulation_steps": None, "max_steps": 1}
+    main(command(folder, **batch, global_batch_size=48))
+    assert "global batch 48 = micro-batch 24 x 2 accumulated x 1 process | " in capsys.readouterr().out
+    shutil.rmtree(folder / "out")
+    main(command(folder, **batch, global_batch_size=48, micro_batch_size=4))
+    assert "global batch 48 = micro-batch 4 x 12 accumulated x 1 process | " in capsys.readouterr().out

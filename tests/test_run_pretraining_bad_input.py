@@ -59,8 +59,7 @@ def refusal(arguments):
     return raised.value.sentences
 
 
-def test_everything_wrong_is_said_at_once_and_before_anything_is_written(folder, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_everything_wrong_is_said_at_once_and_before_anything_is_written(folder):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(VOCAB - 2))]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     arguments = command(
@@ -92,7 +91,6 @@ def test_everything_wrong_is_said_at_once_and_before_anything_is_written(folder,
         "either --max_steps or --num_train_epochs",
         "missing.pt",
         "--resume_phase2 belongs to phase 2",
-        "WORLD_SIZE is 2",
         "--benchmark_start -2 must not be negative",
     ]
     for part in expected:
@@ -208,16 +206,24 @@ def test_phase_2_without_what_it_starts_from(finished, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_checkpoint(finished, tmp_path, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(finished, tmp_path, damage, capsys):
     folder = copied(finished, tmp_path)
     path = folder / "out" / "ckpt_8.pt"
     whole = path.read_bytes()
     middle = len(whole) // 2
     path.write_bytes({"cut": whole[:middle], "changed": b"garbage" + whole[7:], "empty": b""}[damage])
-    (found,) = refusal(command(folder, resume_from_checkpoint=True))
+    (found,) = refusal(command(folder, resume_from_checkpoint=True, resume_step=8))
     assert "ckpt_8.pt is damaged" in found
-    main(command(folder, resume_from_checkpoint=True, resume_step=4))  # the remedy that the sentence names
+    capsys.readouterr()
+    main(command(folder, resume_from_checkpoint=True))
+    printed = capsys.readouterr().out
+    assert "ckpt_8.pt is damaged" in printed
+    assert "Trying ckpt_4.pt" in printed
     assert losses(folder / "out") == losses(finished / "out")
+    for name in ("ckpt_4.pt", "ckpt_8.pt"):
+        (folder / "out" / name).write_bytes(b"")
+    (found,) = refusal(command(folder, resume_from_checkpoint=True))
+    assert "ckpt_4.pt is damaged" in found
 
 
 @pytest.mark.parametrize("wrong", ["shape", "missing weight", "no weights"])
@@ -282,7 +288,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_costs_no_good_checkpoint(fin
 
 
 def test_a_gradient_that_is_no_number_stops_the_run_too(folder, monkeypatch):
-    monkeypatch.setattr("optimization.clip_gradients", lambda groups, limit: torch.tensor(math.inf))
+    monkeypatch.setattr("training.step.gradient_norm", lambda groups: torch.tensor(math.inf))
     with pytest.raises(UserError, match="the gradient norm inf at step 1"):
         main(command(folder, num_steps_per_checkpoint=1))
     assert find_checkpoints(folder / "out") == []

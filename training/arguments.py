@@ -23,12 +23,28 @@ def add_optimization_arguments(
     """Batch, rate and schedule; the defaults are the entry's."""
     group = parser.add_argument_group("optimization")
     group.add_argument(
-        "--train_batch_size",
-        type=int,
-        default=32,
-        help="sequences per GPU and optimizer step; the micro-batch is this divided by --gradient_accumulation_steps",
+        "--train_batch_size", type=int, default=None, help="sequences per GPU and optimizer step (default: 32)"
     )
-    group.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches per optimizer step")
+    group.add_argument(
+        "--global_batch_size",
+        type=int,
+        default=None,
+        help="instead of it, sequences per optimizer step over all GPUs, so that another number of GPUs trains alike",
+    )
+    group.add_argument(
+        "--gradient_accumulation_steps",
+        type=int,
+        default=None,
+        help="micro-batches per optimizer step; --train_batch_size divided by this is the micro-batch "
+        "(default: as many as the micro-batch makes)",
+    )
+    group.add_argument(
+        "--micro_batch_size",
+        type=int,
+        default=None,
+        help="instead of it, sequences that the GPU takes at once (default: the most that fit its memory, at most 32 "
+        "on a CPU)",
+    )
     group.add_argument("--optimizer", choices=OPTIMIZERS, default=optimizer, help="apex_* need NVIDIA's apex")
     group.add_argument("--learning_rate", type=float, default=learning_rate, help="the highest rate of the schedule")
     group.add_argument(
@@ -50,6 +66,15 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         help="arithmetic of the matrix products; parameters and optimizer state are fp32 always "
         "(default: bf16 on GPUs that have it, else fp32)",
     )
+    group.add_argument("--fp16", "--amp", action="store_true", help="NVIDIA's names for --precision fp16")
+    group.add_argument(
+        "--loss_scale", type=float, default=0.0, help="fp16: a constant loss scale; 0: a dynamic one, as is usual"
+    )
+    group.add_argument("--init_loss_scale", type=float, default=2.0**20, help="fp16: where a dynamic loss scale begins")
+    group.add_argument("--min_loss_scale", type=float, default=1.0, help="fp16: a dynamic loss scale falls no lower")
+    group.add_argument(
+        "--max_skipped_steps", type=int, default=20, help="fp16: give up after so many skipped steps in a row"
+    )
     group.add_argument("--compile", action="store_true", help="fuse each layer's element-wise work with torch.compile")
     group.add_argument(
         "--layer_norm", choices=("torch", "apex"), default="torch", help="implementation of LayerNorm; apex needs apex"
@@ -67,6 +92,47 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_cuda", action="store_true", help="run on the CPU even where there is a GPU")
 
 
+def add_distribution_arguments(parser: argparse.ArgumentParser) -> None:
+    """How several processes, started by torchrun, share the work."""
+    group = parser.add_argument_group("distribution (processes are started by torchrun)")
+    group.add_argument(
+        "--reduce_dtype",
+        choices=("fp32", "fp16", "bf16"),
+        default=None,
+        help="what gradients are sent and averaged in between GPUs (default: fp32)",
+    )
+    group.add_argument(
+        "--allreduce_post_accumulation_fp16", action="store_true", help="NVIDIA's name for --reduce_dtype fp16"
+    )
+    group.add_argument(
+        "--allreduce_post_accumulation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="reduce gradients once per optimizer step; --no-..., for comparison, once per micro-batch",
+    )
+    group.add_argument(
+        "--shard_optimizer",
+        action="store_true",
+        help="each process keeps and updates the optimizer's moments of its share of the parameters only (ZeRO 1)",
+    )
+    group.add_argument(
+        "--startup_timeout",
+        type=float,
+        default=120.0,
+        help="seconds within which all processes must have started, or the missing ones are named",
+    )
+    group.add_argument(
+        "--local_rank",
+        "--local-rank",
+        type=int,
+        default=-1,
+        help="the GPU of this process, from launchers that do not set LOCAL_RANK; torchrun does",
+    )
+    group.add_argument(
+        "--use_env", action="store_true", help="insist on LOCAL_RANK in the environment, as NVIDIA's launcher did"
+    )
+
+
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """What a run writes and shows."""
     group = parser.add_argument_group("output")
@@ -74,6 +140,9 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--log_freq", type=int, default=10, help="optimizer steps from one log line to the next")
     group.add_argument(
         "--json-summary", default=None, help="the log, in DLLogger's lines (default: OUTPUT_DIR/dllogger.json)"
+    )
+    group.add_argument(
+        "--tensorboard_dir", default=None, help="also write what is logged as TensorBoard scalars to this folder"
     )
     group.add_argument(
         "--disable_progress_bar", "--disable-progress-bar", action="store_true", help="no bar; log lines stay"

@@ -23,7 +23,10 @@ class PreTrainingScores:
 
 @torch.no_grad()
 def evaluate_pretraining(
-    predict: Callable[[Any], tuple[Tensor, Tensor]], batches: Iterable[Any], device: torch.device
+    predict: Callable[[Any], tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
+    device: torch.device,
+    sum_over_ranks: Callable[[Tensor], None] = lambda tensor: None,
 ) -> PreTrainingScores:
     """Score `predict` on `batches`.
 
@@ -31,19 +34,22 @@ def evaluate_pretraining(
         predict: a batch on the device to the logits at its masked positions (M, V) and of its pairs (B, 2), fp32. The
             model behind it is in evaluation mode.
         batches: flat batches with `masked_lm_labels` (M,), -100 where there is none, and `next_sentence_labels` (B,).
+            On several ranks each gives its share, which may be none.
+        sum_over_ranks: adds a tensor up over ranks, in place.
 
     Raises:
         ValueError: the batches hold nothing to predict.
     """
-    totals: Tensor | None = None
+    totals = torch.zeros(6, dtype=torch.float64, device=device)
     for host_batch in batches:
         batch = host_batch.to(device)
         mlm_logits, nsp_logits = predict(batch)
         sums = torch.stack([*_sums(mlm_logits, batch.masked_lm_labels), *_sums(nsp_logits, batch.next_sentence_labels)])
-        totals = sums if totals is None else totals + sums
-    if totals is None:
-        raise ValueError("there is no batch to evaluate on")
+        totals += sums
+    sum_over_ranks(totals)
     mlm_loss, mlm_correct, n_masked, nsp_loss, nsp_correct, n_sequences = totals.tolist()
+    if not n_sequences:
+        raise ValueError("there is no batch to evaluate on")
     if not n_masked:
         raise ValueError("the batches to evaluate on have no masked position")
     return PreTrainingScores(

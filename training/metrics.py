@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,21 @@ class MetricsLogger:
         append: go on after what is there (a resumed run) instead of starting the file anew. The steps between the
             checkpoint and the end of the earlier run are then there twice; the later line counts.
         console: whether to print; a process that is not the first of its run does not.
+        scalars: also told every number of a step, such as a TensorBoard writer: (name, value, step).
 
     Raises:
         UserError: the file cannot be written.
     """
 
-    def __init__(self, path: Path | str | None, append: bool = False, console: bool = True):
+    def __init__(
+        self,
+        path: Path | str | None,
+        append: bool = False,
+        console: bool = True,
+        scalars: Callable[[str, float, int], None] | None = None,
+    ):
         self.console = console
+        self._scalars = scalars
         self._start = datetime.datetime.now()
         self._formats: dict[str, Mapping[str, str]] = {}
         self._file = None if path is None else _open_log(Path(path), append)
@@ -63,6 +71,10 @@ class MetricsLogger:
         """
         data = {name: _plain(value) for name, value in data.items()}
         self._write({"type": "LOG", "step": step, "data": data})
+        if self._scalars and isinstance(step, tuple) and step:
+            for name, value in data.items():
+                if _is_number(value):
+                    self._scalars(name, value, step[-1])
         if console:
             self.message(" | ".join([_step_text(step), *(self._text(name, value) for name, value in data.items())]))
 
@@ -95,9 +107,12 @@ class MetricsLogger:
 
     def _text(self, name: str, value: Any) -> str:
         form = self._formats.get(name, {})
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        number = ("{" + form.get("format", "") + "}").format(value) if is_number else str(value)
+        number = ("{" + form.get("format", "") + "}").format(value) if _is_number(value) else str(value)
         return " ".join(part for part in (name, number, form.get("unit", "")) if part)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_log(path: Path | str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The command line of run_pretraining.py: its flags, and what can be wrong with their values alone."""
 
 import argparse
+import importlib.util
 import math
 import os
 import shutil
@@ -13,6 +14,7 @@ import torch
 from optimization import unavailable
 from training.arguments import (
     HelpFormatter,
+    add_distribution_arguments,
     add_measurement_arguments,
     add_optimization_arguments,
     add_output_arguments,
@@ -44,10 +46,18 @@ POSITIVE = (
     "max_seq_length",
     "max_predictions_per_seq",
     "train_batch_size",
+    "global_batch_size",
     "gradient_accumulation_steps",
+    "micro_batch_size",
     "log_freq",
     "num_steps_per_checkpoint",
     "keep_checkpoints",
+    "keep_every",
+    "num_steps_per_evaluation",
+    "max_skipped_steps",
+    "init_loss_scale",
+    "min_loss_scale",
+    "startup_timeout",
     "max_steps",
     "num_train_epochs",
     "steps_this_run",
@@ -64,6 +74,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     _add_length_arguments(parser.add_argument_group("length of the run"))
     add_optimization_arguments(parser, learning_rate=5e-5, warmup_proportion=0.01, optimizer="lamb", schedule="poly")
     add_runtime_arguments(parser)
+    add_distribution_arguments(parser)
     add_output_arguments(parser)
     _add_checkpoint_arguments(parser.add_argument_group("checkpoints and phases"))
     add_measurement_arguments(parser)
@@ -73,7 +84,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def _add_data_arguments(group) -> None:
     group.add_argument("--do_train", action="store_true", help="train; without it, only --eval_dir is looked at")
     group.add_argument("--input_dir", required=True, help="folder of the training shards (.hdf5)")
-    group.add_argument("--eval_dir", default=None, help="folder of held-out shards to evaluate on at the end")
+    group.add_argument("--eval_dir", default=None, help="folder of held-out shards to evaluate on")
     group.add_argument(
         "--bert_model",
         choices=BERT_CONFIGS,
@@ -85,6 +96,12 @@ def _add_data_arguments(group) -> None:
     group.add_argument("--max_seq_length", type=int, default=512, help="tokens per sequence in the shards")
     group.add_argument(
         "--max_predictions_per_seq", type=int, default=80, help="masked positions per sequence in the shards"
+    )
+    group.add_argument(
+        "--num_steps_per_evaluation",
+        type=int,
+        default=None,
+        help="optimizer steps between evaluations (default: only after the last step)",
     )
     group.add_argument(
         "--num_workers",
@@ -106,7 +123,10 @@ def _add_length_arguments(group) -> None:
 
 def _add_checkpoint_arguments(group) -> None:
     group.add_argument(
-        "--init_checkpoint", default=None, help="start from the weights of this .pt file, with all else new"
+        "--init_checkpoint",
+        default=None,
+        help="start from the weights of this .pt file, with all else new; with --resume_from_checkpoint, where there "
+        "is nothing to go on from yet",
     )
     group.add_argument(
         "--resume_from_checkpoint", action="store_true", help="go on from the newest checkpoint in --output_dir, if any"
@@ -114,6 +134,9 @@ def _add_checkpoint_arguments(group) -> None:
     group.add_argument("--resume_step", type=int, default=-1, help="go on from ckpt_RESUME_STEP.pt; -1: the newest")
     group.add_argument("--num_steps_per_checkpoint", type=int, default=100, help="optimizer steps between checkpoints")
     group.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints of a phase that are kept")
+    group.add_argument(
+        "--keep_every", type=int, default=None, help="besides, every checkpoint of a multiple of this step is kept"
+    )
     group.add_argument(
         "--phase2",
         action="store_true",
@@ -138,11 +161,6 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
         yield "--num_train_epochs is infinite; the schedule needs an end, so give a number."
     if not args.weight_decay >= 0:
         yield f"--weight_decay is {args.weight_decay}; it must not be negative."
-    if args.gradient_accumulation_steps > 0 and args.train_batch_size % args.gradient_accumulation_steps:
-        yield (
-            f"--train_batch_size {args.train_batch_size} is not a multiple of --gradient_accumulation_steps "
-            f"{args.gradient_accumulation_steps}; choose one that divides it."
-        )
     if not 0 <= args.warmup_proportion < 1:
         yield f"--warmup_proportion is {args.warmup_proportion}; it must lie in [0, 1)."
     if not (args.do_train or args.eval_dir):
@@ -156,20 +174,47 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
         )
     if args.resume_phase2 and not args.phase2:
         yield "--resume_phase2 belongs to phase 2; add --phase2."
-    if args.init_checkpoint and args.resume_from_checkpoint:
-        yield "--init_checkpoint starts anew from weights and --resume_from_checkpoint goes on; give one of them."
     if args.resume_step != -1 and not args.resume_from_checkpoint:
         yield f"--resume_step {args.resume_step} does nothing alone; add --resume_from_checkpoint."
-    if args.precision and (problem := precision_problem(args.precision, device)):
-        yield problem + "."
+    yield from _precision_problems(args, device)
+    if args.num_steps_per_evaluation and not args.eval_dir:
+        yield "--num_steps_per_evaluation has nothing to evaluate on; add --eval_dir."
+    if args.allreduce_post_accumulation_fp16 and args.reduce_dtype not in (None, "fp16"):
+        yield f"--allreduce_post_accumulation_fp16 and --reduce_dtype {args.reduce_dtype} contradict; give one of them."
+    if args.tensorboard_dir and importlib.util.find_spec("tensorboard") is None:
+        yield "--tensorboard_dir needs TensorBoard; install it (pip install tensorboard) or leave the flag out."
     if problem := unavailable(args.optimizer):
         yield problem + "."
     if args.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         yield "--compile needs a C++ compiler on the CPU, and neither CXX nor g++ is one; install g++ or leave it out."
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        yield f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; training in several processes is not there yet: start one."
     if problem := _output_problem(args.output_dir):
         yield problem
+
+
+def precision_name(args: argparse.Namespace) -> str | None:
+    """The precision asked for, under either name; None leaves it to the device."""
+    return args.precision or ("fp16" if args.fp16 else None)
+
+
+def reduce_dtype(args: argparse.Namespace) -> str:
+    """What gradients are reduced in, under either name."""
+    return "fp16" if args.allreduce_post_accumulation_fp16 else args.reduce_dtype or "fp32"
+
+
+def _precision_problems(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    if args.fp16 and args.precision not in (None, "fp16"):
+        yield f"--fp16 (or --amp) and --precision {args.precision} contradict; give one of them."
+    name = precision_name(args)
+    if name and (problem := precision_problem(name, device)):
+        yield problem + "."
+    if not 0 <= args.loss_scale < math.inf:
+        yield f"--loss_scale is {args.loss_scale}; give 0 for a dynamic scale, or a positive number."
+    if args.loss_scale and name != "fp16":
+        yield f"--loss_scale {args.loss_scale:g} is for fp16 alone; add --precision fp16 or leave it out."
+    if args.min_loss_scale > args.init_loss_scale:
+        yield (
+            f"--min_loss_scale {args.min_loss_scale:g} is above --init_loss_scale {args.init_loss_scale:g}; swap them."
+        )
 
 
 def _output_problem(folder: str) -> str | None:

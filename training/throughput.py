@@ -136,20 +136,28 @@ class ThroughputMeter:
         finally:
             self._run_clock()
 
-    def result(self) -> dict[str, Any]:
+    def discard_step(self) -> None:
+        """What was added since the last step came to nothing: its time counts, its work does not."""
+        self._unfinished_step = Work()
+
+    def result(self, gather: Callable[[Any], list[Any]] = lambda value: [value]) -> dict[str, Any]:
         """Close the window if it is still open, and report it.
+
+        Args:
+            gather: from a value to those of all ranks, which all must call this; their work is added up.
 
         Returns:
             `measured_steps`, and with them `seconds`, `step_seconds` (mean), `sequences`, `tokens`, `masked_tokens`,
-            `sequences_per_second`, `tokens_per_second`, `model_tflops_per_second` (where `flops` was given) and
-            peak memory in bytes on a GPU. Where nothing was measured, `measured_steps` 0 and `not_measured`, a sentence
-            that says why.
+            `sequences_per_second`, `tokens_per_second`, on several ranks `sequences_per_second_per_gpu`,
+            `model_tflops_per_second` of all ranks (where `flops` was given) and this rank's peak memory in bytes on a
+            GPU. Where nothing was measured, `measured_steps` 0 and `not_measured`, a sentence that says why.
         """
         if self._is_open:
             self._close()
         if self._measured_steps == 0 or self._seconds <= 0:
             return {"measured_steps": 0, "not_measured": self._why_nothing()}
-        work, seconds = self._work, self._seconds
+        shares = [Work(*values) for values in gather(dataclasses.astuple(self._work))]
+        work, seconds = sum(shares, Work()), self._seconds
         result = {
             "measured_steps": self._measured_steps,
             "seconds": seconds,
@@ -160,6 +168,8 @@ class ThroughputMeter:
             "sequences_per_second": work.n_sequences / seconds,
             "tokens_per_second": work.sum_lengths / seconds,
         }
+        if len(shares) > 1:
+            result["sequences_per_second_per_gpu"] = work.n_sequences / seconds / len(shares)
         if self.flops is not None:
             result["model_tflops_per_second"] = self.flops(**dataclasses.asdict(work)) / seconds / 1e12
         return result | peak_memory(self.device)

@@ -88,8 +88,17 @@ def test_a_run_that_only_evaluates_changes_no_row(table):
 def test_nan_and_missing_values_are_shown_as_such(table):
     rows = table(start(), step(1, 9), step(2, "NaN"), summary(sequences_per_second="Infinity"))
     assert rows == [["1", "2", "9.000", "nan", "-", "inf", "-"]]
-    no_loss = {"type": "LOG", "step": 5, "data": {"step_loss": 1.0}}
+    no_loss = {"type": "LOG", "step": 5, "data": {"average_loss": None}}
     assert table(start(), no_loss) == [["1", "5", "-", "-", "-", "-", "-"]]
+
+
+def test_skipped_steps_are_none_and_scores_hold_until_training_goes_on(table):
+    skipped = {"type": "LOG", "step": [0, 3], "data": {"loss_scale": 512.0, "skipped_steps": 1}}
+    evaluated = {"type": "LOG", "step": [0, 2], "data": {"eval_mlm_accuracy": 0.25}}
+    assert table(start(), step(1, 9), step(2, 8), evaluated, skipped) == [
+        ["1", "2", "9.000", "8.000", "25.0%", "-", "-"]
+    ]
+    assert table(start(), step(2, 8), evaluated, step(3, 7)) == [["1", "3", "8.000", "7.000", "-", "-", "-"]]
 
 
 def test_several_logs_are_told_apart_and_all_that_is_wrong_is_said(table, tmp_path):

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from training.arguments import HelpFormatter
-from training.pretraining_arguments import BERT_CONFIGS, POSITIVE, parse_arguments, value_problems
+from training.pretraining_arguments import (
+    BERT_CONFIGS,
+    POSITIVE,
+    parse_arguments,
+    precision_name,
+    reduce_dtype,
+    value_problems,
+)
 
 CPU = torch.device("cpu")
 
@@ -41,14 +48,16 @@ def test_what_must_be_positive(flag, value):
         (["--weight_decay", "nan"], "--weight_decay is nan"),
         (["--warmup_proportion", "1"], "--warmup_proportion is 1.0; it must lie in [0, 1)"),
         (["--warmup_proportion", "-0.1"], "--warmup_proportion is -0.1"),
-        (
-            ["--train_batch_size", "30", "--gradient_accumulation_steps", "4"],
-            "--train_batch_size 30 is not a multiple of --gradient_accumulation_steps 4",
-        ),
         (["--num_train_epochs", "2"], "give either --max_steps or --num_train_epochs"),
         (["--resume_phase2"], "--resume_phase2 belongs to phase 2; add --phase2"),
         (["--resume_step", "5"], "--resume_step 5 does nothing alone; add --resume_from_checkpoint"),
-        (["--init_checkpoint", "a.pt", "--resume_from_checkpoint"], "give one of them"),
+        (["--fp16", "--precision", "bf16"], "--fp16 (or --amp) and --precision bf16 contradict"),
+        (["--amp", "--precision", "fp32"], "contradict"),
+        (["--loss_scale", "128"], "--loss_scale 128 is for fp16 alone"),
+        (["--loss_scale", "-1", "--fp16"], "--loss_scale is -1.0; give 0"),
+        (["--min_loss_scale", "2097152"], "--min_loss_scale 2.09715e+06 is above --init_loss_scale 1.04858e+06"),
+        (["--allreduce_post_accumulation_fp16", "--reduce_dtype", "bf16"], "--reduce_dtype bf16 contradict"),
+        (["--num_steps_per_evaluation", "5"], "nothing to evaluate on; add --eval_dir"),
         (["--precision", "tf32"], "--precision tf32 exists on NVIDIA GPUs only"),
         (["--optimizer", "apex_fused_lamb"], "use lamb or adamw"),
     ],
@@ -82,16 +91,25 @@ def test_what_a_run_needs(arguments, sentence):
     assert sentence in found
 
 
-@pytest.mark.parametrize("value", ["2", "many"])
-def test_several_processes_are_refused(monkeypatch, value):
-    monkeypatch.setenv("WORLD_SIZE", value)
-    (found,) = problems_of()
-    assert f"WORLD_SIZE is {value}" in found
+@pytest.mark.parametrize("flags", [["--fp16"], ["--amp"], ["--fp16", "--amp"], ["--amp", "--precision", "fp16"]])
+def test_nvidias_names_for_mixed_precision_mean_fp16(flags):
+    args = parse_arguments(["--input_dir", "data", "--output_dir", "out", *flags])
+    assert precision_name(args) == "fp16"
+    assert problems_of(*flags) == []
 
 
-def test_one_process_under_a_launcher_is_not_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert problems_of() == []
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], "fp32"), (["--allreduce_post_accumulation_fp16"], "fp16"), (["--reduce_dtype", "bf16"], "bf16")],
+)
+def test_what_gradients_are_reduced_in(flags, expected):
+    assert reduce_dtype(parse_arguments(["--input_dir", "data", "--output_dir", "out", *flags])) == expected
+
+
+def test_tensorboard_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (found,) = problems_of("--tensorboard_dir", "board")
+    assert "pip install tensorboard" in found
 
 
 def test_an_output_folder_that_cannot_be_one(tmp_path):

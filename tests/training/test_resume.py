@@ -1,6 +1,6 @@
 """A run that is stopped, killed or changes phase, and goes on, against one that never stopped: the same to the bit.
 
-Dropout is on and two micro-batches are accumulated, so that the random state and the place in the data both matter.
+Dropout is on and two micro-batches are accumulated, so that random numbers and the place in the data both matter.
 """
 
 import os
@@ -46,7 +46,7 @@ run_pretraining.main(sys.argv[3:])
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # before the runs that others are compared with
 def _one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -119,7 +119,6 @@ def assert_same_run(output, expected_output, log_freq, n_phases):
     ours, theirs = (torch.load(folder / f"ckpt_{last}.pt", weights_only=True) for folder in (output, expected_output))
     for part in ("model", "optimizer", "schedule", "training_step", "data_position"):
         assert equal(ours[part], theirs[part]), part
-    assert equal(ours["random_state"]["torch"], theirs["random_state"]["torch"])
 
 
 def test_stopped_runs_go_on_bit_for_bit_over_both_phases(folder, straight):
@@ -137,7 +136,8 @@ def test_killed_runs_go_on_bit_for_bit_over_both_phases(folder, straight):
     log_freq, expected = straight
     output = f"killed{log_freq}"
     run_killed("micro-batch", 2 * 7 + 1, phase1(folder, output, log_freq=log_freq))  # step 8, between micro-batches
-    assert [step for step, _ in find_checkpoints(folder / output)] == [2, 4, 6]
+    # Step 6's is being written beside training, and may or may not have got its name.
+    assert [step for step, _ in find_checkpoints(folder / output)] in ([2, 4], [2, 4, 6])
     main(phase1(folder, output, log_freq=log_freq))
     run_killed("checkpoint", f"ckpt_{PHASE1_STEPS + 4}.pt", phase2(folder, output, log_freq=log_freq))
     assert [step for step, _ in find_checkpoints(folder / output)][-1] == PHASE1_STEPS + 2
@@ -146,11 +146,11 @@ def test_killed_runs_go_on_bit_for_bit_over_both_phases(folder, straight):
 
 
 def test_losses_depend_on_what_is_resumed(folder, straight, monkeypatch):
-    """The comparison above is sharp: without the random state alone the losses differ."""
+    """The comparison above is sharp: with other dropout alone after the stop, the losses differ."""
     log_freq, expected = straight
-    monkeypatch.setattr("training.checkpoint.restore_random_state", lambda state: None)
     output = f"forgetful{log_freq}"
     main(phase1(folder, output, log_freq=log_freq, steps_this_run=5))
+    monkeypatch.setattr("training.step.seed_generator", lambda device, seed, first_sample: torch.manual_seed(seed))
     main(phase1(folder, output, log_freq=log_freq))
     with pytest.raises(AssertionError):
         assert_same_run(folder / output, expected, log_freq, n_phases=1)

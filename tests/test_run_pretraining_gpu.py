@@ -1,0 +1,74 @@
+"""run_pretraining on a GPU: the precisions beside each other, a resume, and NCCL's part of data-parallel training."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from pretraining_runs import command, losses, make_inputs, summary
+
+from run_pretraining import main
+from training.data_parallel import data_parallel
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    # Heads of 32, as FlashAttention takes multiples of 8 only.
+    return make_inputs(tmp_path_factory.mktemp("gpu"), hidden_size=64, num_attention_heads=2, intermediate_size=128)
+
+
+def on_gpu(folder, output, **changes):
+    return command(folder, output_dir=folder / output, no_cuda=None, **changes)
+
+
+@pytest.fixture(scope="module")
+def fp32_losses(folder):
+    main(on_gpu(folder, "fp32", precision="fp32", max_steps=20))
+    return losses(folder / "fp32")
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("tf32", 2e-3), ("fp16", 5e-3), ("bf16", 2e-2)])
+def test_precisions_follow_fp32(folder, fp32_losses, precision, bound):
+    main(on_gpu(folder, precision, precision=precision, max_steps=20, init_loss_scale=2.0**8))
+    assert losses(folder / precision) == pytest.approx(fp32_losses, rel=bound)
+    assert summary(folder / precision)["peak_memory_allocated_bytes"] > 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_stopped_run_goes_on(folder, precision):
+    main(on_gpu(folder, f"straight {precision}", precision=precision))
+    main(on_gpu(folder, f"stopped {precision}", precision=precision, steps_this_run=3))
+    main(on_gpu(folder, f"stopped {precision}", precision=precision, resume_from_checkpoint=True))
+    # Not bit for bit: FlashAttention's backward pass adds up in no fixed order.
+    expected = losses(folder / f"straight {precision}")
+    assert losses(folder / f"stopped {precision}") == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_micro_batch_is_what_fits(folder, capsys):
+    batch = {"train_batch_size": None, "gradient_accumulation_steps": None, "max_steps": 1, "precision": "bf16"}
+    main(on_gpu(folder, "fitting", **batch, global_batch_size=48))
+    assert "global batch 48 = micro-batch 48 x 1 accumulated x 1 process | " in capsys.readouterr().out
+
+
+@pytest.fixture
+def nccl():
+    """A process group of one rank: all of NCCL but the other ranks."""
+    device = torch.device("cuda", 0)
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1, device_id=device)
+    yield device
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("fp32", 0.0), ("bf16", 2**-8), ("fp16", 2**-10)])
+def test_gradients_pass_through_nccl_in_each_dtype(nccl, dtype, bound):
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(64, 32, device=nccl)
+    parallel = data_parallel(copy.deepcopy(plain), nccl, dtype)
+    inputs = torch.randn(8, 64, device=nccl)
+    for model in (plain, parallel):
+        model(inputs).square().mean().backward()
+    expected, actual = plain.weight.grad, parallel.module.weight.grad
+    assert ((actual - expected).abs() <= bound * expected.abs() + (2**-25 if dtype == "fp16" else 0)).all()
+    assert (dtype == "fp32") == torch.equal(actual, expected)

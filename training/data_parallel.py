@@ -1,0 +1,40 @@
+"""PyTorch's DistributedDataParallel as a run here wants it.
+
+Gradients live in the buckets they are reduced in, which saves a copy of the model's size. The reduction runs beside the
+backward pass; in 16 bits it sends half the bytes, and rounds. PyTorch has hooks for that, which divide after rounding,
+where fp16 loses the smallest gradients, and refuse bf16 over gloo; ours divides first and runs everywhere.
+
+Source: Li et al. 2020, https://arxiv.org/abs/2006.15704.
+"""
+
+from types import MappingProxyType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+REDUCE_DTYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
+
+
+def data_parallel(model: nn.Module, device: torch.device, reduce_dtype: str) -> DistributedDataParallel:
+    """Wrap a model on its device; its weights become those of rank 0 on all ranks.
+
+    Args:
+        reduce_dtype: one of `REDUCE_DTYPES`: what gradients are averaged over ranks in.
+    """
+    device_ids = [device.index] if device.type == "cuda" else None
+    parallel = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+    dtype = REDUCE_DTYPES[reduce_dtype]
+    if dtype != torch.float32:
+        parallel.register_comm_hook(dtype, _reduce_in)
+    return parallel
+
+
+def _reduce_in(dtype: torch.dtype, bucket: dist.GradBucket) -> Future[Tensor]:
+    """Average a bucket of fp32 gradients over the ranks in another dtype."""
+    gradients = bucket.buffer()
+    compressed = (gradients / dist.get_world_size()).to(dtype)
+    reduced = dist.all_reduce(compressed, async_op=True).get_future()
+    return reduced.then(lambda future: gradients.copy_(future.value()[0]))
