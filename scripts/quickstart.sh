@@ -26,6 +26,7 @@ export PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-32} PHASE2_MICRO_BATCH=${PHASE2_
 export PHASE1_STEPS=${PHASE1_STEPS:-300} PHASE2_STEPS=${PHASE2_STEPS:-75}
 export PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-1.2e-2} PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-1.2e-2}
 export LOG_FREQ=${LOG_FREQ:-25}
+export NUM_GPUS=${NUM_GPUS:-1}                 # batches this small gain nothing from several
 
 # On a machine that does other things too, CPU threads that wait by spinning make training several times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
@@ -35,7 +36,7 @@ if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   echo
   echo "Variables and their values now:"
   for name in OUTPUT_DIR VOCAB_FILE VOCAB_SIZE N_PROCESSES INSTALL PYTHON \
-    PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE} LOG_FREQ; do
+    PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE} LOG_FREQ NUM_GPUS; do
     echo "  $name=${!name}"
   done
   exit 0

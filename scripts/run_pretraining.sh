@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Pre-train BERT on one GPU: phase 1 at sequence length 128, then phase 2 at 512, by NVIDIA's recipe for BERT-large.
+# Pre-train BERT: phase 1 at sequence length 128, then phase 2 at 512, by NVIDIA's recipe for BERT-large.
 #
 #   bash scripts/run_pretraining.sh
-#   COMPILE=1 OUTPUT_DIR=results/compiled bash scripts/run_pretraining.sh --max_grad_norm 0.5
+#   CONFIG=h200_8gpu bash scripts/run_pretraining.sh
+#   NUM_GPUS=4 COMPILE=1 OUTPUT_DIR=results/compiled bash scripts/run_pretraining.sh --max_grad_norm 0.5
 #
 # It trains on the shards that data/create_datasets_from_start.sh makes. The configuration stands below; edit it, or set
 # it in the environment. Extra flags go to run_pretraining.py in both phases.
@@ -10,10 +11,24 @@
 # OUTPUT_DIR is the run. Started again with the same folder, the script goes on after the newest checkpoint there, in
 # whichever phase that is; it never starts over in a folder that has checkpoints. For a new run choose a new folder.
 # Checkpoints of another model, optimizer, seed or amount of data are refused. Batches, rates, steps and precision that
-# were changed count from the checkpoint on.
+# were changed count from the checkpoint on. On SIGTERM, SIGUSR1 and Ctrl-C it saves first; after a signal it ends with
+# status 75. docs/distributed.md is about several GPUs and machines.
 set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+CONFIG=${CONFIG:-}   # defaults for known hardware: a file, or the name of one in scripts/configs, such as h200_8gpu
+if [[ -n $CONFIG ]]; then
+  config_file=$CONFIG
+  if [[ $CONFIG != */* ]]; then config_file=$PROJECT_DIR/scripts/configs/pretrain_$CONFIG.sh; fi
+  if [[ ! -f $config_file ]]; then
+    known=$(cd "$PROJECT_DIR/scripts/configs" && printf '%s ' pretrain_*.sh | sed 's/pretrain_//g; s/\.sh//g')
+    echo "error: CONFIG is '$CONFIG', and there is no file $config_file; choose one of ${known% }, or give a path." >&2
+    exit 2
+  fi
+  # shellcheck source=/dev/null  # whichever was chosen
+  source "$config_file"
+fi
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/pretraining}   # checkpoints, and the log dllogger.json
 RUN_PHASE1=${RUN_PHASE1:-1}                     # 0: leave phase 1 out
@@ -22,43 +37,52 @@ RUN_PHASE2=${RUN_PHASE2:-1}                     # 0: leave phase 2 out
 BERT_MODEL=${BERT_MODEL:-large}                 # tiny, base or large
 CONFIG_FILE=${CONFIG_FILE:-}                    # a bert_config.json instead
 INIT_CHECKPOINT=${INIT_CHECKPOINT:-}            # weights that a new run starts from; empty: random ones
-PRECISION=${PRECISION:-}                        # bf16, tf32 or fp32; empty: bf16 on GPUs that have it, else fp32
+PRECISION=${PRECISION:-}                        # bf16, fp16, tf32 or fp32; empty: bf16 on GPUs that have it, else fp32
 COMPILE=${COMPILE:-0}                           # 1: fuse element-wise work with torch.compile
 OPTIMIZER=${OPTIMIZER:-lamb}
 SCHEDULE=${SCHEDULE:-poly}
 SEED=${SEED:-42}                                # of initialisation, dropout and the order of the data
+SHARD_OPTIMIZER=${SHARD_OPTIMIZER:-0}           # 1: divide the optimizer's state among the GPUs
+REDUCE_DTYPE=${REDUCE_DTYPE:-}                  # fp32, fp16 or bf16: what gradients are averaged in; empty: fp32
 
 LOG_FREQ=${LOG_FREQ:-1}                         # optimizer steps from one log line to the next
 STEPS_PER_CHECKPOINT=${STEPS_PER_CHECKPOINT:-100}
 KEEP_CHECKPOINTS=${KEEP_CHECKPOINTS:-3}         # newest ones of each phase that are kept
+KEEP_EVERY=${KEEP_EVERY:-}                      # besides, checkpoints of a multiple of this step stay
 EVALUATE=${EVALUATE:-0}                         # 1: score the test shards at the end of each phase
+STEPS_PER_EVALUATION=${STEPS_PER_EVALUATION:-}  # and every so many steps
+TENSORBOARD=${TENSORBOARD:-0}                   # 1: TensorBoard scalars in OUTPUT_DIR/tensorboard
 
 DATASET=${DATASET:-books_wiki_en_corpus}        # wikicorpus_en, bookscorpus, or books_wiki_en_corpus for both
 HDF5_PREFIX=${BERT_PREP_WORKING_DIR:-$PROJECT_DIR/data}/hdf5_lower_case_1_seq_len
 HDF5_SUFFIX=masked_lm_prob_0.15_random_seed_12345_dupe_factor_5/$DATASET
 
-# A global batch is what one optimizer step takes, a micro-batch what the GPU holds at once: BERT-large takes 32 GiB of
-# GPU memory with these in bf16. Halve the micro-batches on smaller GPUs; the result of training stays the same.
+# A global batch is what one optimizer step takes, a micro-batch what one GPU holds at once; empty: the most that fits its
+# memory. Micro-batches and the number of GPUs change speed, not the result of training.
 PHASE1_DATA_DIR=${PHASE1_DATA_DIR:-${HDF5_PREFIX}_128_max_pred_20_$HDF5_SUFFIX}
 PHASE1_GLOBAL_BATCH=${PHASE1_GLOBAL_BATCH:-65536}
-PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-256}
+PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-}
 PHASE1_STEPS=${PHASE1_STEPS:-7038}
 PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-6e-3}
 PHASE1_WARMUP=${PHASE1_WARMUP:-0.2843}
 
 PHASE2_DATA_DIR=${PHASE2_DATA_DIR:-${HDF5_PREFIX}_512_max_pred_80_$HDF5_SUFFIX}
 PHASE2_GLOBAL_BATCH=${PHASE2_GLOBAL_BATCH:-32768}
-PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-64}
+PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-}
 PHASE2_STEPS=${PHASE2_STEPS:-1563}
 PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-4e-3}
 PHASE2_WARMUP=${PHASE2_WARMUP:-0.128}
+
+# shellcheck source=scripts/launch.sh
+source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS and what else concerns the processes
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   echo
   echo "Variables and their values now:"
-  for name in OUTPUT_DIR RUN_PHASE1 RUN_PHASE2 BERT_MODEL CONFIG_FILE INIT_CHECKPOINT PRECISION COMPILE OPTIMIZER \
-    SCHEDULE SEED LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS EVALUATE DATASET \
+  for name in CONFIG NUM_GPUS NNODES MASTER_ADDR MASTER_PORT MAX_RESTARTS OUTPUT_DIR RUN_PHASE1 RUN_PHASE2 \
+    BERT_MODEL CONFIG_FILE INIT_CHECKPOINT PRECISION COMPILE OPTIMIZER SCHEDULE SEED SHARD_OPTIMIZER REDUCE_DTYPE LOG_FREQ STEPS_PER_CHECKPOINT \
+    KEEP_CHECKPOINTS KEEP_EVERY EVALUATE STEPS_PER_EVALUATION TENSORBOARD DATASET \
     PHASE{1,2}_{DATA_DIR,GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE,WARMUP}; do
     echo "  $name=${!name}"
   done
@@ -67,22 +91,31 @@ fi
 
 problems=()
 
-for name in RUN_PHASE1 RUN_PHASE2 COMPILE EVALUATE; do
+resolve_launch
+if ((${#problems[@]})); then all_numbers=0; else all_numbers=1; fi
+for name in RUN_PHASE1 RUN_PHASE2 COMPILE EVALUATE SHARD_OPTIMIZER TENSORBOARD; do
   [[ ${!name} == [01] ]] || problems+=("$name is '${!name}'; set it to 1 or 0.")
 done
-all_numbers=1
-for name in PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS} LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS; do
-  if [[ ! ${!name} =~ ^[1-9][0-9]*$ ]]; then
+may_be_empty=" PHASE1_MICRO_BATCH PHASE2_MICRO_BATCH KEEP_EVERY STEPS_PER_EVALUATION "
+for name in PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS} LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS KEEP_EVERY \
+  STEPS_PER_EVALUATION; do
+  if [[ ! ${!name} =~ ^[1-9][0-9]*$ && ! (-z ${!name} && $may_be_empty == *" $name "*) ]]; then
     problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
     all_numbers=0
   fi
 done
 if ((all_numbers)); then
+  processes=$(n_processes)
   for phase in 1 2; do
     global=PHASE${phase}_GLOBAL_BATCH micro=PHASE${phase}_MICRO_BATCH
-    ((${!global} % ${!micro} == 0)) \
-      || problems+=("$global ${!global} is not a multiple of $micro ${!micro}; choose a micro-batch that divides it.")
+    divisor=$((processes * ${!micro:-1}))
+    if ((${!global} % divisor)); then
+      problems+=("$global ${!global} is not a multiple of $divisor ($processes processes${!micro:+ times $micro ${!micro}}); choose numbers that divide it.")
+    fi
   done
+fi
+if [[ -n $STEPS_PER_EVALUATION && $EVALUATE == 0 ]]; then
+  problems+=("STEPS_PER_EVALUATION is $STEPS_PER_EVALUATION and EVALUATE is 0; set EVALUATE=1, or leave it empty.")
 fi
 
 phases=()
@@ -109,7 +142,7 @@ phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the
   local rate=PHASE$1_LEARNING_RATE warmup=PHASE$1_WARMUP
   flags=(--do_train --input_dir "${!data}" --output_dir "$OUTPUT_DIR"
     --max_seq_length "$length" --max_predictions_per_seq "$predictions"
-    --train_batch_size "${!global}" --gradient_accumulation_steps "$((${!global} / ${!micro}))"
+    --global_batch_size "${!global}" --resume_from_checkpoint
     --max_steps "${!steps}" --learning_rate "${!rate}" --warmup_proportion "${!warmup}"
     --optimizer "$OPTIMIZER" --schedule "$SCHEDULE" --seed "$SEED" --log_freq "$LOG_FREQ"
     --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT" --keep_checkpoints "$KEEP_CHECKPOINTS")
@@ -117,17 +150,20 @@ phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the
   if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
   if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
   if [[ $EVALUATE == 1 ]]; then flags+=(--eval_dir "${!data}"); fi
-  if [[ $1 == 1 && -n $INIT_CHECKPOINT && $newest == 0 ]]; then
-    flags+=(--init_checkpoint "$INIT_CHECKPOINT")
-  else
-    flags+=(--resume_from_checkpoint)
-  fi
+  if [[ $TENSORBOARD == 1 ]]; then flags+=(--tensorboard_dir "$OUTPUT_DIR/tensorboard"); fi
+  if [[ $SHARD_OPTIMIZER == 1 ]]; then flags+=(--shard_optimizer); fi
+  if [[ -n $REDUCE_DTYPE ]]; then flags+=(--reduce_dtype "$REDUCE_DTYPE"); fi
+  if [[ -n ${!micro} ]]; then flags+=(--micro_batch_size "${!micro}"); fi
+  if [[ -n $KEEP_EVERY ]]; then flags+=(--keep_every "$KEEP_EVERY"); fi
+  if [[ -n $STEPS_PER_EVALUATION ]]; then flags+=(--num_steps_per_evaluation "$STEPS_PER_EVALUATION"); fi
+  if [[ $1 == 1 && -n $INIT_CHECKPOINT ]]; then flags+=(--init_checkpoint "$INIT_CHECKPOINT"); fi
   if [[ $1 == 2 ]]; then flags+=(--phase2 --phase1_end_step "$PHASE1_STEPS"); fi
 }
 
 if ((all_numbers)); then
   phase_flags 2
-  taken=" ${flags[*]} --bert_model --config_file --init_checkpoint "
+  taken=" ${flags[*]} --bert_model --config_file --init_checkpoint --train_batch_size --gradient_accumulation_steps "
+  taken+="--micro_batch_size "
   for given in "$@"; do
     if [[ $given == --* && $taken == *" ${given%%=*} "* ]]; then
       problems+=("${given%%=*} is set by the configuration of ${BASH_SOURCE[0]}; change it there.")
@@ -150,7 +186,7 @@ phase_problems() { # PHASE [FLAGS]: what run_pretraining.py finds wrong with a p
   fi
   while IFS= read -r line; do
     # A batch that does not divide was reported above, by the variables' names.
-    if [[ $line == *"error: "* && $line != *"--gradient_accumulation_steps"* ]]; then
+    if [[ $line == *"error: "* && $line != *"--micro_batch_size"* ]]; then
       problems+=("phase $phase: ${line#*error: }")
     fi
   done <<<"$found"
@@ -191,6 +227,6 @@ for phase in "${phases[@]}"; do
   fi
   echo "== phase $phase"
   phase_flags "$phase"
-  python3 "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@"
+  launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@"
 done
 echo "Results: $OUTPUT_DIR"

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Sourced by the scripts that train: how many processes there are, how they start, and what becomes of signals.
+#
+# One process runs as plain Python. Several are started by torchrun, one per GPU. SIGTERM and SIGUSR1, which Slurm sends
+# before a job's time is over, go on to all of them: they save, and the script ends with status 75, which asks to be
+# started again. Ctrl-C does the same and ends with 130; a second one does not wait.
+
+NUM_GPUS=${NUM_GPUS:-}                          # processes on this machine, one per GPU; empty: all its GPUs, else 1
+NNODES=${NNODES:-${SLURM_NNODES:-1}}            # machines; MIN:MAX lets torchrun go on with fewer after a failure
+MASTER_ADDR=${MASTER_ADDR:-}                    # one of them, by name; empty: the first of the Slurm job, else this one
+MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}
+MAX_RESTARTS=${MAX_RESTARTS:-0}                 # times that torchrun starts all processes again after a failure
+
+REQUEUE_STATUS=75
+
+count_gpus() { # those that this shell's processes would see
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    local devices
+    IFS=, read -r -a devices <<<"$CUDA_VISIBLE_DEVICES"
+    if [[ ${devices[0]:-} == -1 ]]; then devices=(); fi
+    echo "${#devices[@]}"
+  else
+    nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true
+  fi
+}
+
+resolve_launch() { # fills in what was left empty; what is wrong goes to `problems`
+  if [[ -z $NUM_GPUS ]]; then
+    NUM_GPUS=$(count_gpus)
+    if ((NUM_GPUS == 0)); then NUM_GPUS=1; fi
+  fi
+  local name
+  for name in NUM_GPUS MASTER_PORT; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
+  done
+  [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
+  if [[ -z $MASTER_ADDR && -n ${SLURM_JOB_NODELIST:-} ]]; then
+    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  fi
+  if [[ ! $NNODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]]; then
+    problems+=("NNODES is '$NNODES'; set it to a number of machines, or to MIN:MAX.")
+  elif [[ $NNODES != 1 && -z $MASTER_ADDR ]]; then
+    problems+=("NNODES is $NNODES and MASTER_ADDR is empty; name the machine where all are to meet.")
+  fi
+}
+
+n_processes() { # over all machines, when all are there
+  echo $((NUM_GPUS * ${NNODES##*:}))
+}
+
+launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 where a signal stopped it
+  local command=(python3)
+  if [[ $NNODES != 1 ]]; then
+    command+=(-m torch.distributed.run --nnodes "$NNODES" --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS"
+      --rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv_id "bert-${SLURM_JOB_ID:-$MASTER_PORT}")
+  elif ((NUM_GPUS > 1 || MAX_RESTARTS > 0)); then
+    command+=(-m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS")
+  fi
+
+  local child status=0 stopped=0 interrupts=0
+  trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM USR1
+  trap '((interrupts += 1)); kill "-$( ((interrupts > 1)) && echo KILL || echo TERM)" "$child" 2>/dev/null || true' INT
+  "${command[@]}" "$@" &
+  child=$!
+  while kill -0 "$child" 2>/dev/null; do
+    wait "$child" || true # a signal ends the wait, and not the child
+  done
+  wait "$child" || status=$?
+  trap - TERM USR1 INT
+  if ((interrupts)); then return 130; fi
+  # torchrun itself ends with 1 when it was stopped, whatever its processes end with.
+  if ((stopped && status != 0)); then return "$REQUEUE_STATUS"; fi
+  return "$status"
+}
