@@ -33,7 +33,7 @@ PARSERS = {
     "data/train_vocab.py": data.train_vocab.parse_arguments,
 }
 # Named as what is not there, or as belonging to others.
-FOREIGN_FLAGS = {"--help", "--external-sources"}
+FOREIGN_FLAGS = {"--help", "--external-sources", "--signal", "--max_restarts"}
 # Read by Python code, whichever script starts it.
 VARIABLES_OF_PYTHON = {"BERT_PREP_WORKING_DIR", "BERT_REFERENCE_DATA", "OMP_NUM_THREADS"}
 
@@ -45,15 +45,17 @@ def known_flags():
 
 
 def known_variables(script):
-    """What a script takes from the environment, with what the scripts that it starts take."""
-    text = (ROOT / script).read_text(encoding="utf-8") + (ROOT / "scripts" / "environment.sh").read_text("utf-8")
+    """What a script takes from the environment, with what the scripts that it sources or starts take."""
+    sourced = ("scripts/environment.sh", "scripts/launch.sh")
+    started = ("scripts/run_pretraining.sh",) if script == "scripts/slurm_pretraining.sh" else ()
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in (script, *sourced, *started))
     return set(re.findall(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:-", text)) | VARIABLES_OF_PYTHON
 
 
 def command_lines(document):
     """The commands in fenced `sh` blocks and in indented ones, each on one line."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", document, re.MULTILINE | re.DOTALL)
-    blocks += re.findall(r"(?:^    (?:python3|bash|[A-Z_]+=).*\n(?:^     .*\n)*)", document, re.MULTILINE)
+    blocks += re.findall(r"(?:^    (?:python3|bash|torchrun|[A-Z_]+=).*\n(?:^     .*\n)*)", document, re.MULTILINE)
     joined = re.sub(r"\\\n\s*", "", "\n".join(blocks))
     return [line.strip() for line in joined.splitlines() if line.strip()]
 
@@ -68,12 +70,13 @@ def complaint_about_command(command):
     variables = []
     while words and re.match(r"[A-Z_0-9]+=", words[0]):
         variables.append(words.pop(0).split("=")[0])
-    if len(words) < 2 or words[0] not in ("bash", "python3"):
-        return "starts neither bash nor python3"
-    script, arguments = words[1], words[2:]
+    if len(words) < 2 or words[0] not in ("bash", "python3", "sbatch", "torchrun"):
+        return "starts none of bash, python3, sbatch and torchrun"
+    place = next((index for index, word in enumerate(words) if word.endswith((".py", ".sh"))), 1)
+    script, arguments = words[place], words[place + 1 :]
     if not (ROOT / script).is_file():
         return f"starts {script}, which is not there"
-    if words[0] == "bash":
+    if script.endswith(".sh"):
         unknown = set(variables) - known_variables(script)
         return f"sets {', '.join(sorted(unknown))}, which {script} does not read" if unknown else None
     return complaint_of_parser(script, arguments)
@@ -156,7 +159,7 @@ def test_the_readme_measured_what_the_performance_log_says():
     ("document", "complaint"),
     [
         ("```sh\nbash scripts/absent.sh\n```\n", "scripts/absent.sh, which is not there"),
-        ("```sh\nNUM_GPUS=8 bash scripts/run_pretraining.sh\n```\n", "sets NUM_GPUS, which"),
+        ("```sh\nNUM_TPUS=8 bash scripts/run_pretraining.sh\n```\n", "sets NUM_TPUS, which"),
         ("```sh\npython3 run_pretraining.py --input_dir a --output_dir b \\\n  --fast\n```\n", "arguments: --fast"),
         ("   ```sh\n   python3 benchmark/summarize.py\n   ```\n", "required: LOG"),
         ("```sh\nbash 'scripts\n```\n", "is not shell"),
