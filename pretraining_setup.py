@@ -105,7 +105,7 @@ def _raise_if_any_rank_has_problems(problems: Problems, world: World) -> None:
         raise UserError([])
     ranks_of: dict[str, list[int]] = {}
     for rank, sentences in enumerate(found):
-        for sentence in sentences:
+        for sentence in dict.fromkeys(sentences):  # a folder for training and evaluation is complained of twice
             ranks_of.setdefault(sentence, []).append(rank)
     raise UserError(
         [

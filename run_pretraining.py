@@ -86,7 +86,8 @@ def train(run: Run, logger: MetricsLogger, writer: CheckpointWriter) -> dict | N
             result = run.training_step(micro_batches)
             if result.outcome is Outcome.INTERRUPTED:
                 if not args.skip_checkpoint and saved_step < run.step:
-                    log_step(run, logger, rate)
+                    if run.training_step.has_losses:
+                        log_step(run, logger, rate)
                     run.save(writer)
                 return None
             run.samples_seen += setup.batches.overall
@@ -285,10 +286,11 @@ def run_phase(args: argparse.Namespace, world: World, device: torch.device, star
         newest = checkpoint.latest_checkpoint(args.output_dir)
         logger.message(f"log: {log_file}" + (f" | checkpoint: {newest}" if newest else ""))
         if summary is None:
-            logger.message(
-                f"stopped by {stop_signal.received or 'a signal to another rank'} after step {run.step} of "
-                f"{setup.total_steps}; start again with --resume_from_checkpoint to go on"
-            )
+            remedy = "nothing was saved, as --skip_checkpoint says"
+            if not args.skip_checkpoint:
+                remedy = "start again with --resume_from_checkpoint to go on"
+            signal_name = stop_signal.received or "a signal to another rank"
+            logger.message(f"stopped by {signal_name} after step {run.step} of {setup.total_steps}; {remedy}")
     return summary is not None
 
 

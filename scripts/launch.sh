@@ -57,6 +57,11 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
     command+=(-m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS")
   fi
 
+  if ((${#command[@]} > 1)); then # torchrun would give each process one thread, and say so at length
+    local threads=$(($(nproc) / NUM_GPUS))
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+  fi
+
   local child status=0 stopped=0 interrupts=0
   trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM USR1
   trap '((interrupts += 1)); kill "-$( ((interrupts > 1)) && echo KILL || echo TERM)" "$child" 2>/dev/null || true' INT

@@ -51,7 +51,7 @@ def run_ranks(
         seconds: after which what still runs is killed, and its status so -9.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "pytest", "training.stop_signal"])
+    context.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "run_pretraining"])
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
         started = {}

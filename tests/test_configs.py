@@ -40,7 +40,8 @@ def test_they_add_up(name, tmp_path):
     assert values["PRECISION"] in PRECISIONS
     text = (ROOT / "scripts" / "configs" / f"pretrain_{name}.sh").read_text(encoding="utf-8")
     for phase in (1, 2):
-        batch, micro, steps = (int(values[f"PHASE{phase}_{what}"]) for what in ("GLOBAL_BATCH", "MICRO_BATCH", "STEPS"))
+        batch, steps = (int(values[f"PHASE{phase}_{what}"]) for what in ("GLOBAL_BATCH", "STEPS"))
+        micro = int(values[f"PHASE{phase}_MICRO_BATCH"] or 1)
         assert batch % (n_gpus * micro) == 0
         warmup = round(float(values[f"PHASE{phase}_WARMUP"]) * steps)
         (stated,) = re.findall(rf"^PHASE{phase}_WARMUP=.* # ([\d,]+) steps$", text, re.MULTILINE)

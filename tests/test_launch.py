@@ -118,18 +118,22 @@ def is_running(marker):
 
 
 @pytest.mark.parametrize(
-    ("n_gpus", "number", "status"),
-    [(1, signal.SIGTERM, 75), (2, signal.SIGUSR1, 75), (1, signal.SIGINT, 130)],
+    ("variables", "number", "status"),
+    [
+        ({"NUM_GPUS": 1}, signal.SIGTERM, 75),
+        ({"NUM_GPUS": 2, "MAX_RESTARTS": 2}, signal.SIGUSR1, 75),
+        ({"NUM_GPUS": 1}, signal.SIGINT, 130),
+    ],
     ids=["one process", "torchrun", "Ctrl-C"],
 )
-def test_a_signal_makes_all_processes_save_and_end(tmp_path, n_gpus, number, status):
+def test_a_signal_makes_all_processes_save_and_end(tmp_path, variables, number, status):
     folder = make_inputs(tmp_path)
     flags = {"max_steps": 100000, "global_batch_size": 8, "micro_batch_size": 2, "log_freq": 1000000}
     arguments = command(folder, train_batch_size=None, gradient_accumulation_steps=None, **flags)
     script = LAUNCH + f"launch {ROOT}/run_pretraining.py " + " ".join(map(str, arguments))
     with subprocess.Popen(
         ["bash", "-c", script],
-        env=environment(NUM_GPUS=n_gpus),
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -298,3 +298,8 @@ def test_shards_with_impossible_contents_stop_the_run_by_name(folder):
     write_config(folder / "config.json", vocab_size=20)  # smaller than the ids in the shards
     with pytest.raises(UserError, match=r"\.hdf5 holds 39 in input_ids, which takes 0 to 19"):
         main(command(folder))
+
+
+def test_one_folder_for_two_purposes_is_complained_of_once(folder):
+    (found,) = refusal(command(folder, input_dir=folder / "nowhere", eval_dir=folder / "nowhere"))
+    assert found.startswith(f"There is no data folder {folder / 'nowhere'}")

@@ -140,9 +140,14 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         return finite
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether a step was taken since `clear_losses`."""
+        return self._n_steps > 0
+
     def mean_losses(self) -> list[float]:
         """The losses, averaged over ranks and over the steps taken since `clear_losses`. Waits for the device."""
-        if self._loss_sums is None:
+        if not self.has_losses:
             raise RuntimeError("no step was made since the losses were cleared")
         return (self._loss_sums / self._n_steps).tolist()
 

@@ -84,14 +84,15 @@ def test_what_is_wrong_with_the_environment_is_said_with_its_values(environ, fla
 
 def test_alone_everything_is_the_identity_and_nothing_is_connected():
     value, tensor = {"a": [1]}, torch.arange(3.0)
+    threads = threading.active_count()
     with connected(World(), CPU) as world:
         assert not torch.distributed.is_initialized()
         assert world.gather(value) == [value]
         assert world.broadcast(value) is value
         assert world.sum_(tensor) is tensor
         world.barrier()
+        assert threading.active_count() == threads
     assert tensor.tolist() == [0, 1, 2]
-    assert threading.active_count() == 1
 
 
 def work_together():
