@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -221,12 +222,17 @@ def nothing_left(find_processes: Callable[[], list[int]]) -> Iterator[None]:
 
 
 def _abandoned(files: set[Path]) -> set[Path]:
-    """Those that no process has mapped; the others belong to what runs beside this test."""
+    """Those that no process has mapped or gave its number to; the others belong to what runs beside this test."""
+    files = {file for file in files if not any(map(_is_alive, re.findall(r"\d+", file.name)))}
     for maps in Path("/proc").glob("[0-9]*/maps") if files else ():
         with contextlib.suppress(OSError):
             text = maps.read_text(errors="replace")
             files = {file for file in files if str(file) not in text}
     return {file for file in files if file.exists()}
+
+
+def _is_alive(number: str) -> bool:
+    return Path("/proc", number).exists()
 
 
 def _processes_of_sessions(leaders: list[int]) -> list[int]:

@@ -52,6 +52,9 @@ def run_ranks(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "run_pretraining"])
+    ready = context.Process(target=int)  # the server imports its modules before it starts its first process
+    ready.start()
+    ready.join()
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
         started = {}
