@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import benchmark.checkpoint
 import benchmark.loader
 import benchmark.summarize
 import benchmark.training_step
@@ -28,6 +29,7 @@ PARSERS = {
     "benchmark/training_step.py": benchmark.training_step.parse_arguments,
     "benchmark/summarize.py": benchmark.summarize.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
+    "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,
     "data/bertPrep.py": data.bertPrep.parse_arguments,
     "data/create_pretraining_data.py": data.create_pretraining_data.parse_arguments,
     "data/train_vocab.py": data.train_vocab.parse_arguments,

@@ -255,6 +255,32 @@ def test_ranks_read_every_sample_once_per_epoch(
     ]
     together = [sample for micro_batches in zip(*ranks, strict=True) for sample in samples_of(micro_batches)]
     assert together == stream[start : start + n_batches * batch * world_size]
+    for rank, batches in enumerate(ranks):
+        for place, micro_batch in enumerate(batches):
+            assert micro_batch.first_sample == start + (place * world_size + rank) * batch
+            assert samples_of([micro_batch])[0] == stream[micro_batch.first_sample]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows_per_file=st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(lambda rows: sum(rows) >= 12),
+    runs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_runs_on_changing_numbers_of_ranks_read_one_stream(tmp_path_factory, rows_per_file, runs, seed):
+    """Each run is (ranks, micro-batch, micro-batches of each rank), and goes on where the one before it ended."""
+    folder = make_folder(tmp_path_factory.mktemp("shards"), rows_per_file)
+    position, read = 0, []
+    for world_size, batch, n_batches in runs:
+        ranks = [
+            take(
+                make_dataset(folder, batch, seed, rank=rank, world_size=world_size, num_workers=0), n_batches, position
+            )
+            for rank in range(world_size)
+        ]
+        read += [sample for micro_batches in zip(*ranks, strict=True) for sample in samples_of(micro_batches)]
+        position += world_size * batch * n_batches
+    assert read == samples_of(take(make_dataset(folder, 1, seed, num_workers=0), position))
 
 
 def test_order_depends_on_seed_and_epoch_and_mixes_files_and_rows(tmp_path):
