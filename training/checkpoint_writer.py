@@ -1,9 +1,9 @@
 """Checkpoints are written while training goes on.
 
 A checkpoint of BERT-large is 4 GB, and while one rank saves it all others wait. Copying it to host memory takes a tenth
-of the time of writing and syncing it, or less on a slower disk (benchmark/checkpoint.py). So the copy is made at once, which is what the other ranks wait
-for in their next reduction, and one thread writes it to disk. There is at most one copy: a save that comes before the
-last one is on disk waits for it.
+of the time of writing and syncing it, or less on a slower disk (benchmark/checkpoint.py). So the copy is made at once,
+which is what the other ranks wait for in their next reduction, and one thread writes it to disk. There is at most one
+copy: a save that comes before the last one is on disk waits for it.
 
 A write that fails does not end the run, as the next may succeed (somebody makes room) and the earlier checkpoints are
 still there. Only when it was the last one of the run is it an error.
