@@ -74,6 +74,12 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Setup
         layer_norm_function(args.layer_norm)
     config = _read_config(args, problems)
     batches = resolve_batch_sizes(args, world.size, functools.partial(_fitting, args, config, device), problems)
+    sizes = sorted({size for size in world.gather(batches and batches.micro) if size is not None})
+    problems.check(
+        len(sizes) < 2,
+        f"the GPUs have room for different micro-batches, of {', '.join(map(str, sizes))} sequences, and all must take "
+        f"the same; give --micro_batch_size {min(sizes, default=1)}.",
+    )
     dataset, eval_dataset = _open_shards(args, config, batches, world, problems)
     total_steps = _total_steps(args, batches, dataset)
     resumed, initial_weights = _read_weights(args, config, total_steps, world, problems)

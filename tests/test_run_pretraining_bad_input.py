@@ -27,6 +27,7 @@ from file_utils import UserError
 from modeling import BertForPreTraining
 from run_pretraining import main
 from training.checkpoint import find_checkpoints
+from training.distributed import World
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -303,3 +304,12 @@ def test_shards_with_impossible_contents_stop_the_run_by_name(folder):
 def test_one_folder_for_two_purposes_is_complained_of_once(folder):
     (found,) = refusal(command(folder, input_dir=folder / "nowhere", eval_dir=folder / "nowhere"))
     assert found.startswith(f"There is no data folder {folder / 'nowhere'}")
+
+
+def test_gpus_with_room_for_different_micro_batches(folder, monkeypatch):
+    """What another rank has to say is added here to what this one gathers."""
+    monkeypatch.setattr(World, "gather", lambda world, value: [value, value // 2 if isinstance(value, int) else value])
+    with pytest.raises(UserError) as raised:
+        main(command(folder))
+    assert "micro-batches, of 2, 4 sequences" in str(raised.value)
+    assert "give --micro_batch_size 2." in str(raised.value)
