@@ -3,7 +3,9 @@
 #
 # One process runs as plain Python. Several are started by torchrun, one per GPU. SIGTERM and SIGUSR1, which Slurm sends
 # before a job's time is over, go on to all of them: they save, and the script ends with status 75, which asks to be
-# started again. Ctrl-C does the same and ends with 130; a second one does not wait.
+# started again. So does SIGHUP, of a terminal that is closed. Ctrl-C does the same and ends with 130; a second one does
+# not wait. From the line that sources this file on, no signal is lost: one that comes between two launches ends the
+# script, and one that comes as a launch ends well is left in `stopped`.
 
 NUM_GPUS=${NUM_GPUS:-}                          # processes on this machine, one per GPU; empty: all its GPUs, else 1
 NNODES=${NNODES:-${SLURM_NNODES:-1}}            # machines; MIN:MAX lets torchrun go on with fewer after a failure
@@ -12,6 +14,19 @@ MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}
 MAX_RESTARTS=${MAX_RESTARTS:-0}                 # times that torchrun starts all processes again after a failure
 
 REQUEUE_STATUS=75
+child=          # process of the launch under way; `starting` before it has a number
+stopped=0
+interrupts=0
+trap 'stopped=1; end_child TERM "$REQUEUE_STATUS"' TERM USR1 HUP
+trap '((interrupts += 1)); end_child "$( ((interrupts > 1)) && echo KILL || echo TERM)" 130' INT
+
+end_child() { # SIGNAL STATUS: the signal for the launch under way; without one, the end of this script
+  case $child in
+    '') exit "$2" ;;
+    starting) ;; # launch looks once it has the number
+    *) kill "-$1" "$child" 2>/dev/null || true ;;
+  esac
+}
 
 count_gpus() { # those that this shell's processes would see
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
@@ -62,16 +77,18 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
   fi
 
-  local child status=0 stopped=0 interrupts=0
-  trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM USR1
-  trap '((interrupts += 1)); kill "-$( ((interrupts > 1)) && echo KILL || echo TERM)" "$child" 2>/dev/null || true' INT
-  "${command[@]}" "$@" &
+  local status=0
+  child=starting
+  # A terminal and Slurm may signal all processes, and torchrun saves on SIGTERM alone: SIGINT would end it at once, and
+  # SIGUSR1 kill it. In a session of its own, and deaf to SIGUSR1, it hears of them from this script only.
+  (trap '' USR1 && exec setsid "${command[@]}" "$@") &
   child=$!
+  if ((stopped || interrupts)); then kill -TERM "$child" 2>/dev/null || true; fi
   while kill -0 "$child" 2>/dev/null; do
     wait "$child" || true # a signal ends the wait, and not the child
   done
   wait "$child" || status=$?
-  trap - TERM USR1 INT
+  child=
   if ((interrupts)); then return 130; fi
   # torchrun itself ends with 1 when it was stopped, whatever its processes end with.
   if ((stopped && status != 0)); then return "$REQUEUE_STATUS"; fi

@@ -11,8 +11,8 @@
 # OUTPUT_DIR is the run. Started again with the same folder, the script goes on after the newest checkpoint there, in
 # whichever phase that is; it never starts over in a folder that has checkpoints. For a new run choose a new folder.
 # Checkpoints of another model, optimizer, seed or amount of data are refused. Batches, rates, steps and precision that
-# were changed count from the checkpoint on. On SIGTERM, SIGUSR1 and Ctrl-C it saves first; after a signal it ends with
-# status 75. docs/distributed.md is about several GPUs and machines.
+# were changed count from the checkpoint on. On SIGTERM, SIGUSR1, SIGHUP and Ctrl-C it saves first; it ends with 130
+# after Ctrl-C, and after the others with 75. docs/distributed.md is about several GPUs and machines.
 set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -81,8 +81,8 @@ if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   echo
   echo "Variables and their values now:"
   for name in CONFIG NUM_GPUS NNODES MASTER_ADDR MASTER_PORT MAX_RESTARTS OUTPUT_DIR RUN_PHASE1 RUN_PHASE2 \
-    BERT_MODEL CONFIG_FILE INIT_CHECKPOINT PRECISION COMPILE OPTIMIZER SCHEDULE SEED SHARD_OPTIMIZER REDUCE_DTYPE LOG_FREQ STEPS_PER_CHECKPOINT \
-    KEEP_CHECKPOINTS KEEP_EVERY EVALUATE STEPS_PER_EVALUATION TENSORBOARD DATASET \
+    BERT_MODEL CONFIG_FILE INIT_CHECKPOINT PRECISION COMPILE OPTIMIZER SCHEDULE SEED SHARD_OPTIMIZER REDUCE_DTYPE \
+    LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS KEEP_EVERY EVALUATE STEPS_PER_EVALUATION TENSORBOARD DATASET \
     PHASE{1,2}_{DATA_DIR,GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE,WARMUP}; do
     echo "  $name=${!name}"
   done
@@ -186,7 +186,7 @@ phase_problems() { # PHASE [FLAGS]: what run_pretraining.py finds wrong with a p
   fi
   while IFS= read -r line; do
     # A batch that does not divide was reported above, by the variables' names.
-    if [[ $line == *"error: "* && $line != *"--micro_batch_size"* ]]; then
+    if [[ $line == *"error: "* && $line != *"is not a multiple of --micro_batch_size"* ]]; then
       problems+=("phase $phase: ${line#*error: }")
     fi
   done <<<"$found"
@@ -216,6 +216,8 @@ if ((${#problems[@]})); then
 fi
 
 for phase in "${phases[@]}"; do
+  # Came as the last step of phase 1 was done; phase 2 would hear of it no more.
+  if ((stopped)); then exit "$REQUEUE_STATUS"; fi
   # A checkpoint of phase 2 says that phase 1 is done, its evaluation included.
   if [[ $phase == 1 && $RUN_PHASE2 == 1 ]] && ((newest > PHASE1_STEPS)); then
     echo "== phase 1 is done: $phase1_end"

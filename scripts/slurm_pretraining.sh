@@ -21,6 +21,9 @@ set -euo pipefail
 # Slurm runs a copy of this file, so its own place says nothing.
 PROJECT_DIR=${PROJECT_DIR:-${SLURM_SUBMIT_DIR:-$PWD}}
 
+# Without it, Slurm may bind the one task of a node, and all its processes, to one core.
+if [[ -n ${SLURM_CPUS_ON_NODE:-} ]]; then export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}; fi
+
 status=0
 # One node that is done first must not make Slurm kill the others, which are still saving.
 srun --kill-on-bad-exit=0 bash "$PROJECT_DIR/scripts/run_pretraining.sh" "$@" || status=$?

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,15 +27,19 @@ def settings_of(script):
     return set(SETTING.findall((ROOT / script).read_text(encoding="utf-8")))
 
 
-def run(script, *arguments, cwd, **variables):
-    """Starts a script with these variables, and no others of its own, in the environment that runs the tests."""
+def environment(**variables):
+    """What runs the tests, with these variables, and no others of the scripts' own."""
     taken = {*set().union(*map(settings_of, SCRIPTS)), "BERT_PREP_WORKING_DIR"}
-    environment = {name: value for name, value in os.environ.items() if name not in taken}
+    inherited = {name: value for name, value in os.environ.items() if name not in taken}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    environment |= {"PATH": path, "INSTALL": "0", "OMP_NUM_THREADS": "1"}
-    environment |= {name: str(value) for name, value in variables.items()}
+    inherited |= {"PATH": path, "INSTALL": "0", "OMP_NUM_THREADS": "1"}
+    return inherited | {name: str(value) for name, value in variables.items()}
+
+
+def run(script, *arguments, cwd, **variables):
+    """Starts a script with these variables and waits for its end."""
     command = ["bash", str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False)
 
 
 def shown_settings(script, cwd, **variables):
@@ -138,6 +144,88 @@ def test_pretraining_says_how_to_get_pytorch(tmp_path):
     assert ended.returncode == 2
     assert "No Python environment with PyTorch is active" in ended.stderr
     assert "bash scripts/quickstart.sh" in ended.stderr
+
+
+def python_that_only(folder, checks="true", trains="true"):
+    """Variables with a python3 that does these lines of shell in place of run_pretraining.py, in folder."""
+    (folder / "bin").mkdir()
+    python3 = folder / "bin" / "python3"
+    lines = [
+        "#!/bin/bash",
+        'case "$*" in',
+        "*importlib*) ;;",
+        f"*--check_only*) {checks} ;;",
+        f"*) {trains} ;;",
+        "esac",
+    ]
+    python3.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    python3.chmod(0o755)
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "NUM_GPUS": 1, "OUTPUT_DIR": folder, "PHASE1_STEPS": 7}
+
+
+def signalled(folder, send, number, variables):
+    """Starts pre-training, and once the file `now` is in folder, sends it, or its whole group, a signal."""
+    with subprocess.Popen(
+        ["bash", ROOT / "scripts" / "run_pretraining.sh"],
+        cwd=folder,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # as a terminal's foreground job, a group of its own
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not (folder / "now").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        send(process.pid, number)
+        output = process.communicate(timeout=30)[0]
+        return process.returncode, output
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_before_training_has_begun_is_not_lost(tmp_path, number, status):
+    variables = python_that_only(tmp_path, checks="touch now; sleep 0.5", trains="touch trained")
+    assert signalled(tmp_path, os.kill, number, variables)[0] == status
+    assert not (tmp_path / "trained").exists()
+
+
+def test_a_signal_at_the_very_end_of_phase_1_does_not_let_phase_2_begin(tmp_path):
+    variables = python_that_only(tmp_path, trains="trap '' TERM; touch now; sleep 0.5; touch ckpt_7.pt")
+    status, output = signalled(tmp_path, os.kill, signal.SIGTERM, variables)
+    assert (status, output) == (75, "== phase 1\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)])
+def test_a_signal_to_all_processes_reaches_training_as_sigterm_alone(tmp_path, number, status):
+    """A terminal's Ctrl-C goes to the whole group, where torchrun ends on it without letting its processes save."""
+    like_torchrun = tmp_path / "like_torchrun.py"
+    like_torchrun.write_text(
+        "import pathlib, signal, sys, time\n"
+        "def end(number, frame):\n"
+        "    pathlib.Path('got').write_text(signal.Signals(number).name)\n"
+        "    sys.exit(1)\n"
+        "for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):\n"
+        "    signal.signal(number, end)\n"
+        "pathlib.Path('now').touch()\n"
+        "time.sleep(30)\n",
+        encoding="utf-8",
+    )
+    variables = python_that_only(tmp_path, trains=f"exec '{sys.executable}' -S '{like_torchrun}'")
+    ended, output = signalled(tmp_path, os.killpg, number, variables)
+    assert ended == status, output
+    assert (tmp_path / "got").read_text(encoding="utf-8") == "SIGTERM"
+
+
+def test_a_phase_2_that_does_not_fit_the_gpu_is_told_before_phase_1(tmp_path):
+    sentence = "not even one sequence fits the memory of this device; try it with --micro_batch_size 1."
+    checks = f'[[ "$*" != *--phase2* ]] || {{ echo "run_pretraining.py: error: {sentence}" >&2; exit 2; }}'
+    variables = python_that_only(tmp_path, checks=checks, trains="touch trained")
+    ended = run("scripts/run_pretraining.sh", cwd=tmp_path, **variables)
+    assert (ended.returncode, ended.stderr) == (2, f"error: phase 2: {sentence}\n")
+    assert not (tmp_path / "trained").exists()
 
 
 def test_quickstart_replaces_no_folder_that_is_not_its_own(tmp_path):
