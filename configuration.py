@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from file_utils import Problems
+from errors import Problems
 from kernels.layers import ACTIVATIONS
 
 VOCABULARY_MULTIPLE = 8  # tensor cores want the vocabulary product's dimensions in multiples of 16 bytes

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from file_utils import UserError
+from errors import UserError
 
 OPTIMIZERS = ("lamb", "adamw", "apex_fused_lamb", "apex_fused_adam")
 SCHEDULES = ("poly", "linear", "cosine", "constant")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from configuration import BertConfig
 from data.pretraining_dataset import PretrainingDataset
-from file_utils import Problems, UserError
+from errors import Problems, UserError
 from kernels.attention import default_backend
 from kernels.layers import layer_norm_function
 from modeling import BertForPreTraining

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from file_utils import UserError, run_main
+from errors import UserError, run_main
 from pretraining_run import Run
 from pretraining_setup import check
 from training import checkpoint

@@ -23,7 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.hdf5_shards import DATASETS, find_shards
 from data.pretraining_dataset import PretrainingDataset
-from file_utils import Problems, UserError, run_main
+from errors import Problems, UserError, run_main
 
 VOCAB_SIZE = 30522
 

@@ -18,7 +18,7 @@ from typing import Any
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from file_utils import Problems, UserError, run_main
+from errors import Problems, UserError, run_main
 from training.metrics import read_log
 
 HEADER = (

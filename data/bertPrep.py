@@ -28,7 +28,7 @@ from data.layout import BOOKS, BOTH, DATASETS, WIKIPEDIA, Layout, default_workin
 from data.parallel import map_in_processes
 from data.sharding import ShardingPlan, write_shards
 from data.text_formatting import extract_wikipedia, fetch_local, format_books, format_wikipedia
-from file_utils import Problems, UserError, run_main
+from errors import Problems, UserError, run_main
 from tokenization import load_vocab
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files")

@@ -22,7 +22,8 @@ if __name__ == "__main__":  # started as a script, Python looks for imports besi
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from data.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
-from file_utils import Problems, UserError, atomic_path, run_main
+from errors import Problems, UserError, run_main
+from file_utils import atomic_path
 from tokenization import BertTokenizer
 
 SHORTEST_SEQUENCE = 8  # [CLS] a [SEP] b [SEP] with something to truncate

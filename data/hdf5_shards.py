@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from data.flat_batch import PaddedSamples
-from file_utils import Problems, UserError
+from errors import Problems, UserError
 
 # Name in the file -> number of dimensions: (rows,), (rows, sequence length) or (rows, predictions).
 DATASETS = MappingProxyType(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from file_utils import UserError
+from errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -24,7 +24,7 @@ import torch
 
 from data.flat_batch import PaddedSamples, PretrainingBatch, flatten
 from data.hdf5_shards import check_shards, find_shards, read_shard
-from file_utils import Problems
+from errors import Problems
 
 Item = TypeVar("Item")
 Piece = tuple[PaddedSamples, np.ndarray]  # a file, and the rows of it that come next

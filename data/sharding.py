@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.parallel import map_in_processes
 from data.sentences import split_sentences, splitter_name
-from file_utils import UserError
+from errors import UserError
 
 BATCH_CHARACTERS = 2**18  # text per task: large beside the cost of handing it over, small beside memory
 BUFFERED_CHARACTERS = 2**18  # text per shard that is held back, so that 512 shards need not be open at once

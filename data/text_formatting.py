@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from file_utils import UserError, atomic_write
+from errors import UserError
+from file_utils import atomic_write
 
 MIN_WORDS = 8
 CRUMBS = re.compile(r"^[*#:;|!{}]|\{\{|\}\}|\|\}|\[\[|\]\]")

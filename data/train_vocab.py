@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 # Run as a script, Python's path holds data/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from file_utils import Problems, UserError, atomic_write, run_main
+from errors import Problems, UserError, run_main
+from file_utils import atomic_write
 from tokenization import SPECIAL_TOKENS, UNK, BasicTokenizer, split_words
 
 # Rarer characters stay unknown, as they do in BERT's own vocabularies of about a thousand characters.

@@ -274,6 +274,6 @@ def assert_equal_checkpoints(path: Path, other: Path) -> None:
 
 
 if __name__ == "__main__":  # as torchrun starts it: the fault as JSON, then the command line
-    from file_utils import run_main
+    from errors import run_main
 
     run_main(lambda: train(sys.argv[2:], json.loads(sys.argv[1])))

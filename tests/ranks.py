@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from file_utils import run_main
+from errors import run_main
 
 
 @dataclasses.dataclass

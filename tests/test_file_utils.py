@@ -1,12 +1,11 @@
-"""Files are whole or absent; errors come out as sentences and an exit status."""
+"""Files are whole or absent."""
 
 import os
-import pickle
 import stat
 
 import pytest
 
-from file_utils import Problems, UserError, atomic_path, atomic_write, run_main
+from file_utils import atomic_path, atomic_write
 
 
 def names(folder):
@@ -95,51 +94,3 @@ def test_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
         file.write("text")
     assert calls[0].startswith(f"{tmp_path}/.file.")
     assert calls[1:] == ["rename", str(tmp_path)]
-
-
-def test_problems_are_collected():
-    problems = Problems()
-    problems.raise_if_any()
-    problems.check(True, "fine")
-    problems.check([], "The list is empty.")
-    problems.add("The sky is falling.")
-    with problems.collect():
-        raise UserError(["First.", "Second."])
-    with pytest.raises(ValueError, match="other"), problems.collect():
-        raise ValueError("other")
-    with pytest.raises(UserError) as raised:
-        problems.raise_if_any()
-    assert raised.value.sentences == ["The list is empty.", "The sky is falling.", "First.", "Second."]
-    assert str(raised.value) == "The list is empty.\nThe sky is falling.\nFirst.\nSecond."
-
-
-def test_user_error_crosses_processes():
-    assert str(pickle.loads(pickle.dumps(UserError(["One.", "Two."])))) == "One.\nTwo."
-
-
-def raising(error):
-    def main():
-        raise error
-
-    return main
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "text"),
-    [
-        (UserError("One."), 2, "error: One.\n"),
-        (UserError(["One.", "Two."]), 2, "error: One.\nerror: Two.\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_exit_status(capsys, error, status, text):
-    with pytest.raises(SystemExit) as raised:
-        run_main(raising(error))
-    assert raised.value.code == status
-    assert capsys.readouterr() == ("", text)
-
-
-def test_success_and_bugs_pass_through():
-    run_main(lambda: "anything")
-    with pytest.raises(ZeroDivisionError):
-        run_main(raising(ZeroDivisionError()))

@@ -7,7 +7,7 @@ import torch
 import transformers
 from flat_batches import BATCH_LAYOUTS, as_padded, random_flat_batch
 
-from file_utils import UserError
+from errors import UserError
 from modeling import (
     BertConfig,
     BertForMaskedLM,

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from file_utils import UserError
+from errors import UserError
 from optimization import (
     LAMB,
     SCHEDULES,

@@ -23,7 +23,7 @@ from pretraining_runs import (
 from shards import write_shards
 
 from configuration import BertConfig
-from file_utils import UserError
+from errors import UserError
 from modeling import BertForPreTraining
 from run_pretraining import main
 from training.checkpoint import find_checkpoints

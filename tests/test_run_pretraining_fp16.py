@@ -10,7 +10,7 @@ import torch
 from pretraining_runs import command, curve, losses, make_inputs, summary
 
 import run_pretraining
-from file_utils import UserError
+from errors import UserError
 from run_pretraining import main
 from training.checkpoint import find_checkpoints
 from training.metrics import read_log

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 
-from file_utils import Problems
+from errors import Problems
 
 DEFAULT_TRAIN_BATCH_SIZE = 32
 

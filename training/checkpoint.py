@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from file_utils import UserError, atomic_path
+from errors import UserError
+from file_utils import atomic_path
 
 FORMAT_NAME = "bert-benchmark checkpoint, version "
 FORMAT = FORMAT_NAME + "2"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from file_utils import UserError
+from errors import UserError
 from training.checkpoint import check_state, save_checkpoint
 
 

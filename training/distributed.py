@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store
 
-from file_utils import UserError
+from errors import UserError
 from training import heartbeat
 from training.heartbeat import Heartbeat
 from training.rendezvous import Address, Deadline, first_line, meet, open_store

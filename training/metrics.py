@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from file_utils import UserError
+from errors import UserError
 
 PREFIX = "DLLL "
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from torch.distributed import TCPStore
 
-from file_utils import UserError
+from errors import UserError
 
 _POLL_SECONDS = 0.1
 _PORT_KEY, _VERDICT = "bert/port", "startup/verdict"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from file_utils import Problems, UserError
+from errors import Problems, UserError
 from training.checkpoint import find_checkpoints, load_checkpoint
 
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmark.loader import PerSampleDataset, main, write_shards
 from data.pretraining_dataset import PretrainingDataset
-from file_utils import UserError
+from errors import UserError
 
 SIZES = [
     *("--batch_size", "8", "--max_seq_length", "32", "--max_predictions_per_seq", "5"),

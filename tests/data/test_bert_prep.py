@@ -12,7 +12,7 @@ from corpora import tree, write_text_shard, write_vocab
 from data.bertPrep import main
 from data.layout import Layout
 from data.sentences import splitter_name
-from file_utils import UserError
+from errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO_AND_ONE = ["--n_training_shards", "2", "--n_test_shards", "1"]

@@ -15,7 +15,7 @@ from corpora import WORDS, read_as_nvidia, tree, write_text_shard, write_vocab
 from data.create_pretraining_data import create_shard, read_documents
 from data.instances import InstanceOptions
 from data.pretraining_dataset import PretrainingDataset
-from file_utils import UserError
+from errors import UserError
 from tokenization import BertTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

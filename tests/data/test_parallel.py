@@ -8,7 +8,7 @@ import time
 import pytest
 
 from data.parallel import TASKS_AHEAD, map_in_processes
-from file_utils import UserError
+from errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import data.pretraining_dataset
 from data.flat_batch import PaddedSamples, bucketed_n_masked, bucketed_n_tokens, flatten, n_padding_sequences
 from data.pretraining_dataset import PretrainingDataset
-from file_utils import UserError
+from errors import UserError
 
 S, P, VOCAB_SIZE = 16, 3, 1000
 OUR_TYPES = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import data.sharding
 from data.sharding import RECORD, ShardingPlan, write_shards
-from file_utils import UserError
+from errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 

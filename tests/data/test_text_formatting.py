@@ -12,7 +12,7 @@ from corpora import SAMPLE, tree
 
 import data.text_formatting
 from data.text_formatting import extract_wikipedia, fetch_local, format_books, format_wikipedia
-from file_utils import UserError
+from errors import UserError
 
 ARTICLES = {
     "Alder": """{{Infobox tree|name=Alder}}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.train_vocab import count_words, main, train_wordpiece_vocab
-from file_utils import UserError
+from errors import UserError
 from tokenization import BertTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from file_utils import Problems
+from errors import Problems
 from training.batch_sizes import BatchSizes, resolve_batch_sizes
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from file_utils import UserError
+from errors import UserError
 from training.checkpoint import (
     find_checkpoints,
     latest_checkpoint,
@@ -125,7 +125,7 @@ def test_the_last_good_one_goes_only_after_the_new_one_is_whole(tmp_path, monkey
 WRITE_WITHOUT_ROOM = """
 import resource, signal, sys
 import torch
-from file_utils import UserError
+from errors import UserError
 from training.checkpoint import REQUIRED, save_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails as it does on a full disk
 for n_tensors in (1, 100):

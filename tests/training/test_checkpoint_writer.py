@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from file_utils import UserError
+from errors import UserError
 from training import checkpoint, checkpoint_writer
 from training.checkpoint import find_checkpoints, load_checkpoint
 from training.checkpoint_writer import CheckpointWriter, to_host

@@ -30,7 +30,7 @@ from shards import write_shards
 
 import pretraining_run
 import run_pretraining
-from file_utils import UserError
+from errors import UserError
 from training import checkpoint_writer
 from training.checkpoint import find_checkpoints
 from training.stop_signal import REQUEUE_EXIT_CODE

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from file_utils import UserError
+from errors import UserError
 from training.metrics import MetricsLogger, read_log
 
 

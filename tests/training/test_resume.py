@@ -14,7 +14,7 @@ import torch
 from pretraining_runs import VOCAB, command, curve, make_inputs, summary
 from shards import write_shards
 
-from file_utils import UserError
+from errors import UserError
 from run_pretraining import main
 from training.checkpoint import find_checkpoints
 
