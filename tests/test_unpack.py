@@ -1,0 +1,150 @@
+"""Archives made with the standard library, honest and hostile: the folder is the whole archive or is not there."""
+
+import bz2
+import gzip
+import io
+import os
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from errors import UserError
+from file_utils import unpack
+
+FILES = {"a.txt": b"one", "folder/b.txt": b"two" * 1000, "folder/deep/c": b""}
+
+
+def make_zip(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members:
+            file.writestr(name, content)
+
+
+def make_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as file:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+
+
+def make(path, members=None):
+    members = FILES.items() if members is None else members
+    if path.suffix == ".zip":
+        make_zip(path, members)
+    else:
+        make_tar(path, members, {".tar": "w", ".gz": "w:gz", ".tgz": "w:gz", ".bz2": "w:bz2"}[path.suffix])
+    return path
+
+
+def refused(tmp_path, archive, match, **options):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=match) as error:
+        unpack(archive, tmp_path / "out", **options)
+    assert str(archive) in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2"])
+def test_archives(tmp_path, name):
+    out = tmp_path / "out"
+    assert unpack(make(tmp_path / name), out) == sorted(out / member for member in FILES)
+    assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()} == FILES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", name]
+
+
+@pytest.mark.parametrize(("name", "compress"), [("f.xml.bz2", bz2.compress), ("f.xml.gz", gzip.compress)])
+def test_single_files(tmp_path, name, compress):
+    (tmp_path / name).write_bytes(compress(b"text" * 999))
+    (path,) = unpack(tmp_path / name, tmp_path / "out")
+    assert (path.name, path.read_bytes()) == ("f.xml", b"text" * 999)
+
+
+@pytest.mark.parametrize("archive", ["x.zip", "x.tar"])
+@pytest.mark.parametrize("member", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil"])
+def test_leaving_the_folder(tmp_path, archive, member):
+    refused(tmp_path, make(tmp_path / archive, [("good", b"1"), (member, b"2")]), "leaves the folder")
+
+
+@pytest.mark.parametrize("members", [["a", "A"], ["a", "a/b"], ["a/b", "a"], ["a", "./a"]])
+@pytest.mark.parametrize("archive", ["x.zip", "x.tar"])
+def test_colliding_names(tmp_path, archive, members):
+    refused(tmp_path, make(tmp_path / archive, [(name, b"1") for name in members]), "collides")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices(tmp_path, kind):
+    info = tarfile.TarInfo("link")
+    info.type, info.linkname = kind, "/etc/passwd"
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        file.addfile(info)
+    refused(tmp_path, tmp_path / "x.tar", "link or device")
+
+
+def test_link_in_a_zip(tmp_path):
+    info = zipfile.ZipInfo("link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr(info, "/etc/passwd")
+    refused(tmp_path, tmp_path / "x.zip", "link or device")
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.bz2"])
+def test_absurd_expansion(tmp_path, name):
+    archive = make(tmp_path / name, [("zeros", bytes(5_000_000))])
+    refused(tmp_path, archive, "'zeros': unpacks to more than", max_ratio=100)
+    refused(tmp_path, archive, "more than 4,999,999 bytes", max_bytes=4_999_999, max_ratio=1e9)
+    assert unpack(archive, tmp_path / "out", max_ratio=1e9)[0].stat().st_size == 5_000_000
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_cut_short(tmp_path, name, share):
+    archive = make(tmp_path / name, [("a", os.urandom(300_000)), ("b", os.urandom(300_000))])
+    archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * share)])
+    refused(tmp_path, archive, "damaged|cut short")
+
+
+@pytest.mark.parametrize(("name", "compress"), [("f.bz2", bz2.compress), ("f.gz", gzip.compress)])
+def test_single_file_cut_short_or_damaged(tmp_path, name, compress):
+    whole = compress(os.urandom(100_000))
+    (tmp_path / name).write_bytes(whole[:-20])
+    refused(tmp_path, tmp_path / name, "damaged")
+    (tmp_path / name).write_bytes(whole[:50_000] + b"\0" * 100 + whole[50_100:])
+    refused(tmp_path, tmp_path / name, "damaged")
+
+
+def test_flipped_byte_in_a_zip(tmp_path):
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a", b"one two three")
+    archive.write_bytes(archive.read_bytes().replace(b"two", b"twx"))
+    refused(tmp_path, archive, "'a': damaged")
+
+
+def test_encrypted_zip(tmp_path):
+    archive = make(tmp_path / "x.zip", [("a", b"1")])
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1  # general purpose flag, bit 0
+    archive.write_bytes(content)
+    refused(tmp_path, archive, "'a': encrypted")
+
+
+def test_no_archive(tmp_path):
+    (tmp_path / "x.zip").write_text("<html>")
+    refused(tmp_path, tmp_path / "x.zip", "not an archive")
+
+
+def test_occupied_destination(tmp_path):
+    archive = make(tmp_path / "x.zip")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        unpack(archive, out)
+    assert (out / "mine").read_text() == "mine"
+    unpack(archive, out, overwrite=True)
+    assert not (out / "mine").exists()
+    assert (out / "a.txt").read_bytes() == b"one"
