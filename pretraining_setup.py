@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import functools
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from configuration import BertConfig
+from data.layout import default_working_dir
+from data.prepared import find_prepared, vocabulary_problem
 from data.pretraining_dataset import PretrainingDataset
 from errors import Problems, UserError
 from kernels.attention import default_backend
@@ -81,6 +84,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Setup
         f"the same; give --micro_batch_size {min(sizes, default=1)}.",
     )
     dataset, eval_dataset = _open_shards(args, config, batches, world, problems)
+    _check_all_see_the_same(dataset, eval_dataset, config, world, problems)
     total_steps = _total_steps(args, batches, dataset)
     resumed, initial_weights = _read_weights(args, config, total_steps, world, problems)
     new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
@@ -180,11 +184,40 @@ def _open_shards(
     )
     dataset = eval_dataset = None
     with problems.collect():
-        dataset = open_shards(args.input_dir, seed=args.seed, num_workers=args.num_workers)
+        folder = _shard_folder(args, args.input_dir or default_working_dir(), config)
+        dataset = open_shards(folder, seed=args.seed, num_workers=args.num_workers)
     if args.eval_dir:
         with problems.collect():
-            eval_dataset = open_shards(args.eval_dir, split="test")
+            eval_dataset = open_shards(_shard_folder(args, args.eval_dir, config), split="test")
     return dataset, eval_dataset
+
+
+def _shard_folder(args: argparse.Namespace, folder: str | os.PathLike, config: BertConfig | None) -> Path:
+    found = find_prepared(Path(folder), args.max_seq_length, args.max_predictions_per_seq, args.dataset)
+    problem = config and vocabulary_problem(found, args.vocab_file, config.vocab_size)
+    if problem:
+        raise UserError(problem)
+    return found
+
+
+def _check_all_see_the_same(
+    dataset: PretrainingDataset | None,
+    eval_dataset: PretrainingDataset | None,
+    config: BertConfig | None,
+    world: World,
+    problems: Problems,
+) -> None:
+    """Machines may have other files under the same names, and ranks that see different ones wait for each other."""
+    for what, value in (("training shards", dataset), ("evaluation shards", eval_dataset), ("model", config)):
+        if isinstance(value, PretrainingDataset):
+            value = [(file.name, int(n)) for file, n in zip(value.files, value.rows_per_file, strict=True)]
+        seen = world.gather(value)
+        others = [rank for rank, other in enumerate(seen) if None not in (other, seen[0]) and other != seen[0]]
+        problems.check(
+            not others,
+            f"rank {', '.join(map(str, others))} and rank 0 see different files of the {what}; give all machines the "
+            "same.",
+        )
 
 
 def _read_weights(

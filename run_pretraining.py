@@ -30,7 +30,7 @@ from training.distributed import World, connected, read_world, world_problems
 from training.environment import describe_environment
 from training.evaluation import evaluate_pretraining
 from training.metrics import MetricsLogger
-from training.pretraining_arguments import parse_arguments
+from training.pretraining_arguments import parse_arguments, reduce_dtype
 from training.resume import first_global_step
 from training.step import Outcome
 from training.stop_signal import REQUEUE_EXIT_CODE, StopSignal
@@ -79,10 +79,11 @@ def train(run: Run, logger: MetricsLogger, writer: CheckpointWriter) -> dict | N
     run.model.train()
     losses: dict = {}
     saved_step = first_step
+    rate = 0.0  # of the last step taken
     with setup.dataset.iterate(run.samples_seen) as micro_batches, progress_bar(run, last_step) as progress:
         meter = ThroughputMeter(setup.window_start, args.benchmark_stop, flops, setup.device)
         while run.step < last_step:
-            rate = run.schedule.learning_rate
+            next_rate = run.schedule.learning_rate
             result = run.training_step(micro_batches)
             if result.outcome is Outcome.INTERRUPTED:
                 if not args.skip_checkpoint and saved_step < run.step:
@@ -95,13 +96,17 @@ def train(run: Run, logger: MetricsLogger, writer: CheckpointWriter) -> dict | N
                 meter.discard_step()
                 log_skipped_step(run, logger)
                 continue
+            rate = next_rate
             for batch in result.micro_batches:
                 meter.add(len(batch.next_sentence_labels), batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
             meter.end_step()
             progress.update()
             step = run.step
             ends_average = step == 1 or step % args.log_freq == 0
-            saves = not args.skip_checkpoint and (step % args.num_steps_per_checkpoint == 0 or step == last_step)
+            evaluates = args.num_steps_per_evaluation and step % args.num_steps_per_evaluation == 0 and step < last_step
+            # Before an evaluation too: it may take longer than whoever sends a signal waits.
+            is_due = step % args.num_steps_per_checkpoint == 0 or step == last_step or evaluates
+            saves = is_due and not args.skip_checkpoint
             # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
             if ends_average or saves or step in (first_step + 1, last_step):
                 losses = log_step(run, logger, rate)
@@ -111,7 +116,7 @@ def train(run: Run, logger: MetricsLogger, writer: CheckpointWriter) -> dict | N
                 with meter.paused():
                     run.save(writer)
                 saved_step = step
-            if args.num_steps_per_evaluation and step % args.num_steps_per_evaluation == 0 and step < last_step:
+            if evaluates:
                 with meter.paused():
                     logger.log((setup.dataset.epoch(run.samples_seen), step), evaluate(run))
                 run.model.train()
@@ -162,10 +167,13 @@ def log_skipped_step(run: Run, logger: MetricsLogger) -> None:
         (run.setup.dataset.epoch(run.samples_seen), run.step + 1),
         {"loss_scale": scale.scale, "skipped_steps": scale.skipped},
     )
+    where = _where_losses_ended(run)
+    if where:
+        logger.message(f"skipped{where}")
     if scale.skipped_in_a_row >= run.args.max_skipped_steps:
         raise UserError(
             f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {run.step + 1}, down to "
-            f"a loss scale of {scale.scale:g}{_where_losses_ended(run)}; go on from the last checkpoint with "
+            f"a loss scale of {scale.scale:g}{where}; go on from the last checkpoint with "
             "--precision bf16 or a lower --learning_rate, or raise --max_skipped_steps."
         )
 
@@ -214,7 +222,7 @@ def announce(run: Run, logger: MetricsLogger) -> None:
     devices = f"{setup.device.type} x {run.world.size}" if run.world.size > 1 else setup.device.type
     logger.message(
         f"{devices} | {setup.precision.name} | {parameters / 1e6:.1f} M parameters | "
-        f"{setup.dataset.n_samples:,} sequences in {args.input_dir}"
+        f"{setup.dataset.n_samples:,} sequences in {setup.dataset.files[0].parent}"
     )
     if not args.do_train:
         step = first_global_step(args) + first_step
@@ -225,6 +233,13 @@ def announce(run: Run, logger: MetricsLogger) -> None:
         f"{setup.batches} | learning rate {args.learning_rate:g} | warm-up "
         f"{round(args.warmup_proportion * setup.total_steps):,} of {setup.total_steps:,} steps"
     )
+    if run.world.size == 1 and (args.shard_optimizer or reduce_dtype(args) != "fp32"):
+        logger.message("one process has nobody to share with: --shard_optimizer and --reduce_dtype change nothing")
+    elif reduce_dtype(args) == "fp16" and run.loss_scale is None:
+        logger.message(
+            "warning: gradients are averaged in fp16 without a loss scale, and those below 6e-8 become zero; "
+            "--reduce_dtype bf16 keeps them"
+        )
     if first_step >= setup.total_steps:
         logger.message(f"nothing is left to train: step {first_step} of {setup.total_steps} is done")
     elif setup.new_phase:
@@ -270,7 +285,7 @@ def run_phase(args: argparse.Namespace, world: World, device: torch.device, star
     setup.precision.apply()
     log_file = Path(args.json_summary or Path(args.output_dir) / "dllogger.json")
     summary: dict | None = {}
-    with StopSignal(world) as stop_signal, open_logger(args, world, log_file) as logger:
+    with StopSignal(world) as stop_signal, open_logger(args, world, log_file, setup.first_step) as logger:
         run = Run(args, setup, world, stop_signal)
         setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes
         announce(run, logger)
@@ -279,7 +294,9 @@ def run_phase(args: argparse.Namespace, world: World, device: torch.device, star
                 summary = train(run, logger, writer)
         if summary is not None:
             if setup.eval_dataset is not None:
-                summary |= evaluate(run)
+                scores = evaluate(run)
+                summary |= scores
+                logger.log((setup.dataset.epoch(run.samples_seen), run.step), scores, console=False)
             summary |= _counts(run)
             summary["e2e_time"] = time.perf_counter() - started
             logger.log((), summary)
@@ -305,15 +322,17 @@ def _counts(run: Run) -> dict:
 
 
 @contextlib.contextmanager
-def open_logger(args: argparse.Namespace, world: World, log_file: Path) -> Iterator[MetricsLogger]:
+def open_logger(args: argparse.Namespace, world: World, log_file: Path, first_step: int) -> Iterator[MetricsLogger]:
     """The log of the first rank; others have one that writes nothing."""
     with contextlib.ExitStack() as stack:
         scalars = None
         if args.tensorboard_dir and world.is_first:
             from torch.utils.tensorboard import SummaryWriter  # an option that not everybody has installed
 
-            board = stack.enter_context(contextlib.closing(SummaryWriter(args.tensorboard_dir)))
             phase_start = first_global_step(args)  # both phases on one axis
+            # What an earlier run logged after the checkpoint that this one goes on from is drawn by this one.
+            writer = SummaryWriter(args.tensorboard_dir, purge_step=phase_start + first_step + 1)
+            board = stack.enter_context(contextlib.closing(writer))
 
             def scalars(name: str, value: float, step: int) -> None:
                 board.add_scalar(name, value, phase_start + step)

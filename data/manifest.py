@@ -22,6 +22,7 @@ from errors import UserError
 from file_utils import atomic_write, sha256_of
 
 FILE_NAME = "manifest.json"
+JOURNAL_NAME = "manifest.unfinished.jsonl"  # what a stage has done so far; see data/stage_output.py
 FORMAT_VERSION = 1
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from data.flat_batch import PaddedSamples, PretrainingBatch, flatten
-from data.hdf5_shards import check_shards, find_shards, read_shard
+from data.hdf5_shards import check_shards, read_shard
+from data.prepared import prepared_shards
 from errors import Problems
 
 Item = TypeVar("Item")
@@ -40,7 +41,7 @@ class PretrainingDataset:
     the r-th B of them.
 
     Args:
-        input_dir_or_files: a folder with shards (see `find_shards`), or the shards themselves.
+        input_dir_or_files: a folder with shards (see `prepared_shards`), or the shards themselves.
         micro_batch_size: B, sequences per batch and rank.
         max_seq_length: S, the length of the files' rows.
         max_predictions_per_seq: P, the width of the files' masked positions.
@@ -77,7 +78,7 @@ class PretrainingDataset:
         problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative; give 0 or more.")
         problems.check(0 <= rank < world_size, f"Rank {rank} is not among the {world_size} ranks, counted from 0.")
         if isinstance(input_dir_or_files, str | os.PathLike):
-            self.files = find_shards(input_dir_or_files, split, problems)
+            self.files = prepared_shards(Path(input_dir_or_files), split, problems)
         else:
             self.files = [Path(file) for file in input_dir_or_files]
             problems.check(bool(self.files), "The list of .hdf5 files is empty; name at least one.")

@@ -75,6 +75,8 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
   if ((${#command[@]} > 1)); then # torchrun would give each process one thread, and say so at length
     local threads=$(($(nproc) / NUM_GPUS))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+    # Seconds from torchrun's SIGTERM to its SIGKILL; a checkpoint of BERT-large on a slow disk takes more than its 30.
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-150}
   fi
 
   local status=0

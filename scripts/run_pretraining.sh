@@ -54,19 +54,18 @@ STEPS_PER_EVALUATION=${STEPS_PER_EVALUATION:-}  # and every so many steps
 TENSORBOARD=${TENSORBOARD:-0}                   # 1: TensorBoard scalars in OUTPUT_DIR/tensorboard
 
 DATASET=${DATASET:-books_wiki_en_corpus}        # wikicorpus_en, bookscorpus, or books_wiki_en_corpus for both
-HDF5_PREFIX=${BERT_PREP_WORKING_DIR:-$PROJECT_DIR/data}/hdf5_lower_case_1_seq_len
-HDF5_SUFFIX=masked_lm_prob_0.15_random_seed_12345_dupe_factor_5/$DATASET
 
 # A global batch is what one optimizer step takes, a micro-batch what one GPU holds at once; empty: the most that fits its
-# memory. Micro-batches and the number of GPUs change speed, not the result of training.
-PHASE1_DATA_DIR=${PHASE1_DATA_DIR:-${HDF5_PREFIX}_128_max_pred_20_$HDF5_SUFFIX}
+# memory. Micro-batches and the number of GPUs change speed, not the result of training. A data folder is one of shards, or
+# the preparation's working folder, in which the shards of DATASET and of the phase's lengths are looked up.
+PHASE1_DATA_DIR=${PHASE1_DATA_DIR:-${BERT_PREP_WORKING_DIR:-$PROJECT_DIR/data}}
 PHASE1_GLOBAL_BATCH=${PHASE1_GLOBAL_BATCH:-65536}
 PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-}
 PHASE1_STEPS=${PHASE1_STEPS:-7038}
 PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-6e-3}
 PHASE1_WARMUP=${PHASE1_WARMUP:-0.2843}
 
-PHASE2_DATA_DIR=${PHASE2_DATA_DIR:-${HDF5_PREFIX}_512_max_pred_80_$HDF5_SUFFIX}
+PHASE2_DATA_DIR=${PHASE2_DATA_DIR:-${BERT_PREP_WORKING_DIR:-$PROJECT_DIR/data}}
 PHASE2_GLOBAL_BATCH=${PHASE2_GLOBAL_BATCH:-32768}
 PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-}
 PHASE2_STEPS=${PHASE2_STEPS:-1563}
@@ -140,7 +139,7 @@ phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the
   if [[ $1 == 2 ]]; then length=512 predictions=80; fi
   local data=PHASE$1_DATA_DIR global=PHASE$1_GLOBAL_BATCH micro=PHASE$1_MICRO_BATCH steps=PHASE$1_STEPS
   local rate=PHASE$1_LEARNING_RATE warmup=PHASE$1_WARMUP
-  flags=(--do_train --input_dir "${!data}" --output_dir "$OUTPUT_DIR"
+  flags=(--do_train --input_dir "${!data}" --dataset "$DATASET" --output_dir "$OUTPUT_DIR"
     --max_seq_length "$length" --max_predictions_per_seq "$predictions"
     --global_batch_size "${!global}" --resume_from_checkpoint
     --max_steps "${!steps}" --learning_rate "${!rate}" --warmup_proportion "${!warmup}"

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable, str(ROOT / "run_pretraining.py")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 HEARTBEAT_LIMIT = 4.0
-"""Seconds, in forked ranks, instead of the 30 of a user's run, which `Job`s have."""
+"""Seconds, in forked ranks, instead of the 20 of a user's run, which `Job`s have."""
 
 _PIDS = "BERT_TEST_PIDS"
 _MARKER = "BERT_TEST_JOB"

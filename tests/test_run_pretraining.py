@@ -24,6 +24,7 @@ from shards import write_shards
 
 from configuration import BertConfig
 from data.pretraining_dataset import PretrainingDataset
+from errors import UserError
 from modeling import BertForPreTraining
 from run_pretraining import main
 from training.checkpoint import find_checkpoints
@@ -247,9 +248,9 @@ def test_a_log_can_be_read_by_line(finished):
 def test_evaluation_every_few_steps_and_at_the_end(folder):
     main(command(folder, eval_dir=folder / "test", num_steps_per_evaluation=3, num_steps_per_checkpoint=3))
     evaluated = {step: values for (_, step), values in curve(folder / "out").items() if "eval_mlm_loss" in values}
-    assert list(evaluated) == [3, 6]
+    assert list(evaluated) == [3, 6, 8]
     evaluation = {"do_train": False, "max_steps": None, "eval_dir": folder / "test", "resume_from_checkpoint": True}
-    for step in (3, 6):
+    for step in (3, 6, 8):
         main(command(folder, **evaluation, resume_step=step))
         alone = {name: value for name, value in summary(folder / "out").items() if name.startswith("eval_")}
         assert alone == {name: value for name, value in evaluated[step].items() if name.startswith("eval_")}
@@ -276,7 +277,7 @@ def test_tensorboard_shows_what_the_log_has(folder):
     points = {event.step: event.value for event in shown.Scalars("average_loss")}
     assert list(points) == list(range(1, 11))
     assert points == pytest.approx(expected)
-    assert [event.step for event in shown.Scalars("eval_mlm_loss")] == [4]
+    assert [event.step for event in shown.Scalars("eval_mlm_loss")] == [4, 8]
 
 
 def test_weights_to_begin_with_count_only_where_nothing_is_to_be_resumed(folder, capsys):
@@ -306,3 +307,33 @@ def test_the_micro_batch_is_what_the_cpu_takes_or_what_it_is_told(folder, capsys
     shutil.rmtree(folder / "out")
     main(command(folder, **batch, global_batch_size=48, micro_batch_size=4))
     assert "global batch 48 = micro-batch 4 x 12 accumulated x 1 process | " in capsys.readouterr().out
+
+
+def test_shards_are_found_in_the_working_folder_and_sharing_needs_others(folder, capsys, monkeypatch):
+    name = f"hdf5_lower_case_1_seq_len_{LENGTH}_max_pred_{PREDICTIONS}_masked_lm_prob_0.15_random_seed_1_dupe_factor_5"
+    shards = folder / "work" / name / "wikicorpus_en"
+    shards.parent.mkdir(parents=True)
+    (folder / "data").rename(shards)
+    monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(folder / "work"))
+    main(command(folder, input_dir=None, dataset="wikicorpus_en", max_steps=2, shard_optimizer=True))
+    printed = capsys.readouterr().out
+    assert f"55 sequences in {shards}" in printed
+    assert "one process has nobody to share with" in printed
+    with pytest.raises(UserError, match="no shards of bookscorpus with seq_len_16_max_pred_3"):
+        main(command(folder, input_dir=None, dataset="bookscorpus"))
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(folder, capsys):
+    main([*command(folder), "--json-summary", "/dev/full"])
+    assert [step for step, _ in find_checkpoints(folder / "out")] == [8]
+    assert capsys.readouterr().out.count("warning: /dev/full cannot be written (No space left on device)") == 1
+
+
+def test_evaluations_on_the_way_come_after_a_checkpoint_and_the_last_one_is_logged_at_its_step(folder):
+    main(command(folder, eval_dir=folder / "test", num_steps_per_evaluation=3))
+    assert [step for step, _ in find_checkpoints(folder / "out")] == [3, 6, 8]
+    evaluated = {
+        tuple(event["step"]): event["data"] for event in events(folder) if "eval_mlm_loss" in event.get("data", {})
+    }
+    assert [step[-1] for step in evaluated if step] == [3, 6, 8]
+    assert {name: evaluated[()][name] for name in evaluated[1, 8]} == evaluated[1, 8]

@@ -184,8 +184,10 @@ def test_a_checkpoint_of_other_data(finished, tmp_path):
 
 def test_a_step_that_is_not_there(finished, tmp_path):
     folder = copied(finished, tmp_path)
+    (folder / "out" / "ckpt_8.pt").rename(folder / "ckpt_8.pt")
     (found,) = refusal(command(folder, resume_from_checkpoint=True, resume_step=6))
-    assert "has no ckpt_6.pt to go on from (it has [4, 8])" in found
+    (folder / "ckpt_8.pt").rename(folder / "out" / "ckpt_8.pt")
+    assert "has no ckpt_6.pt to go on from (it has [4])" in found
     (found,) = refusal(command(folder, resume_from_checkpoint=True, resume_step=9))
     assert "--resume_step 9 lies outside this phase, which goes from 0 to 8" in found
 

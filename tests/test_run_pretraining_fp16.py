@@ -4,6 +4,8 @@ A scale of 2^20 overflows by itself at first; other infinities are put into chos
 """
 
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -151,3 +153,32 @@ def test_a_phase_without_fp16_takes_over_from_one_with_it(folder, tmp_path):
     main(fp16(folder, tmp_path / "out", precision="fp32", resume_from_checkpoint=True, steps_this_run=2))
     main(fp16(folder, tmp_path / "out", resume_from_checkpoint=True))
     assert len(losses(tmp_path / "out")) == 8
+
+
+def test_a_signal_after_a_skipped_step_saves_the_last_one_taken(folder, monkeypatch, capsys):
+    """What is logged then is the last step's gradient and rate, not the skipped one's or the next one's."""
+    main(fp16(folder, "undisturbed", log_freq=1))
+    calls = 0
+
+    def is_bad(call):
+        nonlocal calls
+        calls = call
+        if call == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call in (7, 8)
+
+    spoil(monkeypatch, is_bad)
+    with pytest.raises(SystemExit) as raised:
+        main(fp16(folder, "stopped early", log_freq=10))
+    assert raised.value.code == 75
+    assert [step for step, _ in find_checkpoints(folder / "stopped early")] == [3]
+    last = curve(folder / "stopped early")[1, 3]
+    expected = curve(folder / "undisturbed")[1, 3]
+    assert {name: last[name] for name in ("learning_rate", "gradient_norm")} == {
+        name: expected[name] for name in ("learning_rate", "gradient_norm")
+    }
+    # Micro-batch 7 begins with sample 24.
+    printed = capsys.readouterr().out
+    assert (
+        "skipped (the loss of 2 micro-batches was no number, first on rank 0, in the 4 sequences from 24 of" in printed
+    )

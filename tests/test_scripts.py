@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from data.prepared import find_prepared
 from training.metrics import read_log
 from training.pretraining_arguments import parse_arguments
 
@@ -65,7 +66,7 @@ def test_shellcheck_finds_nothing(script):
 
 @pytest.mark.parametrize("script", STARTED_BY_USERS)
 def test_help_shows_every_setting(script, tmp_path):
-    hidden = {"HDF5_PREFIX", "PYTHON", "OMP_WAIT_POLICY"}  # what is not for the user of this script
+    hidden = {"PYTHON", "OMP_WAIT_POLICY"}  # what is not for the user of this script
     assert settings_of(script) - hidden <= shown_settings(script, tmp_path).keys()
     assert not list(tmp_path.iterdir())
 
@@ -92,7 +93,9 @@ def test_the_default_shards_are_where_the_preparation_writes_them(tmp_path):
         command += ["--max_predictions_per_seq", str(predictions)]
         environment = {**os.environ, "BERT_PREP_WORKING_DIR": str(tmp_path)}
         printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-        assert settings[f"PHASE{phase}_DATA_DIR"] == printed.strip()
+        Path(printed.strip()).mkdir(parents=True)
+        found = find_prepared(Path(settings[f"PHASE{phase}_DATA_DIR"]), length, predictions, settings["DATASET"])
+        assert str(found) == printed.strip()
 
 
 def test_pretraining_reports_all_that_is_wrong_at_once(tmp_path):

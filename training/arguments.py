@@ -94,7 +94,9 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_distribution_arguments(parser: argparse.ArgumentParser) -> None:
     """How several processes, started by torchrun, share the work."""
-    group = parser.add_argument_group("distribution (processes are started by torchrun)")
+    group = parser.add_argument_group(
+        "distribution (processes are started by torchrun; one alone has no use for these)"
+    )
     group.add_argument(
         "--reduce_dtype",
         choices=("fp32", "fp16", "bf16"),

@@ -146,7 +146,7 @@ def read_world(environ: Mapping[str, str], local_rank_flag: int = -1) -> World:
 def connected(
     world: World,
     device: torch.device,
-    startup_timeout: float = 300.0,
+    startup_timeout: float = 120.0,
     description: str = "",
     heartbeat_limit: float = 20.0,
 ) -> Iterator[World]:

@@ -61,7 +61,7 @@ class Heartbeat:
         store: TCPStore,
         rank: int,
         hosts: list[str],
-        limit: float = 30.0,
+        limit: float,
         on_lost: Callable[[str], None] = end_process,
         launcher: int | None = None,
     ):

@@ -50,6 +50,7 @@ class MetricsLogger:
         self._start = datetime.datetime.now()
         self._formats: dict[str, Mapping[str, str]] = {}
         self._file = None if path is None else _open_log(Path(path), append)
+        self._write_failed = False
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log the configuration or the environment: DLLogger's step is the word PARAMETER. To the file alone."""
@@ -103,7 +104,16 @@ class MetricsLogger:
             "datetime": str(now),
             "elapsedtime": str((now - self._start).total_seconds()),
         }
-        self._file.write(PREFIX + json.dumps({**header, **_plain(event)}, allow_nan=False) + "\n")
+        line = PREFIX + json.dumps({**header, **_plain(event)}, allow_nan=False) + "\n"
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            # A full disk must not end a run of days; what it learns is in its checkpoints.
+            if not self._write_failed:
+                self._write_failed = True
+                self.message(
+                    f"warning: {self._file.name} cannot be written ({error.strerror}); lines of the log are lost"
+                )
 
     def _text(self, name: str, value: Any) -> str:
         form = self._formats.get(name, {})
@@ -132,11 +142,12 @@ def _open_log(path: Path, append: bool):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torn = append and _ends_within_a_line(path)
-        file = path.open("a" if append else "w", buffering=1, encoding="utf-8")
+        # Without a buffer: a line that could not be written is gone, and does not fail again when the file is closed.
+        file = path.open("ab" if append else "wb", buffering=0)
     except OSError as error:
         raise UserError(f"the log {path} cannot be written ({error.strerror}); choose another folder.") from error
     if torn:
-        file.write("\n")
+        file.write(b"\n")
     return file
 
 

@@ -83,8 +83,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _add_data_arguments(group) -> None:
     group.add_argument("--do_train", action="store_true", help="train; without it, only --eval_dir is looked at")
-    group.add_argument("--input_dir", required=True, help="folder of the training shards (.hdf5)")
-    group.add_argument("--eval_dir", default=None, help="folder of held-out shards to evaluate on")
+    group.add_argument(
+        "--input_dir",
+        default=None,
+        help="folder of the training shards (.hdf5), or the data preparation's working folder, which is searched for "
+        "shards of the lengths asked for (default: $BERT_PREP_WORKING_DIR or data/)",
+    )
+    group.add_argument("--dataset", default=None, help="which corpus to take from a working folder with several")
+    group.add_argument("--eval_dir", default=None, help="folder of held-out shards to evaluate on, found likewise")
     group.add_argument(
         "--bert_model",
         choices=BERT_CONFIGS,
@@ -159,6 +165,9 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
             yield f"--{name} is {value}; it must be greater than zero."
     if args.num_train_epochs == math.inf:
         yield "--num_train_epochs is infinite; the schedule needs an end, so give a number."
+    for name in ("learning_rate", "init_loss_scale", "min_loss_scale"):
+        if getattr(args, name) == math.inf:
+            yield f"--{name} is infinite; give a number."
     if not args.weight_decay >= 0:
         yield f"--weight_decay is {args.weight_decay}; it must not be negative."
     if not 0 <= args.warmup_proportion < 1:

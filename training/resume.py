@@ -75,6 +75,12 @@ def _steps_to_try(args: argparse.Namespace, steps: list[int], total_steps: float
             raise UserError(
                 f"--resume_step {args.resume_step} lies outside this phase, which goes from {first} to {last}."
             )
+        newer = [step for step in of_this_phase if step > args.resume_step]
+        if newer and args.do_train and not args.skip_checkpoint:
+            raise UserError(
+                f"{args.output_dir} holds ckpt_{newer[0]}.pt and {len(newer) - 1} more after --resume_step "
+                f"{args.resume_step}, and a restart would take the newest; move those away, or go on from the newest."
+            )
         return [args.resume_step]
     if of_this_phase:
         return of_this_phase + [first] * (args.phase2 and first in steps)

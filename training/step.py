@@ -90,7 +90,7 @@ class TrainingStep:
         self.n_ranks = n_ranks
         self.must_stop = must_stop
         self.gradient_norm: Tensor | None = None
-        """The global norm before clipping of the last step, 0-d on the device, the loss scale taken out."""
+        """The global norm before clipping of the last step taken, 0-d on the device, the loss scale taken out."""
         self._loss_sums: Tensor | None = None
         self._n_steps = 0
         self._nonfinite = NonFiniteLosses(device)
@@ -129,10 +129,11 @@ class TrainingStep:
         """Whether the optimizer stepped; the gradients are gone either way."""
         groups = self.optimizer.param_groups
         scale = self.loss_scale.scale if self.loss_scale else 1.0
-        self.gradient_norm = gradient_norm(groups) / scale
-        finite = self.loss_scale is None or math.isfinite(self.gradient_norm.item())
+        norm = gradient_norm(groups) / scale
+        finite = self.loss_scale is None or math.isfinite(norm.item())
         if finite:
-            clip_gradients(groups, self.gradient_norm, self.max_grad_norm, scale)
+            self.gradient_norm = norm
+            clip_gradients(groups, norm, self.max_grad_norm, scale)
             self.optimizer.step()
             self.schedule.step()
         if self.loss_scale is not None:

@@ -4,11 +4,15 @@ Dropout is on throughout: the same samples draw the same random numbers on any n
 """
 
 import itertools
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from distributed_runs import assert_equal_checkpoints, finish, train
-from pretraining_runs import command, curve, make_inputs, summary
+from distributed_runs import assert_equal_checkpoints, finish, run_forked, train
+from pretraining_runs import command, curve, make_inputs, summary, write_config
+from shards import write_shards
 
 import pretraining_run
 from run_pretraining import main
@@ -89,7 +93,7 @@ def test_evaluation_on_ranks_is_that_of_one_process(on_ranks, size):
     """The 7 held-out sequences are 2 batches, so that two of four ranks have none."""
     one, several = on_ranks(1, optimizer="lamb"), on_ranks(size, optimizer="lamb")
     evaluated = [step for (_, step), values in curve(one).items() if "eval_mlm_loss" in values]
-    assert evaluated == [3, 6]
+    assert evaluated == [3, 6, STEPS]
     pairs = [(curve(several)[1, step], curve(one)[1, step]) for step in evaluated] + [(summary(several), summary(one))]
     for actual, expected in pairs:
         scores = {name: value for name, value in expected.items() if name.startswith("eval_")}
@@ -200,3 +204,29 @@ def test_the_number_of_ranks_may_change_between_runs(folder, on_ranks, sizes, op
         arguments = flags(folder, output.name, **changes, steps_this_run=steps)
         main(arguments) if size == 1 else finish(arguments, size)
     assert_same_curve(output, on_ranks(1, optimizer=optimizer), rel=1e-5)
+
+
+def train_in_a_folder_of_its_own(arguments, folder):
+    os.chdir(Path(folder) / os.environ["RANK"])
+    train(arguments)
+
+
+@pytest.mark.parametrize("differing", ["training shards", "evaluation shards", "model"])
+def test_ranks_that_see_different_files_are_told_apart(folder, tmp_path, differing):
+    """Files of the same name on two machines. With other shards the ranks would wait for each other for long."""
+    for rank, rows in ((0, 9), (1, 8)):
+        own = tmp_path / str(rank)
+        shutil.copytree(folder / "data", own / "data")
+        shutil.copytree(folder / "test", own / "test")
+        changes = {"intermediate_size": 4 * rows} if differing == "model" else {}
+        write_config(own / "config.json", **changes)
+        if differing == "training shards":
+            write_shards(own / "data", rows_per_file=(30, rows))
+        if differing == "evaluation shards":
+            write_shards(own / "test", rows_per_file=(rows,), name="test")
+    relative = {"input_dir": "data", "eval_dir": "test", "micro_batch_size": 4, "config_file": "config.json"}
+    outcomes = run_forked(
+        flags(folder, tmp_path / "out", **relative), 2, tmp_path, function=train_in_a_folder_of_its_own
+    )
+    assert [outcome.status for outcome in outcomes] == [2, 2]
+    assert f"rank 1 and rank 0 see different files of the {differing}" in outcomes[0].output
