@@ -37,7 +37,7 @@ SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 # Longer words become [UNK]. NVIDIA's and Hugging Face's WordPiece take 100; Google's later revisions 200.
 MAX_CHARS_PER_WORD = 100
 
-# Some 80 MB per process when full. English text reaches its frequent words long before that; later ones are not kept.
+# Some 90 MB per process when full. English text reaches its frequent words long before that; later ones are not kept.
 MAX_CACHED_WORDS = 2**18
 
 # Published model name -> the folder in Google's archive of it, which holds vocab.txt and bert_config.json.

@@ -1,30 +1,39 @@
 #!/usr/bin/env python3
 """How long making HDF5 shards takes, in units of what the `tokenizers` library alone needs to encode the same text.
 
-One process, one thread, sequence length 128, five duplicates, gzip: reading, tokenizing, pairing, masking, compressing
-and writing, against `encode_batch_fast` of the bare library on the same sentences, in turns. Each run is a process of
-its own, so that nothing is remembered from one to the next.
+One process, one thread, five duplicates: reading, tokenizing, pairing, masking, compressing and writing, against
+`encode_batch_fast` of the bare library on the same sentences, in turns. Each run is a process of its own, so that
+nothing is remembered from one to the next. Both lengths together may take 4 times the unit at most. The lines after
+that say how fast the files of each compression are read, row by row of blocks as training does, and how large they are.
 
   python3 benchmark/data_preparation.py --vocab_file VOCAB SHARD.txt [SHARD.txt ...]
+
+benchmark/data_scale.py measures what more processes bring, and memory.
 """
 
 import argparse
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import h5py
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.create_pretraining_data import create_shard
+from data.create_pretraining_data import create_shards
+from data.hdf5_writer import COMPRESSIONS
 from data.instances import InstanceOptions
 
+PUBLISHED_LENGTHS = ((128, 20), (512, 80))
+BOUND_OF_BOTH = 4.0
 
-def seconds_of_library(shards: list[Path], vocab_file: str) -> float:
+
+def seconds_of_library(shards: Sequence[Path], vocab_file: str) -> float:
     """Encoding all sentences with BERT's normalizer, pre-tokenizer and WordPiece of the library, and taking the ids."""
     from tokenizers import BertWordPieceTokenizer
 
@@ -37,14 +46,77 @@ def seconds_of_library(shards: list[Path], vocab_file: str) -> float:
     return time.perf_counter() - start
 
 
-def seconds_of_ours(shards: list[Path], vocab_file: str, max_seq_length: int, max_predictions: int) -> float:
-    """The whole of create_hdf5_files."""
-    options = InstanceOptions(max_seq_length, max_predictions, 0.15, 0.1, 5)
-    with tempfile.TemporaryDirectory() as folder:
+def seconds_of_ours(
+    shards: Sequence[Path],
+    vocab_file: str,
+    lengths: Sequence[tuple[int, int]],
+    whole_word_masking: bool = False,
+    compression: str = "gzip",
+    folder: Path | None = None,
+) -> float:
+    """The whole of create_hdf5_files, for (sequence length, predictions) each; into `folder` if it is to stay."""
+    with tempfile.TemporaryDirectory() as scratch:
+        target = folder or Path(scratch)
         start = time.perf_counter()
         for shard in shards:
-            create_shard([shard], Path(folder) / f"{shard.stem}.hdf5", vocab_file, True, options, 12345)
+            outputs = [
+                (InstanceOptions(*length, 0.15, 0.1, 5, whole_word_masking), target / f"{length[0]}_{shard.stem}.hdf5")
+                for length in lengths
+            ]
+            create_shards([shard], outputs, vocab_file, True, 12345, compression)
         return time.perf_counter() - start
+
+
+def seconds_of_reading(files: Sequence[Path]) -> float:
+    """Every dataset, 1024 rows at a time."""
+    start = time.perf_counter()
+    for path in files:
+        with h5py.File(path) as file:
+            for dataset in file.values():
+                for first in range(0, len(dataset), 1024):
+                    _ = dataset[first : first + 1024]
+    return time.perf_counter() - start
+
+
+def in_fresh_process(function, *arguments):
+    """The result of a call in a process that has done nothing before."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def compare_stages(shards: Sequence[Path], vocab_file: str, repeats: int) -> list[tuple[str, float, float, float]]:
+    """Names, and the least, median and largest ratio to the library's least time."""
+    common = (seconds_of_ours, shards, vocab_file)
+    tasks = {
+        "tokenizers alone": (seconds_of_library, shards, vocab_file),
+        "length 128": (*common, PUBLISHED_LENGTHS[:1]),
+        "length 512": (*common, PUBLISHED_LENGTHS[1:]),
+        "both lengths": (*common, PUBLISHED_LENGTHS),
+        "both, whole words": (*common, PUBLISHED_LENGTHS, True),
+        "both, lzf": (*common, PUBLISHED_LENGTHS, False, "lzf"),
+        "both, none": (*common, PUBLISHED_LENGTHS, False, "none"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            seconds[name].append(in_fresh_process(*task))
+    unit = min(seconds["tokenizers alone"])
+    return [
+        (name, min(values) / unit, sorted(values)[len(values) // 2] / unit, max(values) / unit)
+        for name, values in seconds.items()
+    ]
+
+
+def compare_compressions(shards: Sequence[Path], vocab_file: str, repeats: int) -> list[tuple[str, float, float]]:
+    """Names, size and the least seconds of reading, as shares of gzip's."""
+    sizes, seconds = {}, {}
+    for compression in COMPRESSIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            in_fresh_process(seconds_of_ours, shards, vocab_file, PUBLISHED_LENGTHS, False, compression, Path(folder))
+            files = sorted(Path(folder).glob("*.hdf5"))
+            sizes[compression] = sum(file.stat().st_size for file in files)
+            seconds[compression] = min(in_fresh_process(seconds_of_reading, files) for _ in range(repeats))
+    return [(name, sizes[name] / sizes["gzip"], seconds[name] / seconds["gzip"]) for name in COMPRESSIONS]
 
 
 def main() -> None:
@@ -55,23 +127,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each, in turns (default: 5)")
     args = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-    tasks = {
-        "tokenizers alone": (seconds_of_library, args.shards, args.vocab_file),
-        "length 128": (seconds_of_ours, args.shards, args.vocab_file, 128, 20),
-        "length 512": (seconds_of_ours, args.shards, args.vocab_file, 512, 80),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    context = multiprocessing.get_context("spawn")
-    for _ in range(args.repeats):
-        for name, task in tasks.items():
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                seconds[name].append(pool.submit(*task).result())
-    unit = statistics.median(seconds["tokenizers alone"])
-    print(f"{sum(shard.stat().st_size for shard in args.shards) / 1e6:.1f} MB of text, medians of {args.repeats}")
-    for name, values in seconds.items():
-        low, high = min(values) / unit, max(values) / unit
-        print(f"{name:>17}: {statistics.median(values) / unit:5.2f} (from {low:.2f} to {high:.2f})")
+    n_bytes = sum(shard.stat().st_size for shard in args.shards)
+    print(f"{n_bytes / 1e6:.1f} MB of text; the least, the median and the most of {args.repeats}")
+    for name, least, median, most in compare_stages(args.shards, args.vocab_file, args.repeats):
+        bound = f"   (bound: {BOUND_OF_BOTH})" if name == "both lengths" else ""
+        print(f"{name:>17}: {least:6.2f} {median:6.2f} {most:6.2f}{bound}")
+    print("reading the files of both lengths, and their size, gzip being 1")
+    for name, size, seconds in compare_compressions(args.shards, args.vocab_file, args.repeats):
+        print(f"{name:>17}: {seconds:6.2f} {size:6.2f}")
 
 
 if __name__ == "__main__":

@@ -1,79 +1,137 @@
 #!/usr/bin/env python3
 """Prepare pre-training data, one stage per call, with the stages, flags and folders of NVIDIA's script of this name.
 
-  python3 data/bertPrep.py --action download          --dataset wikicorpus_en --source DUMP.xml.bz2
+  python3 data/bertPrep.py --action download          --dataset wikicorpus_en
   python3 data/bertPrep.py --action text_formatting   --dataset wikicorpus_en
   python3 data/bertPrep.py --action sharding          --dataset wikicorpus_en
-  python3 data/bertPrep.py --action create_hdf5_files --dataset wikicorpus_en --vocab_file VOCAB --max_seq_length 128
+  python3 data/bertPrep.py --action create_hdf5_files --dataset wikicorpus_en --vocab_file VOCAB \\
+      --max_seq_length 128 512 --max_predictions_per_seq 20 80
+  python3 data/bertPrep.py --action verify            --dataset wikicorpus_en
 
-Datasets are wikicorpus_en, bookscorpus and, from sharding on, books_wiki_en_corpus, both together. Everything lies
-under $BERT_PREP_WORKING_DIR (by default this script's folder). data/create_datasets_from_start.sh runs all stages for
-both phases; docs/data.md says what each stage does.
+Datasets are wikicorpus_en, bookscorpus and, from sharding on, books_wiki_en_corpus, both together; download also takes
+squad, google_pretrained_weights and all. Everything lies under $BERT_PREP_WORKING_DIR (by default this script's
+folder). A stage that is finished is verified and skipped, one that was killed goes on or starts again.
+data/create_datasets_from_start.sh runs all stages for both phases; docs/data.md says what each stage does.
 """
 
 import argparse
-import functools
 import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from data.create_pretraining_data import add_instance_arguments, create_shard, instance_options
+from data import stages
+from data.create_pretraining_data import add_instance_arguments, instance_options
+from data.download import download, download_problems
+from data.download_folder import DownloadOptions
 from data.instances import InstanceOptions
-from data.layout import BOOKS, BOTH, DATASETS, WIKIPEDIA, Layout, default_working_dir
-from data.parallel import map_in_processes
-from data.sharding import ShardingPlan, write_shards
-from data.text_formatting import extract_wikipedia, fetch_local, format_books, format_wikipedia
+from data.layout import BOOKS, BOTH, DATASETS, DOWNLOADS, WEIGHTS, WIKIPEDIA, Layout, default_working_dir
+from data.parallel import Workers, workers
+from data.sharding import ShardingPlan
+from data.sources import PRETRAINED_MODELS, SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
+from data.stage_output import locked
 from errors import Problems, UserError, run_main
 from tokenization import load_vocab
 
-ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files")
+ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files", "verify")
+N_TRAINING_SHARDS, N_TEST_SHARDS, FRACTION_TEST_SET = 256, 256, 0.2
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--action", choices=ACTIONS, required=True, help="the stage to run")
-    parser.add_argument("--dataset", choices=DATASETS, required=True)
+    parser.add_argument("--dataset", choices=(*DATASETS, *DOWNLOADS), required=True)
     parser.add_argument(
         "--n_processes", type=int, default=os.cpu_count(), help="processes side by side (default: all cores)"
     )
     parser.add_argument(
-        "--print_output_dir", action="store_true", help="only print the folder that this stage would write, for scripts"
+        "--scheduler", help="work on the Dask cluster of this scheduler instead: tcp://HOST:PORT, or its scheduler file"
     )
-    group = parser.add_argument_group("download")
-    group.add_argument("--source", help="the local dump (.xml.bz2), or the .txt file or folder of books, to take")
+    parser.add_argument("--overwrite", action="store_true", help="replace what was made otherwise and lies in the way")
+    parser.add_argument(
+        "--print_output_dir",
+        action="store_true",
+        help="only print the folders that this stage writes, for scripts",
+    )
+    _add_download_arguments(parser.add_argument_group("download"))
     group = parser.add_argument_group("text_formatting")
     group.add_argument("--skip_wikiextractor", action="store_true", help="format what was extracted before")
-    group = parser.add_argument_group("sharding")
-    group.add_argument(
-        "--input_files",
-        nargs="+",
-        help="files with a document per line, spaces or commas between (default: the formatted)",
-    )
-    group.add_argument("--n_training_shards", type=int, default=256, help="(default: 256)")
-    group.add_argument("--n_test_shards", type=int, default=256, help="(default: 256)")
-    group.add_argument("--fraction_test_set", type=float, default=0.2, help="share of the sentences (default: 0.2)")
-    group.add_argument("--segmentation_method", choices=("nltk",), default="nltk", help="how sentences are found")
+    _add_sharding_arguments(parser.add_argument_group("sharding"))
     group = parser.add_argument_group("create_hdf5_files")
     group.add_argument("--vocab_file", help="the vocabulary, one token per line")
     group.add_argument(
         "--do_lower_case", type=int, choices=(0, 1), default=1, help="1 for uncased vocabularies (default)"
     )
     add_instance_arguments(group)
+    group = parser.add_argument_group("verify (of --input_files, folders, or all that was prepared of the dataset)")
+    group.add_argument("--report_file", help="write what was found there, as JSON")
     return parser.parse_args(arguments)
 
 
-def check(args: argparse.Namespace) -> InstanceOptions:
-    """Raises UserError with everything that is wrong with the flags of this stage."""
+def _add_download_arguments(group) -> None:
+    group.add_argument(
+        "--source",
+        help="wikicorpus_en: latest (default), the date of a dump (YYYYMMDD), an address or a local file; bookscorpus: "
+        "a folder of .txt files, such a file, an archive of them, the address of either, or a file of addresses; "
+        "squad: a folder that has the files",
+    )
+    for name, address in (("wiki", WIKI_MIRROR), ("squad", SQUAD_MIRROR), ("weights", WEIGHTS_MIRROR)):
+        group.add_argument(f"--{name}_mirror", default=address, help=f"(default: {address})")
+    group.add_argument(
+        "--max_failed_share", type=float, default=0.05, help="of a list of books; more is a failure (default: 0.05)"
+    )
+    group.add_argument(
+        "--models",
+        nargs="+",
+        choices=PRETRAINED_MODELS,
+        default=list(PRETRAINED_MODELS),
+        help="weights to download (default: all)",
+    )
+
+
+def _add_sharding_arguments(group) -> None:
+    group.add_argument(
+        "--input_files",
+        nargs="+",
+        help="files with a document per line, spaces or commas between (default: the formatted)",
+    )
+    group.add_argument("--n_training_shards", type=int, help=f"(default: {N_TRAINING_SHARDS})")
+    group.add_argument("--n_test_shards", type=int, help=f"(default: {N_TEST_SHARDS})")
+    group.add_argument("--fraction_test_set", type=float, help=f"share of the sentences (default: {FRACTION_TEST_SET})")
+    group.add_argument("--segmentation_method", choices=("nltk",), default="nltk", help="how sentences are found")
+
+
+def check(args: argparse.Namespace) -> list[InstanceOptions]:
+    """Raises UserError with everything that is wrong with the flags of this stage; the options of each length else."""
     problems = Problems()
     options = instance_options(args, problems)
-    n_training, n_test, fraction = args.n_training_shards, args.n_test_shards, args.fraction_test_set
+    _check_sharding(args, problems)
     problems.check(args.n_processes >= 1, f"--n_processes {args.n_processes} must be 1 or more.")
+    if args.dataset in DOWNLOADS and args.action != "download":
+        problems.add(f"--dataset {args.dataset} is only downloaded; {args.action} takes {', '.join(DATASETS)}.")
+    if args.dataset == BOTH and args.action in ("download", "text_formatting"):
+        problems.add(f"--action {args.action} takes one corpus at a time; give --dataset {WIKIPEDIA} or {BOOKS}.")
+    if not args.print_output_dir:
+        with problems.collect():
+            _check_working_dir(default_working_dir())
+        if args.action == "create_hdf5_files" and not args.vocab_file:
+            problems.add("--action create_hdf5_files needs --vocab_file, the vocabulary to tokenize with.")
+    # What follows is checked with --print_output_dir too: so a script can ask before its first stage.
+    if args.action == "create_hdf5_files" and args.vocab_file:
+        with problems.collect():
+            load_vocab(args.vocab_file)
+    if args.action == "download" and args.dataset != BOTH:
+        for sentence in download_problems(args.dataset, _download_options(args)):
+            problems.add(sentence)
+    problems.raise_if_any()
+    return options
+
+
+def _check_sharding(args: argparse.Namespace, problems: Problems) -> None:
+    n_training, n_test, fraction = _sharding_numbers(args)
     problems.check(n_training >= 1, f"--n_training_shards {n_training} must be 1 or more.")
     problems.check(n_test >= 0, f"--n_test_shards {n_test} must not be negative.")
     problems.check(0 <= fraction < 1, f"--fraction_test_set {fraction} must lie in [0, 1).")
@@ -81,23 +139,12 @@ def check(args: argparse.Namespace) -> InstanceOptions:
         (n_test > 0) == (fraction > 0),
         f"--n_test_shards {n_test} and --fraction_test_set {fraction} do not fit; make both zero or neither.",
     )
-    if args.dataset == BOTH and args.action in ("download", "text_formatting"):
-        problems.add(f"--action {args.action} takes one corpus at a time; give --dataset {WIKIPEDIA} or {BOOKS}.")
-    if not args.print_output_dir:
-        with problems.collect():
-            _check_working_dir(default_working_dir())
-        if args.action == "download" and not args.source:
-            problems.add(
-                "--action download takes local files so far; give --source a Wikipedia dump or a folder of books."
-            )
-        if args.action == "create_hdf5_files" and not args.vocab_file:
-            problems.add("--action create_hdf5_files needs --vocab_file, the vocabulary to tokenize with.")
-    if args.action == "create_hdf5_files" and args.vocab_file:
-        # With --print_output_dir too: so a script can have everything checked before its first stage.
-        with problems.collect():
-            load_vocab(args.vocab_file)
-    problems.raise_if_any()
-    return options
+
+
+def _sharding_numbers(args: argparse.Namespace) -> tuple[int, int, float]:
+    given = (args.n_training_shards, args.n_test_shards, args.fraction_test_set)
+    defaults = (N_TRAINING_SHARDS, N_TEST_SHARDS, FRACTION_TEST_SET)
+    return tuple(default if value is None else value for value, default in zip(given, defaults, strict=True))
 
 
 def _check_working_dir(folder: Path) -> None:
@@ -114,90 +161,76 @@ def _split_at_commas(names: list[str]) -> list[Path]:
     return [Path(part) for name in names for part in ([name] if Path(name).exists() else name.split(",")) if part]
 
 
-def output_dir(args: argparse.Namespace, layout: Layout, options: InstanceOptions) -> Path:
-    """The folder that the stage writes."""
+def _download_options(args: argparse.Namespace) -> DownloadOptions:
+    return DownloadOptions(
+        source=args.source,
+        models=args.models,
+        max_failed_share=args.max_failed_share,
+        overwrite=args.overwrite,
+        wiki_mirror=args.wiki_mirror,
+        squad_mirror=args.squad_mirror,
+        weights_mirror=args.weights_mirror,
+    )
+
+
+def output_dirs(args: argparse.Namespace, layout: Layout, options: list[InstanceOptions]) -> list[Path]:
+    """The folders that the stage writes; one for each length of create_hdf5_files."""
     if args.action == "download":
-        return layout.download
+        models = [PRETRAINED_MODELS[name].folder for name in args.models] if args.dataset == WEIGHTS else []
+        return [layout.download / model for model in models] or [layout.download]
     if args.action == "text_formatting":
-        return layout.formatted_files[0].parent
+        return [layout.formatted_files[0].parent]
     if args.action == "sharding":
-        return layout.sharded(args.n_training_shards, args.n_test_shards, args.fraction_test_set)
-    return layout.hdf5(
-        bool(args.do_lower_case),
-        options.max_seq_length,
-        options.max_predictions_per_seq,
-        options.masked_lm_prob,
-        args.random_seed,
-        options.dupe_factor,
-    )
-
-
-def download(args: argparse.Namespace, layout: Layout) -> str:
-    """Take the local source into the working folder."""
-    if args.dataset == WIKIPEDIA:
-        fetch_local(Path(args.source), layout.dump, "dump")
-        return str(layout.dump)
-    fetch_local(Path(args.source), layout.download, "books")
-    return str(layout.download)
-
-
-def text_formatting(args: argparse.Namespace, layout: Layout) -> str:
-    """One document per line."""
-    formatted = layout.formatted_files[0]
-    if args.dataset == BOOKS:
-        return f"{format_books(layout.download, formatted):,} books in {formatted}"
-    if not args.skip_wikiextractor:
-        print(f"extracting {layout.dump} with wikiextractor, which says nothing until it is done", flush=True)
-        print(f"{extract_wikipedia(layout.dump, layout.extracted, args.n_processes):,} articles extracted", flush=True)
-    return f"{format_wikipedia(layout.extracted, formatted):,} articles with prose in {formatted}"
-
-
-def sharding(args: argparse.Namespace, layout: Layout, folder: Path) -> str:
-    """Sentences, spread over shards."""
-    names = layout.shard_names(args.n_training_shards, args.n_test_shards)
-    plan = ShardingPlan(names[: args.n_training_shards], names[args.n_training_shards :], args.fraction_test_set)
-    inputs = _split_at_commas(args.input_files) if args.input_files else layout.formatted_files
-    record = write_shards(inputs, folder, plan, args.n_processes)
-    return (
-        f"{record['documents']:,} documents, {record['sentences']:,} sentences by {record['sentence_splitter']}, "
-        f"in {len(names)} shards in {folder}"
-    )
-
-
-def create_hdf5_files(args: argparse.Namespace, layout: Layout, options: InstanceOptions, folder: Path) -> str:
-    """Every text shard to its HDF5 shard."""
-    texts = layout.sharded(args.n_training_shards, args.n_test_shards, args.fraction_test_set)
-    names = layout.shard_names(args.n_training_shards, args.n_test_shards)
-    missing = [name for name in names if not (texts / f"{name}.txt").is_file()]
-    left_over = sorted(file.name for file in folder.glob("*.hdf5") if file.stem not in names)
-    problems = Problems()
-    if missing:
-        problems.add(
-            f"There is no text shard {texts / missing[0]}.txt ({len(missing)} of {len(names)} are missing); run "
-            "--action sharding with the same numbers of shards first."
+        return [layout.sharded(*_sharding_numbers(args))]
+    return [
+        layout.hdf5(
+            bool(args.do_lower_case),
+            length.max_seq_length,
+            length.max_predictions_per_seq,
+            length.masked_lm_prob,
+            args.random_seed,
+            length.dupe_factor,
         )
-    if left_over:
-        problems.add(
-            f"{folder} holds {left_over[0]}, one of {len(left_over)} shards that an earlier run with more shards left "
-            "and training would read; remove the folder, or move them away."
-        )
-    problems.raise_if_any()
-    create = functools.partial(
-        _create_named_shard,
-        texts=texts,
-        folder=folder,
-        vocab_file=args.vocab_file,
-        do_lower_case=bool(args.do_lower_case),
-        options=options,
-        random_seed=args.random_seed,
+        for length in options
+    ]
+
+
+def _text_shards(args: argparse.Namespace, layout: Layout) -> tuple[Path, list[str]]:
+    """The folder of text shards that the flags name or, without flags, the only one there is; and the shards' names."""
+    if (args.n_training_shards, args.n_test_shards, args.fraction_test_set) == (None, None, None):
+        found = layout.recorded_shards()
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            raise UserError(
+                f"There are {len(found)} sets of text shards of {layout.dataset} "
+                f"({', '.join(str(folder) for folder, _ in found)}); say which with --n_training_shards, "
+                "--n_test_shards and --fraction_test_set."
+            )
+    numbers = _sharding_numbers(args)
+    return layout.sharded(*numbers), layout.shard_names(*numbers[:2])
+
+
+def run_stage(args: argparse.Namespace, layout: Layout, options: list[InstanceOptions], pool: Workers) -> list[str]:
+    """Do what is asked for; returns the lines that say what was done."""
+    preparation = stages.Preparation(layout, pool, args.overwrite)
+    if args.action == "text_formatting":
+        lines = []
+        if args.dataset == WIKIPEDIA and not args.skip_wikiextractor:
+            print(stages.extract(preparation), flush=True)
+        return [*lines, stages.format_text(preparation)]
+    if args.action == "sharding":
+        n_training, n_test, fraction = _sharding_numbers(args)
+        names = layout.shard_names(n_training, n_test)
+        plan = ShardingPlan(names[:n_training], names[n_training:], fraction)
+        inputs = _split_at_commas(args.input_files) if args.input_files else layout.formatted_files
+        return [stages.shard(preparation, plan, output_dirs(args, layout, options)[0], inputs)]
+    texts, names = _text_shards(args, layout)
+    folders = dict(zip(output_dirs(args, layout, options), options, strict=True))
+    plan = stages.HDF5Plan(
+        names, texts, folders, Path(args.vocab_file), bool(args.do_lower_case), args.random_seed, args.compression
     )
-    rows = map_in_processes(create, names, args.n_processes, "create_hdf5_files", task_name=str)
-    n_rows = sum(tqdm(rows, total=len(names), unit="shard", desc=f"HDF5, length {options.max_seq_length}"))
-    return f"{n_rows:,} training instances in {len(names)} shards in {folder}"
-
-
-def _create_named_shard(name: str, texts: Path, folder: Path, **options) -> int:
-    return create_shard([texts / f"{name}.txt"], folder / f"{name}.hdf5", **options)
+    return stages.create_hdf5_files(preparation, plan)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -205,17 +238,22 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     options = check(args)
     layout = Layout(default_working_dir(), args.dataset)
-    folder = output_dir(args, layout, options)
     if args.print_output_dir:
-        print(folder)
-    elif args.action == "download":
-        print(download(args, layout))
-    elif args.action == "text_formatting":
-        print(text_formatting(args, layout))
-    elif args.action == "sharding":
-        print(sharding(args, layout, folder))
-    else:
-        print(create_hdf5_files(args, layout, options, folder))
+        print(*output_dirs(args, layout, options), sep="\n")
+        return
+    with (
+        locked(layout.working_dir, f"{args.action}.{args.dataset}"),
+        workers(args.n_processes, args.scheduler, layout.working_dir) as pool,
+    ):
+        if args.action == "download":
+            lines = download(layout, _download_options(args), pool)
+        elif args.action == "verify":
+            folders = _split_at_commas(args.input_files) if args.input_files else layout.prepared_folders()
+            lines = [stages.verify_folders(folders, pool, args.vocab_file, args.report_file)]
+        else:
+            lines = run_stage(args, layout, options, pool)
+        for line in lines:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,55 @@
 #!/usr/bin/env python3
 """Text shards to HDF5 shards of masked, paired, padded training instances.
 
-  python3 data/create_pretraining_data.py --input_file shard.txt --output_file shard.hdf5 --vocab_file vocab.txt
+  python3 data/create_pretraining_data.py --input_file shard.txt --vocab_file vocab.txt \\
+      --max_seq_length 128 512 --max_predictions_per_seq 20 80 --output_file phase1/shard.hdf5 phase2/shard.hdf5
 
 The input has one sentence per line and an empty line after each document. data/bertPrep.py runs this over all shards.
-Each text is tokenized once, however many duplicates are made of it.
+Each text is tokenized once, however many lengths and duplicates are made of it.
 """
 
 import argparse
+import dataclasses
 import functools
+import hashlib
 import os
-import re
 import sys
 import zlib
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from data.hdf5_writer import COMPRESSIONS, write_instances
 from data.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
+from data.manifest import FileRecord
 from errors import Problems, UserError, run_main
-from file_utils import atomic_path
 from tokenization import BertTokenizer
 
 SHORTEST_SEQUENCE = 8  # [CLS] a [SEP] b [SEP] with something to truncate
-ROWS_PER_CHUNK = 1024
-DOCUMENT_END = re.compile(r"\n\s*\n")
+BYTES_AT_A_TIME = 2**22  # of text: strings take many times the memory of their tokens
+MAX_TEXT_BYTES = 200 * 10**6  # of one shard, whose tokens and pairs are in memory as a whole
+
+
+@dataclasses.dataclass(frozen=True)
+class CreatedShards:
+    """What was read and what was made of it."""
+
+    texts: list[FileRecord]
+    """Of each text, as it was read."""
+    files: list[FileRecord]
+    """Of each HDF5 file, with the counts rows, tokens, masked, documents and sentences."""
 
 
 def parse_arguments() -> argparse.Namespace:
     """The flags of NVIDIA's script of this name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input_file", required=True, help="a text shard, or a folder whose .txt files become one")
-    parser.add_argument("--output_file", required=True, help="the HDF5 file to write")
+    parser.add_argument("--output_file", required=True, nargs="+", help="the HDF5 file to write, one for each length")
     parser.add_argument("--vocab_file", required=True, help="the vocabulary, one token per line")
     parser.add_argument(
         "--do_lower_case",
@@ -48,13 +62,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def add_instance_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that shape the instances, with the published values as defaults."""
-    parser.add_argument("--max_seq_length", type=int, default=512, help="tokens per sequence (default: 512)")
+    """The flags that shape the instances and their files, with the published values as defaults."""
+    parser.add_argument(
+        "--max_seq_length", type=int, nargs="+", default=[512], help="tokens per sequence, or several (default: 512)"
+    )
     parser.add_argument(
         "--max_predictions_per_seq",
         type=int,
-        default=None,
-        help="masked tokens at most (default: 20 for 128, 80 for 512)",
+        nargs="+",
+        help="masked tokens at most, for each length (default: 20 for 128, 80 for 512)",
     )
     parser.add_argument("--masked_lm_prob", type=float, default=0.15, help="share of tokens masked (default: 0.15)")
     parser.add_argument("--short_seq_prob", type=float, default=0.1, help="share of shortened pairs (default: 0.1)")
@@ -62,24 +78,44 @@ def add_instance_arguments(parser: argparse.ArgumentParser) -> None:
         "--dupe_factor", type=int, default=5, help="passes over the text, each masked anew (default: 5)"
     )
     parser.add_argument("--random_seed", type=int, default=12345, help="of pairs and masks (default: 12345)")
-
-
-def instance_options(args: argparse.Namespace, problems: Problems) -> InstanceOptions:
-    """The options in `args`; adds to `problems` what is wrong with them."""
-    length, prob = args.max_seq_length, args.masked_lm_prob
-    problems.check(
-        length >= SHORTEST_SEQUENCE, f"--max_seq_length {length} is too short; give {SHORTEST_SEQUENCE} or more."
+    parser.add_argument("--whole_word_masking", action="store_true", help="mask all pieces of a word, or none of them")
+    parser.add_argument(
+        "--compression",
+        choices=tuple(COMPRESSIONS),
+        default="gzip",
+        help="of the HDF5 files: gzip is the smallest (default), lzf is fast and for h5py only",
     )
+
+
+def instance_options(args: argparse.Namespace, problems: Problems) -> list[InstanceOptions]:
+    """The options in `args`, of each length; adds to `problems` what is wrong with them."""
+    lengths, prob = args.max_seq_length, args.masked_lm_prob
+    for length in lengths:
+        problems.check(
+            length >= SHORTEST_SEQUENCE, f"--max_seq_length {length} is too short; give {SHORTEST_SEQUENCE} or more."
+        )
     problems.check(0 < prob < 1, f"--masked_lm_prob {prob} must lie between 0 and 1.")
     problems.check(0 <= args.short_seq_prob <= 1, f"--short_seq_prob {args.short_seq_prob} must lie in [0, 1].")
     problems.check(args.dupe_factor >= 1, f"--dupe_factor {args.dupe_factor} must be 1 or more.")
     problems.check(args.random_seed >= 0, f"--random_seed {args.random_seed} must not be negative.")
-    predictions = args.max_predictions_per_seq
-    if predictions is None:
-        # The published pairs are (128, 20) and (512, 80): a little more than 0.15 of the length.
-        predictions = max(1, length * 5 // 32)
-    problems.check(predictions >= 1, f"--max_predictions_per_seq {predictions} must be 1 or more.")
-    return InstanceOptions(length, predictions, prob, args.short_seq_prob, args.dupe_factor)
+    # The published pairs are (128, 20) and (512, 80): a little more than 0.15 of the length.
+    predictions = args.max_predictions_per_seq or [max(1, length * 5 // 32) for length in lengths]
+    for number in predictions:
+        problems.check(number >= 1, f"--max_predictions_per_seq {number} must be 1 or more.")
+    problems.check(
+        len(predictions) == len(lengths),
+        f"--max_predictions_per_seq has {len(predictions)} values and --max_seq_length {len(lengths)}; give one for "
+        "each length, or leave it out.",
+    )
+    pairs = list(zip(lengths, predictions, strict=False))
+    for pair in {pair for pair in pairs if pairs.count(pair) > 1}:
+        problems.add(
+            f"--max_seq_length {pair[0]} with --max_predictions_per_seq {pair[1]} is given twice; leave one out."
+        )
+    return [
+        InstanceOptions(length, number, prob, args.short_seq_prob, args.dupe_factor, args.whole_word_masking)
+        for length, number in pairs
+    ]
 
 
 @functools.cache
@@ -88,87 +124,131 @@ def _tokenizer(vocab_file: str, do_lower_case: bool) -> BertTokenizer:
     return BertTokenizer(vocab_file, do_lower_case)
 
 
-def read_documents(inputs: list[Path], tokenizer: BertTokenizer) -> TokenizedDocuments:
+def _blocks(path: Path) -> Iterator[bytes]:
+    """A file's bytes, in pieces of whole lines."""
+    with open(path, "rb") as file:
+        while lines := file.readlines(BYTES_AT_A_TIME):
+            yield b"".join(lines)
+
+
+def read_documents(inputs: Sequence[Path], tokenizer: BertTokenizer) -> tuple[TokenizedDocuments, list[FileRecord]]:
     """Text shards as token ids; sentences without a token and documents without a sentence are left out.
 
+    Returns:
+        the documents, and of each file its size and hash as it was read.
+
     Raises:
-        UserError: a shard is not UTF-8 text.
+        UserError: a shard is not UTF-8 text, or there is too much for one HDF5 shard.
     """
-    sentences: list[str] = []
-    document_starts = [0]
+    # They grow in place; arrays of numpy would have to be joined, which takes all memory twice.
+    ids, line_lengths, document_ends = array("i"), array("i"), array("q", [0])
+    records = []
     for path in inputs:
+        digest, n_bytes = hashlib.sha256(), 0
         try:
-            text = path.read_text(encoding="utf-8")
+            for block in _blocks(path):
+                digest.update(block)
+                n_bytes += len(block)
+                _check_size(path, n_bytes + sum(record.bytes for record in records))
+                lines = block.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+                block_ids, offsets = tokenizer.encode_batch(lines)
+                document_ends.extend(len(line_lengths) + i for i, line in enumerate(lines) if not line.strip())
+                ids.frombytes(block_ids.view(np.uint8))
+                line_lengths.frombytes(np.diff(offsets).astype(np.intc).view(np.uint8))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"The text shard {path} cannot be read ({error}); make it again with --action sharding."
             ) from error
-        for document in DOCUMENT_END.split(text):
-            sentences.extend(line for line in document.split("\n") if line.strip())
-            document_starts.append(len(sentences))
-    ids, offsets = tokenizer.encode_batch(sentences)
-    is_sentence = np.diff(offsets) > 0
-    kept_before = np.concatenate([[0], np.cumsum(is_sentence)])
-    return TokenizedDocuments(
-        ids=ids,
-        sentence_offsets=np.concatenate([offsets[:-1][is_sentence], offsets[-1:]]),
-        document_offsets=np.unique(kept_before[document_starts]),
+        document_ends.append(len(line_lengths))
+        records.append(FileRecord(n_bytes, digest.hexdigest()))
+    lengths = np.frombuffer(line_lengths, np.intc)
+    sentences_before = np.concatenate([[0], np.cumsum(lengths > 0)])
+    documents = TokenizedDocuments(
+        ids=np.frombuffer(ids, np.intc),
+        sentence_offsets=np.concatenate([[0], np.cumsum(lengths[lengths > 0], dtype=np.int64)]),
+        document_offsets=np.unique(sentences_before[document_ends]),
     )
+    return documents, records
 
 
-def create_shard(
-    inputs: list[Path],
-    output: Path,
+def _check_size(path: Path, n_bytes: int) -> None:
+    if n_bytes > MAX_TEXT_BYTES:
+        raise UserError(
+            f"With {path} there are more than {MAX_TEXT_BYTES / 1e6:,.0f} MB of text for one HDF5 shard, which would "
+            "take a process more than 1 GiB of memory; make more shards (--n_training_shards, --n_test_shards)."
+        )
+
+
+def create_shards(
+    inputs: Sequence[Path],
+    outputs: Sequence[tuple[InstanceOptions, Path]],
     vocab_file: str | os.PathLike,
     do_lower_case: bool,
-    options: InstanceOptions,
     random_seed: int,
-) -> int:
-    """Write the HDF5 shard of some text; returns its number of rows.
+    compression: str = "gzip",
+) -> CreatedShards:
+    """Write the HDF5 shards of some text, one for each of the options, each of them whole or not at all.
 
-    The rows follow from the text, the options, the seed and the output's name: the name, so that shards differ.
+    A shard's rows follow from the text, its options, the seed and its file's name: the name, so that shards differ.
+    What else is made in the same call makes no difference.
+
+    Args:
+        compression: a key of COMPRESSIONS.
 
     Raises:
-        UserError: the text cannot be read, or holds fewer than two documents.
+        UserError: the text cannot be read, holds fewer than two documents or is too large, or the disk is full.
     """
     tokenizer = _tokenizer(os.fspath(vocab_file), do_lower_case)
-    documents = read_documents(inputs, tokenizer)
-    if len(documents.document_offsets) < 3:
+    documents, texts = read_documents(inputs, tokenizer)
+    counts = {
+        "documents": len(documents.document_offsets) - 1,
+        "sentences": len(documents.sentence_offsets) - 1,
+    }
+    if counts["documents"] < 2:
         raise UserError(
-            f"{inputs[0]} holds {len(documents.document_offsets) - 1} documents, and a random next sentence needs two; "
+            f"{inputs[0]} holds {counts['documents']} documents, and a random next sentence needs two; "
             "make fewer shards, or give more text."
         )
-    special = SpecialIds(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.vocab_size)
-    seed = np.random.SeedSequence([random_seed, zlib.crc32(output.name.encode())])
-    n_rows, blocks = make_instances(documents, options, special, seed)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(output) as temporary, h5py.File(temporary, "w") as file:
-        start = 0
-        for block in blocks:
-            for name, rows in vars(block).items():
-                if name not in file:
-                    chunks = (min(n_rows, ROWS_PER_CHUNK), *rows.shape[1:])
-                    shape = (n_rows, *rows.shape[1:])
-                    file.create_dataset(name, shape, rows.dtype, chunks=chunks, compression="gzip", track_times=False)
-                file[name][start : start + len(rows)] = rows
-            start += len(block.input_ids)
-    return n_rows
+    is_continuation = np.array([token.startswith("##") for token in tokenizer.vocab])
+    special = SpecialIds(
+        tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.vocab_size, is_continuation
+    )
+    files = []
+    for options, output in outputs:
+        seed = np.random.SeedSequence([random_seed, zlib.crc32(output.name.encode())])
+        n_rows, blocks = make_instances(documents, options, special, seed)
+        record = write_instances(output, n_rows, blocks, compression)
+        files.append(dataclasses.replace(record, counts={**record.counts, **counts}))
+    return CreatedShards(texts, files)
 
 
 def main() -> None:
-    """Make one HDF5 file."""
+    """Make one HDF5 file of each length."""
     args = parse_arguments()
     problems = Problems()
     options = instance_options(args, problems)
     source = Path(args.input_file)
     inputs = sorted(source.glob("*.txt")) if source.is_dir() else [source]
     problems.check(inputs and inputs[0].is_file(), f"There is no text at {source}; give --input_file a text shard.")
+    outputs = [Path(output) for output in args.output_file]
+    problems.check(
+        len(outputs) == len(args.max_seq_length) == len({output.absolute() for output in outputs}),
+        f"--output_file {' '.join(args.output_file)} must name {len(args.max_seq_length)} different files, one for "
+        "each --max_seq_length.",
+    )
     with problems.collect():
         _tokenizer(args.vocab_file, args.do_lower_case)
     problems.raise_if_any()
-    output = Path(args.output_file)
-    n_rows = create_shard(inputs, output, args.vocab_file, args.do_lower_case, options, args.random_seed)
-    print(f"{n_rows:,} training instances in {output}")
+    created = create_shards(
+        inputs,
+        list(zip(options, outputs, strict=True)),
+        args.vocab_file,
+        args.do_lower_case,
+        args.random_seed,
+        args.compression,
+    )
+    for output, record in zip(outputs, created.files, strict=True):
+        print(f"{record.counts['rows']:,} training instances in {output}")
 
 
 if __name__ == "__main__":

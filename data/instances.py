@@ -3,16 +3,20 @@
 A shard's tokens are one array, and every segment of every pair is a run of it. So choosing pairs, the only step that
 goes one by one, handles five integers per pair and no token; truncating, assembling and masking are numpy over
 thousands of pairs at a time. The results are the published algorithm's in distribution, not number by number.
+Which positions are masked is chosen in masking.py.
 
 Source: google-research/bert, create_pretraining_data.py; Devlin et al. 2018, appendix A.2 (80/10/10 masking).
 """
 
 import random
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from data.masking import choose_tokens, choose_words
 
 N_SPECIAL = 3  # [CLS] a [SEP] b [SEP]
 ROWS_PER_BLOCK = 4096  # pairs assembled at a time: a few MB per intermediate array
@@ -27,16 +31,19 @@ class InstanceOptions:
     masked_lm_prob: float
     short_seq_prob: float
     dupe_factor: int
+    whole_word_masking: bool = False
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Token ids that instances are made with."""
+    """What instances need to know of the vocabulary."""
 
     cls: int
     sep: int
     mask: int
     vocab_size: int
+    is_continuation: np.ndarray | None = field(default=None, compare=False)
+    """(vocab_size,) bool: whether a token goes on with a word (##...); for whole-word masking only."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def choose_pairs(documents: TokenizedDocuments, options: InstanceOptions, seed: 
     offsets, document_starts = documents.sentence_offsets.tolist(), documents.document_offsets.tolist()
     draw = random.Random(seed).random
     longest = options.max_seq_length - N_SPECIAL
-    pairs: list[tuple[int, int, int, int, int]] = []
+    pairs = array("q")  # a list of tuples takes five times the memory
     for document in range(n_documents):
         sentence, last = document_starts[document], document_starts[document + 1]
         target = 2 + int(draw() * (longest - 1)) if draw() < options.short_seq_prob else longest
@@ -93,7 +100,7 @@ def choose_pairs(documents: TokenizedDocuments, options: InstanceOptions, seed: 
             a_end = sentence + 1 + (int(draw() * (n_sentences - 1)) if n_sentences > 1 else 0)
             a_start_token, a_end_token = offsets[sentence], offsets[a_end]
             if n_sentences > 1 and draw() >= 0.5:
-                pairs.append((a_start_token, a_end_token, a_end_token, offsets[end], 0))
+                pairs.extend((a_start_token, a_end_token, a_end_token, offsets[end], 0))
                 sentence = end
                 continue
             other = int(draw() * (n_documents - 1))
@@ -102,9 +109,9 @@ def choose_pairs(documents: TokenizedDocuments, options: InstanceOptions, seed: 
             start = first + int(draw() * (stop - first))
             b_length = target - (a_end_token - a_start_token)
             b_end = bisect_left(offsets, offsets[start] + b_length, start + 1, stop)
-            pairs.append((a_start_token, a_end_token, offsets[start], offsets[b_end], 1))
+            pairs.extend((a_start_token, a_end_token, offsets[start], offsets[b_end], 1))
             sentence = a_end
-    return np.array(pairs, dtype=np.int64).reshape(-1, 5)
+    return np.frombuffer(pairs, dtype=np.int64).reshape(-1, 5)
 
 
 def truncate_pairs(pairs: np.ndarray, max_tokens: int, rng: np.random.Generator) -> np.ndarray:
@@ -131,12 +138,14 @@ def make_instances(
 ) -> tuple[int, Iterator[Instances]]:
     """All instances of a shard in random order: how many, and the blocks of them, made one at a time."""
     rng = np.random.default_rng(seed)
-    passes = [
-        choose_pairs(documents, options, int(child.generate_state(2, np.uint64)[0]))
-        for child in seed.spawn(options.dupe_factor)
-    ]
-    pairs = rng.permutation(np.concatenate(passes))
-    blocks = (pairs[start : start + ROWS_PER_BLOCK] for start in range(0, len(pairs), ROWS_PER_BLOCK))
+    pairs = np.concatenate(
+        [
+            choose_pairs(documents, options, int(child.generate_state(2, np.uint64)[0]))
+            for child in seed.spawn(options.dupe_factor)
+        ]
+    )
+    order = rng.permutation(len(pairs))
+    blocks = (pairs[order[start : start + ROWS_PER_BLOCK]] for start in range(0, len(pairs), ROWS_PER_BLOCK))
     return len(pairs), (_make_block(documents.ids, block, options, special, rng) for block in blocks)
 
 
@@ -189,29 +198,28 @@ def mask(
     """Choose positions to predict and change `input_ids` (n, S) there, in place.
 
     Of each row's length, special tokens counted, `masked_lm_prob` are chosen, at least one and at most
-    `max_predictions_per_seq`, uniformly among all but the special tokens. A chosen token becomes [MASK] with
-    probability 0.8, any token of the vocabulary with 0.1, and stays with 0.1.
+    `max_predictions_per_seq`, uniformly among all but the special tokens; or whole words of at most so many tokens (see
+    `choose_words`). A chosen token becomes [MASK] with probability 0.8, any token of the vocabulary with 0.1, and stays
+    with 0.1, each piece of a word for itself.
 
     Returns:
         positions (n, P) int32, ascending, and the ids that were there (n, P) int32; both zero where there is none.
     """
     n_rows, seq_length = input_ids.shape
     n_positions = options.max_predictions_per_seq
-    n_chosen = np.clip(np.rint(lengths * options.masked_lm_prob), 1, n_positions).astype(np.int32)
-    n_chosen = np.minimum(n_chosen, lengths - N_SPECIAL)
-    # The positions with the smallest of random keys are a uniform choice without replacement.
-    keys = rng.random((n_rows, seq_length), dtype=np.float32)
+    n_wanted = np.clip(np.rint(lengths * options.masked_lm_prob), 1, n_positions).astype(np.int32)
+    n_wanted = np.minimum(n_wanted, lengths - N_SPECIAL)
     rows = np.arange(n_rows)
-    keys[:, 0] = 2
-    keys[rows, first_sep] = 2
-    keys[np.arange(seq_length) >= lengths[:, None] - 1] = 2
-    n_sorted = min(n_positions, seq_length)
-    smallest = np.argpartition(keys, n_sorted - 1, axis=1)[:, :n_sorted]
-    order = np.argsort(np.take_along_axis(keys, smallest, 1), axis=1)
-    positions = np.take_along_axis(smallest, order, 1)
-    is_chosen = np.arange(n_sorted) < n_chosen[:, None]
-    positions = np.sort(np.where(is_chosen, positions, seq_length), axis=1)
+    is_candidate = np.arange(seq_length) < lengths[:, None] - 1
+    is_candidate[:, 0] = False
+    is_candidate[rows, first_sep] = False
+    if options.whole_word_masking:
+        is_continuation = special.is_continuation[input_ids]
+        positions = choose_words(is_candidate, is_continuation, n_wanted, n_positions, rng)
+    else:
+        positions = choose_tokens(is_candidate, n_wanted, n_positions, rng)
 
+    is_chosen = positions < seq_length
     chosen_rows = np.broadcast_to(rows[:, None], positions.shape)[is_chosen]
     chosen = positions[is_chosen]
     original = input_ids[chosen_rows, chosen]
@@ -223,6 +231,7 @@ def mask(
 
     masked_positions = np.zeros((n_rows, n_positions), dtype=np.int32)
     masked_ids = np.zeros((n_rows, n_positions), dtype=np.int32)
+    n_sorted = positions.shape[1]
     masked_positions[:, :n_sorted][is_chosen] = chosen
     masked_ids[:, :n_sorted][is_chosen] = original
     return masked_positions, masked_ids

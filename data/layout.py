@@ -8,8 +8,12 @@ import dataclasses
 import os
 from pathlib import Path
 
+from data.manifest import FILE_NAME, Manifest
+
 WIKIPEDIA, BOOKS, BOTH = "wikicorpus_en", "bookscorpus", "books_wiki_en_corpus"
 DATASETS = (WIKIPEDIA, BOOKS, BOTH)
+SQUAD, WEIGHTS = "squad", "google_pretrained_weights"
+DOWNLOADS = (SQUAD, WEIGHTS, "all")  # what else can be downloaded
 SPLITS = ("training", "test")
 
 
@@ -48,6 +52,11 @@ class Layout:
         )
         return {BOOKS: [books], WIKIPEDIA: [articles], BOTH: [articles, books]}[self.dataset]
 
+    @property
+    def formatted_manifest(self) -> Path:
+        """Of the formatted text of a corpus of its own; it has its name, as two corpora share the folder."""
+        return self.formatted_files[0].with_name(f"{self.dataset}.{FILE_NAME}")
+
     def sharded(self, n_training_shards: int, n_test_shards: int, fraction_test_set: float) -> Path:
         name = f"sharded_training_shards_{n_training_shards}_test_shards_{n_test_shards}_fraction_{fraction_test_set}"
         return self.working_dir / name / self.dataset
@@ -71,3 +80,17 @@ class Layout:
         """Names without their endings, such as wikicorpus_en_training_0."""
         counts = zip(SPLITS, (n_training_shards, n_test_shards), strict=True)
         return [f"{self.dataset}_{split}_{index}" for split, count in counts for index in range(count)]
+
+    def recorded_shards(self) -> list[tuple[Path, list[str]]]:
+        """Every folder of text shards of this dataset that has a manifest, and the names of the shards there."""
+        found = []
+        for path in sorted(self.working_dir.glob(f"sharded_*/{self.dataset}/{FILE_NAME}")):
+            parameters = Manifest.read(path).parameters
+            numbers = parameters["n_training_shards"], parameters["n_test_shards"]
+            found.append((path.parent, self.shard_names(*numbers)))
+        return found
+
+    def prepared_folders(self) -> list[Path]:
+        """Every folder of text shards and of HDF5 shards of this dataset."""
+        kinds = ("sharded", "hdf5")
+        return sorted(path for kind in kinds for path in self.working_dir.glob(f"{kind}_*/{self.dataset}"))

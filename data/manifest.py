@@ -60,6 +60,8 @@ class Manifest:
     """By path relative to the manifest's folder."""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Of Python and the libraries that had a part in it; see `versions_of`."""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What only became known on the way, such as the date of the latest dump."""
 
     def total(self, count: str) -> int:
         """The sum of a count over the outputs."""

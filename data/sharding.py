@@ -8,23 +8,22 @@ alone.
 """
 
 import dataclasses
+import hashlib
 import heapq
-import json
-import shutil
-import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.parallel import map_in_processes
-from data.sentences import split_sentences, splitter_name
+from data.manifest import FileRecord
+from data.parallel import Workers
+from data.sentences import split_sentences
 from errors import UserError
 
 BATCH_CHARACTERS = 2**18  # text per task: large beside the cost of handing it over, small beside memory
-BUFFERED_CHARACTERS = 2**18  # text per shard that is held back, so that 512 shards need not be open at once
-RECORD = "sharding.json"
+BUFFERED_BYTES = 2**18  # text per shard that is held back, so that 512 shards need not be open at once
+MAX_DOCUMENT_BYTES = 2**26  # of one line; the longest books have a tenth of it
 MIN_DOCUMENTS = 2  # per shard: a random next sentence comes from another document of the same shard
 
 
@@ -58,91 +57,103 @@ class _Assigner:
         return name
 
 
-def write_shards(inputs: Sequence[Path], output: Path, plan: ShardingPlan, n_processes: int) -> dict:
-    """Write the documents of `inputs` (one per line) as shards into `output`, a folder that appears when all are whole.
-
-    Returns:
-        the record that lies beside the shards as sharding.json: numbers of documents and sentences, in all and per
-        shard, and which sentence splitter was used.
+def survey(path: Path) -> FileRecord:
+    """Size, hash and number of documents of a formatted text.
 
     Raises:
-        UserError: an input is missing or not UTF-8 text, or a shard would get fewer than two documents.
+        UserError: it is missing, or a line is too long to be a document.
     """
-    n_documents = sum(map(_count_documents, inputs))
-    n_shards = len(plan.training_names) + len(plan.test_names)
-    if n_documents < MIN_DOCUMENTS * n_shards:
+    digest, n_bytes, n_documents = hashlib.sha256(), 0, 0
+    try:
+        with open(path, "rb") as file:
+            while line := file.readline(MAX_DOCUMENT_BYTES + 1):
+                if len(line) > MAX_DOCUMENT_BYTES:
+                    raise UserError(
+                        f"Document {n_documents + 1} of {path} has more than {MAX_DOCUMENT_BYTES:,} bytes, and "
+                        "documents are handled whole; put one document per line."
+                    )
+                digest.update(line)
+                n_bytes += len(line)
+                n_documents += not line.isspace()
+    except FileNotFoundError as error:
+        raise UserError(f"There is no formatted text {path}; make it with --action text_formatting.") from error
+    return FileRecord(n_bytes, digest.hexdigest(), {"documents": n_documents})
+
+
+def write_shards(
+    inputs: Mapping[Path, FileRecord], folder: Path, plan: ShardingPlan, pool: Workers
+) -> dict[str, FileRecord]:
+    """Write the documents of `inputs` (one per line) as shards into `folder`, which is there and empty.
+
+    Args:
+        inputs: the files and what `survey` says of them.
+
+    Returns:
+        for each shard's file name its record, with the counts of documents and sentences.
+
+    Raises:
+        UserError: an input is not UTF-8 text, or a shard would get fewer than two documents.
+    """
+    n_documents = sum(record.counts["documents"] for record in inputs.values())
+    names = (*plan.training_names, *plan.test_names)
+    if n_documents < MIN_DOCUMENTS * len(names):
         raise UserError(
-            f"{' and '.join(map(str, inputs))} hold {n_documents} documents, and the {n_shards} shards asked for need "
-            f"{MIN_DOCUMENTS} each; lower --n_training_shards and --n_test_shards."
+            f"{' and '.join(map(str, inputs))} hold {n_documents} documents, and the {len(names)} shards asked for "
+            f"need {MIN_DOCUMENTS} each; lower --n_training_shards and --n_test_shards."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
-        folder = Path(scratch) / output.name
-        folder.mkdir()
-        counts = _distribute(inputs, folder, plan, n_processes, n_documents)
-        for name in (*plan.training_names, *plan.test_names):
-            n_in_shard = counts.get(name, (0, 0))[0]
-            if n_in_shard < MIN_DOCUMENTS:
-                raise UserError(
-                    f"The shard {name} would hold {n_in_shard} of the {n_documents} documents and needs "
-                    f"{MIN_DOCUMENTS}; with a test share of {plan.fraction_test_set}, make fewer shards of its kind."
-                )
-        record = {
-            "inputs": [path.name for path in inputs],
-            "sentence_splitter": splitter_name(),
-            "fraction_test_set": plan.fraction_test_set,
-            "documents": sum(documents for documents, _ in counts.values()),
-            "sentences": sum(sentences for _, sentences in counts.values()),
-            "shards": {name: {"documents": d, "sentences": s} for name, (d, s) in sorted(counts.items())},
-        }
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        _replace_folder(folder, output)
-    return record
-
-
-def _count_documents(path: Path) -> int:
-    if not path.is_file():
-        raise UserError(f"There is no formatted text {path}; make it with --action text_formatting.")
-    with open(path, "rb") as file:
-        return sum(1 for line in file if line.strip())
-
-
-def _distribute(
-    inputs: Sequence[Path], folder: Path, plan: ShardingPlan, n_processes: int, n_documents: int
-) -> dict[str, tuple[int, int]]:
-    """Documents and sentences per shard."""
+    shards = {name: _Shard(folder / f"{name}.txt") for name in names}
     assigner = _Assigner(plan)
-    counts: dict[str, tuple[int, int]] = {}
-    buffers: dict[str, list[str]] = defaultdict(list)
-    sizes: dict[str, int] = defaultdict(int)
-
-    def flush(name: str) -> None:
-        with open(folder / f"{name}.txt", "a", encoding="utf-8") as file:
-            file.writelines(buffers.pop(name))
-        sizes[name] = 0
-
     with tqdm(total=n_documents, unit="document", desc="sharding") as progress:
-        for documents in map_in_processes(_split_all, _batches(inputs), n_processes, "sharding"):
+        for documents in pool.map(_split_all, _batches(inputs), "sharding"):
             for sentences in filter(None, documents):
-                name = assigner.shard_for(len(sentences))
-                text = "\n".join(sentences) + "\n\n"
-                buffers[name].append(text)
-                sizes[name] += len(text)
-                n_earlier, s_earlier = counts.get(name, (0, 0))
-                counts[name] = (n_earlier + 1, s_earlier + len(sentences))
-                if sizes[name] > BUFFERED_CHARACTERS:
-                    flush(name)
+                shards[assigner.shard_for(len(sentences))].add(sentences)
             progress.update(len(documents))
-    for name in list(buffers):
-        flush(name)
-    return counts
+    for name, shard in shards.items():
+        if shard.n_documents < MIN_DOCUMENTS:
+            raise UserError(
+                f"The shard {name} would hold {shard.n_documents} of the {n_documents} documents and needs "
+                f"{MIN_DOCUMENTS}; with a test share of {plan.fraction_test_set}, make fewer shards of its kind."
+            )
+    return {shard.path.name: shard.close() for shard in shards.values()}
+
+
+class _Shard:
+    """A text shard that is being written: opened now and then, since so many cannot be open at once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.n_documents = self.n_sentences = self.n_bytes = 0
+        self._digest = hashlib.sha256()
+        self._held = bytearray()
+
+    def add(self, sentences: list[str]) -> None:
+        self._held += ("\n".join(sentences) + "\n\n").encode()
+        self.n_documents += 1
+        self.n_sentences += len(sentences)
+        if len(self._held) > BUFFERED_BYTES:
+            self._flush()
+
+    def close(self) -> FileRecord:
+        self._flush(sync=True)
+        counts = {"documents": self.n_documents, "sentences": self.n_sentences}
+        return FileRecord(self.n_bytes, self._digest.hexdigest(), counts)
+
+    def _flush(self, sync: bool = False) -> None:
+        with open(self.path, "ab") as file:
+            file.write(self._held)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        self._digest.update(self._held)
+        self.n_bytes += len(self._held)
+        self._held = bytearray()
 
 
 def _split_all(documents: list[str]) -> list[list[str]]:
     return [split_sentences(document) for document in documents]
 
 
-def _batches(inputs: Sequence[Path]) -> Iterator[list[str]]:
+def _batches(inputs: Iterable[Path]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for path in inputs:
@@ -164,14 +175,3 @@ def _lines(path: Path) -> Iterator[str]:
                 yield line.replace("\r", " ")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}); convert it, or format the corpus again.") from error
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`; the old one goes only after it has been moved aside."""
-    if target.exists():
-        old = new.parent / f"{target.name}.old"
-        target.rename(old)
-        new.rename(target)
-        shutil.rmtree(old)
-    else:
-        new.rename(target)

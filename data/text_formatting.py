@@ -6,88 +6,78 @@ real dump 99 % of the headings have fewer than eight words, and hardly any parag
 """
 
 import html
+import itertools
 import json
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from data.parallel import Workers
+from data.wikipedia import extract_wikipedia, extracted_files
 from errors import UserError
 from file_utils import atomic_write
 
 MIN_WORDS = 8
 CRUMBS = re.compile(r"^[*#:;|!{}]|\{\{|\}\}|\|\}|\[\[|\]\]")
-ARTICLES_WRITTEN = re.compile(r"wrote (\d+) article")
+BYTES_PER_TASK = 2**20
+
+__all__ = (
+    "MIN_WORDS",
+    "book_files",
+    "extract_wikipedia",
+    "extracted_files",
+    "fetch_local",
+    "format_books",
+    "format_wikipedia",
+)
 
 
-def extract_wikipedia(dump: Path, extracted: Path, n_processes: int) -> int:
-    """Run wikiextractor on a dump (.xml or .xml.bz2) and put its files at `extracted`, replacing what was there.
-
-    Returns:
-        the number of articles, which wikiextractor's own count must confirm.
-
-    Raises:
-        UserError: there is no dump, wikiextractor fails, or counts differ or are zero.
-    """
-    if not dump.is_file():
-        raise UserError(f"There is no Wikipedia dump at {dump}; get one with --action download --source FILE.")
-    extracted.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".extracting.", dir=extracted.parent) as scratch:
-        output = Path(scratch) / extracted.name
-        output.mkdir()
-        command = ["-m", "wikiextractor.WikiExtractor", str(dump), "--json", "--bytes", "100M", "--output", str(output)]
-        finished = subprocess.run(
-            [sys.executable, *command, "--processes", str(n_processes)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if finished.returncode != 0:
-            last_line = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(
-                f"wikiextractor failed on {dump} with exit code {finished.returncode} ({last_line}); check that the "
-                "dump is whole, for example with bzip2 --test, and fetch it again if not."
-            )
-        announced = ARTICLES_WRITTEN.search(finished.stderr)
-        found = sum(1 for _ in _articles(output))
-        if found == 0:
-            raise UserError(f"wikiextractor found no article in {dump}; check that it is a pages-articles dump.")
-        if announced is None or int(announced[1]) != found:
-            count = announced[1] if announced else "no number of"
-            raise UserError(f"wikiextractor announced {count} articles of {dump} and wrote {found}; start again.")
-        shutil.rmtree(extracted, ignore_errors=True)
-        output.rename(extracted)
-    return found
-
-
-def format_wikipedia(extracted: Path, formatted: Path) -> int:
-    """Write the articles under `extracted` one per line; returns how many have any prose.
+def format_wikipedia(files: Sequence[Path], formatted: Path, pool: Workers) -> int:
+    """Write the articles of extracted files one per line; returns how many have any prose.
 
     Raises:
-        UserError: there is nothing extracted, or nothing in it is prose.
+        UserError: a line is no article, or nothing is prose.
     """
-    if not extracted.is_dir():
-        raise UserError(f"There is no folder {extracted} of extracted articles; leave --skip_wikiextractor out.")
-    return _write_documents(map(_article_line, _articles(extracted)), formatted, extracted)
+    results = pool.map(_format_part, _parts(files), "text_formatting", _part_name)
+    return _write_documents(itertools.chain.from_iterable(results), formatted, files[0].parent if files else formatted)
 
 
-def _articles(extracted: Path) -> Iterator[str]:
-    """The text of each article that wikiextractor wrote, in its order."""
-    for file in sorted(path for path in extracted.rglob("wiki_*") if path.is_file()):
-        with open(file, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield json.loads(line)["text"]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(
-                        f"Line {number} of {file} is no article in wikiextractor's JSON ({error}); extract the dump "
-                        "again, without --skip_wikiextractor."
-                    ) from error
+def _parts(files: Sequence[Path]) -> Iterator[tuple[Path, int]]:
+    """Pieces of files, by their offsets, so that no more than these is in memory."""
+    for file in files:
+        for start in range(0, file.stat().st_size, BYTES_PER_TASK):
+            yield file, start
+
+
+def _part_name(part: tuple[Path, int]) -> str:
+    return str(part[0])
+
+
+def _format_part(part: tuple[Path, int]) -> list[str]:
+    """The articles whose lines start in this part of the file."""
+    file, start = part
+    articles = []
+    with open(file, "rb") as lines:
+        if start:
+            lines.seek(start - 1)
+            lines.readline()  # the end of a line of the part before, or only its newline
+        while (at := lines.tell()) < start + BYTES_PER_TASK and (line := lines.readline()):
+            try:
+                articles.append(_article_line(json.loads(line)["text"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"Line {_line_number(file, at)} of {file} is no article in wikiextractor's JSON ({error}); extract "
+                    "the dump again, without --skip_wikiextractor."
+                ) from error
+    return articles
+
+
+def _line_number(file: Path, offset: int) -> int:
+    with open(file, "rb") as lines:
+        return sum(1 for _ in itertools.takewhile(lambda line: lines.tell() <= offset, iter(lines.readline, b""))) + 1
 
 
 def _article_line(text: str) -> str:
@@ -95,16 +85,22 @@ def _article_line(text: str) -> str:
     return " ".join(" ".join(p.split()) for p in paragraphs if len(p.split()) >= MIN_WORDS and not CRUMBS.search(p))
 
 
-def format_books(folder: Path, formatted: Path) -> int:
-    """Write the .txt files under `folder` one per line, in the order of their names; returns how many have any text.
-
-    Raises:
-        UserError: there is no .txt file, one is not UTF-8 text, or all are empty.
-    """
+def book_files(folder: Path) -> list[Path]:
+    """The .txt files under `folder`, in the order of their names; raises UserError if there is none."""
     books = _text_files(folder)
     if not books:
         raise UserError(f"There is no .txt file under {folder}; get books with --action download --source FOLDER.")
-    return _write_documents((_book_line(book) for book in tqdm(books, unit="book", desc="books")), formatted, folder)
+    return books
+
+
+def format_books(books: Sequence[Path], formatted: Path, pool: Workers) -> int:
+    """Write text files one per line, in the order given; returns how many have any text.
+
+    Raises:
+        UserError: one is not UTF-8 text, or all are empty.
+    """
+    lines = pool.map(_book_line, books, "text_formatting", str)
+    return _write_documents(tqdm(lines, total=len(books), unit="book", desc="books"), formatted, books[0].parent)
 
 
 def _text_files(folder: Path) -> list[Path]:
@@ -121,7 +117,7 @@ def _book_line(book: Path) -> str:
     return " ".join(text.split())
 
 
-def _write_documents(lines: Iterator[str], formatted: Path, source: Path) -> int:
+def _write_documents(lines: Iterable[str], formatted: Path, source: Path) -> int:
     formatted.parent.mkdir(parents=True, exist_ok=True)
     n_documents = 0
     with atomic_write(formatted) as file:

@@ -69,7 +69,7 @@ touch "$MARK"
 rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/vocab.txt" "$OUTPUT_DIR/bert_config.json"
 
 prepare() { # STAGES
-  CORPUS=$DATASET STAGES=$1 WIKI_SOURCE=$SAMPLE/wikicorpus_sample.xml.bz2 BOOKS_SOURCE=$SAMPLE/books \
+  CORPUS=$DATASET STAGES=$1 WIKI_SOURCE=$SAMPLE/wikicorpus_sample.xml.bz2 BOOKS_SOURCE=$SAMPLE/books EXTRA_DOWNLOADS='' \
     VOCAB_FILE=$VOCAB_FILE DO_LOWER_CASE=1 N_PROCESSES=$N_PROCESSES PYTHON=python3 \
     N_TRAINING_SHARDS=4 N_TEST_SHARDS=1 FRACTION_TEST_SET=0.1 DUPE_FACTOR=5 MASKED_LM_PROB=0.15 RANDOM_SEED=12345 \
     bash "$PROJECT_DIR/data/create_datasets_from_start.sh"
@@ -83,7 +83,7 @@ if [[ -z $VOCAB_FILE ]]; then
   python3 "$PROJECT_DIR/data/train_vocab.py" --vocab_size "$VOCAB_SIZE" --vocab_file "$VOCAB_FILE" \
     --input_files "$BERT_PREP_WORKING_DIR/formatted_one_article_per_line"
 fi
-prepare create_hdf5_files
+prepare "create_hdf5_files verify"
 
 PYTHONPATH=$PROJECT_DIR python3 - "$PROJECT_DIR/bert_configs/tiny.json" "$VOCAB_FILE" "$OUTPUT_DIR/bert_config.json" <<'PYTHON_END'
 import json

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "tokenization": set(),
     "optimization": {"kernels"},
     "training": {"training", "optimization", "file_utils"},
-    "data": {"data", "tokenization", "file_utils"},
+    "data": {"data", "tokenization", "file_utils", "remote_files"},
     "modeling": {"configuration", "kernels"},
     "padded_model": {"modeling", "kernels"},
     "pretraining_setup": {"configuration", "data", "kernels", "modeling", "tokenization", "training"},

@@ -1,6 +1,8 @@
 """The command line of the data preparation: NVIDIA's flags and folders, and all errors in one list before any work."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +11,14 @@ from pathlib import Path
 import pytest
 from corpora import tree, write_text_shard, write_vocab
 
+import data.stages
 from data.bertPrep import main
 from data.layout import Layout
 from data.sentences import splitter_name
 from errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+REAL_CREATE = data.stages._create_shard_files
 TWO_AND_ONE = ["--n_training_shards", "2", "--n_test_shards", "1"]
 
 
@@ -60,8 +64,12 @@ def test_all_wrong_flags_at_once_without_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (flags("download", "wikicorpus_en"), ["--source"]),
-        (flags("download", "books_wiki_en_corpus"), ["one corpus at a time", "--source"]),
+        (flags("download", "wikicorpus_en", "--source", "/no/such/dump"), ["/no/such/dump"]),
+        (flags("download", "bookscorpus"), ["The books need --source"]),
+        (flags("download", "books_wiki_en_corpus"), ["one corpus at a time"]),
+        (flags("sharding", "squad"), ["--dataset squad is only downloaded"]),
+        (flags("download", "bookscorpus", "--max_failed_share", 2), ["--max_failed_share 2.0", "--source"]),
+        (flags("verify", "bookscorpus"), ["nothing to verify"]),
         (flags("text_formatting", "books_wiki_en_corpus"), ["one corpus at a time"]),
         (flags("create_hdf5_files", "bookscorpus"), ["--vocab_file"]),
         (flags("sharding", "bookscorpus", "--n_test_shards", 0), ["make both zero or neither"]),
@@ -81,7 +89,9 @@ def test_one_sentence_per_problem_and_nothing_written(working_dir, arguments, wo
     assert not tree(working_dir)
 
 
-@pytest.mark.parametrize("arguments", [["--action", "upload"], ["--dataset", "squad"], ["--segmentation_method", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["--action", "upload"], ["--dataset", "openwebtext"], ["--segmentation_method", "x"]]
+)
 def test_unknown_choices(working_dir, capsys, arguments):
     with pytest.raises(SystemExit) as raised:
         main([*flags("sharding", "bookscorpus"), *arguments])
@@ -127,12 +137,12 @@ def hdf5_flags(vocab, *more):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_shards_do_not_depend_on_the_processes_and_differ(working_dir, sharded, capsys):
     outputs = []
-    for n_processes in ("1", "2", "3", "1"):
-        main(hdf5_flags(sharded, "--n_processes", n_processes))
+    for n_processes in ("1", "2", "3"):
+        main(hdf5_flags(sharded, "--n_processes", n_processes, "--overwrite"))
         (folder,) = working_dir.glob("hdf5_*")
         outputs.append(tree(folder))
-    assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
-    assert len(set(outputs[0].values())) == len(outputs[0]) == 3
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert len(set(outputs[0].values())) == len(outputs[0]) == 3 + 1  # and a manifest
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert "training instances in 3 shards in" in last_line
     assert last_line.endswith(f"{folder}/bookscorpus")
@@ -145,27 +155,108 @@ def test_shards_of_the_same_text_differ(working_dir, sharded):
         text.write_bytes(texts[0].read_bytes())
     main(hdf5_flags(sharded))
     (folder,) = working_dir.glob("hdf5_*")
-    assert len(set(tree(folder).values())) == 3
+    assert len({file.read_bytes() for file in folder.rglob("*.hdf5")}) == 3
 
 
-def test_missing_text_shards_and_left_over_files_are_named(working_dir, sharded):
-    main(hdf5_flags(sharded))
-    before = tree(working_dir)
+def test_missing_text_shards_are_named(working_dir, sharded):
     (sentence,) = sentences_of(hdf5_flags(sharded, "--n_training_shards", "3"))
     assert "bookscorpus_training_0.txt (4 of 4 are missing)" in sentence
 
-    # Fewer shards than before would leave one of the old, of documents that may now be for testing.
+
+def fewer_text_shards(working_dir):
     layout = Layout(working_dir, "bookscorpus")
-    layout.sharded(2, 1, 0.2).rename(layout.sharded(1, 1, 0.2).parent)
-    layout.sharded(1, 1, 0.2).mkdir()
-    texts = layout.sharded(1, 1, 0.2)
+    layout.sharded(1, 1, 0.2).mkdir(parents=True)
     for name in ("training_0", "test_0"):
-        (texts.parent / f"bookscorpus_{name}.txt").rename(texts / f"bookscorpus_{name}.txt")
+        text = f"bookscorpus_{name}.txt"
+        (layout.sharded(1, 1, 0.2) / text).write_bytes((layout.sharded(2, 1, 0.2) / text).read_bytes())
+
+
+def test_shards_of_another_sharding_are_kept_or_all_replaced(working_dir, sharded):
+    """Fewer shards than before would leave one of the old, of documents that may now be for testing."""
+    main(hdf5_flags(sharded))
+    fewer_text_shards(working_dir)
+    before = tree(working_dir)
     (sentence,) = sentences_of(hdf5_flags(sharded, "--n_training_shards", "1"))
-    assert "bookscorpus_training_1.hdf5" in sentence
-    assert "remove the folder" in sentence
-    hdf5 = {name: content for name, content in tree(working_dir).items() if name.startswith("hdf5")}
-    assert hdf5 == {name: content for name, content in before.items() if name.startswith("hdf5")}
+    assert "holds the create_hdf5_files of bookscorpus made from other input" in sentence
+    assert tree(working_dir) == before
+    main(hdf5_flags(sharded, "--n_training_shards", "1", "--overwrite"))
+    names = [path.name for path in sorted(working_dir.glob("hdf5_*/bookscorpus/*"))]
+    assert names == ["bookscorpus_test_0.hdf5", "bookscorpus_training_0.hdf5", "manifest.json"]
+
+
+def test_finished_stages_are_skipped_and_what_is_damaged_is_made_again(working_dir, sharded, capsys):
+    main(hdf5_flags(sharded))
+    (folder,) = working_dir.glob("hdf5_*/bookscorpus")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    main(hdf5_flags(sharded))
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert "create_hdf5_files of bookscorpus was finished before: 3 files" in capsys.readouterr().out
+    damaged, lost = folder / "bookscorpus_training_0.hdf5", folder / "bookscorpus_training_1.hdf5"
+    whole = tree(folder)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    lost.unlink()
+    main(hdf5_flags(sharded))
+    assert tree(folder) == whole
+    untouched = folder / "bookscorpus_test_0.hdf5"
+    assert untouched.stat().st_mtime_ns == before[untouched]
+    assert damaged.stat().st_mtime_ns != before[damaged]
+
+
+def test_both_lengths_at_once_are_what_each_is_alone(working_dir, sharded):
+    both = ["--max_seq_length", "64", "32", "--max_predictions_per_seq", "10", "5"]
+    main([*hdf5_flags(sharded), *both])
+    together = tree(working_dir)
+    for folder in working_dir.glob("hdf5_*"):
+        shutil.rmtree(folder)
+    main(hdf5_flags(sharded))
+    main([*hdf5_flags(sharded), "--max_seq_length", "32", "--max_predictions_per_seq", "5"])
+    assert tree(working_dir) == together
+    assert len(list(working_dir.glob("hdf5_*/bookscorpus/*.hdf5"))) == 6
+
+
+def test_text_shards_are_found_without_their_numbers(working_dir, sharded):
+    (working_dir / "mine.txt").write_text("".join(f"One {i}. Two {i}.\n" for i in range(20)), encoding="utf-8")
+    sharding = [*flags("sharding", "wikicorpus_en"), "--input_files", str(working_dir / "mine.txt")]
+    numbers = ["--n_training_shards", "3", "--n_test_shards", "2"]
+    main([*sharding, *numbers])
+    hdf5 = [*flags("create_hdf5_files", "wikicorpus_en", "--max_seq_length", 32), "--vocab_file", str(sharded)]
+    main(hdf5)
+    assert len(list(working_dir.glob("hdf5_*/wikicorpus_en/*.hdf5"))) == 5
+    main([*sharding, "--n_training_shards", "2", "--n_test_shards", "2"])
+    (sentence,) = sentences_of(hdf5)
+    assert "2 sets of text shards of wikicorpus_en" in sentence
+    main([*hdf5, *numbers])  # named, they are the ones that it was made from
+
+
+def test_a_changed_text_shard_is_noticed_before_anything_is_written(working_dir, sharded):
+    (working_dir / "mine.txt").write_text("".join(f"One {i}. Two {i}.\n" for i in range(20)), encoding="utf-8")
+    main([*flags("sharding", "wikicorpus_en"), *TWO_AND_ONE, "--input_files", str(working_dir / "mine.txt")])
+    text = Layout(working_dir, "wikicorpus_en").sharded(2, 1, 0.2) / "wikicorpus_en_training_1.txt"
+    text.write_bytes(text.read_bytes().replace(b"One", b"Uno", 1))
+    hdf5 = [*flags("create_hdf5_files", "wikicorpus_en", "--max_seq_length", 32), "--vocab_file", str(sharded)]
+    (sentence,) = sentences_of(hdf5)
+    assert "wikicorpus_en_training_1.txt is not as it was written; run --action sharding again" in sentence
+
+
+def test_verify_passes_whole_shards_and_names_a_damaged_one(working_dir, sharded, capsys):
+    main(hdf5_flags(sharded))
+    report = working_dir / "report.json"
+    main([*flags("verify", "bookscorpus"), "--report_file", str(report)])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("verified: ")
+    assert [found["failed"] for found in json.loads(report.read_text(encoding="utf-8"))] == [False, False]
+    (shard,) = working_dir.glob("hdf5_*/bookscorpus/bookscorpus_training_1.hdf5")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    (sentence,) = sentences_of(flags("verify", "bookscorpus"))
+    assert str(shard) in sentence
+    main([*flags("verify", "bookscorpus"), "--input_files", str(Layout(working_dir, "bookscorpus").sharded(2, 1, 0.2))])
+
+
+@pytest.mark.parametrize("more", [[], ["--compression", "lzf"], ["--compression", "none"], ["--whole_word_masking"]])
+def test_every_kind_of_shard_verifies(working_dir, sharded, more):
+    main([*hdf5_flags(sharded), *more])
+    main(flags("verify", "bookscorpus"))
+    (sentence,) = sentences_of([*hdf5_flags(sharded), *more, "--short_seq_prob", "0.3"])
+    assert "made with short_seq_prob 0.1 where 0.3 is asked for" in sentence
 
 
 def test_failing_shard_is_named_and_ends_the_stage(working_dir, sharded):
@@ -209,19 +300,23 @@ def test_vocabulary_is_checked_where_only_the_folder_is_asked_for(working_dir):
     assert "vocab.txt lacks [MASK]" in sentence
 
 
-def kill_at_training_1(name, **_):
-    if name.endswith("training_1"):
+def kill_at_training_1(task, plan):
+    if task.name.endswith("training_1"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return 1
+    return REAL_CREATE(task, plan)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
-def test_shard_of_a_killed_process_is_named(working_dir, sharded, monkeypatch):
-    monkeypatch.setattr("data.bertPrep._create_named_shard", kill_at_training_1)
-    (sentence,) = sentences_of(hdf5_flags(sharded, "--n_processes", "2"))
+def test_shard_of_a_killed_process_is_named_and_the_others_are_kept(working_dir, sharded, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("data.stages._create_shard_files", kill_at_training_1)
+        (sentence,) = sentences_of(hdf5_flags(sharded, "--n_processes", "2"))
     assert "create_hdf5_files at work on" in sentence
     assert "bookscorpus_training_1" in sentence
     assert "smaller --n_processes" in sentence
+    (journal,) = working_dir.glob("hdf5_*/bookscorpus/manifest.unfinished.jsonl")
+    main(hdf5_flags(sharded))
+    assert not journal.exists()
 
 
 def test_help_explains(capsys):

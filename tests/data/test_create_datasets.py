@@ -21,7 +21,7 @@ PHASES = ((128, 20), (512, 80))
 def run(cwd, *arguments, **variables):
     names = ("CORPUS", "WIKI_SOURCE", "BOOKS_SOURCE", "VOCAB_FILE", "STAGES", "BERT_PREP_WORKING_DIR")
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment |= {"PYTHON": sys.executable, "N_PROCESSES": "2", **{k: str(v) for k, v in variables.items()}}
+    environment |= {"EXTRA_DOWNLOADS": "", "PYTHON": sys.executable, "N_PROCESSES": "2", **{k: str(v) for k, v in variables.items()}}
     return subprocess.run(
         ["bash", SCRIPT, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -1,24 +1,21 @@
 """Text shards to HDF5: what counts as a document, the files' exact format, and that they load elsewhere."""
 
+import hashlib
 import itertools
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from corpora import WORDS, read_as_nvidia, tree, write_text_shard, write_vocab
 
-from data.create_pretraining_data import create_shard, read_documents
-from data.instances import InstanceOptions
+import data.create_pretraining_data
+from data.create_pretraining_data import create_shards, read_documents
+from data.instances import InstanceOptions, choose_pairs
 from data.pretraining_dataset import PretrainingDataset
 from errors import UserError
-from tokenization import BertTokenizer
+from tokenization import SPECIAL_TOKENS, BertTokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = InstanceOptions(64, 10, 0.15, 0.1, 3)
 
 
@@ -32,10 +29,19 @@ def shard(tmp_path_factory):
     return write_text_shard(tmp_path_factory.mktemp("shard") / "shard.txt")
 
 
+def create_shard(inputs, output, vocab, options=OPTIONS, seed=1, compression="gzip"):
+    """One HDF5 file; returns its record."""
+    return create_shards(inputs, [(options, output)], vocab, True, seed, compression).files[0]
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def documents_of(path, vocab):
     """Texts as lists of documents, sentences and tokens."""
     tokenizer = BertTokenizer(vocab)
-    documents = read_documents([path], tokenizer)
+    documents, _ = read_documents([path], tokenizer)
     offsets = documents.sentence_offsets
     sentences = [
         tokenizer.convert_ids_to_tokens(documents.ids[start:end].tolist()) for start, end in itertools.pairwise(offsets)
@@ -63,7 +69,8 @@ def test_sentences_and_documents(tmp_path, vocab, text):
 def test_several_files_are_one_shard(tmp_path, vocab):
     for name in "ab":
         (tmp_path / name).write_text(f"{WORDS[ord(name)]}\n", encoding="utf-8")
-    documents = read_documents([tmp_path / "a", tmp_path / "b"], BertTokenizer(vocab))
+    documents, records = read_documents([tmp_path / "a", tmp_path / "b"], BertTokenizer(vocab))
+    assert [record.sha256 for record in records] == [sha256(tmp_path / name) for name in "ab"]
     assert documents.document_offsets.tolist() == [0, 1, 2]
 
 
@@ -71,13 +78,13 @@ def test_several_files_are_one_shard(tmp_path, vocab):
 def test_too_few_documents(tmp_path, vocab, text, n_documents):
     (tmp_path / "shard.txt").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"shard.txt holds {n_documents} documents.*make fewer shards"):
-        create_shard([tmp_path / "shard.txt"], tmp_path / "out.hdf5", vocab, True, OPTIONS, 1)
+        create_shard([tmp_path / "shard.txt"], tmp_path / "out.hdf5", vocab)
     assert list(tree(tmp_path)) == ["shard.txt"]
 
 
 def test_format(tmp_path, vocab, shard):
     output = tmp_path / "new" / "shard.hdf5"
-    n_rows = create_shard([shard], output, vocab, True, OPTIONS, 1)
+    n_rows = create_shard([shard], output, vocab).counts["rows"]
     with h5py.File(output) as file:
         found = {name: (dataset.dtype.str, dataset.shape, dataset.compression) for name, dataset in file.items()}
     assert found == {
@@ -92,7 +99,7 @@ def test_format(tmp_path, vocab, shard):
 
 def test_files_follow_from_text_seed_and_name(tmp_path, vocab, shard):
     def content(folder, name, seed):
-        create_shard([shard], tmp_path / folder / name, vocab, True, OPTIONS, seed)
+        create_shard([shard], tmp_path / folder / name, vocab, seed=seed)
         return (tmp_path / folder / name).read_bytes()
 
     first = content("a", "x_training_0.hdf5", 1)
@@ -104,7 +111,7 @@ def test_files_follow_from_text_seed_and_name(tmp_path, vocab, shard):
 
 def test_failure_keeps_the_earlier_file(tmp_path, vocab, shard, monkeypatch):
     output = tmp_path / "shard.hdf5"
-    create_shard([shard], output, vocab, True, OPTIONS, 1)
+    create_shard([shard], output, vocab)
     before = tree(tmp_path)
 
     def fail(*args):
@@ -112,14 +119,14 @@ def test_failure_keeps_the_earlier_file(tmp_path, vocab, shard, monkeypatch):
 
     monkeypatch.setattr("data.instances.mask", fail)
     with pytest.raises(OSError, match="disk full"):
-        create_shard([shard], output, vocab, True, OPTIONS, 2)
+        create_shard([shard], output, vocab, seed=2)
     assert tree(tmp_path) == before
 
 
 def test_reads_as_nvidias_reader_does(tmp_path, vocab, shard):
     """As their PyTorch dataset: int64 arrays, labels of -1 but where a position stands, cut at the first zero."""
     output = tmp_path / "shard.hdf5"
-    n_rows = create_shard([shard], output, vocab, True, OPTIONS, 1)
+    n_rows = create_shard([shard], output, vocab).counts["rows"]
     input_ids, input_mask, segment_ids, positions, masked_ids, next_sentence = read_as_nvidia(output)
     tokenizer = BertTokenizer(vocab)
     sentences = " ".join(" ".join(line.split()) for line in shard.read_text(encoding="utf-8").split("\n") if line)
@@ -138,7 +145,7 @@ def test_reads_as_nvidias_reader_does(tmp_path, vocab, shard):
 
 
 def test_loads_for_training(tmp_path, vocab, shard):
-    n_rows = create_shard([shard], tmp_path / "x_training_0.hdf5", vocab, True, OPTIONS, 1)
+    n_rows = create_shard([shard], tmp_path / "x_training_0.hdf5", vocab).counts["rows"]
     dataset = PretrainingDataset(tmp_path, 4, 64, 10, vocab_size=BertTokenizer(vocab).vocab_size, num_workers=0)
     assert dataset.n_samples == n_rows
     _, mask, _, positions, _, _ = read_as_nvidia(tmp_path / "x_training_0.hdf5")
@@ -147,64 +154,88 @@ def test_loads_for_training(tmp_path, vocab, shard):
     assert totals.tolist() == [mask.sum(), (positions > 0).sum()]
 
 
-def run_script(script, *arguments, **variables):
-    return subprocess.run(
-        [sys.executable, ROOT / "data" / script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={**os.environ, **variables},
-    )
+def test_both_lengths_in_one_pass_are_the_files_made_alone(tmp_path, vocab, shard, monkeypatch):
+    options = [OPTIONS, InstanceOptions(32, 5, 0.2, 0.3, 2), InstanceOptions(64, 10, 0.15, 0.1, 3, True)]
+    for number, option in enumerate(options):
+        create_shard([shard], tmp_path / "alone" / str(number) / "x.hdf5", vocab, option)
+    read = []
+    monkeypatch.setattr(BertTokenizer, "encode_batch", count_calls(read, BertTokenizer.encode_batch))
+    outputs = [(option, tmp_path / "together" / str(number) / "x.hdf5") for number, option in enumerate(options)]
+    create_shards([shard], outputs[::-1], vocab, True, 1)
+    assert len(read) == 1
+    assert tree(tmp_path / "together") == tree(tmp_path / "alone")
+    assert len(set(tree(tmp_path / "alone").values())) == 3
 
 
-def test_alone_it_writes_what_bertprep_writes(tmp_path, vocab):
-    texts = tmp_path / "sharded_training_shards_1_test_shards_1_fraction_0.5" / "bookscorpus"
-    texts.mkdir(parents=True)
-    for index, name in enumerate(("bookscorpus_training_0", "bookscorpus_test_0")):
-        write_text_shard(texts / f"{name}.txt", seed=index)
-    common = ["--vocab_file", vocab, "--max_seq_length", 32, "--max_predictions_per_seq", 6, "--dupe_factor", 2]
-    common += ["--masked_lm_prob", 0.2, "--random_seed", 7, "--short_seq_prob", 0.3]
-    shards = ["--n_training_shards", 1, "--n_test_shards", 1, "--fraction_test_set", 0.5, "--n_processes", 1]
-    action = ["--action", "create_hdf5_files", "--dataset", "bookscorpus"]
-    finished = run_script("bertPrep.py", *action, *shards, *common, BERT_PREP_WORKING_DIR=str(tmp_path))
-    assert finished.returncode == 0, finished.stderr
-    name = "hdf5_lower_case_1_seq_len_32_max_pred_6_masked_lm_prob_0.2_random_seed_7_dupe_factor_2"
-    by_bertprep = tmp_path / name / "bookscorpus"
-    alone = tmp_path / "alone" / "bookscorpus_training_0.hdf5"
-    arguments = ["--input_file", texts / "bookscorpus_training_0.txt", "--output_file", alone, *common]
-    finished = run_script("create_pretraining_data.py", *arguments)
-    assert finished.returncode == 0, finished.stderr
-    assert str(alone) in finished.stdout
-    assert alone.read_bytes() == (by_bertprep / alone.name).read_bytes()
-    assert sorted(tree(by_bertprep)) == ["bookscorpus_test_0.hdf5", "bookscorpus_training_0.hdf5"]
+def count_calls(calls, function):
+    def counted(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return counted
 
 
-def test_all_wrong_flags_at_once(tmp_path):
-    wrong = ["--max_seq_length", 4, "--masked_lm_prob", 1.5, "--short_seq_prob", -1, "--dupe_factor", 0]
-    files = [
-        "--input_file",
-        tmp_path / "no.txt",
-        "--output_file",
-        tmp_path / "out.hdf5",
-        "--vocab_file",
-        tmp_path / "no",
-    ]
-    finished = run_script("create_pretraining_data.py", *files, *wrong, "--random_seed", -1)
-    assert finished.returncode == 2
-    lines = finished.stderr.splitlines()
-    assert all(line.startswith("error: ") for line in lines)
-    names = ["--max_seq_length 4", "--masked_lm_prob 1.5", "--short_seq_prob -1.0", "--dupe_factor 0"]
-    for name in (*names, "--random_seed -1", "no.txt", "vocabulary"):
-        assert sum(name in line for line in lines) == 1, (name, lines)
-    assert len(lines) == 7
+def test_lengths_do_not_repeat_each_others_draws(tmp_path, vocab):
+    """The seed is the same; which pairs begin at a place with a random next sentence is not."""
+    shard = write_text_shard(tmp_path / "shard.txt", n_documents=600, seed=5)
+    documents, _ = read_documents([shard], BertTokenizer(vocab))
+    of_length = []
+    for length in (64, 128):
+        pairs = choose_pairs(documents, InstanceOptions(length, 10, 0.15, 0.1, 1), 7)
+        of_length.append({start: is_random for start, _, _, _, is_random in pairs.tolist()})
+    common = sorted(of_length[0].keys() & of_length[1].keys())
+    labels = np.array([[of_length[0][start], of_length[1][start]] for start in common])
+    assert len(common) > 300
+    assert abs(np.corrcoef(labels.T)[0, 1]) < 4.5 / np.sqrt(len(common))
+
+
+def test_records(tmp_path, vocab, shard):
+    output = tmp_path / "x.hdf5"
+    created = create_shards([shard], [(OPTIONS, output)], vocab, True, 1)
+    assert [(record.bytes, record.sha256) for record in created.texts] == [(shard.stat().st_size, sha256(shard))]
+    (record,) = created.files
+    assert (record.bytes, record.sha256) == (output.stat().st_size, sha256(output))
+    with h5py.File(output) as file:
+        rows, tokens = len(file["input_ids"]), int((file["input_ids"][:] != 0).sum())
+        masked = int((file["masked_lm_positions"][:] != 0).sum())
+    texts = [text for text in shard.read_text(encoding="utf-8").split("\n\n") if text]
+    sentences = sum(len(text.split("\n")) for text in texts)
+    assert record.counts == {
+        "rows": rows,
+        "tokens": tokens,
+        "masked": masked,
+        "documents": len(texts),
+        "sentences": sentences,
+    }
+
+
+def test_text_is_read_in_pieces(tmp_path, vocab, shard, monkeypatch):
+    whole = create_shard([shard], tmp_path / "a" / "x.hdf5", vocab)
+    monkeypatch.setattr(data.create_pretraining_data, "BYTES_AT_A_TIME", 50)
+    assert create_shard([shard], tmp_path / "b" / "x.hdf5", vocab) == whole
+
+
+def test_more_text_than_memory_for_it(tmp_path, vocab, shard, monkeypatch):
+    monkeypatch.setattr(data.create_pretraining_data, "MAX_TEXT_BYTES", shard.stat().st_size - 1)
+    with pytest.raises(UserError, match=rf"With {shard} there are more than .* MB of text.*make more shards"):
+        create_shard([shard], tmp_path / "x.hdf5", vocab)
     assert not tree(tmp_path)
 
 
-def test_a_text_that_is_not_utf8(tmp_path, vocab):
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n\nbala\n")
-    files = ["--input_file", tmp_path / "latin.txt", "--output_file", tmp_path / "out.hdf5", "--vocab_file", vocab]
-    finished = run_script("create_pretraining_data.py", *files)
-    assert finished.returncode == 2
-    assert "latin.txt cannot be read" in finished.stderr
-    assert "Traceback" not in finished.stderr
-    assert list(tree(tmp_path)) == ["latin.txt"]
+def test_whole_words(tmp_path, shard):
+    """Words of two pieces: with the flag, both are masked or neither but where a segment was cut."""
+    vocabulary = [*SPECIAL_TOKENS, ".", *{word[:2] for word in WORDS}, *{f"##{word[2:]}" for word in WORDS}]
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+
+    def share_of_whole(whole_word_masking):
+        output = tmp_path / f"{whole_word_masking}.hdf5"
+        create_shard([shard], output, vocab, InstanceOptions(64, 10, 0.15, 0.1, 5, whole_word_masking))
+        _, _, _, positions, masked_ids, _ = read_as_nvidia(output)
+        begins = np.array([token[:2] != "##" and token != "." for token in vocabulary])
+        is_first = begins[masked_ids[:, :-1]] & (positions[:, :-1] > 0)
+        both = is_first & (positions[:, 1:] == positions[:, :-1] + 1)
+        return both.sum() / is_first.sum()
+
+    assert share_of_whole(True) > 0.97
+    assert share_of_whole(False) < 0.4

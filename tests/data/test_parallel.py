@@ -3,8 +3,11 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
 from data.parallel import TASKS_AHEAD, map_in_processes
@@ -75,3 +78,21 @@ def test_killed_worker_is_reported_and_nothing_hangs():
     with pytest.raises(UserError, match=r"A process of counting was killed.*smaller --n_processes"):
         list(map_in_processes(die_at_five, range(1000), 2, "counting"))
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_parent(sent):
+    code = (
+        "import time\nfrom data.parallel import workers\n"
+        "with workers(2) as pool:\n"
+        "    results = pool.map(time.sleep, [0.1] * 2 + [0.2] * 1000, 'waiting')\n"
+        "    print(next(results), flush=True)\n    list(results)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        parent.stdout.readline()
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(children) == 2
+        parent.send_signal(sent)
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive

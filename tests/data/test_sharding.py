@@ -1,6 +1,5 @@
 """Documents to shards: disjoint, complete, balanced, the same for any number of processes, whole or not at all."""
 
-import json
 import random
 
 import numpy as np
@@ -10,7 +9,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import data.sharding
-from data.sharding import RECORD, ShardingPlan, write_shards
+from data.manifest import FileRecord
+from data.parallel import workers
+from data.sharding import ShardingPlan, survey, write_shards
 from errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
@@ -20,6 +21,14 @@ def plan_of(n_training, n_test, fraction):
     return ShardingPlan(
         [f"x_training_{i}" for i in range(n_training)], [f"x_test_{i}" for i in range(n_test)], fraction
     )
+
+
+def make_shards(inputs, folder, plan, n_processes=1):
+    """Shards of `inputs` in a new folder; returns their records."""
+    surveyed = {path: survey(path) for path in inputs}
+    folder.mkdir()
+    with workers(n_processes) as pool:
+        return write_shards(surveyed, folder, plan, pool)
 
 
 def write_documents(path, sizes):
@@ -53,7 +62,7 @@ def test_every_document_once_whole_and_balanced(tmp_path_factory, sizes, n_train
     fraction = fraction if n_test else 0.0
     plan = plan_of(n_training, n_test, fraction)
     try:
-        record = write_shards([write_documents(folder / "in.txt", sizes)], folder / "out", plan, 1)
+        records = make_shards([write_documents(folder / "in.txt", sizes)], folder / "out", plan)
     except UserError:  # a shard of one document; see test_failure_leaves_the_earlier_output
         assume(False)
     shards = read_shards(folder / "out")
@@ -72,26 +81,25 @@ def test_every_document_once_whole_and_balanced(tmp_path_factory, sizes, n_train
     # Both sets follow the share to within the document that was given to them last.
     assert abs(n_in_test - fraction * sum(sizes)) <= max(sizes)
 
-    assert record == json.loads((folder / "out" / RECORD).read_text(encoding="utf-8"))
-    assert (record["documents"], record["sentences"]) == (len(sizes), sum(sizes))
-    assert record["shards"] == {
-        name: {"documents": len(shard), "sentences": n_sentences[name]} for name, shard in shards.items()
+    assert records == {
+        f"{name}.txt": FileRecord.of(folder / "out" / f"{name}.txt", documents=len(shard), sentences=n_sentences[name])
+        for name, shard in shards.items()
     }
 
 
 def test_output_does_not_depend_on_the_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(data.sharding, "BATCH_CHARACTERS", 1000)  # some sixty tasks
-    monkeypatch.setattr(data.sharding, "BUFFERED_CHARACTERS", 500)  # every shard is added to many times
+    monkeypatch.setattr(data.sharding, "BUFFERED_BYTES", 500)  # every shard is added to many times
     rng = random.Random(0)
     inputs = [write_documents(tmp_path / f"{name}.txt", [rng.randint(1, 30) for _ in range(60)]) for name in "ab"]
     for n_processes in (1, 2, 3):
-        write_shards(inputs, tmp_path / str(n_processes), plan_of(5, 3, 0.25), n_processes)
+        make_shards(inputs, tmp_path / str(n_processes), plan_of(5, 3, 0.25), n_processes)
     one, two, three = (tree(tmp_path / str(n)) for n in (1, 2, 3))
-    assert len(one) == 9
+    assert len(one) == 8
     assert one == two == three
     with_large_buffers = tmp_path / "large"
     monkeypatch.undo()
-    write_shards(inputs, with_large_buffers, plan_of(5, 3, 0.25), 1)
+    make_shards(inputs, with_large_buffers, plan_of(5, 3, 0.25))
     assert tree(with_large_buffers) == one
 
 
@@ -102,7 +110,7 @@ def test_test_documents_are_not_the_short_ones(tmp_path, monkeypatch):
     sizes = [1 + int(rng.lognormvariate(2, 1)) for _ in range(4000)]
     lines = ("|".join(f"Document {d} has sentence {s} ." for s in range(size)) for d, size in enumerate(sizes))
     (tmp_path / "in.txt").write_text("\n".join(lines), encoding="utf-8")
-    write_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(4, 2, 0.2), 1)
+    make_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(4, 2, 0.2))
     shards = read_shards(tmp_path / "out")
     test = [doc for name, shard in shards.items() if "test" in name for doc in shard]
     training = [doc for name, shard in shards.items() if "training" in name for doc in shard]
@@ -114,14 +122,14 @@ def test_test_documents_are_not_the_short_ones(tmp_path, monkeypatch):
 
 def test_empty_lines_and_documents_without_a_sentence_count_for_nothing(tmp_path):
     (tmp_path / "in.txt").write_text("\n One. Two.\n\n \t\nThree. Four.", encoding="utf-8")
-    record = write_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(1, 0, 0.0), 1)
+    records = make_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(1, 0, 0.0))
     assert (tmp_path / "out" / "x_training_0.txt").read_text(encoding="utf-8") == "One.\nTwo.\n\nThree.\nFour.\n\n"
-    assert (record["documents"], record["sentences"]) == (2, 4)
+    assert records["x_training_0.txt"].counts == {"documents": 2, "sentences": 4}
 
 
 def test_carriage_returns_end_neither_sentences_nor_documents(tmp_path):
     (tmp_path / "in.txt").write_bytes(b"One is\rhere.\r\rTwo.\r\nThree.\r\n")
-    write_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(1, 0, 0.0), 1)
+    make_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(1, 0, 0.0))
     assert (tmp_path / "out" / "x_training_0.txt").read_bytes() == b"One is here.\nTwo.\n\nThree.\n\n"
 
 
@@ -140,21 +148,16 @@ def failing_inputs(folder):
 
 
 @pytest.mark.parametrize("case", ["few", "lopsided", "latin", "missing"])
-def test_failure_leaves_the_earlier_output(tmp_path, case):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "x_training_0.txt").write_text("Before.\n\n", encoding="utf-8")
+def test_what_cannot_be_sharded(tmp_path, case):
     path, message = failing_inputs(tmp_path)[case]
-    before = tree(tmp_path)
     with pytest.raises(UserError, match=message):
-        write_shards([path], output, plan_of(2, 2, 0.5), 1)
-    assert tree(tmp_path) == before
+        make_shards([path], tmp_path / "out", plan_of(2, 2, 0.5))
 
 
-def test_success_replaces_the_earlier_output(tmp_path):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "x_training_9.txt").write_text("Before.\n\n", encoding="utf-8")
-    path = write_documents(tmp_path / "in.txt", [2] * 4)
-    write_shards([path], output, plan_of(2, 0, 0.0), 1)
-    assert sorted(tree(tmp_path)) == ["in.txt", "out/sharding.json", "out/x_training_0.txt", "out/x_training_1.txt"]
+def test_survey(tmp_path, monkeypatch):
+    path = write_documents(tmp_path / "in.txt", [3, 1, 2])
+    path.write_bytes(path.read_bytes() + b"\n \n")
+    assert survey(path) == FileRecord.of(path, documents=3)
+    monkeypatch.setattr(data.sharding, "MAX_DOCUMENT_BYTES", 50)
+    with pytest.raises(UserError, match=r"Document 1 of .*in.txt has more than 50 bytes.*one document per line"):
+        survey(path)

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""What a second process brings, and the memory of every process, on a corpus made for the purpose.
+
+Stages are sentence splitting alone, sharding (of which splitting is the parallel part), and HDF5 creation of both
+lengths. Each is run with one process and with --n_processes, in turns, and the least times are compared; two processes
+on two idle cores should be at least 1.8 times as fast. Memory is the largest resident size that any process of the
+stage reached, main process and workers apart; 1 GiB is the bound, whatever the size of the corpus.
+
+  python3 benchmark/data_scale.py --vocab_file VOCAB --scale_mb 2000
+"""
+
+import argparse
+import functools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmark.made_corpus import write_formatted
+from data.create_pretraining_data import create_shards
+from data.instances import InstanceOptions
+from data.parallel import Workers, workers
+from data.sentences import split_sentences
+from data.sharding import ShardingPlan, survey, write_shards
+
+LENGTHS = ((128, 20), (512, 80))
+MB_PER_SHARD = 50
+TASK_BYTES = 2**18
+STAGES = ("splitting", "sharding", "hdf5")
+
+
+def _split_part(part: tuple[Path, int]) -> int:
+    path, start = part
+    with open(path, encoding="utf-8", errors="ignore") as file:
+        file.seek(start)
+        return sum(len(split_sentences(line)) for line in file.readlines(TASK_BYTES))
+
+
+def splitting(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
+    """All sentences of the corpus, which are counted only."""
+    corpus = folder / "corpus.txt"
+    parts = [(corpus, start) for start in range(0, corpus.stat().st_size, TASK_BYTES)]
+    sum(pool.map(_split_part, parts, "splitting"))
+
+
+def sharding(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
+    """The stage, without its manifest."""
+    corpus = folder / "corpus.txt"
+    names = [f"made_training_{i}" for i in range(n_shards)]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        write_shards({corpus: survey(corpus)}, Path(scratch), ShardingPlan(names, [], 0.0), pool)
+        for path in Path(scratch).iterdir():
+            path.replace(folder / "shards" / path.name)
+
+
+def _both_lengths(shard: Path, folder: Path, vocab_file: str) -> None:
+    outputs = [(InstanceOptions(*length, 0.15, 0.1, 5), folder / f"{length[0]}_{shard.stem}") for length in LENGTHS]
+    create_shards([shard], outputs, vocab_file, True, 12345)
+    for _, path in outputs:
+        path.unlink()
+
+
+def hdf5(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
+    """The stage, without its manifest, for both lengths."""
+    shards = sorted((folder / "shards").iterdir())
+    for _ in pool.map(functools.partial(_both_lengths, folder=folder, vocab_file=vocab_file), shards, "HDF5", str):
+        pass
+
+
+def run_stage(function: Callable, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> dict[str, float]:
+    """Seconds, and the peak resident MiB of this process and of the largest of its workers."""
+    start = time.perf_counter()
+    with workers(n_processes) as pool:
+        function(folder, n_shards, vocab_file, pool)
+    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {"seconds": time.perf_counter() - start, "main_mib": peaks[0], "worker_mib": peaks[1]}
+
+
+def run_in_fresh_process(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> dict:
+    """`run_stage` by a process that has done nothing before, since a peak never goes down."""
+    hidden = ["--stage", stage, "--n_processes", str(n_processes), "--folder", str(folder), "--n_shards", str(n_shards)]
+    command = [sys.executable, __file__, "--vocab_file", vocab_file, *hidden]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    if finished.returncode:
+        raise RuntimeError(f"{stage} failed: {finished.stderr}")
+    return json.loads(finished.stdout)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocab_file", required=True)
+    parser.add_argument("--scale_mb", type=float, default=20, help="MB of text (default: 20)")
+    parser.add_argument("--n_processes", type=int, default=2, help="to compare with one process (default: 2)")
+    parser.add_argument("--n_shards", type=int, help=f"(default: one for {MB_PER_SHARD} MB, and 8 at least)")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turns (default: 1)")
+    parser.add_argument("--folder", type=Path, help="where the corpus and its shards go (default: a temporary folder)")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # what run_in_fresh_process calls
+    args = parser.parse_args()
+    if args.stage:
+        function = {"splitting": splitting, "sharding": sharding, "hdf5": hdf5}[args.stage]
+        print(json.dumps(run_stage(function, args.n_processes, args.folder, args.n_shards, args.vocab_file)))
+        return
+    n_shards = args.n_shards or max(8, round(args.scale_mb / MB_PER_SHARD))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        _measure(Path(folder), n_shards, args)
+
+
+def _measure(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
+    write_formatted(folder / "corpus.txt", int(args.scale_mb * 1e6))
+    (folder / "shards").mkdir()
+    print(f"{args.scale_mb} MB of text, {n_shards} shards; the least seconds and the most MiB of {args.repeats}")
+    several_processes = f"{args.n_processes} processes"
+    print(f"{'stage':>10} {'1 process':>10} {several_processes:>13} {'ratio':>6} {'main MiB':>9} {'worker MiB':>11}")
+    for stage in STAGES:
+        runs = defaultdict(list)
+        for _ in range(args.repeats):
+            for n_processes in (1, args.n_processes):
+                result = run_in_fresh_process(stage, n_processes, folder, n_shards, args.vocab_file)
+                runs[n_processes].append(result)
+        one, several = (min(run["seconds"] for run in runs[n]) for n in (1, args.n_processes))
+        # With one process, the main one does the work of the workers, so it is the larger of its kind.
+        main = max(run["main_mib"] for results in runs.values() for run in results)
+        worker = max(run["worker_mib"] for results in runs.values() for run in results)
+        print(f"{stage:>10} {one:>10.2f} {several:>13.2f} {one / several:>6.2f} {main:>9.0f} {worker:>11.0f}")
+
+
+if __name__ == "__main__":
+    main()

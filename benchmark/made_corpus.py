@@ -1,0 +1,47 @@
+"""Text of any size for measurements: sentences of made words that come as often as words do in prose.
+
+A word's frequency falls with its rank (Zipf's law), and there are far more words than a vocabulary has, so that both
+frequent words, which are remembered, and rare ones, which are cut into pieces, take their share of the time.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+CONSONANTS = ("b", "ch", "d", "f", "g", "l", "m", "n", "pr", "r", "s", "st", "t", "th", "w")
+SYLLABLES = tuple(consonant + vowel for consonant in CONSONANTS for vowel in "aeiou")
+N_WORDS = 300_000
+WORDS_PER_BATCH = 2**18
+
+
+def documents(n_bytes: int, seed: int = 0) -> Iterator[list[str]]:
+    """Documents of some 30 sentences of some 20 words, as lists of sentences, of `n_bytes` bytes together."""
+    rng = np.random.default_rng(seed)
+    syllables = rng.integers(len(SYLLABLES), size=(N_WORDS, 5))
+    n_syllables = np.clip(np.log(np.arange(N_WORDS) + 1) / 3 + rng.random(N_WORDS), 1, 5).astype(int)
+    words = ["".join(SYLLABLES[i] for i in row[:n]) for row, n in zip(syllables.tolist(), n_syllables, strict=True)]
+    cumulative = np.cumsum(1 / (np.arange(N_WORDS) + 3))
+    while n_bytes > 0:
+        drawn = np.searchsorted(cumulative, rng.random(WORDS_PER_BATCH) * cumulative[-1]).tolist()
+        start = 0
+        while start < WORDS_PER_BATCH and n_bytes > 0:
+            document = []
+            for length in rng.integers(5, 36, size=rng.integers(5, 56)).tolist():
+                if sentence := " ".join(words[i] for i in drawn[start : start + length]):
+                    document.append(sentence.capitalize() + ".")
+                start += length
+            n_bytes -= sum(map(len, document)) + len(document)
+            yield document
+
+
+def write_formatted(path: Path, n_bytes: int, seed: int = 0) -> None:
+    """One document per line, as --action text_formatting makes it."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(" ".join(document) + "\n" for document in documents(n_bytes, seed))
+
+
+def write_text_shard(path: Path, n_bytes: int, seed: int = 0) -> None:
+    """One sentence per line and an empty line after each document, as --action sharding makes it."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines("\n".join(document) + "\n\n" for document in documents(n_bytes, seed))

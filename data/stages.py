@@ -1,0 +1,274 @@
+"""The stages of the data preparation: what each one reads, when there is nothing to do, and the record of what it did.
+
+The work itself is elsewhere (text_formatting, sharding, create_pretraining_data). Here each stage looks up its input
+in what the stage before wrote down, compares what it would do with what lies there (see stage_output), and leaves a
+manifest behind. What a stage made appears only when it is whole; create_hdf5_files does so file by file.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.create_pretraining_data import create_shards
+from data.instances import InstanceOptions
+from data.layout import BOOKS, Layout
+from data.manifest import FILE_NAME, FileRecord, Manifest, versions_of
+from data.parallel import Workers
+from data.sentences import splitter_name
+from data.sharding import ShardingPlan, survey, write_shards
+from data.stage_output import StageOutput, file_records, relative_to, replace_folder, scratch_folder
+from data.text_formatting import (
+    MIN_WORDS,
+    book_files,
+    extract_wikipedia,
+    extracted_files,
+    format_books,
+    format_wikipedia,
+)
+from data.verify import verify
+from data.verify_text import verify_text
+from errors import Problems, UserError
+from file_utils import atomic_write, sha256_of
+from tokenization import CLS, MASK, SEP, load_vocab
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """What all stages share: where things lie, who works, and whether to replace what is there."""
+
+    layout: Layout
+    pool: Workers
+    overwrite: bool
+
+    def output(
+        self,
+        manifest_path: Path,
+        stage: str,
+        parameters: Mapping[str, object],
+        inputs: Mapping[Path, FileRecord],
+        libraries: Sequence[str],
+    ) -> StageOutput:
+        """What `stage` would write."""
+        named = {relative_to(path, self.layout.working_dir): record for path, record in inputs.items()}
+        wanted = Manifest(stage, self.layout.dataset, parameters, named, {}, versions_of(libraries))
+        return StageOutput(manifest_path, wanted, self.overwrite)
+
+    def records(self, paths: Sequence[Path]) -> dict[Path, FileRecord]:
+        """Files and what they are now."""
+        return dict(zip(paths, file_records(paths, self.pool, "checking the input"), strict=True))
+
+
+def _skipped(manifest: Manifest, folder: Path) -> str:
+    n_bytes = sum(record.bytes for record in manifest.outputs.values())
+    return (
+        f"{manifest.stage} of {manifest.dataset} was finished before: {len(manifest.outputs)} files, "
+        f"{n_bytes / 1e6:,.1f} MB, are as they were written; nothing to do in {folder}"
+    )
+
+
+def extract(preparation: Preparation) -> str:
+    """Wikipedia's dump to the articles' text, without markup."""
+    layout, pool = preparation.layout, preparation.pool
+    if not layout.dump.is_file():
+        raise UserError(f"There is no Wikipedia dump at {layout.dump}; get one with --action download.")
+    inputs = preparation.records([layout.dump])
+    output = preparation.output(layout.extracted / FILE_NAME, "extraction", {}, inputs, ["wikiextractor"])
+    whole = output.whole_files(pool, extracted_files(layout.extracted))
+    if finished := output.finished(whole):
+        return _skipped(finished, layout.extracted)
+    with scratch_folder(layout.extracted) as scratch:
+        new = scratch / layout.extracted.name
+        new.mkdir()
+        articles_of = extract_wikipedia(layout.dump, new, pool)
+        paths = [new / name for name in articles_of]
+        records = file_records(paths, pool, "hashing what was extracted")
+        outputs = {
+            name: dataclasses.replace(record, counts={"articles": articles_of[name]})
+            for name, record in zip(articles_of, records, strict=True)
+        }
+        manifest = dataclasses.replace(output.wanted, outputs=outputs)
+        manifest.write(new / FILE_NAME)
+        replace_folder(new, layout.extracted)
+    return f"{manifest.total('articles'):,} articles extracted to {layout.extracted}"
+
+
+def format_text(preparation: Preparation) -> str:
+    """One document per line."""
+    layout, pool = preparation.layout, preparation.pool
+    formatted = layout.formatted_files[0]
+    if layout.dataset == BOOKS:
+        paths, parameters, libraries = book_files(layout.download), {}, []
+    else:
+        paths, parameters, libraries = extracted_files(layout.extracted), {"min_words": MIN_WORDS}, []
+        if not paths:
+            raise UserError(f"There are no extracted articles in {layout.extracted}; leave --skip_wikiextractor out.")
+    inputs = preparation.records(paths)
+    output = preparation.output(layout.formatted_manifest, "text_formatting", parameters, inputs, libraries)
+    whole = output.whole_files(pool, [formatted])
+    if finished := output.finished(whole):
+        return _skipped(finished, formatted.parent)
+    with scratch_folder(formatted) as scratch:
+        new = scratch / formatted.name
+        n_documents = (format_books if layout.dataset == BOOKS else format_wikipedia)(paths, new, pool)
+        # The manifest first: if the file is missing then, this is noticed; a file without a manifest would be refused.
+        output.finish({formatted.name: FileRecord.of(new, documents=n_documents)})
+        new.replace(formatted)
+    kind = "books" if layout.dataset == BOOKS else "articles with prose"
+    return f"{n_documents:,} {kind} in {formatted}"
+
+
+def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:
+    """Documents to sentences, spread over shards."""
+    pool = preparation.pool
+    surveyed = dict(zip(inputs, pool.map(survey, inputs, "counting documents", str), strict=True))
+    parameters = {
+        "n_training_shards": len(plan.training_names),
+        "n_test_shards": len(plan.test_names),
+        "fraction_test_set": plan.fraction_test_set,
+        "segmentation_method": splitter_name(),
+    }
+    output = preparation.output(folder / FILE_NAME, "sharding", parameters, surveyed, ["nltk"])
+    whole = output.whole_files(pool, sorted(folder.glob("*.txt")))
+    if finished := output.finished(whole):
+        return _skipped(finished, folder)
+    with scratch_folder(folder) as scratch:
+        new = scratch / folder.name
+        new.mkdir()
+        manifest = dataclasses.replace(output.wanted, outputs=write_shards(surveyed, new, plan, pool))
+        manifest.write(new / FILE_NAME)
+        replace_folder(new, folder)
+    return (
+        f"{manifest.total('documents'):,} documents, {manifest.total('sentences'):,} sentences by {splitter_name()}, "
+        f"in {len(manifest.outputs)} shards in {folder}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class HDF5Plan:
+    """How text shards become HDF5 shards, of one or more lengths at once."""
+
+    names: Sequence[str]
+    texts: Path
+    folders: Mapping[Path, InstanceOptions]
+    """Where the shards of each length go."""
+    vocab_file: Path
+    do_lower_case: bool
+    random_seed: int
+    compression: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardTask:
+    name: str
+    text: Path
+    text_sha256: str
+    folders: Sequence[Path]
+    """Those that lack this shard."""
+
+
+def create_hdf5_files(preparation: Preparation, plan: HDF5Plan) -> list[str]:
+    """Text shards to HDF5 shards, all lengths in one pass over the text; returns a line for each length."""
+    pool = preparation.pool
+    inputs = _text_shards(preparation, plan)
+    ids = load_vocab(plan.vocab_file)
+    special = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK]}
+    vocabulary = {"sha256": sha256_of(plan.vocab_file), "size": len(ids), **special}
+    outputs, whole, finished = {}, {}, {}
+    problems = Problems()
+    for folder, options in plan.folders.items():
+        parameters = {
+            **dataclasses.asdict(options),
+            "do_lower_case": plan.do_lower_case,
+            "random_seed": plan.random_seed,
+            "compression": plan.compression,
+            "vocabulary": vocabulary,
+        }
+        libraries = ["numpy", "h5py", "tokenizers"]
+        outputs[folder] = preparation.output(folder / FILE_NAME, "create_hdf5_files", parameters, inputs, libraries)
+        with problems.collect():
+            whole[folder] = outputs[folder].whole_files(pool, sorted(folder.glob("*.hdf5")))
+            finished[folder] = outputs[folder].finished(whole[folder])
+    problems.raise_if_any()
+
+    unfinished = [folder for folder in plan.folders if not finished[folder]]
+    for folder in unfinished:
+        outputs[folder].start_journal(whole[folder])
+        if preparation.overwrite:
+            for stranger in set(folder.glob("*.hdf5")) - {folder / name for name in whole[folder]}:
+                stranger.unlink()
+    tasks = [
+        _ShardTask(name, text, record.sha256, lacking)
+        for name, (text, record) in zip(plan.names, inputs.items(), strict=True)
+        if (lacking := [folder for folder in unfinished if f"{name}.hdf5" not in whole[folder]])
+    ]
+    results = pool.map(functools.partial(_create_shard_files, plan=plan), tasks, "create_hdf5_files", _task_name)
+    for task, records in zip(tasks, tqdm(results, total=len(tasks), unit="shard", desc="HDF5"), strict=True):
+        for folder, record in zip(task.folders, records, strict=True):
+            whole[folder][f"{task.name}.hdf5"] = record
+            outputs[folder].add_to_journal(f"{task.name}.hdf5", record)
+    lines = []
+    for folder in plan.folders:
+        if finished[folder]:
+            lines.append(_skipped(finished[folder], folder))
+        else:
+            manifest = outputs[folder].finish({f"{name}.hdf5": whole[folder][f"{name}.hdf5"] for name in plan.names})
+            lines.append(f"{manifest.total('rows'):,} training instances in {len(plan.names)} shards in {folder}")
+    return lines
+
+
+def _text_shards(preparation: Preparation, plan: HDF5Plan) -> dict[Path, FileRecord]:
+    """The text shards by the order of the plan's names, as sharding recorded them or, without a record, as they are."""
+    texts = [plan.texts / f"{name}.txt" for name in plan.names]
+    missing = [text for text in texts if not text.is_file()]
+    if missing:
+        raise UserError(
+            f"There is no text shard {missing[0]} ({len(missing)} of {len(texts)} are missing); run --action sharding "
+            "with the same numbers of shards first."
+        )
+    if not (plan.texts / FILE_NAME).is_file():
+        return preparation.records(texts)
+    recorded = Manifest.read(plan.texts / FILE_NAME).outputs
+    strangers = [text for text in texts if text.name not in recorded]
+    if strangers:
+        raise UserError(f"{strangers[0]} is not in {plan.texts / FILE_NAME}; run --action sharding again.")
+    return {text: recorded[text.name] for text in texts}
+
+
+def _create_shard_files(task: _ShardTask, plan: HDF5Plan) -> list[FileRecord]:
+    if sha256_of(task.text) != task.text_sha256:
+        raise UserError(f"{task.text} is not as it was written; run --action sharding again, which makes it anew.")
+    outputs = [(plan.folders[folder], folder / f"{task.name}.hdf5") for folder in task.folders]
+    created = create_shards(
+        [task.text], outputs, plan.vocab_file, plan.do_lower_case, plan.random_seed, plan.compression
+    )
+    return created.files
+
+
+def _task_name(task: _ShardTask) -> str:
+    return task.name
+
+
+def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: str | None, report_file: str | None) -> str:
+    """Check folders of text shards or of HDF5 shards, print what was found, and write it to `report_file` as JSON.
+
+    Raises:
+        UserError: a sentence for each folder in which a check failed.
+    """
+    if not folders:
+        raise UserError("There is nothing to verify; prepare the dataset first, or give folders as --input_files.")
+    reports = []
+    for folder in folders:
+        is_text = not any(folder.glob("*.hdf5")) and any(folder.glob("*.txt"))
+        reports.append(verify_text(folder, pool) if is_text else verify(folder, pool, vocab_file=vocab_file))
+        print(reports[-1].text(), end="\n\n", flush=True)
+    if report_file:
+        with atomic_write(report_file) as file:
+            json.dump([report.as_dict() for report in reports], file, indent=1)
+    failures = [failure for report in reports if (failure := report.failure())]
+    if failures:
+        raise UserError(failures)
+    return f"verified: {', '.join(map(str, folders))}"

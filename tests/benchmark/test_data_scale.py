@@ -1,0 +1,45 @@
+"""The made corpus has the size and the shape that was asked for; the benchmark on it runs and prints its table."""
+
+from collections import Counter
+
+from corpora import write_vocab
+
+from benchmark import data_scale
+from benchmark.made_corpus import documents, write_formatted, write_text_shard
+
+
+def test_made_text():
+    made = list(documents(300_000, seed=1))
+    n_bytes = sum(len(sentence) + 1 for document in made for sentence in document)
+    assert 300_000 <= n_bytes < 320_000
+    assert all(sentence[0].isupper() and sentence[-1] == "." for document in made for sentence in document)
+    counts = Counter(word for document in made for sentence in document for word in sentence.lower()[:-1].split())
+    frequencies = sorted(counts.values(), reverse=True)
+    assert 10 < frequencies[0] / frequencies[50] < 30  # Zipf, shifted by 3: 53/3
+    assert frequencies[-1] == 1
+    assert list(documents(300_000, seed=1)) == made
+    assert list(documents(300_000, seed=2)) != made
+
+
+def test_both_forms_hold_the_same_text(tmp_path):
+    write_formatted(tmp_path / "formatted", 50_000)
+    write_text_shard(tmp_path / "shard", 50_000)
+    formatted = (tmp_path / "formatted").read_text(encoding="utf-8").splitlines()
+    shard = (tmp_path / "shard").read_text(encoding="utf-8").removesuffix("\n\n").split("\n\n")
+    assert [document.replace("\n", " ") for document in shard] == formatted
+
+
+def test_prints_its_table(tmp_path, capsys, monkeypatch):
+    arguments = ["--vocab_file", str(write_vocab(tmp_path / "vocab.txt")), "--scale_mb", "0.1", "--n_shards", "2"]
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("sys.argv", ["data_scale.py", *arguments, "--folder", str(tmp_path / "scratch")])
+    data_scale.main()
+    _, head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["stage", "1", "process", "2", "processes", "ratio", "main", "MiB", "worker", "MiB"]
+    assert [line.split()[0] for line in lines] == ["splitting", "sharding", "hdf5"]
+    for line in lines:
+        one, several, ratio, main, worker = map(float, line.split()[1:])
+        # Both are rounded to hundredths of a second.
+        assert (one - 0.005) / (several + 0.005) - 0.01 < ratio < (one + 0.005) / max(several - 0.005, 1e-9) + 0.01
+        assert 20 < worker < main < 1024
+    assert not list((tmp_path / "scratch").iterdir())
