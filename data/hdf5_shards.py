@@ -8,25 +8,14 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import h5py
 import numpy as np
 
 from data.flat_batch import PaddedSamples
+from data.instances import DATASETS
 from errors import Problems, UserError
 
-# Name in the file -> number of dimensions: (rows,), (rows, sequence length) or (rows, predictions).
-DATASETS = MappingProxyType(
-    {
-        "input_ids": 2,
-        "input_mask": 2,
-        "segment_ids": 2,
-        "masked_lm_positions": 2,
-        "masked_lm_ids": 2,
-        "next_sentence_labels": 1,
-    }
-)
 REMAKE = "make it again with data/bertPrep.py --action create_hdf5_files"
 
 

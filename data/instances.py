@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,6 +21,17 @@ from data.masking import choose_tokens, choose_words
 
 N_SPECIAL = 3  # [CLS] a [SEP] b [SEP]
 ROWS_PER_BLOCK = 4096  # pairs assembled at a time: a few MB per intermediate array
+# Name in the file -> number of dimensions: (rows,), (rows, sequence length) or (rows, predictions).
+DATASETS = MappingProxyType(
+    {
+        "input_ids": 2,
+        "input_mask": 2,
+        "segment_ids": 2,
+        "masked_lm_positions": 2,
+        "masked_lm_ids": 2,
+        "next_sentence_labels": 1,
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.hdf5_shards import DATASETS
-from data.instances import N_SPECIAL, SpecialIds
+from data.instances import DATASETS, N_SPECIAL, SpecialIds
 
 TOKENS_PER_BLOCK = 2**20  # a few MB per array: much larger ones are slower, and smaller ones reread NVIDIA's chunks
 LARGEST_ID = 2**31 - 1

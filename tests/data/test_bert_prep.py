@@ -287,10 +287,12 @@ def test_input_files_may_be_separated_by_commas(working_dir, capsys):
 
 def test_working_dir_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("", encoding="utf-8")
     monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(tmp_path / "file" / "new"))
-    (sentence,) = sentences_of(flags("download", "bookscorpus", "--source", tmp_path / "file"))
+    (sentence,) = sentences_of(flags("download", "bookscorpus", "--source", tmp_path / "a.txt"))
     assert f"Nothing can be written under {tmp_path}/file/new, since {tmp_path}/file is no folder" in sentence
-    main(flags("download", "bookscorpus", "--print_output_dir"))  # finding data needs no right to write
+    # Finding data needs no right to write.
+    main(flags("download", "bookscorpus", "--source", tmp_path / "a.txt", "--print_output_dir"))
     assert capsys.readouterr().out.strip() == f"{tmp_path}/file/new/download/bookscorpus"
 
 

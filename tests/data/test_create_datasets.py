@@ -1,5 +1,6 @@
 """create_datasets_from_start.sh, as its user starts it: the sample corpus end to end, and the real dump where it is."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import SAMPLE, read_as_nvidia, tree
+from http_servers import serve
 
+from data.manifest import Manifest
 from data.pretraining_dataset import PretrainingDataset
 from data.train_vocab import count_words, train_wordpiece_vocab
 from tokenization import BertTokenizer
@@ -21,7 +24,12 @@ PHASES = ((128, 20), (512, 80))
 def run(cwd, *arguments, **variables):
     names = ("CORPUS", "WIKI_SOURCE", "BOOKS_SOURCE", "VOCAB_FILE", "STAGES", "BERT_PREP_WORKING_DIR")
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment |= {"EXTRA_DOWNLOADS": "", "PYTHON": sys.executable, "N_PROCESSES": "2", **{k: str(v) for k, v in variables.items()}}
+    environment |= {
+        "EXTRA_DOWNLOADS": "",
+        "PYTHON": sys.executable,
+        "N_PROCESSES": "2",
+        **{k: str(v) for k, v in variables.items()},
+    }
     return subprocess.run(
         ["bash", SCRIPT, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -34,7 +42,7 @@ def check_phases(working_dir, corpus, vocab_size, n_training_shards, n_test_shar
         folder = working_dir / HDF5.format(length, predictions) / corpus
         counts = {"training": n_training_shards, "test": n_test_shards}
         names = [f"{corpus}_{split}_{i}.hdf5" for split, count in counts.items() for i in range(count)]
-        assert sorted(tree(folder)) == sorted(names)
+        assert sorted(tree(folder)) == sorted([*names, "manifest.json"])
         lengths, randoms, n_masked, n_words = [], [], 0, 0
         for name in names:
             ids, mask, segments, positions, masked_ids, next_sentence = read_as_nvidia(folder / name)
@@ -117,17 +125,22 @@ def test_sample_corpus_end_to_end(tmp_path, sample_vocab):
 
 
 def test_all_problems_at_once(tmp_path):
-    finished = run(tmp_path, WIKI_SOURCE="no dump", VOCAB_FILE="no vocab", STAGES="download shard create_hdf5_files")
+    wrong = {"WIKI_SOURCE": "no dump", "VOCAB_FILE": "no vocab", "STAGES": "download shard create_hdf5_files"}
+    finished = run(tmp_path, **wrong, WHOLE_WORD_MASKING="yes", EXTRA_DOWNLOADS="glue", COMPRESSION="zip")
     assert finished.returncode == 2
     assert finished.stdout == ""
     lines = finished.stderr.splitlines()
-    assert len(lines) == 5
     assert all(line.startswith("error: ") for line in lines)
-    for words in ("BOOKS_SOURCE is empty", "CORPUS=wikicorpus_en", "'no dump'", "'no vocab'", "STAGES holds 'shard'"):
-        assert sum(words in line for line in lines) == 1, words
+    words = ["BOOKS_SOURCE is empty", "CORPUS=wikicorpus_en", "no file no dump", "'no vocab'", "STAGES holds 'shard'"]
+    words += ["WHOLE_WORD_MASKING is 'yes'", "EXTRA_DOWNLOADS holds 'glue'", "--compression: invalid choice: 'zip'"]
+    assert len(lines) == len(words)
+    for word in words:
+        assert sum(word in line for line in lines) == 1, word
     finished = run(tmp_path, CORPUS="wiki", STAGES="sharding")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert "CORPUS is 'wiki'" in finished.stderr
+    finished = run(tmp_path, CORPUS="wikicorpus_en")
+    assert "VOCAB_FILE is empty" in finished.stderr
     assert not tree(tmp_path)
 
 
@@ -141,7 +154,13 @@ def test_numbers_and_vocabulary_are_checked_before_the_first_stage(tmp_path, sam
     assert (finished.returncode, finished.stdout) == (2, "")
     lines = finished.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines)
-    for words in ("'no books'", "--n_training_shards 0", "--fraction_test_set 2", "--dupe_factor 0", "lacks [MASK]"):
+    for words in (
+        "There is no no books",
+        "--n_training_shards 0",
+        "--fraction_test_set 2",
+        "--dupe_factor 0",
+        "lacks [MASK]",
+    ):
         assert sum(words in line for line in lines) == 1, (words, lines)
     assert len(lines) == 5
 
@@ -154,7 +173,7 @@ def test_numbers_and_vocabulary_are_checked_before_the_first_stage(tmp_path, sam
 def test_help(tmp_path):
     finished = run(tmp_path, "--help", WIKI_SOURCE="x y")
     assert finished.returncode == 0
-    assert "From raw text to the HDF5 shards" in finished.stdout
+    assert "From nothing to the verified HDF5 shards" in finished.stdout
     assert "  WIKI_SOURCE=x y\n" in finished.stdout
     assert "set -euo" not in finished.stdout
 
@@ -172,9 +191,10 @@ def test_a_failing_stage_is_the_last(tmp_path, sample_vocab):
     assert finished.returncode == 2
     assert "== text_formatting" in finished.stdout
     assert "== sharding" not in finished.stdout
-    assert finished.stderr.startswith("error: wikiextractor failed")
-    assert len(finished.stderr.splitlines()) == 1
-    assert list(tree(tmp_path / "out")) == ["download/wikicorpus_en/wikicorpus_en.xml.bz2"]
+    assert finished.stderr.splitlines()[-1].startswith("error: The dump")
+    assert "is damaged or cut short" in finished.stderr
+    downloaded = ["manifest.json", "wikicorpus_en.xml.bz2"]
+    assert sorted(tree(tmp_path / "out")) == [f"download/wikicorpus_en/{name}" for name in downloaded]
 
 
 def test_real_dump_to_both_phases(tmp_path, reference_data):
@@ -202,3 +222,52 @@ def test_real_dump_to_both_phases(tmp_path, reference_data):
     formatted = (tmp_path / "formatted_one_article_per_line" / "wikicorpus_en_one_article_per_line.txt").read_text()
     for crumb in ("{{", "}}", "[[", "]]", "&amp;", "<ref", "\n\n"):
         assert crumb not in formatted
+
+
+def sums_of(dump, date):
+    return f"{hashlib.sha1(dump).hexdigest()}  enwiki-{date}-pages-articles.xml.bz2\n".encode()
+
+
+def prepare_over_a_bad_line(folder, dump, vocab, break_after, **variables):
+    """All of the script, with a dump from a server that breaks off again and again; returns what it printed."""
+    sums = sums_of(dump, "20260101")
+    files = {
+        "enwiki/latest/enwiki-latest-sha1sums.txt": sums,
+        "enwiki/20260101/enwiki-20260101-pages-articles.xml.bz2": dump,
+    }
+    with serve(files, break_after=break_after) as server:
+        finished = run(
+            folder,
+            *("--wiki_mirror", server.url),
+            CORPUS="wikicorpus_en",
+            VOCAB_FILE=vocab,
+            BERT_PREP_WORKING_DIR=folder / "work",
+            **variables,
+        )
+        breaks = sum(request.path.endswith(".bz2") for request in server.requests)
+    assert finished.returncode == 0, finished.stderr
+    assert breaks >= len(dump) // break_after
+    manifest = Manifest.read(folder / "work" / "download" / "wikicorpus_en" / "manifest.json")
+    assert manifest.facts["date"] == "20260101"
+    assert finished.stdout.count("FAILED") == 0
+    assert "verified: " in finished.stdout
+    return finished.stdout
+
+
+def test_the_sample_over_a_bad_line_and_started_again(tmp_path, sample_vocab):
+    dump = (SAMPLE / "wikicorpus_sample.xml.bz2").read_bytes()
+    shards = {"N_TRAINING_SHARDS": 2, "N_TEST_SHARDS": 1}
+    prepare_over_a_bad_line(tmp_path, dump, sample_vocab, len(dump) // 4, **shards)
+    before = tree(tmp_path)
+    again = run(tmp_path, CORPUS="wikicorpus_en", VOCAB_FILE=sample_vocab, BERT_PREP_WORKING_DIR="work", **shards)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("was finished before") == 5  # extraction, formatting, sharding, both lengths
+    assert "downloaded before" in again.stdout
+    assert tree(tmp_path) == before
+
+
+def test_real_dump_over_a_bad_line(tmp_path, reference_data):
+    dump = (reference_data / "enwiki-sample-pages-articles.xml.bz2").read_bytes()
+    vocab = reference_data / "bert-base-uncased-vocab.txt"
+    prepare_over_a_bad_line(tmp_path, dump, vocab, 300_000, N_TRAINING_SHARDS=8, N_TEST_SHARDS=2)
+    check_phases(tmp_path / "work", "wikicorpus_en", 30522, 8, 2)
