@@ -6,6 +6,7 @@ all.
 """
 
 import contextlib
+import errno
 import sys
 from collections.abc import Callable, Iterator
 
@@ -52,12 +53,18 @@ class Problems:
 
 
 def run_main(main: Callable[[], object]) -> None:
-    """Call `main`; a UserError becomes its sentences on stderr and exit status 2, Ctrl-C exit status 130."""
+    """Call `main`; a UserError and a full disk become sentences on stderr and exit status 2, Ctrl-C exit status 130."""
     try:
         main()
     except UserError as error:
         for sentence in error.sentences:
             print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"error: There is no space left on the disk{where}; free some, and start again.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -243,7 +243,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with (
         locked(layout.working_dir, f"{args.action}.{args.dataset}"),
-        workers(args.n_processes, args.scheduler, layout.working_dir) as pool,
+        # What is downloaded lies on this machine, and others need not see where.
+        workers(args.n_processes, None if args.action == "download" else args.scheduler, layout.working_dir) as pool,
     ):
         if args.action == "download":
             lines = download(layout, _download_options(args), pool)

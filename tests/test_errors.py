@@ -1,10 +1,13 @@
 """Errors come out as sentences and an exit status."""
 
+import errno
 import pickle
 
 import pytest
 
 from errors import Problems, UserError, run_main
+
+FULL = "error: There is no space left on the disk"
 
 
 def test_problems_are_collected():
@@ -39,6 +42,8 @@ def raising(error):
     [
         (UserError("One."), 2, "error: One.\n"),
         (UserError(["One.", "Two."]), 2, "error: One.\nerror: Two.\n"),
+        (OSError(errno.ENOSPC, "full", "a.txt"), 2, f"{FULL} for a.txt; free some, and start again.\n"),
+        (OSError(errno.EDQUOT, "quota"), 2, f"{FULL}; free some, and start again.\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -53,3 +58,5 @@ def test_success_and_bugs_pass_through():
     run_main(lambda: "anything")
     with pytest.raises(ZeroDivisionError):
         run_main(raising(ZeroDivisionError()))
+    with pytest.raises(FileNotFoundError):
+        run_main(raising(FileNotFoundError(errno.ENOENT, "no")))

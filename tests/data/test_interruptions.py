@@ -1,9 +1,10 @@
-"""kill -9 at random moments in every stage, again and again: in the end there is what an undisturbed run makes.
+"""kill -9 at random moments in every stage, and a full disk: in the end there is what an undisturbed run makes.
 
 Only the stage's own process is killed. The workers it leaves must end by themselves, or they would go on writing.
 """
 
 import bz2
+import contextlib
 import os
 import random
 import shutil
@@ -65,6 +66,19 @@ def output(working_dir):
     return {name: content for name, content in tree(working_dir).items() if not name.endswith(".lock")}
 
 
+@contextlib.contextmanager
+def small_disk(folder, n_bytes):
+    """A file system of so many bytes at `folder`, where one may be mounted; yields a function that resizes it."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield lambda n: subprocess.run(["mount", "-o", f"remount,size={n}", str(folder)], check=True)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The working folder before each stage and after the last, how long each took, and the vocabulary."""
@@ -108,3 +122,27 @@ def test_killed_and_started_again_ends_with_the_same_bytes(undisturbed, tmp_path
     process = start(stage, working_dir, vocab)
     assert process.wait() == 0, process.stderr.read()
     assert output(working_dir) == expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_one_sentence_and_loses_nothing(undisturbed, tmp_path, stage):
+    before, after, _, vocab = undisturbed
+    following = STAGES[STAGES.index(stage) + 1 :]
+    there, expected = output(before[stage]), output(before[following[0]] if following else after)
+    n_before, n_after = (sum(map(len, files.values())) for files in (there, expected))
+    # Half of what is to be written fits; 4096 per file, and the folders, are for the file system itself.
+    with small_disk(tmp_path / "disk", n_before + 4096 * (len(there) + 30) + (n_after - n_before) // 2) as resize:
+        working_dir = tmp_path / "disk" / "work"
+        shutil.copytree(before[stage], working_dir)
+        process = start(stage, working_dir, vocab)
+        errors = process.communicate()[1]
+        assert process.returncode == 2, errors
+        assert "Traceback" not in errors
+        (sentence,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert "disk" in sentence
+        assert "start again" in sentence or "start it again" in sentence
+        assert output(working_dir).items() >= there.items()
+        resize(2 * n_after + 10**7)
+        process = start(stage, working_dir, vocab)
+        assert process.wait() == 0, process.stderr.read()
+        assert output(working_dir) == expected
