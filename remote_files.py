@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import boto3
-import botocore
-import botocore.config
-import botocore.exceptions
 import requests
 import urllib3
 from tqdm import tqdm
@@ -279,7 +275,10 @@ def _http_blocks(response: requests.Response) -> Iterator[bytes]:
         raise _TryAgain(error) from error
 
 
+# boto3 is imported where S3 is asked for: training imports this module too, and starts sooner without.
 def _open_s3(address: str, offset: int, validator: str | None, total: int | None) -> Answer:
+    import botocore.exceptions
+
     bucket, _, key = address[len("s3://") :].partition("/")
     if not bucket or not key:
         raise UserError(f"{address}: an S3 address is s3://bucket/key")
@@ -306,6 +305,9 @@ def _open_s3(address: str, offset: int, validator: str | None, total: int | None
 
 
 def _s3_client() -> Any:
+    import boto3
+    import botocore.config
+
     session = boto3.Session()
     # Public buckets are read without an account; a signature is possible only with one.
     signature = {} if session.get_credentials() else {"signature_version": botocore.UNSIGNED}
@@ -317,6 +319,8 @@ def _s3_client() -> Any:
 
 
 def _s3_blocks(body: Any) -> Iterator[bytes]:
+    import botocore.exceptions
+
     try:
         while block := body.read(2**16):
             yield block
