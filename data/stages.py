@@ -21,16 +21,10 @@ from data.parallel import Workers
 from data.sentences import splitter_name
 from data.sharding import ShardingPlan, survey, write_shards
 from data.stage_output import StageOutput, file_records, relative_to, replace_folder, scratch_folder
-from data.text_formatting import (
-    MIN_WORDS,
-    book_files,
-    extract_wikipedia,
-    extracted_files,
-    format_books,
-    format_wikipedia,
-)
+from data.text_formatting import MIN_WORDS, book_files, format_books, format_wikipedia
 from data.verify import verify
 from data.verify_text import verify_text
+from data.wikipedia import extract_wikipedia, extracted_files
 from errors import Problems, UserError
 from file_utils import atomic_write, sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab

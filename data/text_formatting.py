@@ -9,30 +9,18 @@ import html
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.parallel import Workers
-from data.wikipedia import extract_wikipedia, extracted_files
 from errors import UserError
 from file_utils import atomic_write
 
 MIN_WORDS = 8
 CRUMBS = re.compile(r"^[*#:;|!{}]|\{\{|\}\}|\|\}|\[\[|\]\]")
 BYTES_PER_TASK = 2**20
-
-__all__ = (
-    "MIN_WORDS",
-    "book_files",
-    "extract_wikipedia",
-    "extracted_files",
-    "fetch_local",
-    "format_books",
-    "format_wikipedia",
-)
 
 
 def format_wikipedia(files: Sequence[Path], formatted: Path, pool: Workers) -> int:
@@ -128,35 +116,3 @@ def _write_documents(lines: Iterable[str], formatted: Path, source: Path) -> int
         if n_documents == 0:
             raise UserError(f"There is no prose in any document of {source}; check that it is what it should be.")
     return n_documents
-
-
-def fetch_local(source: Path, destination: Path, wanted: str) -> None:
-    """Copy a local dump to the file, or books to the folder, `destination`.
-
-    Args:
-        wanted: "dump" for a .bz2 file, "books" for a .txt file or a folder that holds some.
-
-    Raises:
-        UserError: the source is not there or not what is wanted.
-    """
-    if wanted == "dump":
-        if not source.is_file():
-            raise UserError(f"There is no file {source}; give --source a Wikipedia dump (.xml.bz2).")
-        with open(source, "rb") as file:
-            if file.read(3) != b"BZh":
-                raise UserError(f"{source} is not a .bz2 file; give --source a Wikipedia dump as it is downloaded.")
-        _copy(source, destination)
-        return
-    if not source.exists():
-        raise UserError(f"There is no {source}; give --source a folder of .txt files, or one such file.")
-    books = [source] if source.is_file() else _text_files(source)
-    if not books or any(book.suffix != ".txt" for book in books):
-        raise UserError(f"{source} is no .txt file and holds none; give --source a folder of books as .txt files.")
-    for book in books:
-        _copy(book, destination / (book.name if source.is_file() else book.relative_to(source)))
-
-
-def _copy(source: Path, destination: Path) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with open(source, "rb") as reader, atomic_write(destination, "wb") as writer:
-        shutil.copyfileobj(reader, writer, 2**20)

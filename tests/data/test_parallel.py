@@ -10,10 +10,15 @@ import time
 import psutil
 import pytest
 
-from data.parallel import TASKS_AHEAD, map_in_processes
+from data.parallel import TASKS_AHEAD, workers
 from errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+
+
+def mapped(function, tasks, n_processes, stage="counting"):
+    with workers(n_processes) as pool:
+        yield from pool.map(function, tasks, stage)
 
 
 def slow_if_early(number):
@@ -34,24 +39,24 @@ def die_at_five(number):
 
 
 def test_order_and_processes():
-    results = list(map_in_processes(slow_if_early, range(40), 2, "counting"))
+    results = list(mapped(slow_if_early, range(40), 2))
     assert [number for number, _ in results] == list(range(40))
     assert os.getpid() not in {pid for _, pid in results}
 
 
 def test_one_process_is_this_one():
-    assert list(map_in_processes(slow_if_early, [7], 1, "counting")) == [(7, os.getpid())]
+    assert list(mapped(slow_if_early, [7], 1)) == [(7, os.getpid())]
 
 
 def test_more_processes_than_tasks_and_no_tasks():
-    assert list(map_in_processes(fail_at_five, [1, 2], 3, "counting")) == [1, 2]
-    assert list(map_in_processes(fail_at_five, [], 2, "counting")) == []
+    assert list(mapped(fail_at_five, [1, 2], 3)) == [1, 2]
+    assert list(mapped(fail_at_five, [], 2)) == []
 
 
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_tasks_are_taken_as_results_are(n_processes):
     tasks = itertools.count(10)
-    results = map_in_processes(fail_at_five, tasks, n_processes, "counting")
+    results = mapped(fail_at_five, tasks, n_processes)
     assert [next(results) for _ in range(3)] == [10, 11, 12]
     results.close()
     assert next(tasks) <= 13 + n_processes * TASKS_AHEAD
@@ -61,7 +66,7 @@ def test_tasks_are_taken_as_results_are(n_processes):
 def test_exception_of_a_worker_comes_out(n_processes):
     results = []
     with pytest.raises(UserError, match=r"^five is bad$"):
-        results.extend(map_in_processes(fail_at_five, range(1000), n_processes, "counting"))
+        results.extend(mapped(fail_at_five, range(1000), n_processes))
 
 
 def test_exception_of_the_tasks_comes_out():
@@ -70,13 +75,13 @@ def test_exception_of_the_tasks_comes_out():
         raise UserError("no more tasks")
 
     with pytest.raises(UserError, match="no more tasks"):
-        list(map_in_processes(fail_at_five, tasks(), 2, "counting"))
+        list(mapped(fail_at_five, tasks(), 2))
 
 
 def test_killed_worker_is_reported_and_nothing_hangs():
     start = time.monotonic()
     with pytest.raises(UserError, match=r"A process of counting was killed.*smaller --n_processes"):
-        list(map_in_processes(die_at_five, range(1000), 2, "counting"))
+        list(mapped(die_at_five, range(1000), 2))
     assert time.monotonic() - start < 20
 
 

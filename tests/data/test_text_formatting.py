@@ -10,22 +10,22 @@ from html import escape
 import pytest
 from corpora import SAMPLE, tree
 
-from data import text_formatting
+from data import text_formatting, wikipedia
 from data.parallel import workers
-from data.text_formatting import book_files, extracted_files, fetch_local
+from data.text_formatting import book_files
 from errors import UserError
 
 
 def extract_wikipedia(dump, extracted, n_processes):
     extracted.mkdir(parents=True)
     with workers(n_processes) as pool:
-        return sum(text_formatting.extract_wikipedia(dump, extracted, pool).values())
+        return sum(wikipedia.extract_wikipedia(dump, extracted, pool).values())
 
 
 def format_wikipedia(extracted, formatted, n_processes=1):
     formatted.parent.mkdir(parents=True, exist_ok=True)
     with workers(n_processes) as pool:
-        return text_formatting.format_wikipedia(extracted_files(extracted), formatted, pool)
+        return text_formatting.format_wikipedia(wikipedia.extracted_files(extracted), formatted, pool)
 
 
 def format_books(folder, formatted):
@@ -224,39 +224,3 @@ def test_bad_books_leave_the_earlier_text(tmp_path, content, message):
     with pytest.raises(UserError, match=r"no \.txt file"):
         format_books(tmp_path / "nowhere", formatted)
     assert formatted.read_text(encoding="utf-8") == "before\n"
-
-
-def test_fetch(tmp_path):
-    dump = write_dump(tmp_path / "source" / "enwiki.xml.bz2", ARTICLES)
-    fetch_local(dump, tmp_path / "a" / "dump.xml.bz2", "dump")
-    assert (tmp_path / "a" / "dump.xml.bz2").read_bytes() == dump.read_bytes()
-    books = tmp_path / "source" / "books"
-    (books / "deep").mkdir(parents=True)
-    for name in ("one.txt", "deep/two.txt", "notes.md"):
-        (books / name).write_text(name, encoding="utf-8")
-    (books / "folder.txt").mkdir()
-    fetch_local(books, tmp_path / "b", "books")
-    assert tree(tmp_path / "b") == {"one.txt": b"one.txt", "deep/two.txt": b"deep/two.txt"}
-    fetch_local(books / "one.txt", tmp_path / "c", "books")
-    assert tree(tmp_path / "c") == {"one.txt": b"one.txt"}
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted", "message"),
-    [
-        ("nowhere", "dump", "There is no file .*nowhere"),
-        ("folder", "dump", "There is no file .*folder"),
-        ("page.html", "dump", r"page.html is not a \.bz2 file"),
-        ("nowhere", "books", "There is no .*nowhere"),
-        ("folder", "books", r"folder is no \.txt file and holds none"),
-        ("page.html", "books", r"page.html is no \.txt file"),
-    ],
-)
-def test_fetch_of_something_else(tmp_path, name, wanted, message):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "page.html").write_text("<html>", encoding="utf-8")
-    before = tree(tmp_path)
-    with pytest.raises(UserError, match=message):
-        fetch_local(tmp_path / name, tmp_path / "new", wanted)
-    assert tree(tmp_path) == before
-    assert not (tmp_path / "new").exists()
