@@ -1,8 +1,10 @@
 """Work spread over processes, of this machine or of a Dask cluster, in which no failure goes unnoticed.
 
-`concurrent.futures` notices a worker that the kernel killed, which multiprocessing.Pool waits for for ever. What it
-does not notice is that its own process was killed: workers would wait for tasks for ever. So each asks the kernel for a
-signal when its parent dies.
+Both pools of the standard library hang where a worker is killed: multiprocessing.Pool always, concurrent.futures where
+the worker dies with a lock of the queues that all share, or halfway through a large result. Here each worker has a pipe
+of its own, whose end the kernel closes whatever the worker dies of; so the task that it died at is known as well.
+
+No worker outlives its parent, however that died: each asks the kernel for a signal then.
 
 Results come in the order of the tasks, whoever computed them, so the output does not depend on the workers.
 """
@@ -10,12 +12,15 @@ Results come in the order of the tasks, whoever computed them, so the output doe
 import concurrent.futures
 import contextlib
 import ctypes
+import multiprocessing
 import os
+import queue
 import signal
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -82,31 +87,80 @@ class _ProcessPool:
         self.n_processes = n_processes
 
     def map(self, function, tasks, stage, task_name=None):
-        pool = concurrent.futures.ProcessPoolExecutor(
-            self.n_processes, initializer=_end_with_parent, initargs=(os.getpid(),)
-        )
-        with pool:
-            tasks = iter(tasks)
-            pending: deque[tuple[Task, concurrent.futures.Future]] = deque()
+        tasks = iter(tasks)
+        processes = [_WorkerProcess(function, stage, task_name) for _ in range(self.n_processes)]
+        idle = queue.SimpleQueue()
+        for process in processes:
+            idle.put(process)
+
+        def work_on(task: Task) -> Result:
+            process = idle.get()
             try:
-                while True:
-                    while len(pending) < self.n_processes * TASKS_AHEAD and (task := next(tasks, None)) is not None:
-                        pending.append((task, pool.submit(function, task)))
-                    if not pending:
-                        return
-                    result = pending[0][1].result()
-                    pending.popleft()
-                    yield result
-            except BrokenProcessPool as error:
-                # The pool does not say which task died; they are begun in order, so it is among the first unfinished.
-                begun = [task for task, future in pending if not _is_finished(future)][: self.n_processes]
-                at_work = f" at work on {' or '.join(map(task_name, begun))}" if task_name else ""
-                raise UserError(
-                    f"A process of {stage}{at_work} was killed, most likely by the system for lack of memory; start it "
-                    "again with a smaller --n_processes."
-                ) from error
+                return process.work_on(task)
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                idle.put(process)
+
+        threads = concurrent.futures.ThreadPoolExecutor(self.n_processes)
+        pending: deque[concurrent.futures.Future] = deque()
+        try:
+            while True:
+                while len(pending) < self.n_processes * TASKS_AHEAD and (task := next(tasks, None)) is not None:
+                    pending.append(threads.submit(work_on, task))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.end()
+            threads.shutdown(wait=True)
+
+
+class _WorkerProcess:
+    """A process that works on one task at a time; any thread may wait for it."""
+
+    def __init__(self, function: Callable, stage: str, task_name: Callable | None):
+        self.stage, self.task_name = stage, task_name
+        self.connection, other_end = multiprocessing.Pipe()
+        self.process = multiprocessing.Process(
+            target=_work_on_tasks, args=(other_end, function, os.getpid()), daemon=True
+        )
+        self.process.start()
+        other_end.close()  # now the worker alone holds it, and no worker started later inherits it
+
+    def work_on(self, task):
+        try:
+            self.connection.send(task)
+            result, error, trace = self.connection.recv()
+        except (EOFError, OSError) as dead:
+            at_work = f" at work on {self.task_name(task)}" if self.task_name else ""
+            raise UserError(
+                f"A process of {self.stage}{at_work} was killed, most likely by the system for lack of memory; start "
+                "it again with a smaller --n_processes."
+            ) from dead
+        if error is not None:
+            raise error from _TracebackOfWorker(trace)
+        return result
+
+    def end(self) -> None:
+        """Kill it: it is idle, or at work on what nobody wants any more."""
+        self.process.kill()
+        self.process.join()
+
+
+class _TracebackOfWorker(Exception):
+    """Where an exception was raised, in words: a traceback does not travel between processes."""
+
+
+def _work_on_tasks(connection: Connection, function: Callable, parent: int) -> None:
+    _end_with_parent(parent)
+    while True:
+        task = connection.recv()
+        try:
+            answer = function(task), None, None
+        except Exception as error:
+            answer = None, error, traceback.format_exc()
+        connection.send(answer)
 
 
 def _end_with_parent(parent: int) -> None:
@@ -116,13 +170,3 @@ def _end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the kernel was asked
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _is_finished(future: concurrent.futures.Future) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
-
-
-def map_in_processes(function, tasks, n_processes, stage, task_name=None):
-    """As `Workers.map`, for callers that know a number only."""
-    with workers(n_processes) as pool:
-        yield from pool.map(function, tasks, stage, task_name)

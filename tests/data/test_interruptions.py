@@ -124,6 +124,43 @@ def test_killed_and_started_again_ends_with_the_same_bytes(undisturbed, tmp_path
     assert output(working_dir) == expected
 
 
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_killed_worker_ends_the_stage_and_leaves_nothing_half_done(undisturbed, tmp_path, stage):
+    """As the kernel does when memory runs out."""
+    before, after, seconds, vocab = undisturbed
+    following = STAGES[STAGES.index(stage) + 1 :]
+    there, expected = output(before[stage]), output(before[following[0]] if following else after)
+    working_dir = tmp_path / "work"
+    rng = random.Random(stage)
+    for _ in range(20):
+        shutil.rmtree(working_dir, ignore_errors=True)
+        shutil.copytree(before[stage], working_dir)
+        process = start(stage, working_dir, vocab)
+        time.sleep(rng.uniform(0.2, 0.8) * seconds[stage])
+        # One alone may be what a library asks about the machine while it is imported.
+        if len(children := psutil.Process(process.pid).children()) == 2:
+            children[0].kill()
+        errors = process.communicate(timeout=30)[1]
+        if process.returncode != 0:
+            break
+        # The worker had nothing left to do, or there was none yet.
+        assert output(working_dir) == expected
+    assert process.returncode == 2, errors
+    assert "was killed, most likely by the system for lack of memory" in errors
+    assert "smaller --n_processes" in errors
+    assert session_of(process.pid) == []
+    # What it was writing may lie there under a hidden name, until the next start.
+    left = {
+        name: content
+        for name, content in output(working_dir).items()
+        if "manifest" not in name and not any(part.startswith(".") for part in Path(name).parts)
+    }
+    assert left.items() <= {**there, **expected}.items()
+    process = start(stage, working_dir, vocab)
+    assert process.wait() == 0, process.stderr.read()
+    assert output(working_dir) == expected
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_one_sentence_and_loses_nothing(undisturbed, tmp_path, stage):
     before, after, _, vocab = undisturbed

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.connection import Connection
 
 import psutil
 import pytest
@@ -30,6 +32,24 @@ def fail_at_five(number):
     if number == 5:
         raise UserError("five is bad")
     return number
+
+
+def raise_a_key_error(number):
+    return {}[number]
+
+
+def die_idle(number):
+    """End the other worker, which has nothing to do, as its task slept less."""
+    time.sleep(0.2 * number)
+    for other in psutil.Process(os.getppid()).children():
+        if number and other.pid != os.getpid():
+            other.kill()
+    return number
+
+
+def die_while_answering(number):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return bytes(10**7)  # more than the pipe holds
 
 
 def die_at_five(number):
@@ -83,6 +103,37 @@ def test_killed_worker_is_reported_and_nothing_hangs():
     with pytest.raises(UserError, match=r"A process of counting was killed.*smaller --n_processes"):
         list(mapped(die_at_five, range(1000), 2))
     assert time.monotonic() - start < 20
+
+
+def test_the_task_that_a_worker_died_at_is_named():
+    with (
+        workers(2) as pool,
+        pytest.raises(UserError, match=r"^A process of counting at work on number 5 was killed"),
+    ):
+        list(pool.map(die_at_five, range(1000), "counting", "number {}".format))
+
+
+def test_an_idle_worker_may_die():
+    assert list(mapped(die_idle, [0, 1], 2)) == [0, 1]
+
+
+def test_a_worker_that_dies_halfway_through_its_result(monkeypatch):
+    parent, receive = os.getpid(), Connection.recv
+
+    def receive_late(connection):
+        if os.getpid() == parent:
+            time.sleep(0.6)
+        return receive(connection)
+
+    monkeypatch.setattr(Connection, "recv", receive_late)
+    with workers(2) as pool, pytest.raises(UserError, match="was killed"):
+        list(pool.map(die_while_answering, [1], "counting"))
+
+
+def test_where_a_worker_raised_is_told():
+    with pytest.raises(KeyError) as caught:
+        list(mapped(raise_a_key_error, [1], 2))
+    assert "in raise_a_key_error" in str(caught.value.__cause__)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
