@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """What a second process brings, and the memory of every process, on a corpus made for the purpose.
 
-Stages are sentence splitting alone, sharding (of which splitting is the parallel part), and HDF5 creation of both
-lengths. Each is run with one process and with --n_processes, in turns, and the least times are compared; two processes
-on two idle cores should be at least 1.8 times as fast. Memory is the largest resident size that any process of the
-stage reached, main process and workers apart; 1 GiB is the bound, whatever the size of the corpus.
+Stages are extraction from an uncompressed dump with 450 templates for every MB of text (2 GB have as many as English
+Wikipedia, 900,000), sentence splitting alone, sharding (of which splitting is the parallel part), and HDF5 creation of
+both lengths. Each is run with one process and with --n_processes, in turns, and the least times are compared; two
+processes on two idle cores should be at least 1.8 times as fast. Memory is the largest resident size that any process
+of the stage reached, main process and workers apart; 1 GiB is the bound, whatever the size of the corpus.
 
   python3 benchmark/data_scale.py --vocab_file VOCAB --scale_mb 40 --repeats 3
   python3 benchmark/data_scale.py --vocab_file VOCAB --scale_mb 2000 --memory_only
+
+Extraction reads the dump twice in the main process, which the workers wait for; so it alone gains less.
 """
 
 import argparse
@@ -24,17 +27,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmark.made_corpus import write_formatted
+from benchmark.made_corpus import write_dump, write_formatted
 from data.create_pretraining_data import create_shards
 from data.instances import InstanceOptions
 from data.parallel import Workers, workers
 from data.sentences import split_sentences
 from data.sharding import ShardingPlan, survey, write_shards
+from data.wikipedia import extract_wikipedia
 
 LENGTHS = ((128, 20), (512, 80))
 MB_PER_SHARD = 50
 TASK_BYTES = 2**18
-STAGES = ("splitting", "sharding", "hdf5")
+TEMPLATES_PER_MB = 450
+STAGES = ("extraction", "splitting", "sharding", "hdf5")
+
+
+def extraction(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
+    """Dump to articles."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        extracted = Path(scratch) / "extracted"
+        extracted.mkdir()
+        extract_wikipedia(folder / "dump.xml", extracted, pool)
 
 
 def _split_part(part: tuple[Path, int]) -> int:
@@ -106,10 +119,12 @@ def main() -> None:
     parser.add_argument("--n_shards", type=int, help=f"(default: one for {MB_PER_SHARD} MB, and 8 at least)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turns (default: 1)")
     parser.add_argument("--folder", type=Path, help="where the corpus and its shards go (default: a temporary folder)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="(default: all)")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # what run_in_fresh_process calls
     args = parser.parse_args()
     if args.stage:
-        function = {"splitting": splitting, "sharding": sharding, "hdf5": hdf5}[args.stage]
+        functions = (extraction, splitting, sharding, hdf5)
+        function = dict(zip(STAGES, functions, strict=True))[args.stage]
         print(json.dumps(run_stage(function, args.n_processes, args.folder, args.n_shards, args.vocab_file)))
         return
     n_shards = args.n_shards or max(8, round(args.scale_mb / MB_PER_SHARD))
@@ -118,12 +133,15 @@ def main() -> None:
 
 
 def _measure(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
-    write_formatted(folder / "corpus.txt", int(args.scale_mb * 1e6))
+    n_bytes = int(args.scale_mb * 1e6)
+    if "extraction" in args.stages:
+        write_dump(folder / "dump.xml", n_bytes, int(args.scale_mb * TEMPLATES_PER_MB))
+    write_formatted(folder / "corpus.txt", n_bytes)
     (folder / "shards").mkdir()
     print(f"{args.scale_mb} MB of text, {n_shards} shards; the least seconds and the most MiB of {args.repeats}")
     several_processes = f"{args.n_processes} processes"
     print(f"{'stage':>10} {'1 process':>10} {several_processes:>13} {'ratio':>6} {'main MiB':>9} {'worker MiB':>11}")
-    for stage in STAGES:
+    for stage in args.stages:
         runs = defaultdict(list)
         for _ in range(args.repeats):
             for n_processes in [args.n_processes] if args.memory_only else [1, args.n_processes]:

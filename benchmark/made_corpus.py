@@ -41,6 +41,29 @@ def write_formatted(path: Path, n_bytes: int, seed: int = 0) -> None:
         file.writelines(" ".join(document) + "\n" for document in documents(n_bytes, seed))
 
 
+def write_dump(path: Path, n_bytes: int, n_templates: int, seed: int = 0) -> None:
+    """A MediaWiki export: templates of a kilobyte, then articles of `n_bytes` bytes that each call one of them."""
+    template = "&lt;includeonly&gt;" + "{{{1|}}} of the {{{2|}}} " * 40 + "&lt;/includeonly&gt;"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("<mediawiki>\n<siteinfo>\n<base>https://made.example/wiki/Main</base>\n<namespaces>\n")
+        file.write('<namespace key="10" case="first-letter">Template</namespace>\n</namespaces>\n</siteinfo>\n')
+        for number in range(n_templates):
+            file.write(_page(f"Template:Made {number}", 10, number, template))
+        for number, document in enumerate(documents(n_bytes, seed)):
+            call = f"{{{{Made {number % n_templates}|some|any}}}}" if n_templates else ""
+            sections = (" ".join(document[i : i + 8]) for i in range(0, len(document), 8))
+            text = "\n\n== Section ==\n".join(f"A [[word|made]] text. {section}" for section in sections)
+            file.write(_page(f"Article {number}", 0, n_templates + number, call + text))
+        file.write("</mediawiki>\n")
+
+
+def _page(title: str, namespace: int, number: int, text: str) -> str:
+    return (
+        f"  <page>\n    <title>{title}</title>\n    <ns>{namespace}</ns>\n    <id>{number + 1}</id>\n    <revision>\n"
+        f"      <id>{number + 1}</id>\n      <text>{text}</text>\n    </revision>\n  </page>\n"
+    )
+
+
 def write_text_shard(path: Path, n_bytes: int, seed: int = 0) -> None:
     """One sentence per line and an empty line after each document, as --action sharding makes it."""
     with open(path, "w", encoding="utf-8") as file:

@@ -1,8 +1,9 @@
 """Wikipedia's dump to the articles' text, with the parts of wikiextractor.
 
-Its own command line feeds processes through queues, and waits for ever for one that was killed. So its parts run on our
-workers instead, and give the same bytes: pages are collected here, in the dump's order, and cleaned there. Templates
-lie in files that all workers map into memory, so that there is one copy of them on each machine.
+Its own command line feeds processes through queues that do not know when one of them was killed, and works on one
+machine. So its parts run on our workers instead, and give the same bytes: pages are collected here, in the order of the
+dump, and cleaned there. Templates, a gigabyte of English Wikipedia, go to files as they are read, and all workers map
+these into memory, so that there is one copy of them on each machine.
 """
 
 import bz2
@@ -14,6 +15,7 @@ import mmap
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 from wikiextractor import WikiExtractor, template_blob
@@ -108,14 +110,30 @@ def _site(lines: Iterable[str], dump: Path) -> _Site:
     raise UserError(f"wikiextractor found no article in {dump}; check that it is a pages-articles dump.")
 
 
+class _TemplateFiles(template_blob.StreamingTemplateBlobBuilder):
+    """The library's builder, which writes the templates' texts to a file instead of gathering them."""
+
+    def __init__(self, content: BinaryIO):
+        super().__init__()
+        self.content = content
+
+    def add(self, title: str, text: str) -> None:
+        encoded = text.encode("utf-8")
+        self._metadata.append((title, self._content_offset, len(encoded)))
+        self._content_offset += len(encoded)
+        self.content.write(encoded)
+
+
 def _save_templates(lines: Iterable[str], folder: Path, prefix: str) -> str:
-    templates, redirects = (template_blob.StreamingTemplateBlobBuilder() for _ in range(2))
-    _, prefix = WikiExtractor.load_templates(
-        lines, blob_builder=templates, redirects_blob_builder=redirects, template_prefix=prefix
-    )
+    with open(folder / "templates2", "wb") as templates_file, open(folder / "redirects2", "wb") as redirects_file:
+        templates, redirects = _TemplateFiles(templates_file), _TemplateFiles(redirects_file)
+        _, prefix = WikiExtractor.load_templates(
+            lines, blob_builder=templates, redirects_blob_builder=redirects, template_prefix=prefix
+        )
     for kind, builder in (("templates", templates), ("redirects", redirects)):
-        for number, part in enumerate(builder.finish()):
-            (folder / f"{kind}{number}").write_bytes(part)
+        records, titles, _ = builder.finish()
+        (folder / f"{kind}0").write_bytes(records)
+        (folder / f"{kind}1").write_bytes(titles)
     return prefix
 
 

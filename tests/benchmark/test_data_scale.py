@@ -1,11 +1,14 @@
 """The made corpus has the size and the shape that was asked for; the benchmark on it runs and prints its table."""
 
+import json
 from collections import Counter
 
 from corpora import write_vocab
 
 from benchmark import data_scale
-from benchmark.made_corpus import documents, write_formatted, write_text_shard
+from benchmark.made_corpus import documents, write_dump, write_formatted, write_text_shard
+from data.parallel import workers
+from data.wikipedia import extract_wikipedia
 
 
 def test_made_text():
@@ -29,6 +32,21 @@ def test_both_forms_hold_the_same_text(tmp_path):
     assert [document.replace("\n", " ") for document in shard] == formatted
 
 
+def test_the_dump_holds_the_text_that_was_asked_for(tmp_path):
+    write_dump(tmp_path / "dump.xml", 50_000, 7)
+    (tmp_path / "extracted").mkdir()
+    with workers(1) as pool:
+        counts = extract_wikipedia(tmp_path / "dump.xml", tmp_path / "extracted", pool)
+    made = list(documents(50_000))
+    assert sum(counts.values()) == len(made)
+    articles = [
+        json.loads(line)["text"] for line in (tmp_path / "extracted" / "AA" / "wiki_00").read_text().splitlines()
+    ]
+    for document, article in zip(made, articles, strict=True):
+        assert article.startswith("some of the any " * 40)  # its template
+        assert all(sentence in article for sentence in document)
+
+
 def test_prints_its_table(tmp_path, capsys, monkeypatch):
     arguments = ["--vocab_file", str(write_vocab(tmp_path / "vocab.txt")), "--scale_mb", "0.1", "--n_shards", "2"]
     (tmp_path / "scratch").mkdir()
@@ -36,7 +54,7 @@ def test_prints_its_table(tmp_path, capsys, monkeypatch):
     data_scale.main()
     _, head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["stage", "1", "process", "2", "processes", "ratio", "main", "MiB", "worker", "MiB"]
-    assert [line.split()[0] for line in lines] == ["splitting", "sharding", "hdf5"]
+    assert [line.split()[0] for line in lines] == ["extraction", "splitting", "sharding", "hdf5"]
     for line in lines:
         one, several, ratio, main, worker = map(float, line.split()[1:])
         # Both are rounded to hundredths of a second.
