@@ -72,9 +72,13 @@ def _check_workers(client, threads: dict[str, int], shared_folder: Path | None) 
     if shared_folder is None:
         return
     with tempfile.NamedTemporaryFile(dir=shared_folder, prefix=".probe.") as probe:
-        for worker, sees in client.run(os.path.exists, os.path.abspath(probe.name)).items():
+        for worker, sees in client.run(os.path.exists, _where_workers_look(probe.name)).items():
             if not sees:
                 raise UserError(f"The Dask worker {worker} does not see {shared_folder}; use a shared file system.")
+
+
+def _where_workers_look(path: str) -> str:
+    return os.path.abspath(path)
 
 
 class _DaskCluster:

@@ -84,11 +84,14 @@ def write_instances(path: Path, n_rows: int, blocks: Iterable[Instances], compre
         with atomic_write(path, "w+b", buffering=0) as file:
             keeper = _FailureKeeper(file)
             with h5py.File(keeper, "w") as hdf5:
+                datasets: dict[str, h5py.Dataset] = {}
                 for block in _until_failure(blocks, keeper):
-                    _append(hdf5, block, n_rows, n_written, compression)
+                    _append(hdf5, datasets, block, n_rows, n_written, compression)
                     n_written += len(block.input_ids)
                     n_tokens += int(np.count_nonzero(block.input_mask))
                     n_masked += int(np.count_nonzero(block.masked_lm_positions))
+                for dataset in datasets.values():
+                    dataset.flush()
             if keeper.failure:
                 raise keeper.failure
         return FileRecord.of(path, rows=n_rows, tokens=n_tokens, masked=n_masked)
@@ -108,12 +111,16 @@ def _until_failure(blocks: Iterable[Instances], keeper: _FailureKeeper) -> Itera
             return
 
 
-def _append(file: h5py.File, block: Instances, n_rows: int, start: int, compression: str) -> None:
+def _append(
+    file: h5py.File, datasets: dict[str, h5py.Dataset], block: Instances, n_rows: int, start: int, compression: str
+) -> None:
     for name, rows in vars(block).items():
-        if name not in file:
+        # Opened once: closing one writes its chunks, and when Python closes it depends on who else looks at it, which
+        # Dask's profiler does from another thread. The file's bytes are not to depend on that.
+        if name not in datasets:
             shape = (n_rows, *rows.shape[1:])
             chunks = (min(n_rows, ROWS_PER_CHUNK), *rows.shape[1:])
-            file.create_dataset(
+            datasets[name] = file.create_dataset(
                 name, shape, rows.dtype, chunks=chunks, compression=COMPRESSIONS[compression], track_times=False
             )
-        file[name][start : start + len(rows)] = rows
+        datasets[name][start : start + len(rows)] = rows

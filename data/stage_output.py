@@ -91,7 +91,7 @@ class StageOutput:
         Raises:
             UserError: what is there is not this stage's output, and `overwrite` is not set.
         """
-        self._remove_leftovers()
+        self.remove_leftovers()
         found = self._found()
         if found is None:
             strangers = [path for path in unaccounted if path.exists()]
@@ -144,8 +144,8 @@ class StageOutput:
         self._journal_path.unlink(missing_ok=True)
         return manifest
 
-    def _remove_leftovers(self) -> None:
-        """Take away what a killed run was just writing. The stage is locked, so nobody is at work on it."""
+    def remove_leftovers(self) -> None:
+        """Take away what a killed run or worker was just writing. The stage is locked, so nobody is at work on it."""
         prefixes = (f".{self.wanted.dataset}", f".{FILE_NAME}", f".{JOURNAL_NAME}")
         for path in self.folder.glob(".*/"):
             if path.name.startswith(prefixes):

@@ -209,6 +209,7 @@ def create_hdf5_files(preparation: Preparation, plan: HDF5Plan) -> list[str]:
         if finished[folder]:
             lines.append(_skipped(finished[folder], folder))
         else:
+            outputs[folder].remove_leftovers()  # of Dask's workers one may have been killed, and the stage went on
             manifest = outputs[folder].finish({f"{name}.hdf5": whole[folder][f"{name}.hdf5"] for name in plan.names})
             lines.append(f"{manifest.total('rows'):,} training instances in {len(plan.names)} shards in {folder}")
     return lines

@@ -1,15 +1,22 @@
-"""Tasks on a real Dask scheduler with two worker processes, one of which is killed."""
+"""Tasks and whole stages on a real Dask scheduler with two worker processes, one of which is killed."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from corpora import write_vocab
+from preparation_runs import STAGES, command, output, write_long_dump
 
+from data import dask_workers
 from data.parallel import workers
 from errors import UserError
 
+PATH = os.pathsep.join(sys.path)  # to this file's functions, and the project
 distributed = pytest.importorskip("distributed")
 
 
@@ -61,3 +68,81 @@ def test_threads_are_refused():
 def test_scheduler_that_is_no_file():
     with pytest.raises(UserError, match=r"nowhere\.json is no file"), workers(1, "nowhere.json"):
         pass
+
+
+def test_scheduler_file(cluster, tmp_path):
+    (tmp_path / "scheduler.json").write_text(f'{{"address": "{cluster}"}}')
+    with workers(1, str(tmp_path / "scheduler.json")) as pool:
+        assert [result for result, _ in pool.map(square, [3, 4], "counting")] == [9, 16]
+
+
+def test_nobody_there(monkeypatch):
+    monkeypatch.setattr(dask_workers, "SECONDS_TO_WAIT", 1)
+    with pytest.raises(UserError, match=r"tcp://127\.0\.0\.1:9 is out of reach"), workers(1, "tcp://127.0.0.1:9"):
+        pass
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as local,
+        pytest.raises(UserError, match="has had no worker for 1 s"),
+        workers(1, local.scheduler_address),
+    ):
+        pass
+
+
+@contextlib.contextmanager
+def worker_process(scheduler, folder, **environment):
+    """A worker without a nanny that would start it again."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--nthreads", "1", "--no-nanny"]
+    with subprocess.Popen([*command, "--no-dashboard"], cwd=folder, env=environment, stderr=-3) as worker:
+        yield worker
+        worker.kill()
+
+
+def test_all_workers_go_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(dask_workers, "SECONDS_TO_WAIT", 3)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as local,
+        worker_process(local.scheduler_address, tmp_path, **{**os.environ, "PYTHONPATH": PATH}) as worker,
+        workers(1, local.scheduler_address) as pool,
+    ):
+        results = pool.map(square, range(10**6), "counting")
+        assert next(results) == (0, worker.pid)
+        worker.kill()
+        with pytest.raises(UserError, match="All Dask workers of counting are gone"):
+            list(results)
+
+
+def test_a_worker_without_the_project(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as local,
+        worker_process(local.scheduler_address, tmp_path, **environment),
+        pytest.raises(UserError, match="cannot import the project; set PYTHONPATH"),
+        workers(1, local.scheduler_address),
+    ):
+        pass
+
+
+def test_a_worker_without_the_folder(cluster, tmp_path, monkeypatch):
+    # Another machine's files cannot be had here, so the worker is asked for a file that is nowhere.
+    monkeypatch.setattr(dask_workers, "_where_workers_look", "/another/machine{}".format)
+    with pytest.raises(UserError, match=r"does not see .*; use a shared file system"), workers(1, cluster, tmp_path):
+        pass
+
+
+def test_stages_make_the_same_bytes_while_a_worker_is_killed(cluster, tmp_path):
+    vocab = write_vocab(tmp_path / "vocab.txt")
+    write_long_dump(tmp_path / "dump.xml.bz2")
+    alone, on_cluster = tmp_path / "alone", tmp_path / "cluster"
+    for stage in STAGES:
+        for folder, extra in ((alone, []), (on_cluster, ["--scheduler", cluster])):
+            environment = {**os.environ, "BERT_PREP_WORKING_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+            arguments = [*command(stage, vocab), *extra]
+            with subprocess.Popen(arguments, env=environment, stdout=-3, stderr=subprocess.PIPE, text=True) as process:
+                if extra and stage == "create_hdf5_files":
+                    while not list(on_cluster.glob("hdf5*/*/*.hdf5")):
+                        assert process.poll() is None, process.stderr.read()
+                        time.sleep(0.01)
+                    with distributed.Client(cluster, set_as_default=False) as client:
+                        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+                assert process.wait() == 0, process.stderr.read()
+    assert output(on_cluster) == output(alone)

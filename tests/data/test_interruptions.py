@@ -3,43 +3,21 @@
 Only the stage's own process is killed. The workers it leaves must end by themselves, or they would go on writing.
 """
 
-import bz2
 import contextlib
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from corpora import SAMPLE, tree, write_vocab
+from corpora import write_vocab
+from preparation_runs import STAGES, command, output, write_long_dump
 
-ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("download", "text_formatting", "sharding", "create_hdf5_files")
 KILLS_PER_STAGE = 5
-TIMES_LONGER = 40
-
-
-def write_long_dump(path):
-    """The sample's pages many times over, so that most of each stage is work and not imports."""
-    dump = bz2.decompress((SAMPLE / "wikicorpus_sample.xml.bz2").read_bytes())
-    start, end = dump.index(b"<page>"), dump.rindex(b"</page>") + len(b"</page>")
-    path.write_bytes(bz2.compress(dump[:start] + dump[start:end] * TIMES_LONGER + dump[end:], 1))
-
-
-def command(stage, vocab):
-    flags = ["--action", stage, "--dataset", "wikicorpus_en", "--n_processes", "2"]
-    if stage == "download":
-        flags += ["--source", vocab.parent / "dump.xml.bz2"]
-    if stage in ("sharding", "create_hdf5_files"):
-        flags += ["--n_training_shards", "5", "--n_test_shards", "2"]
-    if stage == "create_hdf5_files":
-        flags += ["--max_seq_length", "128", "512", "--max_predictions_per_seq", "20", "80", "--vocab_file", vocab]
-    return [sys.executable, ROOT / "data" / "bertPrep.py", *map(str, flags)]
 
 
 def start(stage, working_dir, vocab):
@@ -59,11 +37,6 @@ def session_of(pid):
         except (ProcessLookupError, psutil.NoSuchProcess):
             pass
     return found
-
-
-def output(working_dir):
-    """All files but locks."""
-    return {name: content for name, content in tree(working_dir).items() if not name.endswith(".lock")}
 
 
 @contextlib.contextmanager
