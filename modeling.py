@@ -396,3 +396,14 @@ def compile_regions(model: nn.Module) -> None:
             module.compile()
         if isinstance(module, MaskedLMHead):
             module.compile_loss = True
+
+
+def prepare_model(
+    model: nn.Module, device: torch.device, compute_dtype: torch.dtype, checkpoint_activations: bool, compiled: bool
+) -> None:
+    """Move a model with a `bert` to its device, and set in which arithmetic and how it runs."""
+    model.to(device)
+    model.bert.compute_dtype = compute_dtype
+    model.bert.encoder.checkpoint_activations = checkpoint_activations
+    if compiled:
+        compile_regions(model)

@@ -1,93 +1,47 @@
-"""What one phase of pre-training is made of: model, optimizer, schedule, place in the data.
-
-A run is the same on one process and on many: the wrapper that reduces gradients, the sharded optimizer and the writing
-of checkpoints are chosen here, and the loop in run_pretraining.py does not know which it has.
-"""
+"""What pre-training trains and scores: both heads on masked pairs of sentences."""
 
 import argparse
 import dataclasses
-import functools
-import math
 
 import torch
 from torch import Tensor
 
 from data.flat_batch import PretrainingBatch
-from modeling import BertForPreTraining, compile_regions
-from optimization import WarmupSchedule, build_optimizer, clips_itself, parameter_groups
-from pretraining_setup import Setup
+from modeling import BertForPreTraining, prepare_model
+from pretraining_setup import PretrainingSetup
 from training import checkpoint
-from training.checkpoint_writer import CheckpointWriter, to_host
-from training.data_parallel import data_parallel
 from training.distributed import World
-from training.loss_scale import LossScale
-from training.pretraining_arguments import reduce_dtype
+from training.evaluation import evaluate_pretraining
+from training.metrics import MetricsLogger
 from training.resume import first_global_step
-from training.sharded_optimizer import ShardedOptimizer
-from training.step import TrainingStep
+from training.run import TrainingRun
 from training.stop_signal import StopSignal
+from training.throughput import bert_flops
 
 
-class Run:
-    """Model, optimizer, schedule and position of one phase, and what they are saved as."""
+class PretrainingRun(TrainingRun):
+    """One phase of pre-training."""
 
-    def __init__(self, args: argparse.Namespace, setup: Setup, world: World, stop_signal: StopSignal):
-        self.args, self.setup, self.world = args, setup, world
+    loss_names = ("loss", "mlm_loss", "nsp_loss")
+    metrics = (
+        ("mlm_loss", None, ":.4f"),
+        ("nsp_loss", None, ":.4f"),
+        ("final_mlm_loss", None, ":.4f"),
+        ("final_nsp_loss", None, ":.4f"),
+        ("eval_mlm_loss", None, ":.4f"),
+        ("eval_mlm_accuracy", None, ":.2%"),
+        ("eval_nsp_loss", None, ":.4f"),
+        ("eval_nsp_accuracy", None, ":.2%"),
+    )
+
+    def __init__(self, args: argparse.Namespace, setup: PretrainingSetup, world: World, stop_signal: StopSignal):
         torch.manual_seed(args.seed)
-        self.model = BertForPreTraining(setup.config, args.layer_norm)
+        model = BertForPreTraining(setup.config, args.layer_norm)
         if setup.initial_weights is not None:
-            checkpoint.load_initial_weights(self.model, setup.initial_weights, args.init_checkpoint)
-        self.model.to(setup.device)
-        self.model.bert.compute_dtype = setup.precision.compute_dtype
-        self.model.bert.encoder.checkpoint_activations = args.checkpoint_activations
-        self.optimizer = self._build_optimizer(sharded=args.shard_optimizer and world.size > 1)
-        self.schedule = WarmupSchedule(
-            self.optimizer, setup.total_steps, args.warmup_proportion, args.learning_rate, args.schedule
-        )
-        self.loss_scale = None
-        if setup.precision.name == "fp16":
-            self.loss_scale = LossScale(
-                args.loss_scale or args.init_loss_scale, dynamic=args.loss_scale == 0, floor=args.min_loss_scale
-            )
-        self.forward = self.model
-        self.training_step = TrainingStep(
-            self.losses,
-            self.optimizer,
-            self.schedule,
-            setup.batches.accumulation_steps,
-            setup.device,
-            max_grad_norm=math.inf if self._optimizer_clips else args.max_grad_norm,
-            seed=args.seed,
-            loss_scale=self.loss_scale,
-            sum_over_ranks=world.sum_,
-            n_ranks=world.size,
-            must_stop=stop_signal.agreed,
-        )
-        self.samples_seen = 0
-        if setup.resumed is not None:
-            self._restore(setup.resumed)
-        if args.compile:
-            compile_regions(self.model)
-        if world.size > 1 and args.do_train:
-            self.forward = data_parallel(self.model, setup.device, reduce_dtype(args))
-            if args.allreduce_post_accumulation:
-                self.training_step.no_sync = self.forward.no_sync
-
-    def _build_optimizer(self, sharded: bool) -> torch.optim.Optimizer | ShardedOptimizer:
-        args = self.args
-        groups = parameter_groups(self.model.named_parameters(), args.weight_decay)
-        # One that clips itself would clip its share by the norm of that share alone.
-        self._optimizer_clips = clips_itself(args.optimizer) and not sharded
-        limit = args.max_grad_norm if self._optimizer_clips else math.inf
-        build = functools.partial(build_optimizer, args.optimizer, lr=args.learning_rate, max_grad_norm=limit)
-        if sharded:
-            return ShardedOptimizer(build, groups, self.world.rank, self.world.size)
-        return build(groups)
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps of this phase that were taken."""
-        return self.schedule.finished_steps
+            checkpoint.load_initial_weights(model, setup.initial_weights, args.init_checkpoint)
+        prepare_model(model, setup.device, setup.precision.compute_dtype, args.checkpoint_activations, args.compile)
+        super().__init__(args, setup, world, stop_signal, model)
+        self.steps_per_evaluation = args.num_steps_per_evaluation
 
     def losses(self, batch: PretrainingBatch) -> tuple[Tensor, ...]:
         """Total, masked-LM and next-sentence loss of a batch on the device."""
@@ -114,48 +68,39 @@ class Run:
             batch.next_sentence_labels.shape[0],
         )
 
-    def _restore(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
-        if not self.args.do_train:
-            return
-        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
-        # A copy: on the CPU the moments would else stay in the file's pages, and the file is removed one day.
-        self.optimizer.load_state_dict(to_host(state["optimizer"]))
-        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay  # what this run was told counts, not what the saved one was
-        if self.setup.new_phase:
-            for group in self.optimizer.param_groups:
-                group["step"] = 0
-            self.schedule.load_state_dict({"finished_steps": 0})
-            return
-        self.schedule.load_state_dict(state["schedule"])
-        self.training_step.load_state_dict(state["training_step"])
-        self.samples_seen = state["data_position"]["samples_seen"]
+    def evaluate(self) -> dict[str, float]:
+        """Losses and accuracies on the held-out shards."""
+        if self.setup.eval_dataset is None:
+            return {}
+        self.model.eval()
+        with self.setup.eval_dataset.evaluation_batches() as batches:
+            scores = evaluate_pretraining(self.predict, batches, self.setup.device, self.world.sum_)
+        return {f"eval_{name}": value for name, value in dataclasses.asdict(scores).items()}
 
-    def save(self, writer: CheckpointWriter) -> None:
-        """Hand the state after the last step taken to rank 0's writer. All ranks call it."""
-        phase_start = first_global_step(self.args)
-        optimizer_state = self.optimizer.state_dict()  # of a sharded optimizer: all ranks take part
-        if not self.world.is_first:
-            return
-        dataset = self.setup.dataset
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": optimizer_state,
-            "schedule": self.schedule.state_dict(),
-            "training_step": self.training_step.state_dict(),
-            "data_position": {
-                "samples_seen": self.samples_seen,
-                "seed": dataset.seed,
-                "n_samples": dataset.n_samples,
-            },
-            "configuration": {"model": dataclasses.asdict(self.setup.config), "arguments": vars(self.args)},
-        }
-        writer.save(
-            self.args.output_dir,
-            phase_start + self.step,
-            state,
-            keep=self.args.keep_checkpoints,
-            keep_every=self.args.keep_every,
-            phase_start_step=phase_start,
+    def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
+        """Forward and backward: see `bert_flops`."""
+        config = self.setup.config
+        return bert_flops(
+            config.encoder_parameters,
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.vocab_size,
+            n_sequences,
+            sum_lengths,
+            sum_squared_lengths,
+            n_masked,
         )
+
+    def announce(self, logger: MetricsLogger) -> None:
+        """Device, size and data; without training, whose weights are scored."""
+        args, setup = self.args, self.setup
+        parameters = sum(p.numel() for p in self.model.parameters())
+        devices = f"{setup.device.type} x {self.world.size}" if self.world.size > 1 else setup.device.type
+        logger.message(
+            f"{devices} | {setup.precision.name} | {parameters / 1e6:.1f} M parameters | "
+            f"{setup.dataset.n_samples:,} sequences in {setup.dataset.files[0].parent}"
+        )
+        if not args.do_train:
+            step = first_global_step(args) + setup.first_step
+            weights = args.init_checkpoint if setup.resumed_step is None else f"step {step} in {args.output_dir}"
+            logger.message(f"evaluating the weights of {weights} on {args.eval_dir}")

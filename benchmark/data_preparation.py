@@ -119,13 +119,18 @@ def compare_compressions(shards: Sequence[Path], vocab_file: str, repeats: int) 
     return [(name, sizes[name] / sizes["gzip"], seconds[name] / seconds["gzip"]) for name in COMPRESSIONS]
 
 
-def main() -> None:
-    """Measure and print."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", nargs="+", type=Path, help="text shards: a sentence per line")
     parser.add_argument("--vocab_file", required=True)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each, in turns (default: 5)")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parse_arguments()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     n_bytes = sum(shard.stat().st_size for shard in args.shards)
     print(f"{n_bytes / 1e6:.1f} MB of text; the least, the median and the most of {args.repeats}")

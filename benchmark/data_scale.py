@@ -107,8 +107,8 @@ def run_in_fresh_process(stage: str, n_processes: int, folder: Path, n_shards: i
     return json.loads(finished.stdout)
 
 
-def main() -> None:
-    """Measure and print."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocab_file", required=True)
     parser.add_argument("--scale_mb", type=float, default=20, help="MB of text (default: 20)")
@@ -121,7 +121,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the corpus and its shards go (default: a temporary folder)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="(default: all)")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # what run_in_fresh_process calls
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parse_arguments()
     if args.stage:
         functions = (extraction, splitting, sharding, hdf5)
         function = dict(zip(STAGES, functions, strict=True))[args.stage]

@@ -78,8 +78,9 @@ def _add_download_arguments(group) -> None:
         "a folder of .txt files, such a file, an archive of them, the address of either, or a file of addresses; "
         "squad: a folder that has the files",
     )
-    for name, address in (("wiki", WIKI_MIRROR), ("squad", SQUAD_MIRROR), ("weights", WEIGHTS_MIRROR)):
-        group.add_argument(f"--{name}_mirror", default=address, help=f"(default: {address})")
+    mirrors = (("--wiki_mirror", WIKI_MIRROR), ("--squad_mirror", SQUAD_MIRROR), ("--weights_mirror", WEIGHTS_MIRROR))
+    for flag, address in mirrors:
+        group.add_argument(flag, default=address, help=f"(default: {address})")
     group.add_argument(
         "--max_failed_share", type=float, default=0.05, help="of a list of books; more is a failure (default: 0.05)"
     )

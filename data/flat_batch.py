@@ -62,6 +62,11 @@ class PretrainingBatch:
     n_masked: int  # real masked positions
     first_sample: int  # place of the first sequence in the stream of samples; what is random follows from it
 
+    @property
+    def n_sequences(self) -> int:
+        """B."""
+        return len(self.next_sentence_labels)
+
     def to(self, device: torch.device | str) -> "PretrainingBatch":
         """Copies to the device without waiting; asynchronous from pinned memory."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -28,6 +28,7 @@ import torch
 from tqdm import TMonitor
 
 import run_pretraining
+from training import entry
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable, str(ROOT / "run_pretraining.py")]
@@ -50,8 +51,8 @@ def train(arguments: list[str], fault: tuple[str, int, int] | None = None) -> No
     Args:
         fault: see `inject`.
     """
-    connected = run_pretraining.connected
-    run_pretraining.connected = lambda *values: connected(*values, heartbeat_limit=HEARTBEAT_LIMIT)
+    connected = entry.connected
+    entry.connected = lambda *values: connected(*values, heartbeat_limit=HEARTBEAT_LIMIT)
     if fault is not None:
         inject(*fault)
     before = set(threading.enumerate())
@@ -75,7 +76,7 @@ def inject(kind: str, rank: int, micro_batch: int) -> None:
     """
     if int(os.environ["RANK"]) != rank or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         return
-    losses, phase = run_pretraining.Run.losses, run_pretraining.run_phase
+    losses, phase = run_pretraining.PretrainingRun.losses, entry.run_checked
     calls = itertools.count(1)
 
     def losses_then_strike(run, batch):
@@ -89,8 +90,8 @@ def inject(kind: str, rank: int, micro_batch: int) -> None:
         print("micro-batches:", next(calls) - 1, flush=True)
         return result
 
-    run_pretraining.Run.losses = losses_then_strike
-    run_pretraining.run_phase = counted
+    run_pretraining.PretrainingRun.losses = losses_then_strike
+    entry.run_checked = counted
 
 
 def _strike(kind: str) -> None:

@@ -21,8 +21,23 @@ MAY_IMPORT = {
     "data": {"data", "tokenization", "file_utils", "remote_files"},
     "modeling": {"configuration", "kernels"},
     "padded_model": {"modeling", "kernels"},
-    "pretraining_setup": {"configuration", "data", "kernels", "modeling", "tokenization", "training"},
-    "pretraining_run": {"pretraining_setup", "data", "modeling", "optimization", "training"},
+    "tensorflow_checkpoint": set(),
+    "hugging_face": {"configuration", "kernels", "tokenization", "file_utils", "modeling"},
+    "pretrained": {
+        "configuration",
+        "file_utils",
+        "hugging_face",
+        "kernels",
+        "modeling",
+        "tensorflow_checkpoint",
+        "tokenization",
+        "training",
+    },
+    "run_setup": {"configuration", "kernels", "tokenization", "training"},
+    "pretraining_setup": {"run_setup", "configuration", "data", "modeling", "training"},
+    "pretraining_run": {"pretraining_setup", "data", "modeling", "training"},
+    "squad_setup": {"run_setup", "configuration", "data", "modeling", "pretrained", "tokenization", "training"},
+    "squad_run": {"squad_setup", "data", "modeling", "pretrained", "training"},
 }
 ENTRIES = {"run_pretraining", "run_squad", "benchmark", "scripts"}
 OURS = MAY_IMPORT.keys() | ENTRIES

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import benchmark.checkpoint
+import benchmark.data_preparation
+import benchmark.data_scale
 import benchmark.loader
 import benchmark.summarize
 import benchmark.training_step
@@ -27,6 +29,8 @@ PREPARATION = "data/create_datasets_from_start.sh"
 PARSERS = {
     "run_pretraining.py": training.pretraining_arguments.parse_arguments,
     "benchmark/training_step.py": benchmark.training_step.parse_arguments,
+    "benchmark/data_preparation.py": benchmark.data_preparation.parse_arguments,
+    "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,
     "benchmark/summarize.py": benchmark.summarize.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,
@@ -51,7 +55,7 @@ def known_variables(script):
     sourced = ("scripts/environment.sh", "scripts/launch.sh")
     started = ("scripts/run_pretraining.sh",) if script == "scripts/slurm_pretraining.sh" else ()
     text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in (script, *sourced, *started))
-    return set(re.findall(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:-", text)) | VARIABLES_OF_PYTHON
+    return set(re.findall(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:?-", text)) | VARIABLES_OF_PYTHON
 
 
 def command_lines(document):
@@ -65,7 +69,7 @@ def command_lines(document):
 def complaint_about_command(command):
     """What is wrong with a command line as a user would copy it, or None."""
     # Optional parts are written in brackets; a command is tried with them.
-    command = re.sub(r"\[((?:--|[A-Z]).*?)\]", r"\1", command).replace("LOG ...", "LOG")
+    command = re.sub(r"\[((?:--|[A-Z]).*?)\]", r"\1", command).replace("LOG ...", "LOG").replace("SHARD.txt ...", "SHARD.txt")
     if subprocess.run(["bash", "-n", "-c", command], capture_output=True, check=False).returncode:
         return "is not shell"
     words = shlex.split(command, comments=True)

@@ -40,7 +40,7 @@ def fp16(folder, output, **changes):
 def spoil(monkeypatch, is_bad):
     """Make the loss of micro-batches infinite whose number, counted from 1 over the run, `is_bad` says."""
     calls = 0
-    losses_of = run_pretraining.Run.losses
+    losses_of = run_pretraining.PretrainingRun.losses
 
     def spoiled(run, batch):
         nonlocal calls
@@ -48,7 +48,7 @@ def spoil(monkeypatch, is_bad):
         values = losses_of(run, batch)
         return (values[0] * math.inf, *values[1:]) if is_bad(calls) else values
 
-    monkeypatch.setattr(run_pretraining.Run, "losses", spoiled)
+    monkeypatch.setattr(run_pretraining.PretrainingRun, "losses", spoiled)
 
 
 def skips(output):

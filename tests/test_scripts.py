@@ -247,7 +247,7 @@ def steps_by_phase(log):
     for event in read_log(log):
         if event.get("step") == "PARAMETER":
             phase = 2 if event["data"]["arguments"]["phase2"] else 1
-        elif isinstance(event.get("step"), list) and event["step"]:
+        elif isinstance(event.get("step"), list) and "average_loss" in event["data"]:
             steps[phase].append(event["step"][-1])
     return steps
 

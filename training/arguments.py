@@ -165,3 +165,48 @@ def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--benchmark_stop", type=int, default=None, help="step of this run that closes the window (default: the last)"
     )
+
+
+def add_length_arguments(parser: argparse.ArgumentParser, num_train_epochs: float | None = None) -> None:
+    """How long to train; the default is the entry's."""
+    group = parser.add_argument_group("length of the run")
+    group.add_argument(
+        "--max_steps", type=int, default=None, help="optimizer steps of the whole phase, which the schedule spans"
+    )
+    group.add_argument(
+        "--num_train_epochs", type=float, default=num_train_epochs, help="the same in passes over the data"
+    )
+    group.add_argument(
+        "--steps_this_run", type=int, default=None, help="stop after this many steps of this run, with a checkpoint"
+    )
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """What is saved, and what a run goes on from; returns the group, for an entry with more to say about it."""
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument(
+        "--init_checkpoint",
+        default=None,
+        help="start from the weights of this .pt file, with all else new; with --resume_from_checkpoint, where there "
+        "is nothing to go on from yet",
+    )
+    group.add_argument(
+        "--resume_from_checkpoint", action="store_true", help="go on from the newest checkpoint in --output_dir, if any"
+    )
+    group.add_argument("--resume_step", type=int, default=-1, help="go on from ckpt_RESUME_STEP.pt; -1: the newest")
+    group.add_argument("--num_steps_per_checkpoint", type=int, default=100, help="optimizer steps between checkpoints")
+    group.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints of a phase that are kept")
+    group.add_argument(
+        "--keep_every", type=int, default=None, help="besides, every checkpoint of a multiple of this step is kept"
+    )
+    return group
+
+
+def precision_name(args: argparse.Namespace) -> str | None:
+    """The precision asked for, under either name; None leaves it to the device."""
+    return args.precision or ("fp16" if args.fp16 else None)
+
+
+def reduce_dtype(args: argparse.Namespace) -> str:
+    """What gradients are reduced in, under either name."""
+    return "fp16" if args.allreduce_post_accumulation_fp16 else args.reduce_dtype or "fp32"

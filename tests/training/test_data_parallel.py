@@ -14,7 +14,7 @@ from distributed_runs import assert_equal_checkpoints, finish, run_forked, train
 from pretraining_runs import command, curve, make_inputs, summary, write_config
 from shards import write_shards
 
-import pretraining_run
+import training.run as training_run
 from run_pretraining import main
 from training.step import TrainingStep
 
@@ -162,7 +162,7 @@ def test_a_compressed_reduction_stays_within_its_rounding(folder, on_ranks, chan
 
 def train_counting_reductions(arguments):
     """Print how often a bucket of gradients had been reduced over the ranks, after each optimizer step."""
-    calls, data_parallel, update = itertools.count(), pretraining_run.data_parallel, TrainingStep._update
+    calls, data_parallel, update = itertools.count(), training_run.data_parallel, TrainingStep._update
     counted = [0]
 
     def wrapped(*values):
@@ -180,7 +180,7 @@ def train_counting_reductions(arguments):
         print("reductions:", counted[0], flush=True)
         return update(step)
 
-    pretraining_run.data_parallel, TrainingStep._update = wrapped, update_and_print
+    training_run.data_parallel, TrainingStep._update = wrapped, update_and_print
     train(arguments)
 
 

@@ -28,8 +28,8 @@ from pretraining_runs import VOCAB, command, curve, make_inputs
 from ranks import free_port
 from shards import write_shards
 
-import pretraining_run
 import run_pretraining
+import training.run as training_run
 from errors import UserError
 from training import checkpoint_writer
 from training.checkpoint import find_checkpoints
@@ -294,14 +294,14 @@ def test_an_error_on_one_rank_ends_the_other(folder):
 
 
 def train_without_memory_on_rank_1(arguments):
-    losses = run_pretraining.Run.losses
+    losses = run_pretraining.PretrainingRun.losses
 
     def losses_or_not(run, batch):
         if run.step == 3 and run.world.rank == 1:
             raise torch.OutOfMemoryError("out of memory")
         return losses(run, batch)
 
-    run_pretraining.Run.losses = losses_or_not
+    run_pretraining.PretrainingRun.losses = losses_or_not
     train(arguments)
 
 
@@ -321,14 +321,14 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 def test_neither_threads_nor_handlers_nor_shared_memory_are_left_however_main_ends(folder, tmp_path, monkeypatch, end):
     strike, error = ENDS[end]
-    losses = run_pretraining.Run.losses
+    losses = run_pretraining.PretrainingRun.losses
 
     def losses_then_strike(run, batch):
         if run.step == 4:  # a checkpoint may be on its way to disk
             strike()
         return losses(run, batch)
 
-    monkeypatch.setattr(run_pretraining.Run, "losses", losses_then_strike)
+    monkeypatch.setattr(run_pretraining.PretrainingRun, "losses", losses_then_strike)
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     threads, handlers = set(threading.enumerate()), [signal.getsignal(number) for number in numbers]
     with nothing_left(list):
@@ -347,7 +347,7 @@ def test_neither_threads_nor_handlers_nor_shared_memory_are_left_however_main_en
 
 def train_noting_rates(arguments):
     """Print what each step of an optimizer finds: its groups' rates and how many steps they count so far."""
-    build = pretraining_run.build_optimizer
+    build = training_run.build_optimizer
 
     def built(*values, **options):
         optimizer = build(*values, **options)
@@ -359,7 +359,7 @@ def train_noting_rates(arguments):
         optimizer.register_step_pre_hook(note)
         return optimizer
 
-    pretraining_run.build_optimizer = built
+    training_run.build_optimizer = built
     train(arguments)
 
 

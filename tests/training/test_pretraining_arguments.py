@@ -5,17 +5,12 @@ import os
 import pytest
 import torch
 
-from training.arguments import HelpFormatter
-from training.pretraining_arguments import (
-    BERT_CONFIGS,
-    POSITIVE,
-    parse_arguments,
-    precision_name,
-    reduce_dtype,
-    value_problems,
-)
+from training import argument_checks, pretraining_arguments
+from training.arguments import HelpFormatter, precision_name, reduce_dtype
+from training.pretraining_arguments import BERT_CONFIGS, parse_arguments, value_problems
 
 CPU = torch.device("cpu")
+POSITIVE = argument_checks.POSITIVE + pretraining_arguments.POSITIVE
 
 
 def problems_of(*arguments, device=CPU):

@@ -32,13 +32,13 @@ def kill():
 
 kind, where = sys.argv[1:3]
 if kind == "micro-batch":
-    losses, calls = run_pretraining.Run.losses, itertools.count(1)
+    losses, calls = run_pretraining.PretrainingRun.losses, itertools.count(1)
     def losses_then_kill(run, batch):
         values = losses(run, batch)
         if next(calls) == int(where):
             kill()
         return values
-    run_pretraining.Run.losses = losses_then_kill
+    run_pretraining.PretrainingRun.losses = losses_then_kill
 else:
     replace = os.replace
     os.replace = lambda source, target: kill() if str(target).endswith(where) else replace(source, target)

@@ -1,0 +1,219 @@
+"""What both entries check of a command line, and how the ranks come to one mind about it.
+
+Files are looked at as well as flags, on all ranks: a file may be missing on one host. Nothing is written here.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configuration import BertConfig
+from errors import Problems, UserError
+from kernels.attention import default_backend
+from kernels.layers import layer_norm_function
+from tokenization import load_vocab
+from training import checkpoint
+from training.arguments import precision_name
+from training.batch_sizes import BatchSizes, resolve_batch_sizes
+from training.distributed import World
+from training.micro_batch import micro_batch_that_fits
+from training.precision import precision_problem, resolve_precision
+from training.resume import find_start, first_global_step
+from training.run import TrainingSetup
+from training.throughput import window_problem
+
+CPU_MICRO_BATCH = 32
+
+
+def check_layer_norm(args: argparse.Namespace, problems: Problems) -> None:
+    """Note where the LayerNorm asked for is not installed."""
+    with problems.collect():
+        layer_norm_function(args.layer_norm)
+
+
+def check_config(config: BertConfig, args: argparse.Namespace, problems: Problems) -> None:
+    """Note where the flags ask for what the model cannot."""
+    problems.check(
+        args.max_seq_length <= config.max_position_embeddings,
+        f"--max_seq_length {args.max_seq_length} is longer than the model's max_position_embeddings "
+        f"{config.max_position_embeddings}; use shorter shards or another configuration.",
+    )
+    if args.vocab_file:
+        n_tokens = len(load_vocab(args.vocab_file))
+        problems.check(
+            n_tokens == config.vocab_size,
+            f"the vocabulary {args.vocab_file} has {n_tokens} entries and the model's configuration says "
+            f"vocab_size {config.vocab_size}; use the vocabulary that the shards were made with and set vocab_size "
+            "to its length.",
+        )
+
+
+def divide_batch(
+    args: argparse.Namespace,
+    config: BertConfig | None,
+    n_parameters: int | None,
+    world: World,
+    device: torch.device,
+    problems: Problems,
+) -> BatchSizes | None:
+    """Global batch to micro-batches, the same on all ranks. All ranks call it.
+
+    Args:
+        n_parameters: of the model that is trained; None where the configuration is not known.
+    """
+    fitting = functools.partial(_fitting, args, config, n_parameters, device)
+    batches = resolve_batch_sizes(args, world.size, fitting, problems)
+    sizes = sorted({size for size in world.gather(batches and batches.micro) if size is not None})
+    problems.check(
+        len(sizes) < 2,
+        f"the GPUs have room for different micro-batches, of {', '.join(map(str, sizes))} sequences, and all must take "
+        f"the same; give --micro_batch_size {min(sizes, default=1)}.",
+    )
+    return batches
+
+
+def _fitting(
+    args: argparse.Namespace, config: BertConfig | None, n_parameters: int | None, device: torch.device, batch_size: int
+) -> int | None:
+    """The micro-batch for this device: see `training.micro_batch`; 32 at most on a CPU, whose caches are small."""
+    if device.type == "cpu" or config is None or precision_problem(precision_name(args) or "fp32", device):
+        return max(size for size in range(1, min(batch_size, CPU_MICRO_BATCH) + 1) if batch_size % size == 0)
+    precision = resolve_precision(precision_name(args), device)
+    dtype = precision.compute_dtype
+    return micro_batch_that_fits(
+        torch.cuda.get_device_properties(device).total_memory,
+        batch_size,
+        args.max_seq_length,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        vocab=config.vocab_size,
+        n_parameters=n_parameters,
+        bytes_per_element=dtype.itemsize,
+        checkpoint_activations=args.checkpoint_activations,
+        padded_attention=default_backend(device, dtype) != "flash",
+    )
+
+
+def check_all_see_the_same(what: str, value: Any, world: World, problems: Problems) -> None:
+    """Note where ranks have different values: machines may have other files under the same names. All ranks call it.
+
+    Ranks that see different ones wait for each other; one that has None complains of that by itself.
+    """
+    seen = world.gather(value)
+    others = [rank for rank, other in enumerate(seen) if None not in (other, seen[0]) and other != seen[0]]
+    problems.check(
+        not others,
+        f"rank {', '.join(map(str, others))} and rank 0 see different files of the {what}; give all machines the same.",
+    )
+
+
+def find_resumed(
+    args: argparse.Namespace, config: BertConfig | None, total_steps: int | None, world: World, problems: Problems
+) -> dict | None:
+    """The checkpoint to go on from. All ranks call it.
+
+    Rank 0 alone chooses it, or ranks might see different ones in a folder that changes.
+    """
+    resumed = None
+    # What is only checked may go on from a checkpoint that is yet to be written.
+    if world.is_first and not args.check_only:
+        with problems.collect():
+            resumed = find_start(args, total_steps or math.inf, dataclasses.asdict(config) if config else {})
+    step = world.broadcast(resumed and resumed["step"])
+    if step is not None and not world.is_first:
+        with problems.collect():
+            resumed = checkpoint.load_checkpoint(Path(args.output_dir) / f"ckpt_{step}.pt")
+    return resumed
+
+
+def position_problem(position: dict, dataset: Any, where: str, flags: str) -> str | None:
+    """Why a checkpoint's place in the data is none in this dataset, a sentence; None where it is.
+
+    Args:
+        where: what the dataset was read from.
+        flags: those that choose it.
+    """
+    if (position["seed"], position["n_samples"]) == (dataset.seed, dataset.n_samples):
+        return None
+    return (
+        f"the checkpoint stands at a place among {position['n_samples']} sequences in the order of seed "
+        f"{position['seed']}, and {where} holds {dataset.n_samples} with seed {dataset.seed}; go on with the {flags} "
+        "it was made with, or start anew with --init_checkpoint."
+    )
+
+
+def count_steps(args: argparse.Namespace, batches: BatchSizes | None, n_samples: int | None) -> int | None:
+    """Optimizer steps of this phase; None where nothing is trained, or where a problem leaves them unknown."""
+    steps = args.max_steps
+    if steps is None and args.num_train_epochs is not None:
+        known = n_samples is not None and batches is not None and 0 < args.num_train_epochs < math.inf
+        steps = math.ceil(args.num_train_epochs * n_samples / batches.overall) if known else None
+    return steps if args.do_train and steps is not None and steps > 0 else None
+
+
+def resolve_setup(
+    args: argparse.Namespace,
+    world: World,
+    device: torch.device,
+    problems: Problems,
+    batches: BatchSizes | None,
+    config: BertConfig | None,
+    dataset: Any,
+    total_steps: int | None,
+    resumed: dict | None,
+    initial_weights: Any,
+) -> TrainingSetup:
+    """The last of the checks, and what all of it comes to. All ranks call it.
+
+    Raises:
+        UserError: all that was and is wrong, a sentence each; on rank 0 what any rank found, on the others without
+            sentences.
+    """
+    new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
+    total_steps = total_steps or 1
+    first_step = 0 if resumed is None else resumed["step"] - first_global_step(args)
+    last_step = min(total_steps, first_step + args.steps_this_run) if args.steps_this_run else total_steps
+    n_steps = last_step - first_step
+    window_start = min(10, n_steps // 5) if args.benchmark_start is None else args.benchmark_start
+    if args.do_train and n_steps > 0 and (problem := window_problem(window_start, args.benchmark_stop, n_steps)):
+        problems.add(problem)
+    _raise_if_any_rank_has_problems(problems, world)
+    return TrainingSetup(
+        device=device,
+        precision=resolve_precision(precision_name(args), device),
+        batches=batches,
+        config=config,
+        dataset=dataset,
+        total_steps=total_steps,
+        first_step=first_step,
+        last_step=last_step,
+        window_start=window_start,
+        new_phase=new_phase,
+        resumed=resumed,
+        resumed_step=resumed and resumed["step"],
+        initial_weights=initial_weights,
+    )
+
+
+def _raise_if_any_rank_has_problems(problems: Problems, world: World) -> None:
+    found = world.gather(problems.sentences)
+    if not any(found):
+        return
+    if not world.is_first:
+        raise UserError([])
+    ranks_of: dict[str, list[int]] = {}
+    for rank, sentences in enumerate(found):
+        for sentence in dict.fromkeys(sentences):  # a folder for training and evaluation is complained of twice
+            ranks_of.setdefault(sentence, []).append(rank)
+    raise UserError(
+        [
+            sentence if len(ranks) == world.size else f"rank {', '.join(map(str, ranks))}: {sentence}"
+            for sentence, ranks in ranks_of.items()
+        ]
+    )

@@ -1,0 +1,153 @@
+"""The training loop: steps, what is logged of them, checkpoints, evaluations, the window of the throughput."""
+
+import math
+
+from tqdm import tqdm
+
+from errors import UserError
+from training.checkpoint_writer import CheckpointWriter
+from training.metrics import MetricsLogger
+from training.run import TrainingRun
+from training.step import Outcome
+from training.throughput import ThroughputMeter
+
+# Name, unit and printed form of what the loop logs.
+METRICS = (
+    ("average_loss", None, ":.4f"),
+    ("learning_rate", None, ":.3e"),
+    ("gradient_norm", None, ":.3f"),
+    ("loss_scale", None, ":,g"),
+    ("skipped_steps", None, ":,"),
+    ("nonfinite_losses", None, ":,"),
+    ("seconds", "s", ":.1f"),
+    ("step_seconds", "s", ":.4f"),
+    ("sequences_per_second", None, ":,.1f"),
+    ("tokens_per_second", None, ":,.0f"),
+    ("sequences_per_second_per_gpu", None, ":,.1f"),
+    ("model_tflops_per_second", "TFLOP/s", ":.3g"),
+    ("peak_memory_allocated_bytes", "B", ":,"),
+    ("peak_memory_reserved_bytes", "B", ":,"),
+    ("final_loss", None, ":.4f"),
+    ("e2e_time", "s", ":.1f"),
+)
+
+
+def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> dict | None:
+    """From where the run stands to its last step.
+
+    Returns:
+        the throughput and the last losses; None where a signal ended it before.
+    """
+    args, setup = run.args, run.setup
+    first_step, last_step = run.step, setup.last_step
+    run.model.train()
+    losses: dict = {}
+    saved_step = first_step
+    rate = 0.0  # of the last step taken
+    with setup.dataset.iterate(run.samples_seen) as micro_batches, progress_bar(run, last_step) as progress:
+        meter = ThroughputMeter(setup.window_start, args.benchmark_stop, run.flops, setup.device)
+        while run.step < last_step:
+            next_rate = run.schedule.learning_rate
+            result = run.training_step(micro_batches)
+            if result.outcome is Outcome.INTERRUPTED:
+                if not args.skip_checkpoint and saved_step < run.step:
+                    if run.training_step.has_losses:
+                        log_step(run, logger, rate)
+                    run.save(writer)
+                return None
+            run.samples_seen += setup.batches.overall
+            if result.outcome is Outcome.SKIPPED:
+                meter.discard_step()
+                log_skipped_step(run, logger)
+                continue
+            rate = next_rate
+            for batch in result.micro_batches:
+                meter.add(batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
+            meter.end_step()
+            progress.update()
+            step = run.step
+            ends_average = step == 1 or step % args.log_freq == 0
+            evaluates = run.steps_per_evaluation and step % run.steps_per_evaluation == 0 and step < last_step
+            # Before an evaluation too: it may take longer than whoever sends a signal waits.
+            is_due = step % args.num_steps_per_checkpoint == 0 or step == last_step or evaluates
+            saves = is_due and not args.skip_checkpoint
+            # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
+            if ends_average or saves or step in (first_step + 1, last_step):
+                losses = log_step(run, logger, rate)
+            if ends_average:
+                run.training_step.clear_losses()
+            if saves:
+                with meter.paused():
+                    run.save(writer)
+                saved_step = step
+            if evaluates:
+                with meter.paused():
+                    logger.log((setup.dataset.epoch(run.samples_seen), step), run.evaluate())
+                run.model.train()
+        return {**meter.result(run.world.gather), **losses}
+
+
+def progress_bar(run: TrainingRun, last_step: int) -> tqdm:
+    """A bar over the phase's steps, on the first rank only."""
+    shown = run.world.is_first and not run.args.disable_progress_bar
+    return tqdm(total=last_step, initial=run.step, unit="step", disable=None if shown else True)
+
+
+def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
+    """Log the means of the losses since the last step that ended an average, and the step's rate and gradient.
+
+    Raises:
+        UserError: they are no longer numbers, and nothing can come of that.
+    """
+    losses = dict(zip(run.loss_names, run.training_step.mean_losses(), strict=True))
+    average_loss = losses["loss"]
+    gradient_norm = float(run.training_step.gradient_norm)
+    values = {"average_loss": average_loss, **{name: value for name, value in losses.items() if name != "loss"}}
+    values |= {"learning_rate": rate, "gradient_norm": gradient_norm}
+    if run.loss_scale is not None:
+        values["loss_scale"] = run.loss_scale.scale
+    logger.log((run.setup.dataset.epoch(run.samples_seen), run.step), values)
+    if not (math.isfinite(average_loss) and math.isfinite(gradient_norm)):
+        raise UserError(
+            f"the loss is {average_loss} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
+            f"way back from that{_where_losses_ended(run)}; go on from an earlier checkpoint (--resume_from_checkpoint "
+            "--resume_step) with a lower --learning_rate or a longer warm-up."
+        )
+    return {f"final_{name}": value for name, value in losses.items()}
+
+
+def log_skipped_step(run: TrainingRun, logger: MetricsLogger) -> None:
+    """Log that a step's gradient was not finite in fp16, and was not used.
+
+    Raises:
+        UserError: too many in a row, so that the scale is not what is wrong.
+    """
+    scale = run.loss_scale
+    logger.log(
+        (run.setup.dataset.epoch(run.samples_seen), run.step + 1),
+        {"loss_scale": scale.scale, "skipped_steps": scale.skipped},
+    )
+    where = _where_losses_ended(run)
+    if where:
+        logger.message(f"skipped{where}")
+    if scale.skipped_in_a_row >= run.args.max_skipped_steps:
+        raise UserError(
+            f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {run.step + 1}, down to "
+            f"a loss scale of {scale.scale:g}{where}; go on from the last checkpoint with "
+            "--precision bf16 or a lower --learning_rate, or raise --max_skipped_steps."
+        )
+
+
+def _where_losses_ended(run: TrainingRun) -> str:
+    """Which rank's batch first had a loss that is no number, as the rest of a sentence. All ranks call it."""
+    found = run.world.gather(run.training_step.nonfinite_losses())
+    firsts = [(first, rank) for rank, (_, first) in enumerate(found) if first is not None]
+    if not firsts:
+        return ""
+    first, rank = min(firsts)
+    epoch, sample = run.setup.dataset.epoch(first), first % run.setup.dataset.n_samples
+    count = sum(count for count, _ in found)
+    return (
+        f" (the loss of {count} micro-batches was no number, first on rank {rank}, in the {run.setup.batches.micro} "
+        f"sequences from {sample} of epoch {epoch} on)"
+    )

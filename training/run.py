@@ -1,0 +1,190 @@
+"""What a training run is made of, whatever it trains: optimizer, schedule, loss scale, place in the data, checkpoints.
+
+A run is the same on one process and on many: the wrapper that reduces gradients, the sharded optimizer and the writing
+of checkpoints are chosen here, and the loop does not know which it has. What is trained, on which data, and how it is
+scored is the business of the entries, which derive their own run.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimization import WarmupSchedule, build_optimizer, clips_itself, parameter_groups
+from training.arguments import reduce_dtype
+from training.batch_sizes import BatchSizes
+from training.checkpoint_writer import CheckpointWriter, to_host
+from training.data_parallel import data_parallel
+from training.distributed import World
+from training.loss_scale import LossScale
+from training.metrics import MetricsLogger
+from training.precision import Precision
+from training.resume import first_global_step
+from training.sharded_optimizer import ShardedOptimizer
+from training.step import TrainingStep
+from training.stop_signal import StopSignal
+
+
+@dataclasses.dataclass
+class TrainingSetup:
+    """What a checked command line comes to."""
+
+    device: torch.device
+    precision: Precision
+    batches: BatchSizes
+    config: Any
+    """The model's shape, a dataclass of numbers and strings."""
+    dataset: Any
+    """Has `iterate`, `epoch`, `n_samples` and `seed`, as `data.pretraining_dataset.PretrainingDataset`; None where
+    nothing is trained."""
+    total_steps: int
+    """Of this phase, which the schedule spans; 1 where nothing is trained."""
+    first_step: int
+    """Steps of this phase that lie behind."""
+    last_step: int
+    """The step of this phase after which this run ends."""
+    window_start: int
+    """Steps of this run before throughput is measured."""
+    new_phase: bool
+    """The checkpoint is phase 1's last and this is phase 2: weights and moments count, schedule and data start anew."""
+    resumed: dict | None
+    """The checkpoint to go on from; None: a fresh start, or the run has taken it over."""
+    resumed_step: int | None
+    """Its step, counted over both phases."""
+    initial_weights: Any
+    """What to start from instead; None: nothing, or the run has taken it over."""
+
+
+class TrainingRun:
+    """Model, optimizer, schedule and position of one phase, and what they are saved as.
+
+    Args:
+        args: the command line.
+        setup: what it comes to. Its checkpoint and weights are taken over.
+        model: on its device, with its initial weights.
+        stop_signal: asked before each micro-batch whether to stop.
+    """
+
+    loss_names: tuple[str, ...] = ("loss",)
+    """Of what `losses` returns: what is trained on, then its parts."""
+    metrics: tuple[tuple[str, str | None, str], ...] = ()
+    """Name, unit and printed form of what this run logs besides the loop's own."""
+    steps_per_evaluation: int | None = None
+    """Steps between calls of `evaluate` while training; None: there are none."""
+
+    def __init__(
+        self, args: argparse.Namespace, setup: TrainingSetup, world: World, stop_signal: StopSignal, model: nn.Module
+    ):
+        self.args, self.setup, self.world, self.model = args, setup, world, model
+        self.optimizer = self._build_optimizer(sharded=args.shard_optimizer and world.size > 1)
+        self.schedule = WarmupSchedule(
+            self.optimizer, setup.total_steps, args.warmup_proportion, args.learning_rate, args.schedule
+        )
+        self.loss_scale = None
+        if setup.precision.name == "fp16":
+            self.loss_scale = LossScale(
+                args.loss_scale or args.init_loss_scale, dynamic=args.loss_scale == 0, floor=args.min_loss_scale
+            )
+        self.forward: nn.Module = model
+        self.training_step = TrainingStep(
+            self.losses,
+            self.optimizer,
+            self.schedule,
+            setup.batches.accumulation_steps,
+            setup.device,
+            max_grad_norm=math.inf if self._optimizer_clips else args.max_grad_norm,
+            seed=args.seed,
+            loss_scale=self.loss_scale,
+            sum_over_ranks=world.sum_,
+            n_ranks=world.size,
+            must_stop=stop_signal.agreed,
+        )
+        self.samples_seen = 0
+        if setup.resumed is not None:
+            self._restore(setup.resumed)
+        setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes
+        if world.size > 1 and args.do_train:
+            self.forward = data_parallel(model, setup.device, reduce_dtype(args))
+            if args.allreduce_post_accumulation:
+                self.training_step.no_sync = self.forward.no_sync
+
+    def losses(self, batch: Any) -> tuple[Tensor, ...]:
+        """Scalars named by `loss_names` of a batch on the device, through `self.forward`."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores on what was held out; none where there is nothing. All ranks call it."""
+        return {}
+
+    def announce(self, logger: MetricsLogger) -> None:
+        """Say for people what this run is, before its first step."""
+
+    def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
+        """Floating-point operations of training on batches that hold so much."""
+        raise NotImplementedError
+
+    def _build_optimizer(self, sharded: bool) -> torch.optim.Optimizer | ShardedOptimizer:
+        args = self.args
+        groups = parameter_groups(self.model.named_parameters(), args.weight_decay)
+        # One that clips itself would clip its share by the norm of that share alone.
+        self._optimizer_clips = clips_itself(args.optimizer) and not sharded
+        limit = args.max_grad_norm if self._optimizer_clips else math.inf
+        build = functools.partial(build_optimizer, args.optimizer, lr=args.learning_rate, max_grad_norm=limit)
+        if sharded:
+            return ShardedOptimizer(build, groups, self.world.rank, self.world.size)
+        return build(groups)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of this phase that were taken."""
+        return self.schedule.finished_steps
+
+    def _restore(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        if not self.args.do_train:
+            return
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        # A copy: on the CPU the moments would else stay in the file's pages, and the file is removed one day.
+        self.optimizer.load_state_dict(to_host(state["optimizer"]))
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay  # what this run was told counts, not what the saved one was
+        if self.setup.new_phase:
+            for group in self.optimizer.param_groups:
+                group["step"] = 0
+            self.schedule.load_state_dict({"finished_steps": 0})
+            return
+        self.schedule.load_state_dict(state["schedule"])
+        self.training_step.load_state_dict(state["training_step"])
+        self.samples_seen = state["data_position"]["samples_seen"]
+
+    def save(self, writer: CheckpointWriter) -> None:
+        """Hand the state after the last step taken to rank 0's writer. All ranks call it."""
+        phase_start = first_global_step(self.args)
+        optimizer_state = self.optimizer.state_dict()  # of a sharded optimizer: all ranks take part
+        if not self.world.is_first:
+            return
+        dataset = self.setup.dataset
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_state,
+            "schedule": self.schedule.state_dict(),
+            "training_step": self.training_step.state_dict(),
+            "data_position": {
+                "samples_seen": self.samples_seen,
+                "seed": dataset.seed,
+                "n_samples": dataset.n_samples,
+            },
+            "configuration": {"model": dataclasses.asdict(self.setup.config), "arguments": vars(self.args)},
+        }
+        writer.save(
+            self.args.output_dir,
+            phase_start + self.step,
+            state,
+            keep=self.args.keep_checkpoints,
+            keep_every=self.args.keep_every,
+            phase_start_step=phase_start,
+        )
