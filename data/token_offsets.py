@@ -1,0 +1,107 @@
+"""Where in the text each WordPiece token comes from, so that an answer is a slice of its context and never re-guessed.
+
+BERT's tokenizer throws the places away: it deletes characters, lower-cases (İ becomes two characters), decomposes and
+strips accents. google-research/bert's run_squad and its copies therefore search the answer's text again by aligning two
+tokenizations, and sometimes fail. Here the places are kept.
+
+They follow from two properties of the algorithm. Words between whitespace are tokenized by themselves, so a word's
+tokens and places are worked out once, as in `BertTokenizer`. And a character of a word turns into so many characters
+whatever stands around it (a final sigma is another letter, but one letter still), so counting is enough to align them.
+Unicode's canonical ordering may swap combining marks; places stay in the order of the text and so never decrease.
+"""
+
+import re
+import unicodedata
+from array import array
+from typing import NamedTuple
+
+import numpy as np
+
+from tokenization import MAX_CACHED_WORDS, UNK, BertTokenizer
+
+# Words as `tokenization.split_words` makes them: the control characters that BERT deletes end none.
+_WORD = re.compile(r"[\S\x0b\x0c\x1c-\x1f\x85]+")
+
+
+class TokenOffsets(NamedTuple):
+    """The n tokens of a text."""
+
+    ids: np.ndarray  # (n,) int32
+    starts: np.ndarray  # (n,) int32: the first character of the text that is in the token; never decreases
+    ends: np.ndarray  # (n,) int32: the one after the last; never decreases
+
+
+class _WordTokens(NamedTuple):
+    """The same of one word, as the bytes of int32 arrays ready to be joined."""
+
+    n_tokens: int
+    ids: bytes
+    starts: bytes
+    ends: bytes
+
+
+class OffsetTokenizer:
+    """Gives the tokens of `tokenizer.tokenize`, with their places.
+
+    A token's slice of the text holds all characters that it was made of, what was deleted between them, and the accents
+    stripped from its last one. A character that was decomposed (Hangul) may be in several tokens; a deleted
+    character at the border of a token is in none; an [UNK] has the whole word that it stands for.
+    """
+
+    def __init__(self, tokenizer: BertTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._words: dict[str, _WordTokens] = {}
+
+    def encode(self, text: str) -> TokenOffsets:
+        """Tokenizes `text`, without adding [CLS] or [SEP]."""
+        words, word_starts = [], []
+        for match in _WORD.finditer(text):
+            words.append(self._word_tokens(match.group()))
+            word_starts.append(match.start())
+        shift = np.repeat(np.array(word_starts, dtype=np.int32), [word.n_tokens for word in words])
+        # A bytearray, because numpy makes an array over immutable bytes read-only.
+        return TokenOffsets(
+            np.frombuffer(bytearray().join(word.ids for word in words), dtype=np.int32),
+            np.frombuffer(b"".join(word.starts for word in words), dtype=np.int32) + shift,
+            np.frombuffer(b"".join(word.ends for word in words), dtype=np.int32) + shift,
+        )
+
+    def _word_tokens(self, word: str) -> _WordTokens:
+        known = self._words.get(word)
+        if known is None:
+            known = self._tokenize_word(word)
+            if len(self._words) < MAX_CACHED_WORDS:
+                self._words[word] = known
+        return known
+
+    def _tokenize_word(self, word: str) -> _WordTokens:
+        ids, _ = self.tokenizer.encode_batch([word])
+        pieces = iter(self.tokenizer.convert_ids_to_tokens(ids))
+        char_starts, char_ends = self._character_places(word)
+        starts, ends = array("i"), array("i")
+        begin = 0
+        for basic_token in self.tokenizer.basic_tokenizer.tokenize(word):
+            token_begin, token_end = begin, begin + len(basic_token)
+            while begin < token_end:
+                piece = next(pieces)
+                continues = begin > token_begin  # then it is written with ## before it
+                end = token_end if piece == UNK else begin + len(piece) - 2 * continues
+                starts.append(char_starts[begin])
+                ends.append(char_ends[end - 1])
+                begin = end
+        if begin != len(char_starts) or len(starts) != len(ids):
+            raise RuntimeError(f"{word!r}: its {len(ids)} tokens and its characters cannot be aligned")
+        return _WordTokens(len(ids), ids.tobytes(), starts.tobytes(), ends.tobytes())
+
+    def _character_places(self, word: str) -> tuple[list[int], list[int]]:
+        """For each character of the word's basic tokens, start and end in the word of what it comes from."""
+        places: list[list[int]] = []  # start, end, and how many characters it becomes
+        for place, char in enumerate(word):
+            n_characters = sum(map(len, self.tokenizer.basic_tokenizer.tokenize(char)))
+            if n_characters:
+                places.append([place, place + 1, n_characters])
+            elif places and unicodedata.category(char) == "Mn":  # a stripped accent: its letter ends after it
+                places[-1][1] = place + 1
+        starts = [start for start, _, n_characters in places for _ in range(n_characters)]
+        ends = [end for _, end, n_characters in places for _ in range(n_characters)]
+        return starts, ends
