@@ -241,13 +241,13 @@ class BertTokenizer:
         name = os.fspath(name_or_path)
         path = Path(name)
         if name in PUBLISHED_MODELS and not path.exists():
-            vocab_file = _default_cache_dir(cache_dir) / PUBLISHED_MODELS[name] / VOCAB_NAME
+            vocab_file = default_cache_dir(cache_dir) / PUBLISHED_MODELS[name] / VOCAB_NAME
             if not vocab_file.is_file():
                 raise UserError(
                     f"The vocabulary of {name} is not at {vocab_file}; unpack Google's {PUBLISHED_MODELS[name]}.zip "
                     "there, or give the path of its vocab.txt instead of the name."
                 )
-            kwargs.setdefault("do_lower_case", _configured_do_lower_case(vocab_file.parent, "-cased" not in name))
+            kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, "-cased" not in name))
         else:
             vocab_file = path / VOCAB_NAME if path.is_dir() else path
             if not vocab_file.is_file():
@@ -255,7 +255,7 @@ class BertTokenizer:
                     f"There is no vocabulary at {vocab_file}; give a vocab.txt, a folder that holds one, "
                     f"or one of {', '.join(PUBLISHED_MODELS)}."
                 )
-            kwargs.setdefault("do_lower_case", _configured_do_lower_case(vocab_file.parent, True))
+            kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, True))
         return cls(vocab_file, **kwargs)
 
     @property
@@ -331,14 +331,19 @@ class BertTokenizer:
         return tokens
 
 
-def _default_cache_dir(cache_dir: str | os.PathLike | None) -> Path:
+def default_cache_dir(cache_dir: str | os.PathLike | None) -> Path:
+    """Where published models lie: `cache_dir`, or, if that is None, where the data preparation puts them."""
     if cache_dir is not None:
         return Path(cache_dir)
     working_dir = os.environ.get("BERT_PREP_WORKING_DIR") or Path(__file__).resolve().parent / "data"
     return Path(working_dir) / "download" / "google_pretrained_weights"
 
 
-def _configured_do_lower_case(folder: Path, default: bool) -> bool:
+def configured_do_lower_case(folder: Path, default: bool | None) -> bool | None:
+    """What the folder's configurations say of it; `default` where none does.
+
+    Raises UserError if one of them is not JSON.
+    """
     for name in ("tokenizer_config.json", "bert_config.json", "config.json"):
         path = folder / name
         if not path.is_file():
@@ -347,6 +352,6 @@ def _configured_do_lower_case(folder: Path, default: bool) -> bool:
             config = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}); repair or remove it.") from error
-        if isinstance(config.get("do_lower_case"), bool):
+        if isinstance(config, dict) and isinstance(config.get("do_lower_case"), bool):
             return config["do_lower_case"]
     return default

@@ -36,7 +36,16 @@ MAY_IMPORT = {
     "run_setup": {"configuration", "kernels", "tokenization", "training"},
     "pretraining_setup": {"run_setup", "configuration", "data", "modeling", "training"},
     "pretraining_run": {"pretraining_setup", "data", "modeling", "training"},
-    "squad_setup": {"run_setup", "configuration", "data", "modeling", "pretrained", "tokenization", "training"},
+    "squad_setup": {
+        "run_setup",
+        "configuration",
+        "data",
+        "hugging_face",
+        "modeling",
+        "pretrained",
+        "tokenization",
+        "training",
+    },
     "squad_run": {"squad_setup", "data", "modeling", "pretrained", "training"},
 }
 ENTRIES = {"run_pretraining", "run_squad", "benchmark", "scripts"}

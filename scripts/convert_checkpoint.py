@@ -1,0 +1,137 @@
+"""Turns any BERT that this program reads into a Hugging Face folder, or into a .pt file of its own.
+
+The conversion is a read and a write (pretrained.py, hugging_face.py). What is here is the command line, and the choice
+of configuration and vocabulary where the model does not come with them.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from errors import UserError, run_main
+from file_utils import atomic_path
+from hugging_face import (
+    TOKENIZER_NAME,
+    check_writable,
+    extract_vocabulary,
+    of_architecture,
+    read_config,
+    write_hugging_face,
+)
+from pretrained import Pretrained, few, lower_case_of, read_pretrained
+from tokenization import VOCAB_NAME, load_vocab
+
+HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.
+
+FROM is one of
+  a checkpoint of this program (results/ckpt_1000.pt, or the folder: its newest one) or of NVIDIA's (.pt);
+  a Hugging Face folder or file (model.safetensors, pytorch_model.bin, sharded or not);
+  Google's TensorFlow checkpoint: the folder, bert_model.ckpt, or any file of it. TensorFlow is not needed;
+  the name of a published model that was downloaded before, such as bert-large-uncased."""
+
+EXAMPLES = """examples:
+  what was pre-trained here, for transformers:
+    python scripts/convert_checkpoint.py results/checkpoints results/hugging_face --vocab_file vocab.txt --do_lower_case
+  Google's archive, unpacked:
+    python scripts/convert_checkpoint.py uncased_L-12_H-768_A-12 bert_base
+  a file that does not say its configuration, which weights tell but for the number of heads:
+    python scripts/convert_checkpoint.py bert_large_qa.pt bert_large_qa --config_file bert_configs/large.json
+  somebody's folder, to start run_pretraining.py from:
+    python scripts/convert_checkpoint.py bert-base-german start.pt"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=HELP, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="FROM", help="the model to read")
+    parser.add_argument("target", metavar="TO", type=Path, help="the folder or the .pt file to write")
+    parser.add_argument("--to", choices=("huggingface", "pt"), help="by default pt if TO ends in .pt, else huggingface")
+    parser.add_argument("--config_file", help="the model's shape; by default what is in FROM or beside it")
+    parser.add_argument("--vocab_file", help="the vocabulary; by default the vocab.txt or tokenizer.json beside FROM")
+    parser.add_argument(
+        "--do_lower_case",
+        action=argparse.BooleanOptionalAction,
+        help="whether the vocabulary is lower-cased; by default what is written beside it or its folder's name says",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is at TO")
+    return parser.parse_args(arguments)
+
+
+def completed(read: Pretrained, args: argparse.Namespace, scratch: Path) -> Pretrained:
+    """The model with the configuration and vocabulary of the command line, where it gives them.
+
+    The configuration's vocabulary is the file's, where there is one: what else the weights have only fills it up.
+
+    Args:
+        scratch: a folder for a vocabulary that is not in a file of its own.
+    """
+    tokenizer_file = read.path.parent / TOKENIZER_NAME
+    if read.vocab_file is None and tokenizer_file.is_file() and not args.vocab_file:
+        extract_vocabulary(tokenizer_file, scratch / VOCAB_NAME)
+        read = dataclasses.replace(read, vocab_file=scratch / VOCAB_NAME)
+    if args.vocab_file:
+        vocab_file = Path(args.vocab_file)
+        read = dataclasses.replace(
+            read, vocab_file=vocab_file, do_lower_case=lower_case_of(args.vocab_file, vocab_file.parent)
+        )
+    if args.do_lower_case is not None:
+        read = dataclasses.replace(read, do_lower_case=args.do_lower_case)
+    if args.config_file:
+        read = read.with_config(read_config(args.config_file), args.config_file)
+    config = read.known_config()
+    if read.vocab_file is not None:
+        config = dataclasses.replace(config, vocab_size=len(load_vocab(read.vocab_file)))
+    return read.with_config(config, f"the vocabulary {read.vocab_file}")
+
+
+def write_pt(path: Path, read: Pretrained, overwrite: bool) -> tuple[str, ...]:
+    """Write weights and configuration as `--init_checkpoint` takes them; returns the names of what was left out.
+
+    Raises UserError where the file is there already, or the weights are not all of a model.
+    """
+    if path.exists() and not (overwrite and path.is_file()):
+        raise UserError(f"{path} exists; choose another name, or replace it (a file only) with --overwrite.")
+    config = read.known_config()
+    _, weights = of_architecture(read.weights, config, str(read.path))
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        torch.save({"model": weights, "configuration": {"model": dataclasses.asdict(config)}}, temporary)
+    return tuple(name for name in read.weights if name not in weights)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Convert, and say what was done."""
+    args = parse_arguments(arguments)
+    to_pt = args.to == "pt" or (args.to is None and args.target.suffix == ".pt")
+    if not to_pt:
+        check_writable(args.target, args.overwrite)
+    with tempfile.TemporaryDirectory() as scratch:
+        read = completed(read_pretrained(args.source), args, Path(scratch))
+        print(f"{read.path} ({read.kind}): {len(read.weights)} weights")
+        if read.dropped:
+            print(f"left out, as no weights: {few(read.dropped)}")
+        if to_pt:
+            unused = write_pt(args.target, read, args.overwrite)
+            usage = f"--init_checkpoint {args.target}"
+        else:
+            unused = write_hugging_face(
+                args.target, read.weights, read.known_config(), read.vocab_file, read.do_lower_case, args.overwrite
+            )
+            usage = f"transformers.AutoModel.from_pretrained({str(args.target)!r})"
+            if read.vocab_file is None:
+                print("no vocabulary was found, so there is no tokenizer in the folder; --vocab_file adds it")
+    if unused:
+        print(f"left out, as this architecture has no place for them: {few(unused)}")
+    print(f"written to {args.target}; load it with {usage}")
+
+
+if __name__ == "__main__":
+    run_main(main)
