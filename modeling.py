@@ -366,6 +366,14 @@ class BertForMaskedLM(_BertWithMaskedLM):
         return self.cls.predictions.loss(hidden_states, masked_lm_positions, masked_lm_labels, self.embedding_weight)
 
 
+class QuestionAnsweringOutput(NamedTuple):
+    """Scalars, fp32: the mean of the two losses, and these."""
+
+    loss: Tensor
+    start_loss: Tensor
+    end_loss: Tensor
+
+
 class BertForQuestionAnswering(nn.Module):
     """BERT with a score for each token to begin and to end the answer."""
 
@@ -377,12 +385,43 @@ class BertForQuestionAnswering(nn.Module):
         _initialise(self.qa_outputs, config.initializer_range)
 
     def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        start_positions: Tensor,
+        end_positions: Tensor,
+    ) -> QuestionAnsweringOutput:
+        """The losses of a flat batch, for `BertModel.forward`'s arguments and:
+
+        Args:
+            start_positions, end_positions: (B,) int64, the answer's first and last token counted from the beginning of
+                its sequence, 0 ([CLS]) where there is none; for the first B sequences, those after them are padding.
+        """
+        logits = self.predict(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
+        start_loss, end_loss = (
+            F.cross_entropy(_by_sequence(scores, cu_seqlens, max_seqlen, positions.shape[0]), positions)
+            for scores, positions in zip(logits, (start_positions, end_positions), strict=True)
+        )
+        return QuestionAnsweringOutput((start_loss + end_loss) / 2, start_loss.detach(), end_loss.detach())
+
+    def predict(
         self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int
     ) -> tuple[Tensor, Tensor]:
         """(T,) fp32 scores that the answer begins, and ends, at each token; arguments as in `BertModel.forward`."""
         hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
         start_logits, end_logits = self.qa_outputs(hidden_states).float().unbind(1)
         return start_logits, end_logits
+
+
+def _by_sequence(scores_T: Tensor, cu_seqlens: Tensor, max_seqlen: int, n_sequences: int) -> Tensor:
+    """The first sequences' scores (n_sequences, max_seqlen), -inf behind each one's end, so that softmax ignores it."""
+    starts, ends = cu_seqlens[:n_sequences, None], cu_seqlens[1 : n_sequences + 1, None]
+    tokens_BS = starts + torch.arange(max_seqlen, device=scores_T.device)
+    is_token = tokens_BS < ends
+    return torch.where(is_token, scores_T[torch.where(is_token, tokens_BS, 0)], -torch.inf)
 
 
 def compile_regions(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ NNODES=${NNODES:-${SLURM_NNODES:-1}}            # machines; MIN:MAX lets torchru
 MASTER_ADDR=${MASTER_ADDR:-}                    # one of them, by name; empty: the first of the Slurm job, else this one
 MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}
 MAX_RESTARTS=${MAX_RESTARTS:-0}                 # times that torchrun starts all processes again after a failure
+PROFILER=${PROFILER:-}                          # nsys or torch: a trace of some steps, in OUTPUT_DIR/profile
 
 REQUEUE_STATUS=75
 child=          # process of the launch under way; `starting` before it has a number
@@ -48,6 +49,11 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
   for name in NUM_GPUS MASTER_PORT; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
   done
+  case $PROFILER in
+    '' | torch) ;;
+    nsys) command -v nsys >/dev/null || problems+=("PROFILER is nsys, and there is no nsys on the PATH; install Nsight Systems, or take torch.") ;;
+    *) problems+=("PROFILER is '$PROFILER'; set it to nsys or torch, or leave it empty.") ;;
+  esac
   [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
   if [[ -z $MASTER_ADDR && -n ${SLURM_JOB_NODELIST:-} ]]; then
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -64,7 +70,17 @@ n_processes() { # over all machines, when all are there
 }
 
 launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 where a signal stopped it
-  local command=(python3)
+  local command=(python3) profile=() profiler=()
+  case $PROFILER in
+    torch) profile=(--profile torch) ;;
+    nsys)
+      profile=(--profile)
+      mkdir -p "$OUTPUT_DIR/profile"
+      # From cudaProfilerStart to cudaProfilerStop, which run_*.py call around the steps in question.
+      profiler=(nsys profile '--trace=cuda,nvtx,osrt,cudnn,cublas' --capture-range cudaProfilerApi --capture-range-end stop
+        --force-overwrite true --output "$OUTPUT_DIR/profile/nsys")
+      ;;
+  esac
   if [[ $NNODES != 1 ]]; then
     command+=(-m torch.distributed.run --nnodes "$NNODES" --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS"
       --rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv_id "bert-${SLURM_JOB_ID:-$MASTER_PORT}")
@@ -83,7 +99,7 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
   child=starting
   # A terminal and Slurm may signal all processes, and torchrun saves on SIGTERM alone: SIGINT would end it at once, and
   # SIGUSR1 kill it. In a session of its own, and deaf to SIGUSR1, it hears of them from this script only.
-  (trap '' USR1 && exec setsid "${command[@]}" "$@") &
+  (trap '' USR1 && exec setsid "${profiler[@]}" "${command[@]}" "$@" "${profile[@]}") &
   child=$!
   if ((stopped || interrupts)); then kill -TERM "$child" 2>/dev/null || true; fi
   while kill -0 "$child" 2>/dev/null; do

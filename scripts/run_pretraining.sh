@@ -18,17 +18,9 @@ set -euo pipefail
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 CONFIG=${CONFIG:-}   # defaults for known hardware: a file, or the name of one in scripts/configs, such as h200_8gpu
-if [[ -n $CONFIG ]]; then
-  config_file=$CONFIG
-  if [[ $CONFIG != */* ]]; then config_file=$PROJECT_DIR/scripts/configs/pretrain_$CONFIG.sh; fi
-  if [[ ! -f $config_file ]]; then
-    known=$(cd "$PROJECT_DIR/scripts/configs" && printf '%s ' pretrain_*.sh | sed 's/pretrain_//g; s/\.sh//g')
-    echo "error: CONFIG is '$CONFIG', and there is no file $config_file; choose one of ${known% }, or give a path." >&2
-    exit 2
-  fi
-  # shellcheck source=/dev/null  # whichever was chosen
-  source "$config_file"
-fi
+# shellcheck source=scripts/configuration.sh
+source "$PROJECT_DIR/scripts/configuration.sh"
+read_configuration pretrain
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/pretraining}   # checkpoints, and the log dllogger.json
 RUN_PHASE1=${RUN_PHASE1:-1}                     # 0: leave phase 1 out
@@ -73,13 +65,13 @@ PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-4e-3}
 PHASE2_WARMUP=${PHASE2_WARMUP:-0.128}
 
 # shellcheck source=scripts/launch.sh
-source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS and what else concerns the processes
+source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, PROFILER and what else concerns the processes
 
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   echo
   echo "Variables and their values now:"
-  for name in CONFIG NUM_GPUS NNODES MASTER_ADDR MASTER_PORT MAX_RESTARTS OUTPUT_DIR RUN_PHASE1 RUN_PHASE2 \
+  for name in CONFIG NUM_GPUS NNODES MASTER_ADDR MASTER_PORT MAX_RESTARTS PROFILER OUTPUT_DIR RUN_PHASE1 RUN_PHASE2 \
     BERT_MODEL CONFIG_FILE INIT_CHECKPOINT PRECISION COMPILE OPTIMIZER SCHEDULE SEED SHARD_OPTIMIZER REDUCE_DTYPE \
     LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS KEEP_EVERY EVALUATE STEPS_PER_EVALUATION TENSORBOARD DATASET \
     PHASE{1,2}_{DATA_DIR,GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE,WARMUP}; do
@@ -170,10 +162,6 @@ if ((all_numbers)); then
   done
 fi
 
-has_torch() {
-  python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null
-}
-
 phase_problems() { # PHASE [FLAGS]: what run_pretraining.py finds wrong with a phase, to `problems`
   local phase=$1 found line
   shift
@@ -191,13 +179,7 @@ phase_problems() { # PHASE [FLAGS]: what run_pretraining.py finds wrong with a p
   done <<<"$found"
 }
 
-if ! has_torch && [[ -f $PROJECT_DIR/.venv/bin/activate ]]; then
-  # shellcheck disable=SC1091  # made by scripts/environment.sh
-  source "$PROJECT_DIR/.venv/bin/activate"
-fi
-if ! has_torch; then
-  problems+=("No Python environment with PyTorch is active and $PROJECT_DIR/.venv has none; activate one with requirements.txt installed, or let 'bash scripts/quickstart.sh' make .venv.")
-elif ((all_numbers)); then
+if activate_environment && ((all_numbers)); then
   # Both phases before the first, or a slip in phase 2 would show days later.
   for phase in "${phases[@]}"; do phase_problems "$phase" "$@"; done
 fi

@@ -34,10 +34,7 @@ def make_inputs(folder, **changes):
 
 
 def command(folder, **changes):
-    """The arguments of a run on `make_inputs`'s folder: 2 micro-batches of 4 a step, every step logged.
-
-    A flag that is True has no value, one that is None or False is left out.
-    """
+    """The arguments of a run on `make_inputs`'s folder: 2 micro-batches of 4 a step, every step logged."""
     flags = {
         "do_train": True,
         "no_cuda": True,
@@ -57,6 +54,11 @@ def command(folder, **changes):
         "num_steps_per_checkpoint": 1000,
         **changes,
     }
+    return as_arguments(flags)
+
+
+def as_arguments(flags):
+    """A command line: a flag that is True has no value, one that is None or False is left out."""
     arguments = []
     for name, value in flags.items():
         if value is True:

@@ -172,18 +172,44 @@ def test_masked_lm_model_equals_hugging_face():
     assert ours(**batch).item() == pytest.approx(reference(**padded).loss.item(), rel=1e-5)
 
 
-def test_question_answering_model_equals_hugging_face():
+@pytest.mark.parametrize("kind", ["unpadded", "full"])
+def test_question_answering_model_equals_hugging_face(kind):
     reference = reference_model(transformers.BertForQuestionAnswering)
     ours = BertForQuestionAnswering(config())
     ours.load_state_dict(reference.state_dict())
-    batch = layout("unpadded")
+    batch = layout(kind)
     padded = as_padded(batch)
-    inputs = ("input_ids", "token_type_ids", "attention_mask")
-    expected = reference(**{name: padded[name] for name in inputs})
     real = padded["attention_mask"].bool()
-    start, end = ours(*(batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")))
+    n_sequences = len(batch["next_sentence_labels"])
+    lengths = real.sum(1)[:n_sequences]
+    starts = torch.randint(2**20, (n_sequences,), generator=torch.Generator().manual_seed(1)) % lengths
+    ends = torch.randint(2**20, (n_sequences,), generator=torch.Generator().manual_seed(2)) % lengths
+    ends[0] = starts[0] = 0  # no answer: [CLS]
+    inputs = {name: padded[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
+    expected = reference(**inputs)
+    flat = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    start, end = ours.predict(*flat)
     torch.testing.assert_close(start, expected.start_logits[real])
     torch.testing.assert_close(end, expected.end_logits[real])
+
+    # Hugging Face's loss lets padding take part in the softmax; masked, as the published code for TPUs did, it is ours.
+    def loss(logits, positions):
+        return torch.nn.functional.cross_entropy(
+            logits[:n_sequences].masked_fill(~real[:n_sequences], -1e30), positions
+        )
+
+    wanted = loss(expected.start_logits, starts), loss(expected.end_logits, ends)
+    output = ours(*flat, starts, ends)
+    assert output.start_loss.item() == pytest.approx(wanted[0].item(), rel=1e-5)
+    assert output.end_loss.item() == pytest.approx(wanted[1].item(), rel=1e-5)
+    output.loss.backward()
+    (sum(wanted) / 2).backward()
+    for name, parameter in reference.qa_outputs.named_parameters():
+        torch.testing.assert_close(dict(ours.qa_outputs.named_parameters())[name].grad, parameter.grad)
+    ours_embedding = ours.bert.embeddings.word_embeddings.weight.grad[:VOCAB]
+    torch.testing.assert_close(
+        ours_embedding, reference.bert.embeddings.word_embeddings.weight.grad, rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("mask_side", ["right", "left", "none"])

@@ -69,7 +69,7 @@ def command_lines(document):
 def complaint_about_command(command):
     """What is wrong with a command line as a user would copy it, or None."""
     # Optional parts are written in brackets; a command is tried with them.
-    command = re.sub(r"\[((?:--|[A-Z]).*?)\]", r"\1", command).replace("LOG ...", "LOG").replace("SHARD.txt ...", "SHARD.txt")
+    command = re.sub(r"\[((?:--|[A-Z]).*?)\]", r"\1", command).replace(" ...", "")
     if subprocess.run(["bash", "-n", "-c", command], capture_output=True, check=False).returncode:
         return "is not shell"
     words = shlex.split(command, comments=True)

@@ -13,6 +13,7 @@ import torch
 from optimization import unavailable
 from training.arguments import precision_name
 from training.precision import precision_problem
+from training.profiling import profile_problem
 
 POSITIVE = (
     "max_seq_length",
@@ -33,6 +34,7 @@ POSITIVE = (
     "steps_this_run",
     "learning_rate",
     "max_grad_norm",
+    "profile_steps",
 )
 
 
@@ -67,6 +69,10 @@ def shared_value_problems(args: argparse.Namespace, device: torch.device) -> Ite
         yield problem + "."
     if args.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         yield "--compile needs a C++ compiler on the CPU, and neither CXX nor g++ is one; install g++ or leave it out."
+    if args.profile_start < 0:
+        yield f"--profile-start {args.profile_start} must not be negative."
+    if problem := profile_problem(args.profile, device):
+        yield problem
     if problem := _output_problem(args.output_dir):
         yield problem
 

@@ -8,6 +8,7 @@ import argparse
 
 from optimization import OPTIMIZERS, SCHEDULES
 from training.precision import PRECISIONS
+from training.profiling import KINDS
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -165,6 +166,17 @@ def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--benchmark_stop", type=int, default=None, help="step of this run that closes the window (default: the last)"
     )
+    group.add_argument(
+        "--profile",
+        nargs="?",
+        const="cuda",
+        default=None,
+        choices=KINDS,
+        help="profile some steps: torch writes OUTPUT_DIR/profile/trace_rank0.json; --profile alone is for Nsight, "
+        "started with --capture-range cudaProfilerApi",
+    )
+    group.add_argument("--profile-start", type=int, default=5, help="steps of this run before those that are profiled")
+    group.add_argument("--profile-steps", "--profile_steps", type=int, default=5, help="steps that are profiled")
 
 
 def add_length_arguments(parser: argparse.ArgumentParser, num_train_epochs: float | None = None) -> None:

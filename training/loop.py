@@ -1,12 +1,15 @@
 """The training loop: steps, what is logged of them, checkpoints, evaluations, the window of the throughput."""
 
+import contextlib
 import math
+from pathlib import Path
 
 from tqdm import tqdm
 
 from errors import UserError
 from training.checkpoint_writer import CheckpointWriter
 from training.metrics import MetricsLogger
+from training.profiling import ProfiledSteps
 from training.run import TrainingRun
 from training.step import Outcome
 from training.throughput import ThroughputMeter
@@ -44,7 +47,19 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     losses: dict = {}
     saved_step = first_step
     rate = 0.0  # of the last step taken
-    with setup.dataset.iterate(run.samples_seen) as micro_batches, progress_bar(run, last_step) as progress:
+    profiled = ProfiledSteps(
+        args.profile,
+        args.profile_start,
+        args.profile_steps,
+        Path(args.output_dir) / "profile",
+        run.world.rank,
+        setup.device,
+    )
+    with (
+        setup.dataset.iterate(run.samples_seen) as micro_batches,
+        progress_bar(run, last_step) as progress,
+        contextlib.closing(profiled),
+    ):
         meter = ThroughputMeter(setup.window_start, args.benchmark_stop, run.flops, setup.device)
         while run.step < last_step:
             next_rate = run.schedule.learning_rate
@@ -64,6 +79,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             for batch in result.micro_batches:
                 meter.add(batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
             meter.end_step()
+            profiled.end_step()
             progress.update()
             step = run.step
             ends_average = step == 1 or step % args.log_freq == 0
@@ -84,7 +100,10 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                 with meter.paused():
                     logger.log((setup.dataset.epoch(run.samples_seen), step), run.evaluate())
                 run.model.train()
-        return {**meter.result(run.world.gather), **losses}
+        result = {**meter.result(run.world.gather), **losses}
+    if account := profiled.account():
+        logger.message(account)
+    return result
 
 
 def progress_bar(run: TrainingRun, last_step: int) -> tqdm:

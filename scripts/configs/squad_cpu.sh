@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# A CPU: Google's recipe for BERT-base, in hours on a server.
+NUM_GPUS=${NUM_GPUS:-1}
+INIT_CHECKPOINT=${INIT_CHECKPOINT:-bert-base-uncased}
+PRECISION=${PRECISION:-fp32}
+COMPILE=${COMPILE:-0}
+
+GLOBAL_BATCH=${GLOBAL_BATCH:-32} # = 1 x 8 x 4 accumulated
+MICRO_BATCH=${MICRO_BATCH:-8}
+PREDICT_BATCH=${PREDICT_BATCH:-8}
+EPOCHS=${EPOCHS:-2}
+LEARNING_RATE=${LEARNING_RATE:-3e-5}
+WARMUP=${WARMUP:-0.1}

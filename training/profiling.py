@@ -1,0 +1,84 @@
+"""A profiler around some steps: torch's, which writes a trace, or whichever waits for cudaProfilerStart.
+
+Nsight's tools follow a whole process and fill the disk with what nobody asked about, so they are told to wait for
+these two calls (`nsys profile --capture-range cudaProfilerApi`).
+"""
+
+from pathlib import Path
+
+import torch
+
+KINDS = ("cuda", "torch")
+
+
+class ProfiledSteps:
+    """Profiles `n_steps` steps of this process after the first `start`.
+
+    Args:
+        kind: one of KINDS; None: nothing is profiled.
+        folder: where torch's trace goes, as trace_rank0.json, for Perfetto (https://ui.perfetto.dev) and chrome://tracing.
+        rank: this process's.
+        device: what is waited for before and after.
+    """
+
+    def __init__(self, kind: str | None, start: int, n_steps: int, folder: Path, rank: int, device: torch.device):
+        self.kind, self.start, self.end = kind, start, start + n_steps
+        self.trace = folder / f"trace_rank{rank}.json"
+        self.device = device
+        self._finished_steps = 0
+        self._profile: torch.profiler.profile | None = None
+        self._runs = self._began = False
+        if kind and start == 0:
+            self._begin()
+
+    def end_step(self) -> None:
+        """A step was queued."""
+        self._finished_steps += 1
+        if self.kind and self._finished_steps == self.start:
+            self._begin()
+        elif self._runs and self._finished_steps == self.end:
+            self.close()
+
+    def close(self) -> None:
+        """Write what there is, if the steps are under way still."""
+        if not self._runs:
+            return
+        self._runs = False
+        self._synchronize()
+        if self._profile is None:
+            torch.cuda.profiler.stop()
+            return
+        self._profile.stop()
+        self.trace.parent.mkdir(parents=True, exist_ok=True)
+        self._profile.export_chrome_trace(str(self.trace))
+
+    def account(self) -> str | None:
+        """What became of it, a sentence; None where nothing was to be profiled."""
+        if not self.kind:
+            return None
+        if not self._began:
+            return f"nothing was profiled: this run ended after {self._finished_steps} steps; lower --profile-start"
+        return f"trace: {self.trace}" if self.kind == "torch" else "the profiled steps are in the tool's report"
+
+    def _begin(self) -> None:
+        self._runs = self._began = True
+        self._synchronize()
+        if self.kind == "cuda":
+            torch.cuda.profiler.start()
+            return
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        self._profile = torch.profiler.profile(activities=activities)
+        self._profile.start()
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def profile_problem(kind: str | None, device: torch.device) -> str | None:
+    """Why this profiler cannot be used here, a sentence; None where it can."""
+    if kind == "cuda" and device.type != "cuda":
+        return "--profile is for Nsight, which needs a GPU; give --profile torch on a CPU."
+    return None
