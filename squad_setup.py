@@ -70,7 +70,8 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
         check_all_see_the_same(f"{what} questions", [example.id for example in some], world, problems)
 
     datasets = {}
-    if tokenizer is not None and not problems.sentences:  # tokenizing takes its time
+    # Tokenizing takes its time.
+    if tokenizer is not None and not problems.sentences and not args.check_only:
         for what, some in examples.items():
             with problems.collect():
                 features = _features(args, some, tokenizer, world)

@@ -28,3 +28,19 @@ activate_environment() { # the project's own where none with PyTorch is active; 
     return 1
   fi
 }
+
+entry_problems() { # PREFIX ENTRY [FLAGS]: what run_*.py finds wrong with its flags and files, to `problems`
+  local prefix=$1 entry=$2 found line
+  shift 2
+  found=$(python3 "$PROJECT_DIR/$entry" "$@" --check_only 2>&1 >/dev/null) && return
+  if [[ $found != *"error: "* ]]; then # no complaint of ours, so something broke
+    problems+=("$prefix$found")
+    return
+  fi
+  while IFS= read -r line; do
+    # A batch that does not divide is reported by the variables' names.
+    if [[ $line == *"error: "* && $line != *"is not a multiple of --micro_batch_size"* ]]; then
+      problems+=("$prefix${line#*error: }")
+    fi
+  done <<<"$found"
+}

@@ -49,11 +49,6 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
   for name in NUM_GPUS MASTER_PORT; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
   done
-  case $PROFILER in
-    '' | torch) ;;
-    nsys) command -v nsys >/dev/null || problems+=("PROFILER is nsys, and there is no nsys on the PATH; install Nsight Systems, or take torch.") ;;
-    *) problems+=("PROFILER is '$PROFILER'; set it to nsys or torch, or leave it empty.") ;;
-  esac
   [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
   if [[ -z $MASTER_ADDR && -n ${SLURM_JOB_NODELIST:-} ]]; then
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -63,6 +58,14 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
   elif [[ $NNODES != 1 && -z $MASTER_ADDR ]]; then
     problems+=("NNODES is $NNODES and MASTER_ADDR is empty; name the machine where all are to meet.")
   fi
+}
+
+check_profiler() { # what is wrong with PROFILER goes to `problems`
+  case $PROFILER in
+    '' | torch) ;;
+    nsys) command -v nsys >/dev/null || problems+=("PROFILER is nsys, and there is no nsys on the PATH; install Nsight Systems, or take torch.") ;;
+    *) problems+=("PROFILER is '$PROFILER'; set it to nsys or torch, or leave it empty.") ;;
+  esac
 }
 
 n_processes() { # over all machines, when all are there

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole job in small: the embedded sample corpus to HDF5, and a tiny BERT pre-trained on it through both phases, on
-# the GPU if there is one, else on the CPU.
+# The whole job in small: the embedded sample corpus to HDF5, a tiny BERT pre-trained on it through both phases, and
+# fine-tuned on questions about it, on the GPU if there is one, else on the CPU.
 #
 #   bash scripts/quickstart.sh
 #   VOCAB_FILE=vocab.txt OUTPUT_DIR=/tmp/quickstart bash scripts/quickstart.sh
@@ -25,6 +25,8 @@ export PHASE1_GLOBAL_BATCH=${PHASE1_GLOBAL_BATCH:-32} PHASE2_GLOBAL_BATCH=${PHAS
 export PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-32} PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-8}
 export PHASE1_STEPS=${PHASE1_STEPS:-300} PHASE2_STEPS=${PHASE2_STEPS:-75}
 export PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-1.2e-2} PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-1.2e-2}
+SQUAD_STEPS=${SQUAD_STEPS:-200}
+SQUAD_LEARNING_RATE=${SQUAD_LEARNING_RATE:-1.5e-3}
 export LOG_FREQ=${LOG_FREQ:-25}
 export NUM_GPUS=${NUM_GPUS:-1}                 # batches this small gain nothing from several
 
@@ -36,7 +38,7 @@ if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   echo
   echo "Variables and their values now:"
   for name in OUTPUT_DIR VOCAB_FILE VOCAB_SIZE N_PROCESSES INSTALL PYTHON \
-    PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE} LOG_FREQ NUM_GPUS; do
+    PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE} SQUAD_STEPS SQUAD_LEARNING_RATE LOG_FREQ NUM_GPUS; do
     echo "  $name=${!name}"
   done
   exit 0
@@ -44,7 +46,7 @@ fi
 
 SAMPLE=$PROJECT_DIR/data/sample
 MARK=$OUTPUT_DIR/.quickstart # says that the folder is a quickstart's, so that replacing it loses nothing of yours
-LOG=$OUTPUT_DIR/pretraining/dllogger.json
+LOG=$OUTPUT_DIR/pretraining/dllogger.json SQUAD_LOG=$OUTPUT_DIR/squad/dllogger.json
 
 problems=()
 if [[ -n $VOCAB_FILE && ! -f $VOCAB_FILE ]]; then
@@ -53,7 +55,7 @@ fi
 if [[ -e $OUTPUT_DIR && ! -f $MARK && (! -d $OUTPUT_DIR || -n $(ls -A "$OUTPUT_DIR")) ]]; then
   problems+=("OUTPUT_DIR $OUTPUT_DIR is there and no earlier quickstart made it; choose another folder.")
 fi
-for name in VOCAB_SIZE N_PROCESSES; do
+for name in VOCAB_SIZE N_PROCESSES SQUAD_STEPS; do
   [[ ${!name} =~ ^[1-9][0-9]*$ ]] || problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
 done
 if ((${#problems[@]})); then
@@ -66,7 +68,7 @@ SECONDS=0 # installation does not count
 
 mkdir -p "$OUTPUT_DIR"
 touch "$MARK"
-rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/vocab.txt" "$OUTPUT_DIR/bert_config.json"
+rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/squad" "$OUTPUT_DIR/vocab.txt" "$OUTPUT_DIR/bert_config.json"
 
 prepare() { # STAGES
   CORPUS=$DATASET STAGES=$1 WIKI_SOURCE=$SAMPLE/wikicorpus_sample.xml.bz2 BOOKS_SOURCE=$SAMPLE/books EXTRA_DOWNLOADS='' \
@@ -104,7 +106,25 @@ unset PHASE1_DATA_DIR PHASE2_DATA_DIR INIT_CHECKPOINT
 env OUTPUT_DIR="$OUTPUT_DIR/pretraining" CONFIG_FILE="$OUTPUT_DIR/bert_config.json" EVALUATE=1 RUN_PHASE1=1 RUN_PHASE2=1 \
   bash "$PROJECT_DIR/scripts/run_pretraining.sh" --vocab_file "$VOCAB_FILE" "$@"
 
+answer() { # MODE QUESTIONS
+  env OUTPUT_DIR="$OUTPUT_DIR/squad" CONFIG_FILE="$OUTPUT_DIR/bert_config.json" VOCAB_FILE="$VOCAB_FILE" \
+    INIT_CHECKPOINT="$(newest_checkpoint)" BERT_MODEL='' SQUAD_VERSION=2.0 MODE="$1" TRAIN_FILE="$SAMPLE/squad/train-v2.0.json" \
+    PREDICT_FILE="$SAMPLE/squad/$2-v2.0.json" GLOBAL_BATCH=16 MICRO_BATCH=16 MAX_STEPS="$SQUAD_STEPS" \
+    LEARNING_RATE="$SQUAD_LEARNING_RATE" bash "$PROJECT_DIR/scripts/run_squad.sh"
+}
+
+newest_checkpoint() { # of pre-training
+  find "$OUTPUT_DIR/pretraining" -name 'ckpt_*.pt' | sort -V | tail -n 1
+}
+
+echo "== fine-tuning on questions about the sample"
+answer "train eval" train
+echo "== other questions"
+answer "predict eval" dev
+
 echo
 python3 "$PROJECT_DIR/benchmark/summarize.py" "$LOG"
+echo
+python3 "$PROJECT_DIR/benchmark/summarize_squad.py" "$SQUAD_LOG"
 echo
 echo "Done in $SECONDS seconds. Results: $OUTPUT_DIR"

@@ -84,6 +84,7 @@ problems=()
 
 resolve_launch
 if ((${#problems[@]})); then all_numbers=0; else all_numbers=1; fi
+check_profiler
 for name in RUN_PHASE1 RUN_PHASE2 COMPILE EVALUATE SHARD_OPTIMIZER TENSORBOARD; do
   [[ ${!name} == [01] ]] || problems+=("$name is '${!name}'; set it to 1 or 0.")
 done
@@ -162,26 +163,12 @@ if ((all_numbers)); then
   done
 fi
 
-phase_problems() { # PHASE [FLAGS]: what run_pretraining.py finds wrong with a phase, to `problems`
-  local phase=$1 found line
-  shift
-  phase_flags "$phase"
-  found=$(python3 "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" --check_only 2>&1 >/dev/null) && return
-  if [[ $found != *"error: "* ]]; then # no complaint of ours, so something broke
-    problems+=("phase $phase: $found")
-    return
-  fi
-  while IFS= read -r line; do
-    # A batch that does not divide was reported above, by the variables' names.
-    if [[ $line == *"error: "* && $line != *"is not a multiple of --micro_batch_size"* ]]; then
-      problems+=("phase $phase: ${line#*error: }")
-    fi
-  done <<<"$found"
-}
-
 if activate_environment && ((all_numbers)); then
   # Both phases before the first, or a slip in phase 2 would show days later.
-  for phase in "${phases[@]}"; do phase_problems "$phase" "$@"; done
+  for phase in "${phases[@]}"; do
+    phase_flags "$phase"
+    entry_problems "phase $phase: " run_pretraining.py "${flags[@]}" "$@"
+  done
 fi
 if [[ $RUN_PHASE1$RUN_PHASE2 == 11 ]]; then
   for given in "$@"; do

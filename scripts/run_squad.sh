@@ -66,13 +66,22 @@ fi
 
 problems=()
 resolve_launch
+all_numbers=$((${#problems[@]} == 0))
+check_profiler
 [[ $SQUAD_VERSION == 1.1 || $SQUAD_VERSION == 2.0 ]] || problems+=("SQUAD_VERSION is '$SQUAD_VERSION'; set it to 1.1 or 2.0.")
 [[ $COMPILE == [01] ]] || problems+=("COMPILE is '$COMPILE'; set it to 1 or 0.")
 for name in GLOBAL_BATCH PREDICT_BATCH MAX_SEQ_LENGTH DOC_STRIDE LOG_FREQ STEPS_PER_CHECKPOINT MAX_STEPS MICRO_BATCH; do
   if [[ ! ${!name} =~ ^[1-9][0-9]*$ && ! (-z ${!name} && " MAX_STEPS MICRO_BATCH " == *" $name "*) ]]; then
     problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
+    all_numbers=0
   fi
 done
+if ((all_numbers)); then
+  divisor=$(($(n_processes) * ${MICRO_BATCH:-1}))
+  if ((GLOBAL_BATCH % divisor)); then
+    problems+=("GLOBAL_BATCH $GLOBAL_BATCH is not a multiple of $divisor ($(n_processes) processes${MICRO_BATCH:+ times MICRO_BATCH $MICRO_BATCH}); choose numbers that divide it.")
+  fi
+fi
 
 flags=(--output_dir "$OUTPUT_DIR" --init_checkpoint "$INIT_CHECKPOINT" --resume_from_checkpoint
   --num_train_epochs "$EPOCHS" --global_batch_size "$GLOBAL_BATCH" --predict_batch_size "$PREDICT_BATCH"
@@ -104,7 +113,9 @@ for given in "$@"; do
     problems+=("${given%%=*} is set by the configuration of ${BASH_SOURCE[0]}; change it there.")
   fi
 done
-activate_environment
+if activate_environment && ((all_numbers)); then
+  entry_problems "" run_squad.py "${flags[@]}" "$@"
+fi
 if ((${#problems[@]})); then
   printf 'error: %s\n' "${problems[@]}" >&2
   exit 2

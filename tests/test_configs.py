@@ -129,3 +129,36 @@ def test_the_slurm_job_goes_back_into_the_queue_only_when_it_was_stopped(tmp_pat
     calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
     assert calls[0] == "srun --kill-on-bad-exit=0 bash /project/scripts/run_pretraining.sh --max_grad_norm 2"
     assert calls[1:] == (["scontrol requeue 17"] if status == 75 else [])
+
+
+SQUAD_SCRIPT = "scripts/run_squad.sh"
+SQUAD_CONFIGS = sorted((ROOT / "scripts" / "configs").glob("squad_*.sh"))
+SQUAD_NAMES = [path.stem.removeprefix("squad_") for path in SQUAD_CONFIGS]
+
+
+def test_fine_tuning_has_the_same_hardware():
+    assert set(SQUAD_NAMES) == set(NAMES)
+
+
+@pytest.mark.parametrize("path", SQUAD_CONFIGS, ids=SQUAD_NAMES)
+def test_those_of_fine_tuning_only_set_what_the_script_knows(path):
+    known = settings_of(SQUAD_SCRIPT) | settings_of("scripts/launch.sh")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name = re.match(r"([A-Z0-9_]+)=\$\{\1:-[^}]+\}( #.*)?$", line)
+            assert name, line
+            assert name[1] in known, line
+
+
+@pytest.mark.parametrize("name", SQUAD_NAMES)
+def test_those_of_fine_tuning_add_up(name, tmp_path):
+    values = shown_settings(SQUAD_SCRIPT, tmp_path, CONFIG=name)
+    n_gpus, batch, micro = (int(values[key]) for key in ("NUM_GPUS", "GLOBAL_BATCH", "MICRO_BATCH"))
+    assert batch % (n_gpus * micro) == 0
+    assert values["PRECISION"] in PRECISIONS
+    text = (ROOT / "scripts" / "configs" / f"squad_{name}.sh").read_text(encoding="utf-8")
+    assert f" # = {n_gpus} x {micro} x {batch // n_gpus // micro} accumulated" in text
+    # Google's recipe: 2 epochs of batches of 32 at 3e-5, warmed up over a tenth.
+    recipe = [float(values[key]) for key in ("GLOBAL_BATCH", "EPOCHS", "LEARNING_RATE", "WARMUP")]
+    assert recipe == [32, 2, 3e-5, 0.1]
+    assert name == "cpu" or name.endswith(f"_{n_gpus}gpu")

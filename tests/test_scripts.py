@@ -19,7 +19,12 @@ from training.pretraining_arguments import parse_arguments
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("scripts/**/*.sh"), *ROOT.glob("data/*.sh"), ROOT / ".ci" / "run"])
 SETTING = re.compile(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:-")
-STARTED_BY_USERS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "data/create_datasets_from_start.sh")
+STARTED_BY_USERS = (
+    "scripts/run_pretraining.sh",
+    "scripts/run_squad.sh",
+    "scripts/quickstart.sh",
+    "data/create_datasets_from_start.sh",
+)
 BIN = Path(sys.executable).parent
 
 
@@ -137,7 +142,7 @@ def test_pretraining_needs_no_python_to_see_what_is_wrong(variables, sentence, t
 def test_pretraining_says_how_to_get_pytorch(tmp_path):
     (tmp_path / "scripts").mkdir()
     (tmp_path / "bin").mkdir()
-    for name in ("run_pretraining.sh", "launch.sh"):
+    for name in ("run_pretraining.sh", "configuration.sh", "launch.sh"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     python3 = tmp_path / "bin" / "python3"
     python3.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
@@ -261,6 +266,7 @@ def test_quickstart_and_going_on_from_it(tmp_path):
         "PHASE1_MICRO_BATCH": 4,
         "PHASE2_GLOBAL_BATCH": 2,
         "PHASE2_MICRO_BATCH": 2,
+        "SQUAD_STEPS": 2,
         "LOG_FREQ": 1,
     }
     output = tmp_path / "quick start"
@@ -272,6 +278,11 @@ def test_quickstart_and_going_on_from_it(tmp_path):
     assert [row[:2] for row in rows] == [("1", "3"), ("2", "3")]
     cells = [cell.strip().rstrip("%").replace(",", "") for row in rows for cell in row[2].split("|")]
     assert len([float(cell) for cell in cells]) == 2 * 5  # none is missing
+    scored = re.findall(
+        r"^\| (\w+)-v2\.0\.json +\| +(\d+) \| +([\d.]+) \| +([\d.]+) \| +2 \|", ended.stdout, re.MULTILINE
+    )
+    assert [row[:2] for row in scored] == [("train", "165"), ("dev", "53")]
+    assert len(json.loads((output / "squad" / "predictions.json").read_text(encoding="utf-8"))) == 53
     vocabulary = (output / "vocab.txt").read_text(encoding="utf-8").splitlines()
     shape = json.loads((output / "bert_config.json").read_text(encoding="utf-8"))
     assert shape["vocab_size"] == len(vocabulary) == 1000

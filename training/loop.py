@@ -62,6 +62,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     ):
         meter = ThroughputMeter(setup.window_start, args.benchmark_stop, run.flops, setup.device)
         while run.step < last_step:
+            profiled.begin_step()
             next_rate = run.schedule.learning_rate
             result = run.training_step(micro_batches)
             if result.outcome is Outcome.INTERRUPTED:

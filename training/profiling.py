@@ -28,15 +28,16 @@ class ProfiledSteps:
         self._finished_steps = 0
         self._profile: torch.profiler.profile | None = None
         self._runs = self._began = False
-        if kind and start == 0:
+
+    def begin_step(self) -> None:
+        """A step, or one more attempt at it, is about to begin."""
+        if self.kind and not self._began and self._finished_steps == self.start:
             self._begin()
 
     def end_step(self) -> None:
         """A step was queued."""
         self._finished_steps += 1
-        if self.kind and self._finished_steps == self.start:
-            self._begin()
-        elif self._runs and self._finished_steps == self.end:
+        if self._finished_steps == self.end:
             self.close()
 
     def close(self) -> None:
