@@ -14,12 +14,15 @@ import benchmark.checkpoint
 import benchmark.data_preparation
 import benchmark.data_scale
 import benchmark.loader
+import benchmark.made_squad
 import benchmark.summarize
+import benchmark.summarize_squad
 import benchmark.training_step
 import data.bertPrep
 import data.create_pretraining_data
 import data.train_vocab
 import training.pretraining_arguments
+import training.squad_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
@@ -32,6 +35,9 @@ PARSERS = {
     "benchmark/data_preparation.py": benchmark.data_preparation.parse_arguments,
     "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,
     "benchmark/summarize.py": benchmark.summarize.parse_arguments,
+    "benchmark/made_squad.py": benchmark.made_squad.parse_arguments,
+    "benchmark/summarize_squad.py": benchmark.summarize_squad.parse_arguments,
+    "run_squad.py": training.squad_arguments.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,
     "data/bertPrep.py": data.bertPrep.parse_arguments,
