@@ -53,7 +53,7 @@ class Problems:
 
 
 def run_main(main: Callable[[], object]) -> None:
-    """Call `main`; a UserError and a full disk become sentences on stderr and exit status 2, Ctrl-C exit status 130."""
+    """Call `main`; what is wrong with its input or files becomes sentences on stderr and status 2, Ctrl-C 130."""
     try:
         main()
     except UserError as error:
@@ -61,10 +61,16 @@ def run_main(main: Callable[[], object]) -> None:
             print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" for {error.filename}" if error.filename else ""
+            sentence = f"There is no space left on the disk{where}; free some, and start again."
+        elif error.filename is not None and error.strerror:
+            sentence = (
+                f"{error.filename} cannot be used ({error.strerror}); check the path and who may read and write there."
+            )
+        else:
             raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(f"error: There is no space left on the disk{where}; free some, and start again.", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -100,7 +100,7 @@ def cached_path(
     if not is_remote(address):
         return _local_file(Path(address).expanduser(), expected)
     key = hashlib.sha256(address.encode()).hexdigest()
-    name = name or f"{key[:12]}-{last_part(address)[-120:]}"
+    name = name or f"{key[:12]}-{last_part(address)}"
     if PurePosixPath(name).name != name:
         raise UserError(f"{name!r}: a name in the cache must be a plain file name")
     folder = Path(cache_dir).expanduser()

@@ -70,6 +70,9 @@ def is_remote(address: str) -> bool:
     return address.lower().startswith(("http://", "https://", "s3://"))
 
 
+MAX_NAME_BYTES = 120  # file systems take 255, and what is made of a name is longer
+
+
 def shown(address: str) -> str:
     """The address without what may be secret: user, password and query (signatures)."""
     parts = urlsplit(address)
@@ -329,8 +332,9 @@ def _s3_blocks(body: Any) -> Iterator[bytes]:
 
 
 def last_part(address: str) -> str:
-    """The file name that an address ends with, `download` if it has none."""
-    return unquote(urlsplit(address).path).rpartition("/")[2].replace("\0", "") or "download"
+    """The file name that an address ends with, its end if it is very long; `download` if it has none."""
+    name = unquote(urlsplit(address).path).rpartition("/")[2].replace("\0", "")
+    return name.encode()[-MAX_NAME_BYTES:].decode(errors="ignore") or "download"
 
 
 def _size(path: Path) -> int:

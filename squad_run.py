@@ -153,6 +153,7 @@ class SquadRun(TrainingRun):
             predictions.null_odds or None,
             predictions.best_answers,
         )
+        print(f"exact match {scores['exact_match']:.2f} %, F1 {scores['f1']:.2f} %", flush=True)  # whatever comes now
         if args.eval_script:
             null_odds = written.with_name(NULL_ODDS) if args.version_2_with_negative else None
             official = run_official_script(Path(args.eval_script), Path(args.predict_file), written, null_odds)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from configuration import BertConfig
+from data.parallel import usable_cores
 from data.squad import SquadExample, read_squad
 from data.squad_dataset import SquadDataset
 from data.squad_features import SquadFeatures, cached_squad_features, squad_features
@@ -29,7 +30,7 @@ from run_setup import (
     position_problem,
     resolve_setup,
 )
-from tokenization import SPECIAL_TOKENS, BertTokenizer
+from tokenization import BertTokenizer, is_cased
 from training.distributed import World
 from training.pretraining_arguments import BERT_CONFIGS
 from training.run import TrainingSetup
@@ -64,6 +65,8 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
     tokenizer = _open_tokenizer(args, config, pretrained, problems)
     n_parameters = _count_parameters(config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)
+    if args.eval_script and not Path(args.eval_script).is_file():
+        problems.add(f"there is no script {args.eval_script}; give --eval_script evaluate-v1.1.py or evaluate-v2.0.py.")
     examples = _read_examples(args, world, problems)
     check_all_see_the_same("model", config, world, problems)
     for what, some in examples.items():
@@ -138,10 +141,11 @@ def _open_tokenizer(
         if lower_case is None and pretrained is not None:
             lower_case = pretrained.do_lower_case
         tokenizer = BertTokenizer(vocab_file, do_lower_case=True if lower_case is None else lower_case)
-        cased = _is_cased(tokenizer)
+        cased = is_cased(tokenizer.vocab)
         if lower_case is None:
             tokenizer = BertTokenizer(vocab_file, do_lower_case=not cased)
-        elif lower_case == cased:
+        # Where nobody lower-cases a vocabulary without capitals it may be of a script that has none.
+        elif lower_case == cased and (cased or args.do_lower_case is False):
             what, remedy = ("a cased", "--no-do_lower_case") if cased else ("an uncased", "--do_lower_case")
             raise UserError(
                 f"the vocabulary {vocab_file} is {what} one, and most words would not be found in it with "
@@ -154,11 +158,6 @@ def _open_tokenizer(
                 f"vocab_size {config.vocab_size}; give --vocab_file the one the model was trained with.",
             )
     return tokenizer
-
-
-def _is_cased(tokenizer: BertTokenizer) -> bool:
-    """Whether words of the vocabulary have capitals; special tokens and Google's [unused1] do not count."""
-    return any(token != token.lower() for token in tokenizer.vocab if token not in SPECIAL_TOKENS and token[:1] != "[")
 
 
 def _count_parameters(config: BertConfig) -> int:
@@ -202,7 +201,7 @@ def _features(
 ) -> SquadFeatures:
     lengths = (args.max_seq_length, args.doc_stride, args.max_query_length)
     progress = world.is_first and not args.disable_progress_bar and len(examples) > 1
-    n_processes = max(1, args.n_processes // world.local_size)
+    n_processes = max(1, (args.n_processes or usable_cores()) // world.local_size)
     if args.skip_cache or len(examples) == 1:
         return squad_features(examples, tokenizer, *lengths, n_processes, progress=progress)
     report = _reporter(world)

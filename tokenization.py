@@ -103,6 +103,20 @@ def load_vocab(vocab_file: str | os.PathLike) -> dict[str, int]:
     return vocab
 
 
+def is_cased(vocab: Iterable[str]) -> bool:
+    """Whether words of the vocabulary have capitals; special tokens and Google's [unused1] do not count."""
+    return any(token != token.lower() for token in vocab if token not in SPECIAL_TOKENS and token[:1] != "[")
+
+
+def check_casing(vocab_file: str | os.PathLike, do_lower_case: bool) -> None:
+    """Raises UserError if the vocabulary cannot be read, or has words with capitals, which lower-casing never makes."""
+    if is_cased(load_vocab(vocab_file)) and do_lower_case:
+        raise UserError(
+            f"The vocabulary {vocab_file} is a cased one, and lower-cased text would not find many of its words; set "
+            "--do_lower_case 0 (DO_LOWER_CASE=0), or give an uncased one."
+        )
+
+
 def split_words(text: str) -> list[str]:
     """Splits at whitespace such that tokenizing each word gives what tokenizing the whole text gives."""
     return _CONTROLS_THAT_SPLIT.sub("", text).split()

@@ -32,7 +32,7 @@ from data.create_pretraining_data import create_shards
 from data.instances import InstanceOptions
 from data.parallel import Workers, workers
 from data.sentences import split_sentences
-from data.sharding import ShardingPlan, survey, write_shards
+from data.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
 from data.wikipedia import extract_wikipedia
 
 LENGTHS = ((128, 20), (512, 80))
@@ -69,7 +69,9 @@ def sharding(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> Non
     corpus = folder / "corpus.txt"
     names = [f"made_training_{i}" for i in range(n_shards)]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        write_shards({corpus: survey(corpus)}, Path(scratch), ShardingPlan(names, [], 0.0), pool)
+        _, hashes = survey(corpus)
+        (taken,) = first_of_their_kind([hashes])
+        write_shards({corpus: taken}, Path(scratch), ShardingPlan(names, [], 0.0), pool)
         for path in Path(scratch).iterdir():
             path.replace(folder / "shards" / path.name)
 

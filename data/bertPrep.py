@@ -24,16 +24,17 @@ if __name__ == "__main__":  # started as a script, Python looks for imports besi
 
 from data import stages
 from data.create_pretraining_data import add_instance_arguments, instance_options
+from data.dask_workers import scheduler_problem
 from data.download import download, download_problems
 from data.download_folder import DownloadOptions
 from data.instances import InstanceOptions
 from data.layout import BOOKS, BOTH, DATASETS, DOWNLOADS, WEIGHTS, WIKIPEDIA, Layout, default_working_dir
-from data.parallel import Workers, workers
+from data.parallel import Workers, usable_cores, workers
 from data.sharding import ShardingPlan
 from data.sources import PRETRAINED_MODELS, SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
 from data.stage_output import locked
 from errors import Problems, UserError, run_main
-from tokenization import load_vocab
+from tokenization import check_casing
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files", "verify")
 N_TRAINING_SHARDS, N_TEST_SHARDS, FRACTION_TEST_SET = 256, 256, 0.2
@@ -45,7 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--action", choices=ACTIONS, required=True, help="the stage to run")
     parser.add_argument("--dataset", choices=(*DATASETS, *DOWNLOADS), required=True)
     parser.add_argument(
-        "--n_processes", type=int, default=os.cpu_count(), help="processes side by side (default: all cores)"
+        "--n_processes", type=int, default=usable_cores(), help="processes side by side (default: all usable cores)"
     )
     parser.add_argument(
         "--scheduler", help="work on the Dask cluster of this scheduler instead: tcp://HOST:PORT, or its scheduler file"
@@ -111,6 +112,10 @@ def check(args: argparse.Namespace) -> list[InstanceOptions]:
     options = instance_options(args, problems)
     _check_sharding(args, problems)
     problems.check(args.n_processes >= 1, f"--n_processes {args.n_processes} must be 1 or more.")
+    if args.scheduler and (problem := scheduler_problem(args.scheduler)):
+        problems.add(problem)
+    if args.report_file and not Path(args.report_file).absolute().parent.is_dir():
+        problems.add(f"--report_file {args.report_file} lies in no folder that is there; make it, or give another.")
     if args.dataset in DOWNLOADS and args.action != "download":
         problems.add(f"--dataset {args.dataset} is only downloaded; {args.action} takes {', '.join(DATASETS)}.")
     if args.dataset == BOTH and args.action in ("download", "text_formatting"):
@@ -123,7 +128,7 @@ def check(args: argparse.Namespace) -> list[InstanceOptions]:
     # What follows is checked with --print_output_dir too: so a script can ask before its first stage.
     if args.action == "create_hdf5_files" and args.vocab_file:
         with problems.collect():
-            load_vocab(args.vocab_file)
+            check_casing(args.vocab_file, bool(args.do_lower_case))
     if args.action == "download" and args.dataset != BOTH:
         for sentence in download_problems(args.dataset, _download_options(args)):
             problems.add(sentence)

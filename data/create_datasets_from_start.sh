@@ -19,7 +19,7 @@ EXTRA_DOWNLOADS=${EXTRA_DOWNLOADS-squad google_pretrained_weights}   # what else
 PRETRAINED_MODELS=${PRETRAINED_MODELS:-bert_large_uncased}           # which weights; see data/bertPrep.py --help
 VOCAB_FILE=${VOCAB_FILE:-}               # one token per line; empty: of the first of PRETRAINED_MODELS
 DO_LOWER_CASE=${DO_LOWER_CASE:-1}        # 1 for uncased vocabularies
-N_PROCESSES=${N_PROCESSES:-$(nproc)}
+N_PROCESSES=${N_PROCESSES:-$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)}
 SCHEDULER=${SCHEDULER:-}                 # of a Dask cluster (tcp://HOST:PORT); empty: processes of this machine
 N_TRAINING_SHARDS=${N_TRAINING_SHARDS:-256}
 N_TEST_SHARDS=${N_TEST_SHARDS:-256}
@@ -48,6 +48,7 @@ if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   exit 0
 fi
 
+without_books="Without books, prepare Wikipedia alone: CORPUS=wikicorpus_en bash ${BASH_SOURCE[0]}"
 declare -A sources=([wikicorpus_en]=$WIKI_SOURCE [bookscorpus]=$BOOKS_SOURCE)
 corpora=()
 problems=()
@@ -76,9 +77,7 @@ for name in WHOLE_WORD_MASKING DO_LOWER_CASE; do
 done
 if [[ " $STAGES " == *" download "* && " ${corpora[*]} " == *" bookscorpus "* && -z $BOOKS_SOURCE ]]; then
   problems+=("BOOKS_SOURCE is empty; set it to a folder of .txt files, an archive of them, the address of one, or a file of addresses.")
-  if [[ $CORPUS == books_wiki_en_corpus ]]; then
-    problems+=("Without books, prepare Wikipedia alone: CORPUS=wikicorpus_en bash ${BASH_SOURCE[0]}")
-  fi
+  if [[ $CORPUS == books_wiki_en_corpus ]]; then problems+=("$without_books"); fi
 fi
 vocabulary_comes=0 # with the weights, in the stage download
 if ((needs_vocabulary)) && [[ -z $VOCAB_FILE ]]; then
@@ -114,11 +113,23 @@ ask() { # STAGE DATASET [FLAG...]: what bertPrep.py says to these, into `problem
     if ((${#found[@]})); then problems+=("${found[@]}"); else problems+=("$complaints"); fi
   fi
 }
-if ((${#corpora[@]})); then
+[[ -n ${STAGES// /} ]] || problems+=("STAGES is empty; its words are download, text_formatting, sharding, create_hdf5_files and verify.")
+all_numbers=1
+for name in N_PROCESSES N_TRAINING_SHARDS N_TEST_SHARDS DUPE_FACTOR RANDOM_SEED; do
+  if [[ ! ${!name} =~ ^-?[0-9]+$ ]]; then
+    problems+=("$name is '${!name}'; set it to a whole number.")
+    all_numbers=0
+  fi
+done
+if ((${#corpora[@]} && all_numbers)); then
   ask create_hdf5_files "$CORPUS" "${hdf5[@]}" "$@"
   if [[ " $STAGES " == *" download "* ]]; then
     for corpus in "${corpora[@]}"; do
+      known=${#problems[@]}
       [[ -z ${sources[$corpus]} ]] || ask download "$corpus" --source "${sources[$corpus]}"
+      if ((${#problems[@]} > known)) && [[ $corpus == bookscorpus && $CORPUS == books_wiki_en_corpus ]]; then
+        problems+=("$without_books")
+      fi
     done
     if [[ " ${extras[*]} " == *" google_pretrained_weights "* ]]; then
       ask download google_pretrained_weights --models "${models[@]}"
@@ -144,7 +155,13 @@ for stage in $STAGES; do
           prepare download "$extra" "$@"
         fi
       done
-      for corpus in "${corpora[@]}"; do prepare download "$corpus" --source "${sources[$corpus]}" "$@"; done
+      for corpus in "${corpora[@]}"; do
+        prepare download "$corpus" --source "${sources[$corpus]}" "$@" || {
+          status=$?
+          [[ $corpus != bookscorpus || $CORPUS != books_wiki_en_corpus ]] || echo "error: $without_books" >&2
+          exit "$status"
+        }
+      done
       ;;
     text_formatting)
       for corpus in "${corpora[@]}"; do prepare text_formatting "$corpus" "$@"; done ;;
@@ -152,8 +169,13 @@ for stage in $STAGES; do
       prepare sharding "$CORPUS" "${shards[@]}" "$@" ;;
     create_hdf5_files)
       prepare create_hdf5_files "$CORPUS" "${hdf5[@]}" "$@" ;;
-    verify)
-      prepare verify "$CORPUS" "$@" ;;
+    verify) # what was made here; in the working folder there may be older things
+      mapfile -t made < <(
+        prepare sharding "$CORPUS" "${shards[@]}" --print_output_dir "$@"
+        prepare create_hdf5_files "$CORPUS" "${hdf5[@]}" --print_output_dir "$@"
+      )
+      if [[ " $STAGES " != *" create_hdf5_files "* ]]; then made=(); fi
+      prepare verify "$CORPUS" "$@" ${made[0]:+--input_files "${made[@]}"} ;;
   esac
 done
 

@@ -108,6 +108,11 @@ def instance_options(args: argparse.Namespace, problems: Problems) -> list[Insta
         "each length, or leave it out.",
     )
     pairs = list(zip(lengths, predictions, strict=False))
+    for length, number in pairs:
+        problems.check(
+            number <= length,
+            f"--max_predictions_per_seq {number} is more than --max_seq_length {length} has tokens; lower it.",
+        )
     for pair in {pair for pair in pairs if pairs.count(pair) > 1}:
         problems.add(
             f"--max_seq_length {pair[0]} with --max_predictions_per_seq {pair[1]} is given twice; leave one out."

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -17,6 +18,13 @@ from errors import UserError
 
 TASKS_AHEAD = 4  # per worker
 SECONDS_TO_WAIT = 60  # for the scheduler, for a first worker, and for a worker when all have gone
+
+
+def scheduler_problem(scheduler: str) -> str | None:
+    """Why this cannot name a scheduler, a sentence; None where it can."""
+    if re.fullmatch(r"\w+://.+:\d+", scheduler) or os.path.isfile(scheduler):
+        return None
+    return f"--scheduler {scheduler} is no file, and no address like tcp://HOST:PORT."
 
 
 @contextlib.contextmanager
@@ -35,12 +43,9 @@ def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator[
     except ImportError as error:
         raise UserError("--scheduler needs Dask; install it with pip install distributed.") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in our sentences
-    if "://" in scheduler:
-        where = {"address": scheduler}
-    elif os.path.isfile(scheduler):
-        where = {"scheduler_file": scheduler}
-    else:
-        raise UserError(f"--scheduler {scheduler} is no file, and no address like tcp://HOST:PORT.")
+    if problem := scheduler_problem(scheduler):
+        raise UserError(problem)
+    where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
     try:
         client = distributed.Client(**where, timeout=SECONDS_TO_WAIT, set_as_default=False)
     except (OSError, ValueError) as error:

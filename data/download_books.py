@@ -22,7 +22,7 @@ from data.parallel import Workers
 from data.stage_output import file_records
 from errors import UserError
 from file_utils import cached_path, unpack
-from remote_files import is_remote, last_part
+from remote_files import is_remote, last_part, shown
 
 AT_ONCE, AT_ONCE_PER_HOST = 4, 2
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -35,7 +35,8 @@ def books_problem(source: str | None) -> str | None:
     if not source:
         return f"The books need --source, {WANTED}; or prepare Wikipedia alone, --dataset wikicorpus_en."
     if is_remote(source):
-        return None if _is_archive(source) or source.endswith(".txt") else f"--source {source} is not {WANTED}."
+        known = _is_archive(source) or urlsplit(source).path.endswith(".txt")
+        return None if known else f"--source {shown(source)} is not {WANTED}."
     path = Path(source).expanduser()
     if not path.exists():
         return f"There is no {source}; give --source {WANTED}."
@@ -55,7 +56,7 @@ def download_books(layout: Layout, options: DownloadOptions, pool: Workers) -> s
     local = [] if is_remote(source) else _texts(path) if path.is_dir() else [path]
     names = {_relative(file, path): file for file in local}
     inputs = dict(zip(names, file_records(local, pool, "checking the books"), strict=True))
-    kind = source if is_remote(source) else "local books"
+    kind = shown(source) if is_remote(source) else "local books"
     target = DownloadFolder(layout.download, BOOKS, kind, pool, options.overwrite, inputs)
     if manifest := target.finished():
         return f"{len(manifest.outputs)} files of books were downloaded before and are as they were: {layout.download}"
@@ -85,7 +86,7 @@ def _texts(folder: Path) -> list[Path]:
 
 
 def _is_archive(source: str) -> bool:
-    return source.lower().endswith(ARCHIVES)
+    return (urlsplit(source).path if is_remote(source) else source).lower().endswith(ARCHIVES)
 
 
 def _records(folder: Path, source: str, pool: Workers) -> dict[str, FileRecord]:
@@ -95,9 +96,11 @@ def _records(folder: Path, source: str, pool: Workers) -> dict[str, FileRecord]:
             path.unlink()
     texts = _texts(folder)
     if not texts:
-        raise UserError(f"There is no .txt file in {source}; give --source {WANTED}.")
-    for bad in filter(None, pool.map(_text_problem, texts, "reading the books", str)):
-        raise UserError(f"The book {bad}; convert it, or take it away.")
+        where = shown(source) if is_remote(source) else source
+        raise UserError(f"There is no .txt file in {where}; give --source {WANTED}.")
+    for text, bad in zip(texts, pool.map(_text_problem, texts, "reading the books", str), strict=True):
+        if bad:
+            raise UserError(f"The book {_relative(text, folder)} {bad}; convert it, or take it away.")
     files = [*texts, *folder.glob(RESULTS)]
     return dict(zip((_relative(f, folder) for f in files), file_records(files, pool, "hashing the books"), strict=True))
 
@@ -106,8 +109,8 @@ def _text_problem(path: Path) -> str | None:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        return f"{path.name} is not UTF-8 text ({error})"
-    return f"{path.name} holds zero bytes and is no text" if "\0" in text else None
+        return f"is not UTF-8 text ({error})"
+    return "holds zero bytes and is no text" if "\0" in text else None
 
 
 def _addresses(path: Path) -> list[str]:
@@ -128,7 +131,7 @@ def _addresses(path: Path) -> list[str]:
 def _download_list(addresses: Sequence[str], cache: Path, folder: Path, max_failed_share: float) -> dict[str, int]:
     """Download what can be had, with a line for each address in results.tsv; raises UserError if too much cannot."""
     turns: Mapping[str, threading.Semaphore] = collections.defaultdict(lambda: threading.Semaphore(AT_ONCE_PER_HOST))
-    hosts = {address: turns[urlsplit(address).netloc] for address in addresses}
+    hosts = {address: turns[address.split("/")[2]] for address in addresses}  # urlsplit refuses some
 
     def fetch(address: str) -> Path | UserError:
         with hosts[address]:
@@ -136,6 +139,8 @@ def _download_list(addresses: Sequence[str], cache: Path, folder: Path, max_fail
                 return cached_path(address, cache, progress=False)
             except UserError as error:
                 return error
+            except (ValueError, OSError) as error:
+                return UserError(f"{address} cannot be fetched ({error}).")
 
     cache.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_ONCE) as threads:

@@ -16,7 +16,7 @@ from data.parallel import Workers
 from data.stage_output import file_records
 from errors import UserError
 from file_utils import cached_path
-from remote_files import is_remote
+from remote_files import is_remote, shown
 
 LATEST = "latest"
 DATE = re.compile(r"20\d{6}")
@@ -44,11 +44,13 @@ def download_wikipedia(layout: Layout, options: DownloadOptions, pool: Workers) 
     source = options.source or LATEST
     if not (source == LATEST or DATE.fullmatch(source) or is_remote(source)):
         return _take_local(layout, Path(source).expanduser(), options.overwrite, pool)
-    target = DownloadFolder(layout.download, WIKIPEDIA, source, pool, options.overwrite)
+    named = shown(source) if is_remote(source) else source
+    target = DownloadFolder(layout.download, WIKIPEDIA, named, pool, options.overwrite)
     if manifest := target.finished():
         return _kept(manifest, layout)
-    facts = {"address": source} if is_remote(source) else _published(target.cache, source, options.wiki_mirror)
-    dump = cached_path(facts["address"], target.cache, name=layout.dump.name)
+    facts = {"address": named} if is_remote(source) else _published(target.cache, source, options.wiki_mirror)
+    address = source if is_remote(source) else facts["address"]
+    dump = cached_path(address, target.cache, name=layout.dump.name)
     if not _is_bz2(dump):
         dump.unlink()
         raise UserError(f"{facts['address']} is not a .bz2 file; give --source the address of a Wikipedia dump.")

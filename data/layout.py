@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from data.manifest import FILE_NAME, Manifest
+from errors import UserError
 
 WIKIPEDIA, BOOKS, BOTH = "wikicorpus_en", "bookscorpus", "books_wiki_en_corpus"
 DATASETS = (WIKIPEDIA, BOOKS, BOTH)
@@ -57,6 +58,13 @@ class Layout:
         """Of the formatted text of a corpus of its own; it has its name, as two corpora share the folder."""
         return self.formatted_files[0].with_name(f"{self.dataset}.{FILE_NAME}")
 
+    @property
+    def formatted_manifests(self) -> dict[Path, Path]:
+        """The manifest of each corpus's formatted text, and that text; two for both together."""
+        corpora = (WIKIPEDIA, BOOKS) if self.dataset == BOTH else (self.dataset,)
+        layouts = (dataclasses.replace(self, dataset=corpus) for corpus in corpora)
+        return {layout.formatted_manifest: layout.formatted_files[0] for layout in layouts}
+
     def sharded(self, n_training_shards: int, n_test_shards: int, fraction_test_set: float) -> Path:
         name = f"sharded_training_shards_{n_training_shards}_test_shards_{n_test_shards}_fraction_{fraction_test_set}"
         return self.working_dir / name / self.dataset
@@ -86,7 +94,9 @@ class Layout:
         found = []
         for path in sorted(self.working_dir.glob(f"sharded_*/{self.dataset}/{FILE_NAME}")):
             parameters = Manifest.read(path).parameters
-            numbers = parameters["n_training_shards"], parameters["n_test_shards"]
+            numbers = parameters.get("n_training_shards"), parameters.get("n_test_shards")
+            if None in numbers:
+                raise UserError(f"{path} does not say how many shards there are; run --action sharding --overwrite.")
             found.append((path.parent, self.shard_names(*numbers)))
         return found
 

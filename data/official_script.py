@@ -1,6 +1,7 @@
 """SQuAD's official scoring script, run beside our own scores so that both can be seen."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ def run_official_script(
     """What evaluate-v1.1.py or evaluate-v2.0.py prints for these predictions.
 
     Args:
-        null_odds_file: for v2.0's script, which searches thresholds with it.
+        null_odds_file: for v2.0's script, which searches thresholds with it. Since `predictions_file` says "" where a
+            threshold decided so, what that script calls best is the best of the thresholds up to that one.
 
     Raises:
         UserError: the script is missing, fails, or does not print a JSON object.
@@ -23,8 +25,13 @@ def run_official_script(
         raise UserError(f"there is no script {script}; give --eval_script the path of evaluate-v1.1.py or -v2.0.py.")
     command = [sys.executable, str(script), str(data_file), str(predictions_file)]
     if null_odds_file is not None:
-        command += ["--na-prob-file", str(null_odds_file)]
-    finished = subprocess.run(command, capture_output=True, text=True)
+        # The predictions are scored as they are: by itself the script takes the odds for probabilities, and empties
+        # answers with odds above 1.
+        command += ["--na-prob-file", str(null_odds_file), "--na-prob-thresh", "inf"]
+    utf8 = {**os.environ, "PYTHONUTF8": "1"}  # the script opens the data in the locale's encoding
+    finished = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", env=utf8
+    )
     if finished.returncode:
         said = finished.stderr.strip().splitlines() or ["it said nothing"]
         raise UserError(

@@ -33,6 +33,11 @@ TASKS_AHEAD = 4  # per process: enough to keep them busy, few enough that result
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
+def usable_cores() -> int:
+    """Those that this process may run on: a container or Slurm often gives fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Workers(Protocol):
     """Those who work on tasks."""
 

@@ -5,15 +5,21 @@ that has fallen behind its share of the sentences, and there, or in the training
 the test set is spread over the whole corpus, no document is in two shards, and shards differ in sentences by one
 document at most. Splitting into sentences is the slow part and runs in parallel; the order of the documents decides
 alone.
+
+Documents that repeat an earlier one word for word are left out: a copy in the test set of what is trained on would
+make the test loss worth nothing, and collections of books are full of them. They are found by hashes, 8 bytes each.
 """
 
 import dataclasses
 import hashlib
 import heapq
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data.manifest import FileRecord
@@ -57,13 +63,13 @@ class _Assigner:
         return name
 
 
-def survey(path: Path) -> FileRecord:
-    """Size, hash and number of documents of a formatted text.
+def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
+    """Size, hash and number of documents of a formatted text; and a hash of each line, (lines,) uint64, 0 if blank.
 
     Raises:
         UserError: it is missing, or a line is too long to be a document.
     """
-    digest, n_bytes, n_documents = hashlib.sha256(), 0, 0
+    digest, n_bytes, n_documents, hashes = hashlib.sha256(), 0, 0, array("Q")
     try:
         with open(path, "rb") as file:
             while line := file.readline(MAX_DOCUMENT_BYTES + 1):
@@ -74,19 +80,30 @@ def survey(path: Path) -> FileRecord:
                     )
                 digest.update(line)
                 n_bytes += len(line)
-                n_documents += not line.isspace()
+                text = line.strip()
+                n_documents += bool(text)
+                hashes.append(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") if text else 0)
     except FileNotFoundError as error:
         raise UserError(f"There is no formatted text {path}; make it with --action text_formatting.") from error
-    return FileRecord(n_bytes, digest.hexdigest(), {"documents": n_documents})
+    return FileRecord(n_bytes, digest.hexdigest(), {"documents": n_documents}), np.frombuffer(hashes, dtype=np.uint64)
+
+
+def first_of_their_kind(hashes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each file's lines, (lines,) bool, whether a line is a document that no line before it is, in any file."""
+    joined = np.concatenate(hashes)
+    is_first = np.zeros(len(joined), dtype=bool)
+    is_first[np.unique(joined, return_index=True)[1]] = True
+    is_first &= joined != 0
+    return np.split(is_first, np.cumsum([len(of_file) for of_file in hashes])[:-1])
 
 
 def write_shards(
-    inputs: Mapping[Path, FileRecord], folder: Path, plan: ShardingPlan, pool: Workers
+    inputs: Mapping[Path, np.ndarray], folder: Path, plan: ShardingPlan, pool: Workers
 ) -> dict[str, FileRecord]:
-    """Write the documents of `inputs` (one per line) as shards into `folder`, which is there and empty.
+    """Write documents of `inputs` (one per line) as shards into `folder`, which is there and empty.
 
     Args:
-        inputs: the files and what `survey` says of them.
+        inputs: the files, and which of their lines to take, (lines,) bool; see `first_of_their_kind`.
 
     Returns:
         for each shard's file name its record, with the counts of documents and sentences.
@@ -94,12 +111,12 @@ def write_shards(
     Raises:
         UserError: an input is not UTF-8 text, or a shard would get fewer than two documents.
     """
-    n_documents = sum(record.counts["documents"] for record in inputs.values())
+    n_documents = int(sum(taken.sum() for taken in inputs.values()))
     names = (*plan.training_names, *plan.test_names)
     if n_documents < MIN_DOCUMENTS * len(names):
         raise UserError(
-            f"{' and '.join(map(str, inputs))} hold {n_documents} documents, and the {len(names)} shards asked for "
-            f"need {MIN_DOCUMENTS} each; lower --n_training_shards and --n_test_shards."
+            f"There are {n_documents} different documents in {' and '.join(map(str, inputs))}, and the {len(names)} "
+            f"shards asked for need {MIN_DOCUMENTS} each; lower --n_training_shards and --n_test_shards."
         )
     shards = {name: _Shard(folder / f"{name}.txt") for name in names}
     assigner = _Assigner(plan)
@@ -153,11 +170,11 @@ def _split_all(documents: list[str]) -> list[list[str]]:
     return [split_sentences(document) for document in documents]
 
 
-def _batches(inputs: Iterable[Path]) -> Iterator[list[str]]:
+def _batches(inputs: Mapping[Path, np.ndarray]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
-    for path in inputs:
-        for line in filter(str.strip, _lines(path)):
+    for path, taken in inputs.items():
+        for line in itertools.compress(_lines(path), taken):
             batch.append(line)
             size += len(line)
             if size >= BATCH_CHARACTERS:

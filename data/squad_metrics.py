@@ -54,7 +54,9 @@ def evaluate_predictions(
     Args:
         answers: by the questions' ids; one that is missing scores 0 in v1.1 and counts as no answer in v2.0.
         null_odds: v2.0: how much likelier no answer is; with it the best threshold is searched.
-        best_answers: v2.0: what would be answered if something had to be; `answers` if not given.
+        best_answers: v2.0: what would be answered if something had to be; `answers` if not given. With it the search
+            covers all thresholds. The official script sees `answers` only, which are empty above the threshold they
+            were chosen with, so its best is at most this one.
 
     Returns:
         `exact_match`, `f1` and `total`, the questions. In v2.0 also `has_answer_...` and `no_answer_...` of these where

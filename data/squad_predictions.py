@@ -14,6 +14,7 @@ import numpy as np
 
 from data.squad import SquadExample
 from data.squad_features import SquadFeatures
+from errors import UserError
 from file_utils import atomic_write
 
 PREDICTIONS, N_BEST, NULL_ODDS = "predictions.json", "nbest_predictions.json", "null_odds.json"
@@ -57,7 +58,7 @@ class Predictions:
     best_answers: dict[str, str]
     """The best that is not empty, whatever no answer scores; a threshold is searched among these."""
     n_best: dict[str, list[Candidate]]
-    """The best first, with different texts; in v2.0 no answer among them."""
+    """The best first, with different texts; no answer is among them in v2.0, and where nothing else can be."""
     null_odds: dict[str, float]
     """v2.0: the score of no answer less that of the best answer."""
 
@@ -75,20 +76,24 @@ def predict_answers(
     Args:
         start_logits, end_logits: (T,) fp32, scores of the features' tokens.
         report: told in a sentence how each answer came about.
+
+    Raises:
+        UserError: scores that are infinite or not numbers.
     """
+    _check_finite(start_logits, end_logits)
     predictions = Predictions({}, {}, {}, {})
     begins = np.searchsorted(features.example_index, np.arange(len(examples) + 1))
     for index, example in enumerate(examples):
         windows = range(begins[index], begins[index + 1])
         spans, null_logits = _spans(features, windows, start_logits, end_logits, options)
-        null = null_logits if options.version_2_with_negative else None
+        null = null_logits if options.version_2_with_negative or not spans else None
         n_best = _n_best(example, features, spans, null, options.n_best_size)
         best = next((candidate for candidate in n_best if candidate.text), None)
         answer = best.text if best else ""
         predictions.best_answers[example.id] = answer
         if options.version_2_with_negative:
             odds = sum(null_logits) - best.score if best else float("inf")
-            # JSON has no infinity, and the official script adds these up.
+            # JSON has no infinity.
             predictions.null_odds[example.id] = min(odds, float(np.finfo(np.float32).max))
             if odds > options.null_score_diff_threshold:
                 answer = ""
@@ -99,6 +104,15 @@ def predict_answers(
     return predictions
 
 
+def _check_finite(start_logits: np.ndarray, end_logits: np.ndarray) -> None:
+    n_wrong = int((~np.isfinite(start_logits) | ~np.isfinite(end_logits)).sum())
+    if n_wrong:
+        raise UserError(
+            f"the model's scores of {n_wrong:,} of {len(start_logits):,} tokens are infinite or not numbers, so "
+            "nothing can be answered; answer with --precision bf16 or fp32, or take other weights."
+        )
+
+
 def _spans(
     features: SquadFeatures,
     windows: range,
@@ -107,18 +121,19 @@ def _spans(
     options: PredictionOptions,
 ) -> tuple[list[tuple[float, float, int, int]], tuple[float, float]]:
     """All spans that can be the answer, the best first, as (start logit, end logit, first and last token); and the
-    logits of no answer, those of the window where its score is least."""
+    logits of no answer, those of [CLS] in the window where their sum is least, 0 if there is no window."""
     found = [np.zeros((0, 2), dtype=np.int64)]
     null_logits = (0.0, 0.0)
     least = np.inf
     for window in windows:
         begin, end = features.offsets[window], features.offsets[window + 1]
-        null_score = start_logits[begin] + end_logits[begin]
-        if null_score < least:
-            least, null_logits = null_score, (float(start_logits[begin]), float(end_logits[begin]))
+        logits = float(start_logits[begin]), float(end_logits[begin])
+        if sum(logits) < least:
+            least, null_logits = sum(logits), logits
         found.append(_pairs(features, begin, end, start_logits, end_logits, options))
     pairs = np.concatenate(found)
-    starts, ends = start_logits[pairs[:, 0]], end_logits[pairs[:, 1]]
+    # In fp64, as the scores of the candidates: fp32 sums round, and would put some in another order.
+    starts, ends = start_logits[pairs[:, 0]].astype(np.float64), end_logits[pairs[:, 1]].astype(np.float64)
     # Equal scores stay in the order of the windows, of the starts and of the ends.
     order = np.argsort(-(starts + ends), kind="stable")
     columns = (starts[order].tolist(), ends[order].tolist(), *pairs[order].T.tolist())
@@ -193,7 +208,10 @@ def _account(
 
 
 def write_predictions(folder: Path, predictions: Predictions, with_null_odds: bool) -> Path:
-    """Write predictions.json, nbest_predictions.json and, for v2.0, null_odds.json; returns the first one's path."""
+    """Write predictions.json, nbest_predictions.json and, for v2.0, null_odds.json; returns the first one's path.
+
+    In ASCII, other characters escaped: the official scripts open files in the locale's encoding, whichever that is.
+    """
     n_best = {
         key: [
             {
@@ -213,5 +231,5 @@ def write_predictions(folder: Path, predictions: Predictions, with_null_odds: bo
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with atomic_write(folder / name) as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
+            json.dump(content, file, indent=1)
     return folder / PREDICTIONS

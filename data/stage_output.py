@@ -159,9 +159,11 @@ class StageOutput:
 
 def read_journal(path: Path) -> Manifest | None:
     """What an unfinished stage has done so far; None if it did not come to write that down."""
-    with open(path, encoding="utf-8") as lines:
-        # A line without its end is what a kill left of it.
-        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+    entries = []
+    with open(path, "rb") as lines, contextlib.suppress(ValueError):  # from a line that a kill or a power cut spoilt on
+        for line in lines:
+            if line.endswith(b"\n"):
+                entries.append(json.loads(line))
     if not entries:
         return None
     fields, outputs = entries[0], {name: FileRecord(**record) for name, record in entries[1:]}

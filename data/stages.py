@@ -19,7 +19,7 @@ from data.layout import BOOKS, Layout
 from data.manifest import FILE_NAME, FileRecord, Manifest, versions_of
 from data.parallel import Workers
 from data.sentences import splitter_name
-from data.sharding import ShardingPlan, survey, write_shards
+from data.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
 from data.stage_output import StageOutput, file_records, relative_to, replace_folder, scratch_folder
 from data.text_formatting import MIN_WORDS, book_files, format_books, format_wikipedia
 from data.verify import verify
@@ -51,9 +51,35 @@ class Preparation:
         wanted = Manifest(stage, self.layout.dataset, parameters, named, {}, versions_of(libraries))
         return StageOutput(manifest_path, wanted, self.overwrite)
 
-    def records(self, paths: Sequence[Path]) -> dict[Path, FileRecord]:
-        """Files and what they are now."""
-        return dict(zip(paths, file_records(paths, self.pool, "checking the input"), strict=True))
+    def records(self, paths: Sequence[Path], manifest: Path | None = None) -> dict[Path, FileRecord]:
+        """Files and what they are now.
+
+        Args:
+            manifest: of the stage that wrote them, beside them or above.
+
+        Raises:
+            UserError: the manifest is there and says otherwise of a file.
+        """
+        records = dict(zip(paths, file_records(paths, self.pool, "checking the input"), strict=True))
+        if manifest is not None:
+            check_written_as(records, manifest)
+        return records
+
+
+def check_written_as(records: Mapping[Path, FileRecord], manifest: Path) -> None:
+    """Raises UserError if a manifest that is there says otherwise of a file, or nothing."""
+    if not manifest.is_file():
+        return
+    written = Manifest.read(manifest)
+    action = "text_formatting" if written.stage == "extraction" else written.stage
+    for path, record in records.items():
+        was = written.outputs.get(path.relative_to(manifest.parent).as_posix())
+        if was is None or was.sha256 != record.sha256:
+            what = "is not in" if was is None else "has changed since it was recorded in"
+            raise UserError(
+                f"{path} {what} {manifest}; start --action {action} --dataset {written.dataset} again, with "
+                "--overwrite if it is to be replaced."
+            )
 
 
 def _skipped(manifest: Manifest, folder: Path) -> str:
@@ -69,7 +95,7 @@ def extract(preparation: Preparation) -> str:
     layout, pool = preparation.layout, preparation.pool
     if not layout.dump.is_file():
         raise UserError(f"There is no Wikipedia dump at {layout.dump}; get one with --action download.")
-    inputs = preparation.records([layout.dump])
+    inputs = preparation.records([layout.dump], layout.download / FILE_NAME)
     output = preparation.output(layout.extracted / FILE_NAME, "extraction", {}, inputs, ["wikiextractor"])
     whole = output.whole_files(pool, extracted_files(layout.extracted))
     if finished := output.finished(whole):
@@ -95,13 +121,13 @@ def format_text(preparation: Preparation) -> str:
     layout, pool = preparation.layout, preparation.pool
     formatted = layout.formatted_files[0]
     if layout.dataset == BOOKS:
-        paths, parameters, libraries = book_files(layout.download), {}, []
+        paths, parameters, source = book_files(layout.download), {}, layout.download
     else:
-        paths, parameters, libraries = extracted_files(layout.extracted), {"min_words": MIN_WORDS}, []
+        paths, parameters, source = extracted_files(layout.extracted), {"min_words": MIN_WORDS}, layout.extracted
         if not paths:
             raise UserError(f"There are no extracted articles in {layout.extracted}; leave --skip_wikiextractor out.")
-    inputs = preparation.records(paths)
-    output = preparation.output(layout.formatted_manifest, "text_formatting", parameters, inputs, libraries)
+    inputs = preparation.records(paths, source / FILE_NAME)
+    output = preparation.output(layout.formatted_manifest, "text_formatting", parameters, inputs, [])
     whole = output.whole_files(pool, [formatted])
     if finished := output.finished(whole):
         return _skipped(finished, formatted.parent)
@@ -118,7 +144,11 @@ def format_text(preparation: Preparation) -> str:
 def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:
     """Documents to sentences, spread over shards."""
     pool = preparation.pool
-    surveyed = dict(zip(inputs, pool.map(survey, inputs, "counting documents", str), strict=True))
+    surveys = list(pool.map(survey, inputs, "counting documents", str))
+    surveyed = {path: record for path, (record, _) in zip(inputs, surveys, strict=True)}
+    for manifest, formatted in preparation.layout.formatted_manifests.items():
+        if formatted in surveyed:
+            check_written_as({formatted: surveyed[formatted]}, manifest)
     parameters = {
         "n_training_shards": len(plan.training_names),
         "n_test_shards": len(plan.test_names),
@@ -132,12 +162,18 @@ def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Se
     with scratch_folder(folder) as scratch:
         new = scratch / folder.name
         new.mkdir()
-        manifest = dataclasses.replace(output.wanted, outputs=write_shards(surveyed, new, plan, pool))
+        taken = first_of_their_kind([hashes for _, hashes in surveys])
+        outputs = write_shards(dict(zip(inputs, taken, strict=True)), new, plan, pool)
+        n_repeated = sum(record.counts["documents"] for record in surveyed.values()) - int(
+            sum(of_file.sum() for of_file in taken)
+        )
+        manifest = dataclasses.replace(output.wanted, outputs=outputs, facts={"repeated_documents": n_repeated})
         manifest.write(new / FILE_NAME)
         replace_folder(new, folder)
+    left_out = f"; {n_repeated:,} documents that repeat an earlier one were left out" if n_repeated else ""
     return (
         f"{manifest.total('documents'):,} documents, {manifest.total('sentences'):,} sentences by {splitter_name()}, "
-        f"in {len(manifest.outputs)} shards in {folder}"
+        f"in {len(manifest.outputs)} shards in {folder}{left_out}"
     )
 
 
@@ -255,15 +291,19 @@ def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: str | Non
     """
     if not folders:
         raise UserError("There is nothing to verify; prepare the dataset first, or give folders as --input_files.")
-    reports = []
+    reports, unusable = [], []
     for folder in folders:
         is_text = not any(folder.glob("*.hdf5")) and any(folder.glob("*.txt"))
-        reports.append(verify_text(folder, pool) if is_text else verify(folder, pool, vocab_file=vocab_file))
+        try:
+            reports.append(verify_text(folder, pool) if is_text else verify(folder, pool, vocab_file=vocab_file))
+        except UserError as error:  # the other folders are to be told of too
+            unusable += error.sentences
+            continue
         print(reports[-1].text(), end="\n\n", flush=True)
     if report_file:
         with atomic_write(report_file) as file:
             json.dump([report.as_dict() for report in reports], file, indent=1)
-    failures = [failure for report in reports if (failure := report.failure())]
+    failures = [*unusable, *(failure for report in reports if (failure := report.failure()))]
     if failures:
         raise UserError(failures)
     return f"verified: {', '.join(map(str, folders))}"

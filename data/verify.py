@@ -25,7 +25,7 @@ from errors import UserError
 from file_utils import sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab
 
-BY_MANIFEST = ("files", "size and hash", "row counts")
+BY_MANIFEST = ("files", "size and hash", "row counts", "made from these text shards")
 BY_FILE = ("readable", "datasets", "types", "shapes")
 BY_TOKEN = ("input_mask", "row length", "padding", "input_ids in vocabulary", "segment_ids", "next_sentence_labels")
 BY_SPECIAL_TOKEN = ("[CLS] first", "[SEP] last", "[SEP] between segments", "no other special token", "[SEP] not masked")
@@ -64,6 +64,8 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
         raise UserError(f"There is no .hdf5 file in {folder}; make them with data/bertPrep.py, or give another folder.")
     checks = Checks(CHECKS)
     manifest = manifest_of(folder, checks, files, BY_MANIFEST)
+    if manifest:
+        _check_source(folder, manifest, checks)
     shapes = [shape for shape in map(shape_of, files) if shape]
     expected, notes = _expected(folder, files, shapes, manifest, vocab_file, checks)
     repetitions = Repetitions(sum(n_rows for n_rows, *_ in shapes))
@@ -99,6 +101,25 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     return Report(str(folder), checks.as_list(), statistics, notes)
 
 
+def _check_source(folder: Path, manifest: Manifest, checks: Checks) -> None:
+    """Whether the text shards that lie there now are those that the HDF5 files were made from."""
+    check = "made from these text shards"
+    working_dir = folder.absolute().parent.parent
+    texts = {working_dir / name: record for name, record in manifest.inputs.items()}
+    recorded = {
+        parent: Manifest.read(parent / FILE_NAME)
+        for parent in {path.parent for path in texts}
+        if (parent / FILE_NAME).is_file()
+    }
+    if not recorded:
+        checks.skip([check], "the text shards are not there")
+    for path, record in texts.items():
+        now = recorded[path.parent].outputs.get(path.name) if path.parent in recorded else record
+        if now is None or now.sha256 != record.sha256:
+            what = f"{path.parent / FILE_NAME} says that {path.name} was made anew since"
+            checks.offend(check, f"{path.stem}.hdf5", what)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Task:
     path: Path
@@ -113,6 +134,15 @@ def _name_of(task: _Task) -> str:
 
 
 def _verify_file(task: _Task) -> ShardFindings:
+    try:
+        return _verify_readable_file(task)
+    except OSError as error:  # no permission, or a disk that fails
+        findings = ShardFindings(lengths=np.zeros(task.expected.seq_length + 1, dtype=np.int64))
+        findings.offend("readable", f"it cannot be read ({error.strerror or error})")
+        return findings
+
+
+def _verify_readable_file(task: _Task) -> ShardFindings:
     findings = check_shard(task.path, task.expected)
     hashes = np.unique(findings.row_hashes)
     n_repeated = len(findings.row_hashes) - len(hashes)
@@ -248,7 +278,9 @@ def _special_ids(
         special = SpecialIds(recorded["cls"], recorded["sep"], recorded["mask"], recorded["size"])
         return special, f"Special tokens are those in {FILE_NAME}."
     special = dataclasses.replace(_inferred_ids(files, expected), vocab_size=recorded.get("size", LARGEST_ID + 1))
-    checks.skip(() if recorded else ("vocabulary",), "neither --vocab_file nor a manifest says which it is")
+    if not recorded:
+        by_vocabulary = ("vocabulary", "input_ids in vocabulary", "masked_lm_ids in vocabulary")
+        checks.skip(by_vocabulary, "neither --vocab_file nor a manifest says which it is")
     return special, (
         f"Special tokens are taken from the rows: [CLS] {special.cls}, [SEP] {special.sep}, [MASK] {special.mask}, as "
         "most rows have them first, last, and where masked; give --vocab_file to check them."

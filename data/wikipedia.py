@@ -26,6 +26,7 @@ from errors import UserError
 
 BYTES_PER_FILE = 100 * 2**20
 PAGES_PER_TASK = 32
+FETCH_AGAIN = "fetch it again with --action download --dataset wikicorpus_en --overwrite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +89,9 @@ def _lines(dump: Path, bar: tqdm | None) -> Iterator[str]:
                     before = now
                 yield line
         except (EOFError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The dump {dump} is damaged or cut short ({error}); fetch it again.") from error
+            raise UserError(f"The dump {dump} is damaged or cut short ({error}); {FETCH_AGAIN}.") from error
     if not last.rstrip().endswith("</mediawiki>"):
-        raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump; fetch it again.")
+        raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump; {FETCH_AGAIN}.")
 
 
 def _site(lines: Iterable[str], dump: Path) -> _Site:

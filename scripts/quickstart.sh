@@ -17,7 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/quickstart}
 VOCAB_FILE=${VOCAB_FILE:-}                     # an uncased vocabulary; empty: one is trained on the sample
 VOCAB_SIZE=${VOCAB_SIZE:-2000}                 # tokens of the vocabulary that is trained
-N_PROCESSES=${N_PROCESSES:-$(nproc)}           # for the data preparation
+N_PROCESSES=${N_PROCESSES:-$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)}           # for the data preparation
 
 # The sample is far too small to learn a language from: these make the losses fall visibly in a minute on two cores.
 export BERT_MODEL=tiny

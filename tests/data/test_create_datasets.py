@@ -160,13 +160,14 @@ def test_numbers_and_vocabulary_are_checked_before_the_first_stage(tmp_path, sam
         "--fraction_test_set 2",
         "--dupe_factor 0",
         "lacks [MASK]",
+        "Without books, prepare Wikipedia alone",
     ):
         assert sum(words in line for line in lines) == 1, (words, lines)
-    assert len(lines) == 5
+    assert len(lines) == 6
 
     finished = run(tmp_path, CORPUS="wikicorpus_en", WIKI_SOURCE=dump, VOCAB_FILE=sample_vocab, N_TEST_SHARDS="many")
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr == "error: argument --n_test_shards: invalid int value: 'many'\n"
+    assert finished.stderr == "error: N_TEST_SHARDS is 'many'; set it to a whole number.\n"
     assert not (tmp_path / "o").exists()
 
 

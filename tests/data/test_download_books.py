@@ -3,6 +3,7 @@
 import csv
 import tarfile
 import zipfile
+from urllib.parse import unquote
 
 import pytest
 from corpora import tree
@@ -134,6 +135,29 @@ def test_a_few_of_a_list_may_fail_and_too_many_are_asked_for_again(layout, tmp_p
     assert "1 failed, see" in line
     assert "000007-b7.txt" not in books_in(layout)
     assert Manifest.read(layout.download / "manifest.json").facts == {"asked_for": 10, "failed": 1}
+
+
+def test_a_line_that_is_no_address_fails_alone(layout, tmp_path):
+    long = "%E6%9B%B8" * 100  # 300 bytes, where file systems take 255
+    with serve({"b0.txt": b"Book 0.", f"{unquote(long)}.txt": b"Book 1."}) as server:
+        addresses = [f"{server.url}/b0.txt", f"{server.url}/{long}.txt", "http://[bad/x.txt"]
+        line = get(layout, list_of(tmp_path / "urls.txt", addresses), max_failed_share=0.5)
+    assert "2 books in" in line
+    assert sorted(books_in(layout).values()) == [b"Book 0.", b"Book 1."]
+    assert [r["result"] for r in results_in(layout.download / "results.tsv")] == ["ok", "ok", "failed"]
+
+
+def test_signatures_are_not_written_down(layout):
+    with serve({"a.txt": b"Book."}) as server:
+        source = f"{server.url}/a.txt?X-Amz-Signature=SECRET"
+        assert download_problems("bookscorpus", DownloadOptions(source=source)) == []
+        get(layout, source)
+        assert "were downloaded before" in get(layout, source.replace("SECRET", "RENEWED"))
+    assert books_in(layout) == {"a.txt": b"Book."}
+    assert not any(b"SECRET" in content for content in tree(layout.working_dir).values())
+    problem = download_problems("bookscorpus", DownloadOptions(source="https://user:pw@host/a.pdf?token=SECRET"))
+    assert "host/a.pdf" in problem[0]
+    assert not any(secret in problem[0] for secret in ("pw", "SECRET"))
 
 
 @pytest.mark.parametrize(

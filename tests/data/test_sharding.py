@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import data.sharding
 from data.manifest import FileRecord
 from data.parallel import workers
-from data.sharding import ShardingPlan, survey, write_shards
+from data.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
 from errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
@@ -25,10 +25,10 @@ def plan_of(n_training, n_test, fraction):
 
 def make_shards(inputs, folder, plan, n_processes=1):
     """Shards of `inputs` in a new folder; returns their records."""
-    surveyed = {path: survey(path) for path in inputs}
+    taken = first_of_their_kind([survey(path)[1] for path in inputs])
     folder.mkdir()
     with workers(n_processes) as pool:
-        return write_shards(surveyed, folder, plan, pool)
+        return write_shards(dict(zip(inputs, taken, strict=True)), folder, plan, pool)
 
 
 def write_documents(path, sizes):
@@ -138,9 +138,9 @@ def failing_inputs(folder):
     # All but the first document are in the test set's only turn: it is far behind its share after a long one.
     lopsided = write_documents(folder / "lopsided.txt", [60, 1, 1, 1, 1, 1, 1, 1])
     latin = folder / "latin.txt"
-    latin.write_bytes(b"One. Two.\n" * 8 + b"caf\xe9.\n")
+    latin.write_bytes(b"".join(b"One. Two %d.\n" % number for number in range(8)) + b"caf\xe9.\n")
     return {
-        "few": (few, "hold 5 documents, and the 4 shards asked for need 2 each"),
+        "few": (few, "There are 5 different documents in .*, and the 4 shards asked for need 2 each"),
         "lopsided": (lopsided, r"shard x_training_\d would hold . of the 8 documents and needs 2"),
         "latin": (latin, "latin.txt is not UTF-8 text"),
         "missing": (folder / "missing.txt", "no formatted text .*missing.txt.*text_formatting"),
@@ -157,7 +157,33 @@ def test_what_cannot_be_sharded(tmp_path, case):
 def test_survey(tmp_path, monkeypatch):
     path = write_documents(tmp_path / "in.txt", [3, 1, 2])
     path.write_bytes(path.read_bytes() + b"\n \n")
-    assert survey(path) == FileRecord.of(path, documents=3)
+    record, hashes = survey(path)
+    assert record == FileRecord.of(path, documents=3)
+    assert np.flatnonzero(hashes).tolist() == [0, 1, 2]
+    assert len(hashes) == 5
     monkeypatch.setattr(data.sharding, "MAX_DOCUMENT_BYTES", 50)
     with pytest.raises(UserError, match=r"Document 1 of .*in.txt has more than 50 bytes.*one document per line"):
         survey(path)
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b ", " b", "c", "", "  "]), max_size=6), min_size=1, max_size=3))
+def test_what_an_earlier_line_says_is_left_out(tmp_path_factory, files):
+    folder = tmp_path_factory.mktemp("repeated")
+    hashes, expected, seen = [], [], set()
+    for number, lines in enumerate(files):
+        (folder / str(number)).write_text("".join(line + "\n" for line in lines))
+        hashes.append(survey(folder / str(number))[1])
+        expected.append([])
+        for line in lines:
+            expected[-1].append(bool(line.strip()) and line.strip() not in seen)
+            seen.add(line.strip())
+    assert [taken.tolist() for taken in first_of_their_kind(hashes)] == expected
+
+
+def test_copies_are_in_no_shard(tmp_path):
+    path = write_documents(tmp_path / "in.txt", [3, 1, 2, 4, 5, 2])
+    path.write_bytes(path.read_bytes() * 3)
+    records = make_shards([path], tmp_path / "out", plan_of(2, 0, 0))
+    assert sum(record.counts["documents"] for record in records.values()) == 6
+    documents = [document for shard in read_shards(tmp_path / "out").values() for document in shard]
+    assert sorted(len(document) for document in documents) == [1, 2, 2, 3, 4, 5]

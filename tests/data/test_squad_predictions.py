@@ -14,6 +14,7 @@ from transformers.data.metrics.squad_metrics import compute_predictions_logits
 from data.squad import SquadExample
 from data.squad_features import squad_features
 from data.squad_predictions import PredictionOptions, predict_answers, write_predictions
+from errors import UserError
 from tokenization import BertTokenizer
 
 MAX_SEQ_LENGTH, DOC_STRIDE, MAX_QUERY_LENGTH = 16, 4, 4
@@ -154,8 +155,49 @@ def test_a_context_without_a_token_has_no_answer(tokenizer, version_2):
     features = windows_of(tokenizer, examples)
     logits = random_logits(features, 0)
     predictions = predict_answers(examples, features, *logits, PredictionOptions(version_2_with_negative=version_2))
-    assert predictions.answers["blank"] == ""
+    assert predictions.answers["blank"] == predictions.best_answers["blank"] == ""
+    (none,) = predictions.n_best["blank"]
+    assert (none.text, none.start_logit, none.end_logit, none.probability) == ("", 0, 0, 1)
     json.loads(json.dumps(predictions.null_odds, allow_nan=False))
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_best_tokens_that_make_no_pair_are_no_answer(tokenizer, version_2):
+    examples = made([WORDS[:6]])
+    features = windows_of(tokenizer, examples)
+    tokens = np.flatnonzero(features.char_starts >= 0)
+    logits = random_logits(features, 0)
+    logits[0, tokens[3]] = logits[1, tokens[2]] = 50.0  # the end before the start
+    options = PredictionOptions(n_best_size=1, version_2_with_negative=version_2)
+    predictions = predict_answers(examples, features, *logits, options)
+    assert predictions.answers == {"0": ""}
+    (none,) = predictions.n_best["0"]
+    assert (none.text, none.probability) == ("", 1)
+    assert (none.start_logit, none.end_logit) == tuple(logits[:, 0].tolist())  # those of [CLS]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers(tokenizer, value):
+    examples = made([WORDS[:6]])
+    features = windows_of(tokenizer, examples)
+    logits = random_logits(features, 0)
+    logits[1, 3] = value
+    with pytest.raises(UserError, match=r"scores of 1 of \d+ tokens are infinite or not numbers"):
+        predict_answers(examples, features, *logits, PredictionOptions())
+
+
+def test_the_order_is_that_of_the_exact_sums(tokenizer):
+    examples = made([WORDS[:4]])
+    features = windows_of(tokenizer, examples)
+    tokens = np.flatnonzero(features.char_starts >= 0)
+    logits = np.full((2, int(features.offsets[-1])), -50, dtype=np.float32)
+    # 1 + 2^-26 against 1 + 2^-25: both are 1 in fp32, where the higher start would win.
+    logits[0, tokens[0]], logits[1, tokens[1]] = 1, 2.0**-26
+    logits[0, tokens[2]], logits[1, tokens[3]] = 1 - 2.0**-24, 2.0**-24 + 2.0**-25
+    (best, second, *_) = predict_answers(examples, features, *logits, PredictionOptions(max_answer_length=2)).n_best[
+        "0"
+    ]
+    assert (best.text, second.text) == (" ".join(WORDS[2:4]), " ".join(WORDS[:2]))
 
 
 def test_files(tokenizer, tmp_path):
@@ -167,6 +209,9 @@ def test_files(tokenizer, tmp_path):
     assert json.loads(written.read_text(encoding="utf-8")) == predictions.answers
     n_best = json.loads((tmp_path / "out" / "nbest_predictions.json").read_text(encoding="utf-8"))
     assert [entry["text"] for entry in n_best["1"]] == [candidate.text for candidate in predictions.n_best["1"]]
+    assert all(
+        (tmp_path / "out" / name).read_bytes().isascii() for name in ("predictions.json", "nbest_predictions.json")
+    )
     assert set(n_best["1"][0]) == {"text", "probability", "start_logit", "end_logit", "answer_start"}
     assert json.loads((tmp_path / "out" / "null_odds.json").read_text()) == predictions.null_odds
     write_predictions(tmp_path / "v1", predictions, False)
