@@ -21,6 +21,7 @@ import benchmark.training_step
 import data.bertPrep
 import data.create_pretraining_data
 import data.train_vocab
+import scripts.convert_checkpoint
 import training.pretraining_arguments
 import training.squad_arguments
 
@@ -40,6 +41,7 @@ PARSERS = {
     "run_squad.py": training.squad_arguments.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,
+    "scripts/convert_checkpoint.py": scripts.convert_checkpoint.parse_arguments,
     "data/bertPrep.py": data.bertPrep.parse_arguments,
     "data/create_pretraining_data.py": data.create_pretraining_data.parse_arguments,
     "data/train_vocab.py": data.train_vocab.parse_arguments,

@@ -70,7 +70,7 @@ def test_text_shards_made_anew_after_the_hdf5_files(layout):
     own = layout.working_dir.parent / "own.txt"
     own.write_bytes(b"".join(formatted.read_bytes().splitlines(keepends=True)[:40]))
     prepare("sharding", *SHARDS, "--input_files", own, "--overwrite")
-    with pytest.raises(UserError, match="fails the check 'made from these text shards'.*was made anew since"):
+    with pytest.raises(UserError, match=r"fails the check 'made from these text shards'.*was made anew since"):
         prepare("verify")
 
 
