@@ -1,5 +1,8 @@
 """Exact match and F1: numbers worked out by hand, and transformers' copy of the official v2.0 script."""
 
+import os
+import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.data.metrics import squad_metrics as reference
 
-from data.squad import Answer, SquadExample
+from data.squad import Answer, SquadExample, read_squad
 from data.squad_metrics import evaluate_predictions, exact_match, f1, normalize_answer
 
 WORDS = st.lists(
@@ -114,3 +117,24 @@ def test_the_best_threshold_by_hand():
     # Without odds that tell, answering nothing is best: two of four.
     scores = evaluate_predictions(examples, best, True, {"1": 2.0, "2": -3.0, "3": 1.0, "4": -1.0}, best)
     assert (scores["best_f1"], scores["best_f1_threshold"]) == (50, 0.0)
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_a_real_file_as_the_official_script(version_2):
+    if "BERT_REFERENCE_DATA" not in os.environ:
+        pytest.skip("BERT_REFERENCE_DATA names no folder with a real SQuAD file")
+    path = Path(os.environ["BERT_REFERENCE_DATA"]) / "squad-v1.1-sample.json"
+    examples = read_squad(path, version_2, skip_bad_answers=True, report=lambda sentence: None)
+    rng = random.Random(0)
+    answers = {}
+    for e in examples:  # right, cut, longer, elsewhere, or none
+        start, text = e.answers[0].start, e.answers[0].text
+        end = start + len(text)
+        wrong = e.context[: rng.randint(1, 40)]
+        answers[e.id] = rng.choice([text, text[:-3], e.context[max(0, start - 9) : end + 9], wrong, "", text.upper()])
+    theirs = [SimpleNamespace(qas_id=e.id, answers=[{"text": a.text} for a in e.answers]) for e in examples]
+    expected = reference.squad_evaluate(theirs, answers)
+    scores = evaluate_predictions(examples, answers, version_2)
+    assert scores["exact_match"] == pytest.approx(expected["exact"])
+    assert scores["f1"] == pytest.approx(expected["f1"])
+    assert 20 < scores["exact_match"] < scores["f1"] < 80
