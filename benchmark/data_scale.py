@@ -95,8 +95,15 @@ def run_stage(function: Callable, n_processes: int, folder: Path, n_shards: int,
     start = time.perf_counter()
     with workers(n_processes) as pool:
         function(folder, n_shards, vocab_file, pool)
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {"seconds": time.perf_counter() - start, "main_mib": peaks[0], "worker_mib": peaks[1]}
+    seconds = time.perf_counter() - start
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"seconds": seconds, "main_mib": _own_peak_mib(), "worker_mib": worker}
+
+
+def _own_peak_mib() -> float:
+    # getrusage would also count what the process that started this one had taken.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def run_in_fresh_process(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> dict:

@@ -1,8 +1,6 @@
 """Exact match and F1: numbers worked out by hand, and transformers' copy of the official v2.0 script."""
 
-import os
 import random
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -120,10 +118,8 @@ def test_the_best_threshold_by_hand():
 
 
 @pytest.mark.parametrize("version_2", [False, True])
-def test_a_real_file_as_the_official_script(version_2):
-    if "BERT_REFERENCE_DATA" not in os.environ:
-        pytest.skip("BERT_REFERENCE_DATA names no folder with a real SQuAD file")
-    path = Path(os.environ["BERT_REFERENCE_DATA"]) / "squad-v1.1-sample.json"
+def test_a_real_file_as_the_official_script(version_2, reference_data):
+    path = reference_data / "squad-v1.1-sample.json"
     examples = read_squad(path, version_2, skip_bad_answers=True, report=lambda sentence: None)
     rng = random.Random(0)
     answers = {}

@@ -2,12 +2,10 @@
 
 import bz2
 import json
-import os
 import re
 import subprocess
 import sys
 from html import escape
-from pathlib import Path
 
 import pytest
 from corpora import SAMPLE, tree
@@ -165,14 +163,16 @@ def test_bad_dump(tmp_path, case):
 
 
 @pytest.mark.parametrize("n_processes", [1, 2])
-@pytest.mark.parametrize("dump", ["wikicorpus_sample.xml.bz2", "enwiki-sample-pages-articles.xml.bz2"])
-def test_same_bytes_as_the_tool(tmp_path, dump, n_processes):
-    if (SAMPLE / dump).is_file():
-        dump = SAMPLE / dump
-    elif "BERT_REFERENCE_DATA" in os.environ:
-        dump = Path(os.environ["BERT_REFERENCE_DATA"]) / dump
-    else:
-        pytest.skip("BERT_REFERENCE_DATA names no folder with a real dump")
+def test_same_bytes_as_the_tool(tmp_path, n_processes):
+    compare_with_the_tool(SAMPLE / "wikicorpus_sample.xml.bz2", tmp_path, n_processes)
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_same_bytes_as_the_tool_of_a_real_dump(tmp_path, reference_data, n_processes):
+    compare_with_the_tool(reference_data / "enwiki-sample-pages-articles.xml.bz2", tmp_path, n_processes)
+
+
+def compare_with_the_tool(dump, tmp_path, n_processes):
     extract_wikipedia(dump, tmp_path / "ours", n_processes)
     command = [sys.executable, "-m", "wikiextractor.WikiExtractor", str(dump), "--json", "--bytes", "100M", "--quiet"]
     subprocess.run([*command, "--processes", "1", "--output", str(tmp_path / "tool")], check=True)
