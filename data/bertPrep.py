@@ -15,6 +15,7 @@ data/create_datasets_from_start.sh runs all stages for both phases; docs/data.md
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -120,7 +121,7 @@ def check(args: argparse.Namespace) -> list[InstanceOptions]:
         problems.add(f"--dataset {args.dataset} is only downloaded; {args.action} takes {', '.join(DATASETS)}.")
     if args.dataset == BOTH and args.action in ("download", "text_formatting"):
         problems.add(f"--action {args.action} takes one corpus at a time; give --dataset {WIKIPEDIA} or {BOOKS}.")
-    if not args.print_output_dir:
+    if not args.print_output_dir and args.action != "verify":
         with problems.collect():
             _check_working_dir(default_working_dir())
         if args.action == "create_hdf5_files" and not args.vocab_file:
@@ -247,8 +248,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.print_output_dir:
         print(*output_dirs(args, layout, options), sep="\n")
         return
+    writes = args.action != "verify"  # which also serves people who may only read the data
     with (
-        locked(layout.working_dir, f"{args.action}.{args.dataset}"),
+        locked(layout.working_dir, f"{args.action}.{args.dataset}") if writes else contextlib.nullcontext(),
         # What is downloaded lies on this machine, and others need not see where.
         workers(args.n_processes, None if args.action == "download" else args.scheduler, layout.working_dir) as pool,
     ):

@@ -236,7 +236,9 @@ def create_hdf5_files(preparation: Preparation, plan: HDF5Plan) -> list[str]:
         if (lacking := [folder for folder in unfinished if f"{name}.hdf5" not in whole[folder]])
     ]
     results = pool.map(functools.partial(_create_shard_files, plan=plan), tasks, "create_hdf5_files", _task_name)
-    for task, records in zip(tasks, tqdm(results, total=len(tasks), unit="shard", desc="HDF5"), strict=True):
+    for task, records in zip(
+        tasks, tqdm(results, total=len(tasks), unit="shard", desc="HDF5", disable=not tasks), strict=True
+    ):
         for folder, record in zip(task.folders, records, strict=True):
             whole[folder][f"{task.name}.hdf5"] = record
             outputs[folder].add_to_journal(f"{task.name}.hdf5", record)
