@@ -25,7 +25,7 @@ from hugging_face import (
     write_hugging_face,
 )
 from pretrained import Pretrained, few, lower_case_of, read_pretrained
-from tokenization import VOCAB_NAME, load_vocab
+from tokenization import VOCAB_NAME, is_cased, load_vocab
 
 HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.
 
@@ -37,7 +37,7 @@ FROM is one of
 
 EXAMPLES = """examples:
   what was pre-trained here, for transformers:
-    python scripts/convert_checkpoint.py results/checkpoints results/hugging_face --vocab_file vocab.txt --do_lower_case
+    python scripts/convert_checkpoint.py results/checkpoints results/hugging_face --vocab_file vocab.txt
   Google's archive, unpacked:
     python scripts/convert_checkpoint.py uncased_L-12_H-768_A-12 bert_base
   a file that does not say its configuration, which weights tell but for the number of heads:
@@ -59,7 +59,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--do_lower_case",
         action=argparse.BooleanOptionalAction,
-        help="whether the vocabulary is lower-cased; by default what is written beside it or its folder's name says",
+        help="whether the vocabulary is lower-cased; by default what is written beside it, its folder's name or its own "
+        "words say",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is at TO")
     return parser.parse_args(arguments)
@@ -88,6 +89,8 @@ def completed(read: Pretrained, args: argparse.Namespace, scratch: Path) -> Pret
         read = read.with_config(read_config(args.config_file), args.config_file)
     config = read.known_config()
     if read.vocab_file is not None:
+        if read.do_lower_case is None:
+            read = dataclasses.replace(read, do_lower_case=not is_cased(load_vocab(read.vocab_file)))
         config = dataclasses.replace(config, vocab_size=len(load_vocab(read.vocab_file)))
     return read.with_config(config, f"the vocabulary {read.vocab_file}")
 
