@@ -59,8 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--do_lower_case",
         action=argparse.BooleanOptionalAction,
-        help="whether the vocabulary is lower-cased; by default what is written beside it, its folder's name or its words "
-        "say",
+        help="whether the vocabulary is lower-cased; by default what is written beside it, its folder or its words say",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is at TO")
     return parser.parse_args(arguments)
