@@ -14,7 +14,6 @@ are mapped, so that a weight is copied once, into the model.
 import dataclasses
 import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ from hugging_face import (
 )
 from tensorflow_checkpoint import read_google_weights
 from tokenization import PUBLISHED_MODELS, VOCAB_NAME, configured_do_lower_case, default_cache_dir
-from training.checkpoint import latest_checkpoint
+from training.checkpoint import latest_checkpoint, read_plain
 
 HUGGING_FACE, PYTORCH, TENSORFLOW = "Hugging Face model", "PyTorch file", "TensorFlow checkpoint"
 
@@ -332,12 +331,7 @@ def _torch_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _torch_contents(path: Path) -> Any:
     """What is in a file of torch.save, mapped; tensors and primitives only."""
     try:
-        is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped
-        if is_zip:
-            with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        return read_plain(path, check_sums=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(

@@ -94,12 +94,8 @@ class PretrainingRun(TrainingRun):
     def announce(self, logger: MetricsLogger) -> None:
         """Device, size and data; without training, whose weights are scored."""
         args, setup = self.args, self.setup
-        parameters = sum(p.numel() for p in self.model.parameters())
-        devices = f"{setup.device.type} x {self.world.size}" if self.world.size > 1 else setup.device.type
-        logger.message(
-            f"{devices} | {setup.precision.name} | {parameters / 1e6:.1f} M parameters | "
-            f"{setup.dataset.n_samples:,} sequences in {setup.dataset.files[0].parent}"
-        )
+        data = f"{setup.dataset.n_samples:,} sequences in {setup.dataset.files[0].parent}"
+        logger.message(f"{self.device_line()} | {data}")
         if not args.do_train:
             step = first_global_step(args) + setup.first_step
             weights = args.init_checkpoint if setup.resumed_step is None else f"step {step} in {args.output_dir}"

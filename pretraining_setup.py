@@ -23,6 +23,7 @@ from run_setup import (
     check_all_see_the_same,
     check_config,
     check_layer_norm,
+    count_parameters,
     count_steps,
     divide_batch,
     find_resumed,
@@ -54,7 +55,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Pretr
         problems.add(sentence)
     check_layer_norm(args, problems)
     config = _read_config(args, problems)
-    n_parameters = count_parameters(config) if config else None
+    n_parameters = count_parameters(BertForPreTraining, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)
     dataset, eval_dataset = _open_shards(args, config, batches, world, problems)
     for what, value in (("training shards", dataset), ("evaluation shards", eval_dataset)):
@@ -125,18 +126,9 @@ def _shard_folder(args: argparse.Namespace, folder: str | os.PathLike, config: B
     return found
 
 
-def count_parameters(config: BertConfig) -> int:
-    """Elements of all weights of the model that is pre-trained."""
-    return sum(parameter.numel() for parameter in _model_without_memory(config).parameters())
-
-
-def _model_without_memory(config: BertConfig) -> BertForPreTraining:
-    with torch.device("meta"):
-        return BertForPreTraining(config)
-
-
 def _check_weights(weights: dict[str, Tensor], config: BertConfig, path: str) -> None:
-    model = _model_without_memory(config)
+    with torch.device("meta"):
+        model = BertForPreTraining(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing is copied to a model without memory, which is the point of it
         checkpoint.load_initial_weights(model, weights, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from configuration import BertConfig
 from errors import Problems, UserError
@@ -51,6 +52,12 @@ def check_config(config: BertConfig, args: argparse.Namespace, problems: Problem
             f"vocab_size {config.vocab_size}; use the vocabulary that the shards were made with and set vocab_size "
             "to its length.",
         )
+
+
+def count_parameters(model_class: type[nn.Module], config: BertConfig) -> int:
+    """Elements of all weights of a model, which takes no memory for them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in model_class(config).parameters())
 
 
 def divide_batch(

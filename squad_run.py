@@ -51,9 +51,9 @@ class SquadRun(TrainingRun):
     def __init__(self, args: argparse.Namespace, setup: SquadSetup, world: World, stop_signal: StopSignal):
         torch.manual_seed(args.seed)
         model = BertForQuestionAnswering(setup.config, args.layer_norm)
-        self.weights = (
-            f"step {setup.resumed_step} in {args.output_dir}" if setup.resumed is not None else "random weights"
-        )
+        self.weights = "random weights"
+        if setup.resumed is not None:
+            self.weights = f"the weights of step {setup.resumed_step} in {args.output_dir}"
         if setup.initial_weights is not None:
             self.weights = str(load_pretrained(model, setup.initial_weights))
         prepare_model(model, setup.device, setup.precision.compute_dtype, args.checkpoint_activations, args.compile)
@@ -82,13 +82,11 @@ class SquadRun(TrainingRun):
 
     def announce(self, logger: MetricsLogger) -> None:
         """Device, size, weights and data."""
-        setup = self.setup
-        parameters = sum(p.numel() for p in self.model.parameters())
-        devices = f"{setup.device.type} x {self.world.size}" if self.world.size > 1 else setup.device.type
-        logger.message(f"{devices} | {setup.precision.name} | {parameters / 1e6:.1f} M parameters")
+        dataset = self.setup.dataset
+        logger.message(self.device_line())
         logger.message(self.weights)
-        if setup.dataset is not None:
-            logger.message(f"training on {setup.dataset.n_samples:,} windows of {self.args.train_file}")
+        if dataset is not None:
+            logger.message(f"training on {dataset.n_samples:,} windows of {self.args.train_file}")
 
     def evaluate(self) -> dict[str, float]:
         """Answers to the questions, written to the output folder, and their scores. All ranks call it."""

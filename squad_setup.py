@@ -24,13 +24,14 @@ from run_setup import (
     check_all_see_the_same,
     check_config,
     check_layer_norm,
+    count_parameters,
     count_steps,
     divide_batch,
     find_resumed,
     position_problem,
     resolve_setup,
 )
-from tokenization import BertTokenizer, is_cased
+from tokenization import BertTokenizer, is_cased, load_vocab
 from training.distributed import World
 from training.pretraining_arguments import BERT_CONFIGS
 from training.run import TrainingSetup
@@ -63,7 +64,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
             pretrained = read_pretrained(args.init_checkpoint)
     config = _read_config(args, pretrained, problems)
     tokenizer = _open_tokenizer(args, config, pretrained, problems)
-    n_parameters = _count_parameters(config) if config else None
+    n_parameters = count_parameters(BertForQuestionAnswering, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)
     if args.eval_script and not Path(args.eval_script).is_file():
         problems.add(f"there is no script {args.eval_script}; give --eval_script evaluate-v1.1.py or evaluate-v2.0.py.")
@@ -137,20 +138,16 @@ def _open_tokenizer(
         return None
     tokenizer = None
     with problems.collect():
-        lower_case = args.do_lower_case
-        if lower_case is None and pretrained is not None:
-            lower_case = pretrained.do_lower_case
-        tokenizer = BertTokenizer(vocab_file, do_lower_case=True if lower_case is None else lower_case)
-        cased = is_cased(tokenizer.vocab)
-        if lower_case is None:
-            tokenizer = BertTokenizer(vocab_file, do_lower_case=not cased)
+        cased = is_cased(load_vocab(vocab_file))
+        stated = args.do_lower_case if args.do_lower_case is not None else pretrained and pretrained.do_lower_case
         # Where nobody lower-cases a vocabulary without capitals it may be of a script that has none.
-        elif lower_case == cased and (cased or args.do_lower_case is False):
+        if stated == cased and (cased or args.do_lower_case is False):
             what, remedy = ("a cased", "--no-do_lower_case") if cased else ("an uncased", "--do_lower_case")
             raise UserError(
                 f"the vocabulary {vocab_file} is {what} one, and most words would not be found in it with "
-                f"do_lower_case {lower_case}; give {remedy}."
+                f"do_lower_case {stated}; give {remedy}."
             )
+        tokenizer = BertTokenizer(vocab_file, do_lower_case=not cased if stated is None else stated)
         if config is not None and not args.vocab_file:
             problems.check(
                 tokenizer.vocab_size == config.vocab_size,
@@ -158,11 +155,6 @@ def _open_tokenizer(
                 f"vocab_size {config.vocab_size}; give --vocab_file the one the model was trained with.",
             )
     return tokenizer
-
-
-def _count_parameters(config: BertConfig) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in BertForQuestionAnswering(config).parameters())
 
 
 def _read_examples(args: argparse.Namespace, world: World, problems: Problems) -> dict[str, list[SquadExample]]:

@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,11 @@ def text(value: float | None, form: str) -> str:
     return format(value, form) if math.isfinite(value) else str(value)
 
 
-def read_phases(path: str | Path) -> dict[int, Phase]:
-    """The phases in a log that have steps, by number. Runs that only evaluated are left out.
+def read_events(path: str | Path) -> list[dict[str, Any]]:
+    """The events of a log, at least one.
 
     Raises:
-        UserError: the file cannot be read, is not a log, or has no steps.
+        UserError: the file cannot be read, or is not a log.
     """
     try:
         events = read_log(path)
@@ -101,9 +101,18 @@ def read_phases(path: str | Path) -> dict[int, Phase]:
         raise UserError(f"the log {path} cannot be read ({error.strerror}); give a dllogger.json.") from error
     if not events:
         raise UserError(f"{path} has no DLLogger line; give the dllogger.json of a run.")
+    return events
+
+
+def read_phases(path: str | Path) -> dict[int, Phase]:
+    """The phases in a log that have steps, by number. Runs that only evaluated are left out.
+
+    Raises:
+        UserError: the file cannot be read, is not a log, or has no steps.
+    """
     phases: dict[int, Phase] = {}
     current: Phase | None = phases.setdefault(1, Phase())
-    for event in events:
+    for event in read_events(path):
         step, data = event.get("step"), event.get("data")
         if event.get("type") != "LOG" or not isinstance(data, dict):
             continue
@@ -140,26 +149,43 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line(cells) for cells in (header, rule, *rows))
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def print_table(logs: Sequence[str], header: Sequence[str], rows_of: Callable[[str], list[list[str]]]) -> None:
+    """Print the rows of all logs, with a column for the log where there are several.
+
+    Raises:
+        UserError: what is wrong with any of the logs.
+    """
+    problems = Problems()
+    rows = []
+    for log in logs:
+        with problems.collect():
+            rows += [[log, *row] for row in rows_of(log)]
+    problems.raise_if_any()
+    if len(logs) == 1:
+        print(markdown_table(header, [row[1:] for row in rows]))
+    else:
+        print(markdown_table(("log", *header), rows))
+
+
+def parse_logs(description: str | None, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """A command line of logs alone."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="+", metavar="LOG", help="the dllogger.json of a run")
     return parser.parse_args(arguments)
 
 
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    return parse_logs(__doc__, arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the logs and print the table."""
-    args = parse_arguments(arguments)
-    problems = Problems()
-    rows = []
-    for log in args.logs:
-        with problems.collect():
-            rows += [[log, str(phase), *found.cells()] for phase, found in read_phases(log).items()]
-    problems.raise_if_any()
-    if len(args.logs) == 1:
-        print(markdown_table(HEADER, [row[1:] for row in rows]))
-    else:
-        print(markdown_table(("log", *HEADER), rows))
+    print_table(
+        parse_arguments(arguments).logs,
+        HEADER,
+        lambda log: [[str(phase), *found.cells()] for phase, found in read_phases(log).items()],
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from typing import Any
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.summarize import markdown_table, number, text
-from errors import Problems, UserError, run_main
-from training.metrics import read_log
+from benchmark.summarize import number, parse_logs, print_table, read_events, text
+from errors import UserError, run_main
 
 HEADER = ("questions of", "questions", "EM", "F1", "steps", "training sequences/s", "inference sequences/s")
 
@@ -28,13 +27,9 @@ def read_scores(path: str | Path) -> list[list[str]]:
     Raises:
         UserError: the file cannot be read, is not a log, or nothing was scored in it.
     """
-    try:
-        events = read_log(path)
-    except OSError as error:
-        raise UserError(f"the log {path} cannot be read ({error.strerror}); give a dllogger.json.") from error
     scored: dict[str, dict[str, Any]] = {}
     predict_file, steps, training = "", "", None
-    for event in events:
+    for event in read_events(path):
         step, data = event.get("step"), event.get("data")
         if event.get("type") != "LOG" or not isinstance(data, dict):
             continue
@@ -64,24 +59,12 @@ def read_scores(path: str | Path) -> list[list[str]]:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="+", metavar="LOG", help="the dllogger.json of a run")
-    return parser.parse_args(arguments)
+    return parse_logs(__doc__, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the logs and print the table."""
-    args = parse_arguments(arguments)
-    problems = Problems()
-    rows = []
-    for log in args.logs:
-        with problems.collect():
-            rows += [[log, *row] for row in read_scores(log)]
-    problems.raise_if_any()
-    if len(args.logs) == 1:
-        print(markdown_table(HEADER, [row[1:] for row in rows]))
-    else:
-        print(markdown_table(("log", *HEADER), rows))
+    print_table(parse_arguments(arguments).logs, HEADER, read_scores)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,7 @@ class SquadFeatures:
     offsets: np.ndarray  # (N + 1,) int64
     question_lengths: np.ndarray  # (N,) int32: tokens before the context, [CLS] and [SEP] included; of type 0
     example_index: np.ndarray  # (N,) int32: whose question it is
-    start_positions: (
-        np.ndarray
-    )  # (N,) int64: the first answer's first token in the window; 0, [CLS], if it is not whole
+    start_positions: np.ndarray  # (N,) int64: the first answer's first token in the window; 0 if not whole
     end_positions: np.ndarray  # (N,) int64: its last token; 0 likewise
 
     def __len__(self) -> int:

@@ -88,9 +88,10 @@ def completed(read: Pretrained, args: argparse.Namespace, scratch: Path) -> Pret
         read = read.with_config(read_config(args.config_file), args.config_file)
     config = read.known_config()
     if read.vocab_file is not None:
+        vocab = load_vocab(read.vocab_file)
         if read.do_lower_case is None:
-            read = dataclasses.replace(read, do_lower_case=not is_cased(load_vocab(read.vocab_file)))
-        config = dataclasses.replace(config, vocab_size=len(load_vocab(read.vocab_file)))
+            read = dataclasses.replace(read, do_lower_case=not is_cased(vocab))
+        config = dataclasses.replace(config, vocab_size=len(vocab))
     return read.with_config(config, f"the vocabulary {read.vocab_file}")
 
 

@@ -8,7 +8,8 @@ import pytest
 from test_scripts import ROOT, run, settings_of, shown_settings
 
 from configuration import BertConfig
-from pretraining_setup import count_parameters
+from modeling import BertForPreTraining
+from run_setup import count_parameters
 from training.micro_batch import estimated_memory
 from training.precision import PRECISIONS
 from training.pretraining_arguments import BERT_CONFIGS
@@ -16,6 +17,9 @@ from training.pretraining_arguments import BERT_CONFIGS
 SCRIPT = "scripts/run_pretraining.sh"
 CONFIGS = sorted((ROOT / "scripts" / "configs").glob("pretrain_*.sh"))
 NAMES = [path.stem.removeprefix("pretrain_") for path in CONFIGS]
+SQUAD_SCRIPT = "scripts/run_squad.sh"
+SQUAD_CONFIGS = sorted((ROOT / "scripts" / "configs").glob("squad_*.sh"))
+SQUAD_NAMES = [path.stem.removeprefix("squad_") for path in SQUAD_CONFIGS]
 MEMORY = {"h200": 150e9, "h100": 85e9, "a100": 85e9, "v100": 34e9}  # bytes that the driver shows
 
 
@@ -23,9 +27,10 @@ def test_every_card_has_one_for_one_and_for_eight():
     assert set(NAMES) == {"cpu"} | {f"{card}_{n}gpu" for card in MEMORY for n in (1, 8)}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+@pytest.mark.parametrize("path", [*CONFIGS, *SQUAD_CONFIGS], ids=lambda path: path.stem)
 def test_they_only_set_what_the_script_knows(path):
-    known = settings_of(SCRIPT) | settings_of("scripts/launch.sh")
+    script = SQUAD_SCRIPT if path in SQUAD_CONFIGS else SCRIPT
+    known = settings_of(script) | settings_of("scripts/launch.sh")
     for line in path.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             name = re.match(r"([A-Z0-9_]+)=\$\{\1:-[^}]+\}( #.*)?$", line)
@@ -71,7 +76,7 @@ def test_their_micro_batches_fit_the_card(name, tmp_path):
             intermediate=config.intermediate_size,
             layers=config.num_hidden_layers,
             vocab=config.vocab_size,
-            n_parameters=count_parameters(config),
+            n_parameters=count_parameters(BertForPreTraining, config),
             bytes_per_element=2,
             padded_attention=card == "v100",
         )
@@ -131,23 +136,8 @@ def test_the_slurm_job_goes_back_into_the_queue_only_when_it_was_stopped(tmp_pat
     assert calls[1:] == (["scontrol requeue 17"] if status == 75 else [])
 
 
-SQUAD_SCRIPT = "scripts/run_squad.sh"
-SQUAD_CONFIGS = sorted((ROOT / "scripts" / "configs").glob("squad_*.sh"))
-SQUAD_NAMES = [path.stem.removeprefix("squad_") for path in SQUAD_CONFIGS]
-
-
 def test_fine_tuning_has_the_same_hardware():
     assert set(SQUAD_NAMES) == set(NAMES)
-
-
-@pytest.mark.parametrize("path", SQUAD_CONFIGS, ids=SQUAD_NAMES)
-def test_those_of_fine_tuning_only_set_what_the_script_knows(path):
-    known = settings_of(SQUAD_SCRIPT) | settings_of("scripts/launch.sh")
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            name = re.match(r"([A-Z0-9_]+)=\$\{\1:-[^}]+\}( #.*)?$", line)
-            assert name, line
-            assert name[1] in known, line
 
 
 @pytest.mark.parametrize("name", SQUAD_NAMES)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from pretraining_runs import command, losses, make_inputs, summary
+from pretraining_runs import GPU_SHAPE, command, losses, make_inputs, summary
 
 from run_pretraining import main
 from training.data_parallel import data_parallel
@@ -15,11 +15,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    # Heads of 32, as FlashAttention takes multiples of 8 only.
-    # Without dropout, which FlashAttention draws in another way than what fp32 runs on.
-    shape = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return make_inputs(tmp_path_factory.mktemp("gpu"), **shape, **dropout)
+    return make_inputs(tmp_path_factory.mktemp("gpu"), **GPU_SHAPE)
 
 
 def on_gpu(folder, output, **changes):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from pretraining_runs import losses, summary
+from pretraining_runs import GPU_SHAPE, losses, summary
 from squad_runs import command, make_inputs
 
 from run_squad import main
@@ -13,10 +13,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    # Heads of 32, as FlashAttention takes multiples of 8 only; without dropout, which it draws in another way.
-    shape = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return make_inputs(tmp_path_factory.mktemp("gpu"), **shape, **dropout)
+    return make_inputs(tmp_path_factory.mktemp("gpu"), **GPU_SHAPE)
 
 
 def on_gpu(folder, output, **changes):

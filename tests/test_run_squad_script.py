@@ -1,10 +1,11 @@
 """scripts/run_squad.sh: its configuration to flags, its errors, a whole run."""
 
 import json
+import os
 
 import pytest
 from squad_runs import command, make_inputs, write_squad
-from test_scripts import run
+from test_scripts import BIN, run
 
 from run_squad import main
 
@@ -88,11 +89,7 @@ def test_nsight_systems_is_started_around_the_run(folder, tmp_path):
     nsys.parent.mkdir()
     nsys.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/told\n')
     nsys.chmod(0o755)
-    import os
-
     variables = settings(folder, tmp_path, PROFILER="nsys")
-    from test_scripts import BIN
-
     variables["PATH"] = f"{nsys.parent}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
     ended = run(SCRIPT, "--max_query_length", 8, "--disable_progress_bar", cwd=tmp_path, **variables)
     # On a CPU the entry refuses Nsight; with a GPU, nsys is told to wait for the entry's signals.

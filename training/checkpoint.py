@@ -153,15 +153,20 @@ def _load(path: Path, check_sums: bool = False) -> Any:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; check the folder and the step.")
     try:
-        is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped
-        if is_zip and check_sums:
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        return read_plain(path, check_sums)
     except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise UserError(f"the checkpoint {path} is damaged or no checkpoint ({reason}); use an earlier one.") from error
+
+
+def read_plain(path: Path, check_sums: bool) -> Any:
+    """What torch.save wrote to a file, mapped; tensors and primitives only. Whatever is wrong raises as it comes."""
+    is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped
+    if is_zip and check_sums:  # torch itself checks none
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
 def load_weights(path: Path | str) -> dict[str, torch.Tensor]:

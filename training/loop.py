@@ -47,14 +47,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     losses: dict = {}
     saved_step = first_step
     rate = 0.0  # of the last step taken
-    profiled = ProfiledSteps(
-        args.profile,
-        args.profile_start,
-        args.profile_steps,
-        Path(args.output_dir) / "profile",
-        run.world.rank,
-        setup.device,
-    )
+    profiled = profiled_steps(run)
     with (
         setup.dataset.iterate(run.samples_seen) as micro_batches,
         progress_bar(run, last_step) as progress,
@@ -67,9 +60,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             result = run.training_step(micro_batches)
             if result.outcome is Outcome.INTERRUPTED:
                 if not args.skip_checkpoint and saved_step < run.step:
-                    if run.training_step.has_losses:
-                        log_step(run, logger, rate)
-                    run.save(writer)
+                    save_before_the_end(run, logger, writer, rate)
                 return None
             run.samples_seen += setup.batches.overall
             if result.outcome is Outcome.SKIPPED:
@@ -105,6 +96,20 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     if account := profiled.account():
         logger.message(account)
     return result
+
+
+def save_before_the_end(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter, rate: float) -> None:
+    """What a signal leaves time for: the steps since the last checkpoint, logged and saved."""
+    if run.training_step.has_losses:
+        log_step(run, logger, rate)
+    run.save(writer)
+
+
+def profiled_steps(run: TrainingRun) -> ProfiledSteps:
+    """The profiler that the command line asks for."""
+    args = run.args
+    folder = Path(args.output_dir) / "profile"
+    return ProfiledSteps(args.profile, args.profile_start, args.profile_steps, folder, run.world.rank, run.setup.device)
 
 
 def progress_bar(run: TrainingRun, last_step: int) -> tqdm:

@@ -123,6 +123,13 @@ class TrainingRun:
     def announce(self, logger: MetricsLogger) -> None:
         """Say for people what this run is, before its first step."""
 
+    def device_line(self) -> str:
+        """Devices, precision and size, for `announce`."""
+        device, n_ranks = self.setup.device.type, self.world.size
+        parameters = sum(p.numel() for p in self.model.parameters())
+        devices = f"{device} x {n_ranks}" if n_ranks > 1 else device
+        return f"{devices} | {self.setup.precision.name} | {parameters / 1e6:.1f} M parameters"
+
     def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
         """Floating-point operations of training on batches that hold so much."""
         raise NotImplementedError

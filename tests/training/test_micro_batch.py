@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configuration import BertConfig
-from pretraining_setup import count_parameters
+from modeling import BertForPreTraining
+from run_setup import count_parameters
 from training.micro_batch import estimated_memory, micro_batch_that_fits
 from training.pretraining_arguments import BERT_CONFIGS
 
@@ -22,13 +23,15 @@ def model(name="large"):
         "intermediate": shape["intermediate_size"],
         "layers": shape["num_hidden_layers"],
         "vocab": shape["vocab_size"],
-        "n_parameters": count_parameters(config),
+        "n_parameters": count_parameters(BertForPreTraining, config),
     }
 
 
 def test_parameters_of_bert_large_are_as_published():
     # 335.1 M of the encoder with its embeddings and pooler, and the heads.
-    assert count_parameters(BertConfig.from_json_file(BERT_CONFIGS["large"])) == pytest.approx(336.2e6, rel=1e-3)
+    assert count_parameters(BertForPreTraining, BertConfig.from_json_file(BERT_CONFIGS["large"])) == pytest.approx(
+        336.2e6, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(
