@@ -30,6 +30,7 @@ from configuration import BertConfig
 from kernels.attention import default_backend, variable_length_attention
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.layers import LayerNorm, Linear, activation_function
+from ranges import named_range
 
 
 class BertEmbeddings(nn.Module):
@@ -168,10 +169,10 @@ class BertEncoder(nn.Module):
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         backend = self.attention_backend or default_backend(hidden_states.device, hidden_states.dtype)
-        for layer in self.layer:
+        for number, layer in enumerate(self.layer):
             if self.checkpoint_activations and torch.is_grad_enabled():
-                hidden_states = checkpoint(layer, hidden_states, cu_seqlens, max_seqlen, backend, use_reentrant=False)
-            else:
+                layer = functools.partial(checkpoint, layer, use_reentrant=False)
+            with named_range(f"layer {number}"):
                 hidden_states = layer(hidden_states, cu_seqlens, max_seqlen, backend)
         return hidden_states
 
@@ -200,7 +201,8 @@ class BertModel(nn.Module):
             cu_seqlens: (B + 1,) int32, cumulative sequence lengths from 0 to T.
             max_seqlen: no sequence is longer.
         """
-        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, self.compute_dtype)
+        with named_range("embeddings"):
+            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, self.compute_dtype)
         return self.encoder(hidden_states, cu_seqlens, max_seqlen)
 
     def pool(self, hidden_states: Tensor, cu_seqlens: Tensor, n_sequences: int) -> Tensor:
@@ -330,11 +332,12 @@ class BertForPreTraining(_BertWithMaskedLM):
             next_sentence_labels: (B,) int64 for the first B sequences; those after them are padding.
         """
         hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
-        mlm_loss = self.cls.predictions.loss(
-            hidden_states, masked_lm_positions, masked_lm_labels, self.embedding_weight
-        )
-        nsp_logits = self._next_sentence_logits(hidden_states, cu_seqlens, next_sentence_labels.shape[0])
-        nsp_loss = F.cross_entropy(nsp_logits, next_sentence_labels)
+        with named_range("loss"):
+            mlm_loss = self.cls.predictions.loss(
+                hidden_states, masked_lm_positions, masked_lm_labels, self.embedding_weight
+            )
+            nsp_logits = self._next_sentence_logits(hidden_states, cu_seqlens, next_sentence_labels.shape[0])
+            nsp_loss = F.cross_entropy(nsp_logits, next_sentence_labels)
         return PreTrainingOutput(mlm_loss + nsp_loss, mlm_loss.detach(), nsp_loss.detach())
 
     def predict(
@@ -401,10 +404,11 @@ class BertForQuestionAnswering(nn.Module):
                 its sequence, 0 ([CLS]) where there is none; for the first B sequences, those after them are padding.
         """
         logits = self.predict(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
-        start_loss, end_loss = (
-            F.cross_entropy(_by_sequence(scores, cu_seqlens, max_seqlen, positions.shape[0]), positions)
-            for scores, positions in zip(logits, (start_positions, end_positions), strict=True)
-        )
+        with named_range("loss"):
+            start_loss, end_loss = (
+                F.cross_entropy(_by_sequence(scores, cu_seqlens, max_seqlen, positions.shape[0]), positions)
+                for scores, positions in zip(logits, (start_positions, end_positions), strict=True)
+            )
         return QuestionAnsweringOutput((start_loss + end_loss) / 2, start_loss.detach(), end_loss.detach())
 
     def predict(

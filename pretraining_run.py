@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -77,6 +78,11 @@ class PretrainingRun(TrainingRun):
             scores = evaluate_pretraining(self.predict, batches, self.setup.device, self.world.sum_)
         return {f"eval_{name}": value for name, value in dataclasses.asdict(scores).items()}
 
+    @property
+    def guessing_loss(self) -> float:
+        """Over the vocabulary, and over two next sentences."""
+        return math.log(self.setup.config.vocab_size) + math.log(2)
+
     def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
         """Forward and backward: see `bert_flops`."""
         config = self.setup.config
@@ -94,7 +100,7 @@ class PretrainingRun(TrainingRun):
     def announce(self, logger: MetricsLogger) -> None:
         """Device, size and data; without training, whose weights are scored."""
         args, setup = self.args, self.setup
-        data = f"{setup.dataset.n_samples:,} sequences in {setup.dataset.files[0].parent}"
+        data = f"{setup.dataset.n_samples:,} sequences: {setup.dataset.source}"
         logger.message(f"{self.device_line()} | {data}")
         if not args.do_train:
             step = first_global_step(args) + setup.first_step

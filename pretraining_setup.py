@@ -17,6 +17,7 @@ from configuration import BertConfig
 from data.layout import default_working_dir
 from data.prepared import find_prepared, vocabulary_problem
 from data.pretraining_dataset import PretrainingDataset
+from data.synthetic import SyntheticPretraining, synthetic_problem
 from errors import Problems, UserError
 from modeling import BertForPreTraining
 from run_setup import (
@@ -59,7 +60,8 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Pretr
     batches = divide_batch(args, config, n_parameters, world, device, problems)
     dataset, eval_dataset = _open_shards(args, config, batches, world, problems)
     for what, value in (("training shards", dataset), ("evaluation shards", eval_dataset)):
-        check_all_see_the_same(what, value and _files_and_rows(value), world, problems)
+        rows = _files_and_rows(value) if isinstance(value, PretrainingDataset) else None
+        check_all_see_the_same(what, rows, world, problems)
     check_all_see_the_same("model", config, world, problems)
     total_steps = count_steps(args, batches, dataset and dataset.n_samples)
     resumed = find_resumed(args, config, total_steps, world, problems)
@@ -71,9 +73,8 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Pretr
                 _check_weights(initial_weights, config, args.init_checkpoint)
     goes_on = resumed is not None and args.do_train and not (args.phase2 and resumed["step"] == args.phase1_end_step)
     if goes_on and dataset is not None:
-        where = str(dataset.files[0].parent)
-        if problem := position_problem(resumed["data_position"], dataset, where, "--input_dir and --seed"):
-            problems.add(problem)
+        problem = position_problem(resumed["data_position"], dataset, dataset.source, "--input_dir and --seed")
+        problems.check(problem is None, problem)
     setup = resolve_setup(
         args, world, device, problems, batches, config, dataset, total_steps, resumed, initial_weights
     )
@@ -98,17 +99,23 @@ def _open_shards(
     batches: BatchSizes | None,
     world: World,
     problems: Problems,
-) -> tuple[PretrainingDataset | None, PretrainingDataset | None]:
-    open_shards = functools.partial(
-        PretrainingDataset,
-        micro_batch_size=batches.micro if batches else 1,
-        max_seq_length=args.max_seq_length,
-        max_predictions_per_seq=args.max_predictions_per_seq,
-        vocab_size=config.vocab_size if config else None,
-        rank=world.rank,
-        world_size=world.size,
-    )
+) -> tuple[PretrainingDataset | SyntheticPretraining | None, PretrainingDataset | None]:
+    shape = {
+        "micro_batch_size": batches.micro if batches else 1,
+        "max_seq_length": args.max_seq_length,
+        "max_predictions_per_seq": args.max_predictions_per_seq,
+        "vocab_size": config.vocab_size if config else None,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
+    open_shards = functools.partial(PretrainingDataset, **shape)
     dataset = eval_dataset = None
+    if args.synthetic is not None:
+        if problem := synthetic_problem(args.synthetic, args.max_seq_length):
+            problems.add(problem)
+        elif config is not None:
+            dataset = SyntheticPretraining(args.synthetic, **shape, seed=args.seed)
+        return dataset, eval_dataset
     with problems.collect():
         folder = _shard_folder(args, args.input_dir or default_working_dir(), config)
         dataset = open_shards(folder, seed=args.seed, num_workers=args.num_workers)

@@ -1,6 +1,7 @@
 """What fine-tuning trains and scores: where answers begin and end."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from data.official_script import run_official_script
 from data.squad_dataset import SquadBatch
 from data.squad_metrics import evaluate_predictions
 from data.squad_predictions import NULL_ODDS, PredictionOptions, Predictions, predict_answers, write_predictions
+from data.synthetic import describe_lengths
 from modeling import BertForQuestionAnswering, prepare_model
 from pretrained import load_pretrained
 from squad_setup import SquadSetup
@@ -71,6 +73,11 @@ class SquadRun(TrainingRun):
             batch.end_positions,
         )
 
+    @property
+    def guessing_loss(self) -> float:
+        """Over the tokens of a full window."""
+        return math.log(self.args.max_seq_length)
+
     def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
         """Forward and backward: the encoder's of `bert_flops`, and two scores for each token."""
         config = self.setup.config
@@ -86,7 +93,8 @@ class SquadRun(TrainingRun):
         logger.message(self.device_line())
         logger.message(self.weights)
         if dataset is not None:
-            logger.message(f"training on {dataset.n_samples:,} windows of {self.args.train_file}")
+            source = self.args.train_file or f"random tokens, {describe_lengths(self.args.synthetic)}"
+            logger.message(f"training on {dataset.n_samples:,} windows of {source}")
 
     def evaluate(self) -> dict[str, float]:
         """Answers to the questions, written to the output folder, and their scores. All ranks call it."""

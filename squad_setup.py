@@ -16,6 +16,7 @@ from data.parallel import usable_cores
 from data.squad import SquadExample, read_squad
 from data.squad_dataset import SquadDataset
 from data.squad_features import SquadFeatures, cached_squad_features, squad_features
+from data.synthetic import N_BATCHES, N_WINDOWS, mean_length, synthetic_features, synthetic_problem
 from errors import Problems, UserError
 from hugging_face import read_config
 from modeling import BertForQuestionAnswering
@@ -32,6 +33,7 @@ from run_setup import (
     resolve_setup,
 )
 from tokenization import BertTokenizer, is_cased, load_vocab
+from training.batch_sizes import BatchSizes
 from training.distributed import World
 from training.pretraining_arguments import BERT_CONFIGS
 from training.run import TrainingSetup
@@ -83,6 +85,9 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
                 datasets[what] = SquadDataset(
                     features, per_device, args.max_seq_length, args.seed, world.rank, world.size
                 )
+    if args.synthetic is not None and config is not None and batches is not None:
+        with problems.collect():
+            datasets["training"] = _synthetic_dataset(args, config, batches, world)
     dataset = datasets.get("training")
     if dataset is not None and dataset.n_samples < batches.micro * world.size:
         problems.add(
@@ -93,7 +98,8 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
     resumed = find_resumed(args, config, total_steps, world, problems)
     if resumed is not None and args.do_train and dataset is not None:
         flags = "--train_file, --seed and window flags"
-        if problem := position_problem(resumed["data_position"], dataset, args.train_file, flags):
+        where = args.train_file or "--synthetic"
+        if problem := position_problem(resumed["data_position"], dataset, where, flags):
             problems.add(problem)
     initial_weights = pretrained if resumed is None else None
     setup = resolve_setup(
@@ -177,6 +183,15 @@ def _read_examples(args: argparse.Namespace, world: World, problems: Problems) -
         with problems.collect():
             examples["prediction"] = [SquadExample("question", args.question, _read_context(args.context), (), False)]
     return examples
+
+
+def _synthetic_dataset(args: argparse.Namespace, config: BertConfig, batches: BatchSizes, world: World) -> SquadDataset:
+    if problem := synthetic_problem(args.synthetic, args.max_seq_length):
+        raise UserError(problem)
+    n_windows = max(N_WINDOWS, N_BATCHES * batches.micro * world.size)
+    lengths = mean_length(args.synthetic)
+    features = synthetic_features(n_windows, args.max_seq_length, config.vocab_size, lengths, args.seed)
+    return SquadDataset(features, batches.micro, args.max_seq_length, args.seed, world.rank, world.size)
 
 
 def _read_context(context: str) -> str:

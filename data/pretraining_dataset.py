@@ -94,6 +94,7 @@ class PretrainingDataset:
         )
         problems.raise_if_any()
 
+        self.source = str(self.files[0].parent)
         self.micro_batch_size = micro_batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.vocab_size = vocab_size

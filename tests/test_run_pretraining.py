@@ -317,7 +317,7 @@ def test_shards_are_found_in_the_working_folder_and_sharing_needs_others(folder,
     monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(folder / "work"))
     main(command(folder, input_dir=None, dataset="wikicorpus_en", max_steps=2, shard_optimizer=True))
     printed = capsys.readouterr().out
-    assert f"55 sequences in {shards}" in printed
+    assert f"55 sequences: {shards}" in printed
     assert "one process has nobody to share with" in printed
     with pytest.raises(UserError, match="no shards of bookscorpus with seq_len_16_max_pred_3"):
         main(command(folder, input_dir=None, dataset="bookscorpus"))

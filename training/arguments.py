@@ -154,8 +154,15 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
-    """The window in which throughput is measured."""
+    """On what, and in which window, throughput is measured."""
     group = parser.add_argument_group("measurement")
+    group.add_argument(
+        "--synthetic",
+        metavar="LENGTHS",
+        default=None,
+        help="train on random tokens, for which no data is needed: 'full' makes all sequences --max_seq_length long, "
+        "a number is the mean of uniformly drawn lengths",
+    )
     group.add_argument(
         "--benchmark_start",
         type=int,
@@ -165,6 +172,12 @@ def add_measurement_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--benchmark_stop", type=int, default=None, help="step of this run that closes the window (default: the last)"
+    )
+    group.add_argument(
+        "--measure_peak",
+        action="store_true",
+        help="before training, time the encoder's matrix products by themselves and a copy: what this device does at "
+        "most",
     )
     group.add_argument(
         "--profile",

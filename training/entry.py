@@ -24,6 +24,7 @@ from training.metrics import MetricsLogger
 from training.resume import first_global_step
 from training.run import TrainingRun, TrainingSetup
 from training.stop_signal import REQUEUE_EXIT_CODE, StopSignal
+from training.verdict import measure_device, verdict
 
 Check = Callable[[argparse.Namespace, World, torch.device], TrainingSetup]
 MakeRun = Callable[[argparse.Namespace, TrainingSetup, World, StopSignal], TrainingRun]
@@ -65,10 +66,12 @@ def run_checked(
     with StopSignal(world) as stop_signal, _open_logger(args, world, log_file, setup.first_step) as logger:
         run = make_run(args, setup, world, stop_signal)
         _announce(run, logger)
+        peak = measure_device(run, logger) if args.measure_peak else {}
         if args.do_train:
             with CheckpointWriter(logger.message) as writer:
                 summary = train(run, logger, writer)
         if summary is not None:
+            summary |= verdict(run, summary, peak, logger) if args.do_train else {}
             if scores := run.evaluate():
                 summary |= scores
                 epoch = setup.dataset.epoch(run.samples_seen) if setup.dataset else 0

@@ -7,7 +7,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from errors import UserError
+from ranges import named_range
 from training.checkpoint_writer import CheckpointWriter
+from training.gpu_telemetry import GpuTelemetry
 from training.metrics import MetricsLogger
 from training.profiling import ProfiledSteps
 from training.run import TrainingRun
@@ -53,11 +55,19 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
         progress_bar(run, last_step) as progress,
         contextlib.closing(profiled),
     ):
-        meter = ThroughputMeter(setup.window_start, args.benchmark_stop, run.flops, setup.device)
+        meter = ThroughputMeter(
+            setup.window_start,
+            args.benchmark_stop,
+            run.flops,
+            setup.device,
+            times=run.step_times,
+            telemetry=GpuTelemetry.of_device(setup.device),
+        )
         while run.step < last_step:
             profiled.begin_step()
             next_rate = run.schedule.learning_rate
-            result = run.training_step(micro_batches)
+            with named_range(f"step {run.step + 1}"):
+                result = run.training_step(micro_batches)
             if result.outcome is Outcome.INTERRUPTED:
                 if not args.skip_checkpoint and saved_step < run.step:
                     save_before_the_end(run, logger, writer, rate)

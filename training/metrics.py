@@ -68,7 +68,7 @@ class MetricsLogger:
         Args:
             step: the optimizer step; a tuple counts coarse to fine (epoch, step); () is the whole run.
             data: name to value; tensors of one element are read, which waits for the device.
-            console: False keeps this line out of stdout.
+            console: False keeps this line out of stdout, where mappings, lists and None are never shown.
         """
         data = {name: _plain(value) for name, value in data.items()}
         self._write({"type": "LOG", "step": step, "data": data})
@@ -77,7 +77,8 @@ class MetricsLogger:
                 if _is_number(value):
                     self._scalars(name, value, step[-1])
         if console:
-            self.message(" | ".join([_step_text(step), *(self._text(name, value) for name, value in data.items())]))
+            shown = {name: value for name, value in data.items() if not isinstance(value, dict | list | None)}
+            self.message(" | ".join([_step_text(step), *(self._text(name, value) for name, value in shown.items())]))
 
     def message(self, text: str) -> None:
         """Print a line for people, not for the file."""

@@ -120,6 +120,13 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
             "there are no weights to evaluate; add --resume_from_checkpoint for those in --output_dir, or "
             "--init_checkpoint."
         )
+    if args.synthetic is not None:
+        if args.input_dir is not None:
+            yield f"--synthetic makes its own sequences, and --input_dir {args.input_dir} names others; give one."
+        if args.eval_dir is not None:
+            yield "--synthetic measures speed, and there is nothing to learn from random tokens; leave --eval_dir out."
+        if args.num_train_epochs is not None:
+            yield "--synthetic has no end that --num_train_epochs could count; give --max_steps."
     if args.resume_phase2 and not args.phase2:
         yield "--resume_phase2 belongs to phase 2; add --phase2."
     if args.num_steps_per_evaluation and not args.eval_dir:

@@ -1,7 +1,8 @@
 """A profiler around some steps: torch's, which writes a trace, or whichever waits for cudaProfilerStart.
 
 Nsight's tools follow a whole process and fill the disk with what nobody asked about, so they are told to wait for
-these two calls (`nsys profile --capture-range cudaProfilerApi`).
+these two calls (`nsys profile --capture-range cudaProfilerApi`). Between them PyTorch hands every named range on to
+Nsight as an NVTX range: the steps, their parts, the layers, and each operator.
 """
 
 from pathlib import Path
@@ -27,6 +28,7 @@ class ProfiledSteps:
         self.device = device
         self._finished_steps = 0
         self._profile: torch.profiler.profile | None = None
+        self._nvtx = torch.autograd.profiler.emit_nvtx()
         self._runs = self._began = False
 
     def begin_step(self) -> None:
@@ -47,6 +49,7 @@ class ProfiledSteps:
         self._runs = False
         self._synchronize()
         if self._profile is None:
+            self._nvtx.__exit__(None, None, None)
             torch.cuda.profiler.stop()
             return
         self._profile.stop()
@@ -66,6 +69,7 @@ class ProfiledSteps:
         self._synchronize()
         if self.kind == "cuda":
             torch.cuda.profiler.start()
+            self._nvtx.__enter__()
             return
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.device.type == "cuda":

@@ -26,6 +26,7 @@ from training.precision import Precision
 from training.resume import first_global_step
 from training.sharded_optimizer import ShardedOptimizer
 from training.step import TrainingStep
+from training.step_times import StepTimes
 from training.stop_signal import StopSignal
 
 
@@ -90,6 +91,7 @@ class TrainingRun:
                 args.loss_scale or args.init_loss_scale, dynamic=args.loss_scale == 0, floor=args.min_loss_scale
             )
         self.forward: nn.Module = model
+        self.step_times = StepTimes(setup.device)
         self.training_step = TrainingStep(
             self.losses,
             self.optimizer,
@@ -102,13 +104,15 @@ class TrainingRun:
             sum_over_ranks=world.sum_,
             n_ranks=world.size,
             must_stop=stop_signal.agreed,
+            part=self.step_times.part,
         )
         self.samples_seen = 0
         if setup.resumed is not None:
             self._restore(setup.resumed)
         setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes
         if world.size > 1 and args.do_train:
-            self.forward = data_parallel(model, setup.device, reduce_dtype(args))
+            begin_last = self.step_times.begin_reduction
+            self.forward = data_parallel(model, setup.device, reduce_dtype(args), begin_last)
             if args.allreduce_post_accumulation:
                 self.training_step.no_sync = self.forward.no_sync
 
@@ -129,6 +133,11 @@ class TrainingRun:
         parameters = sum(p.numel() for p in self.model.parameters())
         devices = f"{device} x {n_ranks}" if n_ranks > 1 else device
         return f"{devices} | {self.setup.precision.name} | {parameters / 1e6:.1f} M parameters"
+
+    @property
+    def guessing_loss(self) -> float:
+        """The loss of a model that gives every answer the same probability; a run that ends far above it is wrong."""
+        raise NotImplementedError
 
     def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
         """Floating-point operations of training on batches that hold so much."""

@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _add_task_arguments(group) -> None:
-    group.add_argument("--do_train", action="store_true", help="fine-tune on --train_file")
+    group.add_argument("--do_train", action="store_true", help="fine-tune on --train_file, or on --synthetic windows")
     group.add_argument("--do_predict", action="store_true", help="answer the questions of --predict_file")
     group.add_argument("--do_eval", action="store_true", help="score the answers; they are predicted first")
     group.add_argument("--train_file", default=None, help="SQuAD .json file to train on")
@@ -133,7 +133,7 @@ def value_problems(args: argparse.Namespace, device: torch.device) -> Iterator[s
             "there are no weights to answer with; add --resume_from_checkpoint for those in --output_dir, or "
             "--init_checkpoint."
         )
-    if args.init_checkpoint is None and args.vocab_file is None:
+    if args.init_checkpoint is None and args.vocab_file is None and args.synthetic is None:
         yield "there is no vocabulary; give --vocab_file, or an --init_checkpoint with one beside it."
     if not args.max_query_length + 4 <= args.max_seq_length:
         yield (
@@ -149,7 +149,12 @@ def _task_problems(args: argparse.Namespace) -> Iterator[str]:
         yield "--question answers one question and does nothing else; leave --do_train, --do_predict and --do_eval out."
     if not (args.do_train or args.do_predict or args.do_eval or args.question is not None):
         yield "there is nothing to do: give --do_train, --do_predict, --do_eval, or a --question and its --context."
-    if args.do_train and args.train_file is None:
+    if args.synthetic is not None:
+        if args.train_file is not None:
+            yield f"--synthetic makes its own windows, and --train_file {args.train_file} names others; give one."
+        if args.do_predict or args.do_eval:
+            yield "--synthetic measures the speed of training; leave --do_predict and --do_eval out."
+    elif args.do_train and args.train_file is None:
         yield "--do_train needs --train_file, a SQuAD .json file."
     if (args.do_predict or args.do_eval) and args.predict_file is None:
         yield "--do_predict and --do_eval need --predict_file, a SQuAD .json file."

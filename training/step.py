@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from optimization import WarmupSchedule, clip_gradients, gradient_norm
+from ranges import named_range
 from training.loss_scale import LossScale
 
 
@@ -59,6 +60,7 @@ class TrainingStep:
         sum_over_ranks: adds a tensor up over ranks, in place.
         n_ranks: how many take part.
         must_stop: asked before each micro-batch, on all ranks with the same answer; True interrupts the step.
+        part: gives a context to run a part of the step in, by its name: see `training.step_times`.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class TrainingStep:
         sum_over_ranks: Callable[[Tensor], None] = lambda tensor: None,
         n_ranks: int = 1,
         must_stop: Callable[[], bool] = lambda: False,
+        part: Callable[[str], contextlib.AbstractContextManager] = named_range,
     ):
         self.loss_function = loss_function
         self.optimizer = optimizer
@@ -89,6 +92,7 @@ class TrainingStep:
         self.sum_over_ranks = sum_over_ranks
         self.n_ranks = n_ranks
         self.must_stop = must_stop
+        self.part = part
         self.gradient_norm: Tensor | None = None
         """The global norm before clipping of the last step taken, 0-d on the device, the loss scale taken out."""
         self._loss_sums: Tensor | None = None
@@ -103,11 +107,15 @@ class TrainingStep:
             if self.must_stop():
                 self.optimizer.zero_grad(set_to_none=True)
                 return StepResult(Outcome.INTERRUPTED, consumed)
-            micro_batch = next(micro_batches)
+            with self.part("data"):
+                micro_batch = next(micro_batches)
+                on_device = micro_batch.to(self.device)
             consumed.append(micro_batch)
-            losses = self._forward_and_backward(micro_batch, reduces=len(consumed) == self.accumulation_steps)
+            losses = self._forward_and_backward(on_device, reduces=len(consumed) == self.accumulation_steps)
             sums = losses if sums is None else sums + losses
-        if not self._update():
+        with self.part("optimizer"):
+            updated = self._update()
+        if not updated:
             return StepResult(Outcome.SKIPPED, consumed)
         self.sum_over_ranks(sums)
         means = sums / (self.accumulation_steps * self.n_ranks)
@@ -118,9 +126,11 @@ class TrainingStep:
     def _forward_and_backward(self, micro_batch: Any, reduces: bool) -> Tensor:
         seed_generator(self.device, self.seed, micro_batch.first_sample)
         with contextlib.nullcontext() if reduces else self.no_sync():
-            losses = self.loss_function(micro_batch.to(self.device))
+            with self.part("forward"):
+                losses = self.loss_function(micro_batch)
             scale = self.loss_scale.scale if self.loss_scale else 1.0
-            (losses[0] * (scale / self.accumulation_steps)).backward()
+            with self.part("backward"):
+                (losses[0] * (scale / self.accumulation_steps)).backward()
         values = torch.stack([loss.detach() for loss in losses])
         self._nonfinite.look_at(values[0], micro_batch.first_sample)
         return values

@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+from training.gpu_telemetry import GpuTelemetry, of_all_gpus
+from training.step_times import StepTimes, mean_of_ranks
+
 
 @dataclasses.dataclass
 class Work:
@@ -84,6 +87,8 @@ class ThroughputMeter:
         device: what is synchronised, and whose memory is reported.
         clock: seconds, monotonic.
         synchronize: waits until the device has finished everything queued; None: the device's own.
+        times: also times each step and its parts, while the window is open.
+        telemetry: also watches the GPU, while the window is open.
     """
 
     def __init__(
@@ -94,10 +99,14 @@ class ThroughputMeter:
         device: torch.device,
         clock: Callable[[], float] = time.perf_counter,
         synchronize: Callable[[], None] | None = None,
+        times: StepTimes | None = None,
+        telemetry: GpuTelemetry | None = None,
     ):
         self.start, self.stop, self.flops, self.device = start, stop, flops, device
         self._clock = clock
         self._synchronize = synchronize or _synchronizer(device)
+        self._times = times or StepTimes(device, clock)
+        self._telemetry = telemetry or GpuTelemetry("", None)
         self._finished_steps = 0
         self._work = Work()
         self._unfinished_step = Work()
@@ -116,6 +125,7 @@ class ThroughputMeter:
         """An optimizer step was queued. Synchronises at the window's two ends only."""
         self._finished_steps += 1
         if self._is_open:
+            self._times.end_step()
             self._work += self._unfinished_step
             self._measured_steps += 1
             if self._finished_steps == self.stop:
@@ -139,6 +149,7 @@ class ThroughputMeter:
     def discard_step(self) -> None:
         """What was added since the last step came to nothing: its time counts, its work does not."""
         self._unfinished_step = Work()
+        self._times.discard_step()
 
     def result(self, gather: Callable[[Any], list[Any]] = lambda value: [value]) -> dict[str, Any]:
         """Close the window if it is still open, and report it.
@@ -150,11 +161,15 @@ class ThroughputMeter:
             `measured_steps`, and with them `seconds`, `step_seconds` (mean), `sequences`, `tokens`, `masked_tokens`,
             `sequences_per_second`, `tokens_per_second`, on several ranks `sequences_per_second_per_gpu`,
             `model_tflops_per_second` of all ranks (where `flops` was given) and this rank's peak memory in bytes on a
-            GPU. Where nothing was measured, `measured_steps` 0 and `not_measured`, a sentence that says why.
+            GPU; `step_seconds_percentiles` of this rank; `part_seconds`, the mean over ranks of what each part of a
+            step took, with `other` for what was in none; what the telemetry tells of all GPUs, and
+            `sequences_per_joule`. Where nothing was measured, `measured_steps` 0 and `not_measured`, a sentence that
+            says why.
         """
         if self._is_open:
             self._close()
         if self._measured_steps == 0 or self._seconds <= 0:
+            self._telemetry.result()
             return {"measured_steps": 0, "not_measured": self._why_nothing()}
         shares = [Work(*values) for values in gather(dataclasses.astuple(self._work))]
         work, seconds = sum(shares, Work()), self._seconds
@@ -172,7 +187,14 @@ class ThroughputMeter:
             result["sequences_per_second_per_gpu"] = work.n_sequences / seconds / len(shares)
         if self.flops is not None:
             result["model_tflops_per_second"] = self.flops(**dataclasses.asdict(work)) / seconds / 1e12
-        return result | peak_memory(self.device)
+        result |= peak_memory(self.device)
+        result["step_seconds_percentiles"] = self._times.percentiles()
+        parts = mean_of_ranks(gather(self._times.mean_parts()))
+        result["part_seconds"] = parts | {"other": max(0.0, result["step_seconds"] - sum(parts.values()))}
+        result |= of_all_gpus(gather(self._telemetry.result()))
+        if "energy_joules" in result:
+            result["sequences_per_joule"] = work.n_sequences / result["energy_joules"]
+        return result
 
     @property
     def _is_open(self) -> bool:
@@ -180,12 +202,16 @@ class ThroughputMeter:
 
     def _run_clock(self) -> None:
         self._synchronize()
+        self._telemetry.resume()
+        self._times.start()
         self._running_since = self._clock()
 
     def _stop_clock(self) -> None:
         self._synchronize()
         self._seconds += self._clock() - self._running_since
         self._running_since = None
+        self._times.stop()
+        self._telemetry.pause()
 
     def _close(self) -> None:
         self._stop_clock()

@@ -1,9 +1,12 @@
 """Synthetic batches do the work that they state."""
 
+import itertools
+
 import pytest
 import torch
 
-from data.synthetic import synthetic_batch
+from data.squad_dataset import SquadDataset
+from data.synthetic import SyntheticPretraining, synthetic_batch, synthetic_features, synthetic_problem
 
 
 def test_full_batch_has_no_padding():
@@ -33,3 +36,59 @@ def test_masked_positions_lie_in_their_sequence_and_spare_its_first_token():
     assert (positions > starts[sequence]).all()
     assert (positions < ends[sequence]).all()
     assert len(positions.unique()) == len(positions) == batch.n_masked
+
+
+def test_each_rank_has_its_share_of_an_endless_stream():
+    def batches_of(rank, start=0):
+        dataset = SyntheticPretraining("full", 3, 16, 2, 100, seed=4, rank=rank, world_size=2, pin_memory=False)
+        with dataset.iterate(start) as batches:
+            return dataset, list(itertools.islice(batches, 20))
+
+    dataset, first = batches_of(0)
+    _, second = batches_of(1)
+    assert [batch.first_sample for batch in first] == list(range(0, 120, 6))
+    assert [batch.first_sample for batch in second] == list(range(3, 123, 6))
+    assert not torch.equal(first[0].input_ids, second[0].input_ids)
+    assert not torch.equal(first[0].input_ids, first[1].input_ids)
+    _, resumed = batches_of(0, start=30)
+    assert torch.equal(resumed[0].input_ids, first[5].input_ids)
+    assert resumed[0].first_sample == 30
+    assert (dataset.epoch(0), dataset.epoch(dataset.n_samples)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "complaint"),
+    [
+        ("full", None),
+        ("128", None),
+        ("5", None),
+        ("4", "no mean length between 5 and"),
+        ("129", "no mean length"),
+        ("nan", "no mean"),
+        ("long", "'long'"),
+    ],
+)
+def test_lengths_that_cannot_be_are_said(lengths, complaint):
+    problem = synthetic_problem(lengths, 128)
+    assert complaint in problem if complaint else problem is None
+
+
+@pytest.mark.parametrize("mean", [None, 5, 20, 31.5])
+def test_windows_hold_their_answers(mean):
+    features = synthetic_features(500, 32, 100, mean_length=mean, seed=1)
+    lengths = features.lengths
+    assert len(features) == 500
+    assert features.offsets[-1] == len(features.input_ids) == lengths.sum()
+    if mean is None:
+        assert (lengths == 32).all()
+    assert (features.question_lengths <= features.start_positions).all()
+    assert (features.start_positions <= features.end_positions).all()
+    assert (features.end_positions < lengths).all()
+    assert features.input_ids.max() < 100
+
+
+def test_squad_batches_are_made_of_them():
+    dataset = SquadDataset(synthetic_features(64, 32, 100), 4, 32, pin_memory=False)
+    with dataset.iterate() as batches:
+        batch = next(batches)
+    assert (batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths) == (4, 128, 4 * 32**2)

@@ -3,7 +3,6 @@
 Dropout is on throughout: the same samples draw the same random numbers on any number of ranks.
 """
 
-import itertools
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from distributed_runs import assert_equal_checkpoints, finish, run_forked, train
 from pretraining_runs import command, curve, make_inputs, summary, write_config
 from shards import write_shards
 
-import training.run as training_run
+import training.data_parallel as data_parallel
 from run_pretraining import main
 from training.step import TrainingStep
 
@@ -162,25 +161,18 @@ def test_a_compressed_reduction_stays_within_its_rounding(folder, on_ranks, chan
 
 def train_counting_reductions(arguments):
     """Print how often a bucket of gradients had been reduced over the ranks, after each optimizer step."""
-    calls, data_parallel, update = itertools.count(), training_run.data_parallel, TrainingStep._update
+    reduce, update = data_parallel._reduce, TrainingStep._update
     counted = [0]
 
-    def wrapped(*values):
-        parallel = data_parallel(*values)
-
-        def reduce(state, bucket):
-            counted[0] = next(calls) + 1
-            mean = bucket.buffer().div_(torch.distributed.get_world_size())
-            return torch.distributed.all_reduce(mean, async_op=True).get_future().then(lambda f: f.value()[0])
-
-        parallel.register_comm_hook(None, reduce)
-        return parallel
+    def reduce_and_count(state, bucket):
+        counted[0] += 1
+        return reduce(state, bucket)
 
     def update_and_print(step):
         print("reductions:", counted[0], flush=True)
         return update(step)
 
-    training_run.data_parallel, TrainingStep._update = wrapped, update_and_print
+    data_parallel._reduce, TrainingStep._update = reduce_and_count, update_and_print
     train(arguments)
 
 

@@ -1,5 +1,6 @@
 """Which steps are profiled, with torch's profiler on the CPU, and what is called for Nsight."""
 
+import contextlib
 import json
 
 import pytest
@@ -54,13 +55,21 @@ def test_nsight_is_told_when_to_begin_and_to_end(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(torch.cuda.profiler, "start", lambda: told.append("start"))
     monkeypatch.setattr(torch.cuda.profiler, "stop", lambda: told.append("stop"))
+
+    @contextlib.contextmanager
+    def emit_nvtx():
+        told.append("names")
+        yield
+        told.append("no names")
+
+    monkeypatch.setattr(torch.autograd.profiler, "emit_nvtx", emit_nvtx)
     steps = ProfiledSteps("cuda", 1, 2, tmp_path, 0, CPU)
     for _ in range(4):
         steps.begin_step()
         told.append("step")
         steps.end_step()
     steps.close()
-    assert told == ["step", "start", "step", "step", "stop", "step"]
+    assert told == ["step", "start", "names", "step", "step", "no names", "stop", "step"]
 
 
 def test_nsight_needs_a_gpu():

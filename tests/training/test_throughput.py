@@ -68,7 +68,8 @@ def test_window_counts_the_steps_after_start_up_to_stop():
     run_steps(meter, device, 5, seconds=2.0)
     run_steps(meter, device, 4, seconds=9.0)
     result = meter.result()
-    assert result == {
+    timed = {"step_seconds_percentiles", "part_seconds"}
+    assert {name: value for name, value in result.items() if name not in timed} == {
         "measured_steps": 5,
         "seconds": 10.0,
         "step_seconds": 2.0,
