@@ -51,7 +51,14 @@ def run_entry(args: argparse.Namespace, check: Check, make_run: MakeRun) -> None
             if world.is_first:
                 print("the flags, the configuration and the data are in order")
             return
-        finished = run_checked(args, setup, world, make_run, started)
+        try:
+            finished = run_checked(args, setup, world, make_run, started)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU is out of memory with micro-batches of {setup.batches.micro} sequences; take a smaller "
+                "--micro_batch_size, more --gradient_accumulation_steps, or --checkpoint_activations "
+                f"({str(error).split('. ')[0]})."
+            ) from error
     if not finished:
         sys.exit(REQUEUE_EXIT_CODE)
 

@@ -1,0 +1,277 @@
+"""Sweeps: the plan with measurements that are made up; and real ones, with a failure and a full memory in them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark import sweep as sweep_module
+from benchmark.points import by_configuration, rate_of, read_points, title
+from benchmark.sweep import Sweep, main, parse_arguments
+from benchmark.sweep_point import OUT_OF_MEMORY, Configuration, command, max_predictions
+from errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--bert_model", "tiny", "--max_seq_lengths", "32", "--precisions", "fp32", "--start", "1", "--stop", "3"]
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Measurements at 10 sequences a second for each sequence of the batch; those of `ends` end as it says."""
+    asked, ends = [], {}
+
+    def measure(configuration, repeat, words, folder, timeout):
+        asked.append((configuration.precision, configuration.batch_size, repeat))
+        status = ends.get(configuration.batch_size, "ok")
+        point = {"schema": 1, "status": status, "error": None if status == "ok" else "why\nit ended", "repeat": repeat}
+        point |= {"configuration": vars(configuration), "environment": dict(MACHINE), "command": " ".join(words)}
+        if status == "ok":
+            rate = 10.0 * configuration.batch_size + repeat
+            point["measured"] = {"sequences_per_second": rate, "tokens_per_second": 32 * rate}
+        return point
+
+    monkeypatch.setattr(sweep_module, "measure", measure)
+    monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: MACHINE | {"precision": "fp32"})
+    return asked, ends
+
+
+MACHINE = {"gpus": ["NVIDIA H200"], "torch": "2.13.0", "git_commit": "abc", "git_dirty": False}
+
+
+def run(folder, *flags, status=0):
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", "--output_dir", str(folder), *TINY, *flags])
+    assert ended.value.code == status
+    return read_points(folder)
+
+
+def test_sizes_double_until_memory_ends_and_repeats_go_round(made_up, tmp_path, capsys):
+    asked, ends = made_up
+    ends[32] = "out_of_memory"
+    run(tmp_path, "--first_batch_size", "4", "--repeats", "3")
+    sizes = [(size, repeat) for _, size, repeat in asked]
+    assert sizes == [(4, 0), (8, 0), (16, 0), (32, 0), (4, 1), (8, 1), (16, 1), (4, 2), (8, 2), (16, 2)]
+    printed = capsys.readouterr().out
+    # repeats are 160, 161 and 162 sequences a second
+    assert re.search(r"\| 16 +\| +161\.0 \| +160\.0 \| +162\.0 \| 3 \|", printed)
+    assert re.search(r"\| 32 +\| out of memory \|", printed)
+    assert printed.splitlines()[-1] == f"points: {tmp_path}/points.jsonl"
+
+
+def test_doubling_ends_at_the_last_size(made_up, tmp_path):
+    asked, _ = made_up
+    run(tmp_path, "--first_batch_size", "3", "--last_batch_size", "13", "--repeats", "1")
+    assert [size for _, size, _ in asked] == [3, 6, 12]
+
+
+def test_another_failure_is_shown_and_the_sweep_goes_on(made_up, tmp_path, capsys):
+    asked, ends = made_up
+    ends |= {8: "failed", 32: "failed", 64: "failed"}
+    flags = ("--first_batch_size", "4", "--repeats", "1", "--precisions", "bf16", "fp32")
+    points = run(tmp_path, *flags, status=1)
+    assert [size for precision, size, _ in asked if precision == "bf16"] == [4, 8, 16, 32, 64]
+    assert [size for precision, size, _ in asked if precision == "fp32"] == [4, 8, 16, 32, 64]
+    printed = capsys.readouterr().out
+    assert "    why\n    it ended\n" in printed
+    assert "6 measurements failed; start again to try them once more" in printed
+    assert sum(point["status"] == "failed" for point in points) == 6
+
+
+def test_sizes_that_are_named_are_all_measured(made_up, tmp_path):
+    asked, ends = made_up
+    ends[64] = "out_of_memory"
+    run(tmp_path, "--batch_sizes", "64", "8", "--repeats", "2")
+    assert [(size, repeat) for _, size, repeat in asked] == [(64, 0), (8, 0), (8, 1)]
+
+
+def test_started_again_it_measures_what_is_missing_and_what_failed(made_up, tmp_path, capsys):
+    asked, ends = made_up
+    ends[8] = "failed"
+    run(tmp_path, "--batch_sizes", "4", "8", "--repeats", "1", status=1)
+    with (tmp_path / "points.jsonl").open("a") as file:
+        file.write('{"schema": 1, "status"')  # killed while it wrote
+    asked.clear()
+    ends.clear()
+    points = run(tmp_path, "--batch_sizes", "4", "8", "--repeats", "2")
+    assert [(size, repeat) for _, size, repeat in asked] == [(8, 0), (4, 1), (8, 1)]
+    assert len(points) == 4
+    assert all(point["status"] == "ok" for point in points)
+    assert "batch     4 | 1/2 | 40.0 sequences/s (measured before)" in capsys.readouterr().out
+
+
+def test_other_flags_are_another_measurement(made_up, tmp_path):
+    asked, _ = made_up
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
+    points = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--", "--layer_norm", "apex")
+    assert len(asked) == 2
+    assert title(points[1]["configuration"]).endswith("fp32, --layer_norm apex")
+    assert points[1]["command"].endswith("--layer_norm apex")
+
+
+@pytest.mark.parametrize(("name", "other"), [("git_commit", "def"), ("gpus", ["NVIDIA A100"]), ("torch", "2.11.0")])
+def test_points_of_another_environment_are_not_mixed_in(made_up, tmp_path, monkeypatch, name, other):
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
+    before = (tmp_path / "points.jsonl").read_bytes()
+    monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: MACHINE | {"precision": "fp32", name: other})
+    arguments = parse_arguments(["pretrain", "--output_dir", str(tmp_path), *TINY])
+    with pytest.raises(UserError, match=f"was measured with {name} .*; choose another --output_dir"):
+        Sweep(arguments)
+    assert (tmp_path / "points.jsonl").read_bytes() == before
+
+
+def test_all_that_is_wrong_is_said_at_once(capsys):
+    flags = ["--batch_sizes", "0", "--start", "5", "--stop", "5", "--repeats", "0", "--train_file", "x"]
+    with pytest.raises(UserError) as error:
+        main(["pretrain", "--output_dir", "unused", *flags])
+    said = str(error.value)
+    assert len(said.splitlines()) == 5
+    for part in ("--batch_sizes has 0", "--stop 5 must be greater", "--repeats is 0", "is for squad", "--vocab_file"):
+        assert part in said
+    assert not Path("unused").exists()
+
+
+CONFIGURATION = Configuration("pretrain", "large", 512, "bf16", True, 4, 64, 2, "lamb", "full", 5, 25, "")
+
+
+def test_the_command_is_that_of_the_entry():
+    words = command(CONFIGURATION, ["--synthetic", "full"], ["--seed", "3"], Path("out"))
+    assert words[0] == sys.executable
+    assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
+    assert words[6] == str(ROOT / "run_pretraining.py")
+    flags = " ".join(words[7:])
+    assert "--max_seq_length 512 --max_predictions_per_seq 80 --train_batch_size 64" in flags
+    assert "--gradient_accumulation_steps 2 --optimizer lamb --precision bf16 --compile --max_steps 25" in flags
+    assert flags.endswith("--output_dir out --seed 3")
+    assert (max_predictions(128), max_predictions(512), max_predictions(6)) == (20, 80, 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...",
+        "error: the GPU is out of memory with micro-batches of 64 sequences; take a smaller --micro_batch_size",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ...",
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 512. GiB for an array with shape (1, 2)",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "traceback : Signal 9 (SIGKILL) received by PID 4711",
+    ],
+)
+def test_texts_of_a_full_memory(said):
+    assert OUT_OF_MEMORY.search(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["error: --train_batch_size 7 is not a multiple of 2.", "RuntimeError: CUDA error: an illegal memory access"],
+)
+def test_other_ends_are_not_taken_for_it(said):
+    assert not OUT_OF_MEMORY.search(said)
+
+
+def start(folder, *flags, limit=""):
+    """A real sweep in a process of its own, with at most so many KiB of memory where `limit` says so."""
+    words = [
+        sys.executable,
+        str(ROOT / "benchmark" / "sweep.py"),
+        "pretrain",
+        "--output_dir",
+        str(folder),
+        *TINY,
+        *flags,
+    ]
+    before = f"ulimit -v {limit}; " if limit else ""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        ["bash", "-c", before + 'exec "$@"', "sweep", *words], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_a_real_sweep_with_a_failure_and_a_full_memory_in_it(tmp_path):
+    sizes = ["--batch_sizes", "4", "7", str(2**32), "8", "--accumulation_steps", "2", "--repeats", "1"]
+    # 16 GB of addresses, and the lengths of the sequences in the largest micro-batch alone are 17.
+    process = start(tmp_path, *sizes, limit=16_000_000)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, printed
+    points = {point["configuration"]["batch_size"]: point for point in read_points(tmp_path)}
+    assert {size: point["status"] for size, point in points.items()} == {
+        4: "ok",
+        7: "failed",
+        2**32: "out_of_memory",
+        8: "ok",
+    }
+    assert "not a multiple" in points[7]["error"]
+    assert "not a multiple" in printed
+    measured = points[8]["measured"]
+    assert measured["measured_steps"] == 2
+    assert measured["sequences"] == 2 * 8
+    assert measured["tokens"] == 2 * 8 * 32
+    assert measured["sequences_per_second"] == pytest.approx(16 / measured["seconds"])
+    assert measured["sequences_per_second_per_gpu"] == measured["sequences_per_second"]
+    assert set(measured["part_seconds"]) == {"data", "forward", "backward", "optimizer", "other"}
+    assert sum(measured["part_seconds"].values()) == pytest.approx(measured["step_seconds"], rel=1e-6)
+    percentiles = list(measured["step_seconds_percentiles"].values())
+    assert percentiles == sorted(percentiles)
+    assert measured["final_loss"] == pytest.approx(11.0, abs=0.5)  # random tokens of some 30,000, and a coin
+    assert measured["loss_problem"] is None
+    assert points[8]["environment"]["torch"]
+    # The command of a point can be run again as it stands.
+    again = subprocess.run(points[8]["command"], shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "sequences_per_second" in again.stdout
+
+
+def test_interrupted_it_leaves_no_process_and_no_half_line(tmp_path):
+    process = start(tmp_path, "--batch_sizes", "4", "8", "--repeats", "2", "--stop", "100000")
+    log = tmp_path / "runs" / "pretrain_32_fp32_1x4_0" / "dllogger.json"
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    assert not (tmp_path / "points.jsonl").exists() or read_points(tmp_path) == []
+
+
+def test_a_point_that_takes_too_long_is_stopped(tmp_path):
+    process = start(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--stop", "1000000", "--timeout", "6")
+    process.communicate(timeout=120)
+    (point,) = read_points(tmp_path)
+    assert point["status"] == "failed"
+    assert point["error"].endswith("stopped: it had run for 6 seconds")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("no JSON", "line 2 is not JSON"),
+        ('{"schema": 2}', "line 2 has schema 2, and this version reads 1"),
+        ("[]", "line 2 has schema None"),
+        ('{"schema": 1, "status": "good"}', "line 2 has no status"),
+    ],
+)
+def test_lines_that_are_no_points(tmp_path, line, complaint):
+    good = {"schema": 1, "status": "failed", "configuration": {}}
+    (tmp_path / "points.jsonl").write_text(f"{json.dumps(good)}\n{line}\n")
+    with pytest.raises(UserError, match=complaint):
+        read_points(tmp_path)
+
+
+def test_repeats_belong_together():
+    def point(size, rate, status="ok"):
+        return {"status": status, "configuration": {"n": size}, "measured": {"sequences_per_second": rate}}
+
+    points = [point(1, 5.0), point(2, 7.0), point(1, 3.0), point(1, 10.0), point(1, 0.0, "failed")]
+    first, second = by_configuration(points).values()
+    assert rate_of(first) == (5.0, 3.0, 10.0, 3)
+    assert rate_of(second) == (7.0, 7.0, 7.0, 1)
+    assert rate_of([point(1, 0.0, "failed")]) is None
