@@ -25,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,8 +35,8 @@ from benchmark.sweep_point import ROOT, Configuration, command, measure
 from errors import Problems, UserError, run_main
 from file_utils import atomic_write
 
-LENGTHS = {"pretrain": 128, "squad": 384}.items()
-OPTIMIZERS = {"pretrain": "lamb", "squad": "adamw"}.items()
+LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
+OPTIMIZERS = MappingProxyType({"pretrain": "lamb", "squad": "adamw"})
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
 SAME = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit", "git_dirty")
 HEADER = ("batch", "sequences/s", "lowest", "highest", "n", "tokens/s", "TFLOP/s", "of peak", "GiB", "sequences/J")
@@ -94,7 +95,7 @@ class Sweep:
     def _series(self) -> Iterator[Configuration]:
         args = self.args
         n_gpus = len(self.environment["gpus"])
-        lengths = args.max_seq_lengths or [dict(LENGTHS)[args.workload]]
+        lengths = args.max_seq_lengths or [LENGTHS[args.workload]]
         precisions = args.precisions or [self.environment["precision"]]
         choices = itertools.product(lengths, precisions, args.compile, args.num_gpus or [max(1, n_gpus)])
         for max_seq_length, precision, compiled, n_processes in choices:
@@ -107,7 +108,7 @@ class Sweep:
                 n_gpus=n_processes,
                 batch_size=0,
                 accumulation_steps=args.accumulation_steps,
-                optimizer=args.optimizer or dict(OPTIMIZERS)[args.workload],
+                optimizer=args.optimizer or OPTIMIZERS[args.workload],
                 lengths=_describe_data(args),
                 start=args.start,
                 stop=args.stop,

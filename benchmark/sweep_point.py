@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmark.points import SCHEMA, Point
 from training.metrics import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
-ENTRIES = {"pretrain": "run_pretraining.py", "squad": "run_squad.py"}.items()
+ENTRIES = MappingProxyType({"pretrain": "run_pretraining.py", "squad": "run_squad.py"})
 LAST_LINES = 15
 SECONDS_TO_STOP = 30
 # CUDA's, PyTorch's for the CPU, NumPy's, the system's; and the end that Linux makes of processes when memory runs out.
@@ -63,7 +64,7 @@ def command(configuration: Configuration, data: list[str], extra: list[str], out
         extra: flags that the user added.
         output_dir: of its log.
     """
-    entry = dict(ENTRIES)[configuration.workload]
+    entry = ENTRIES[configuration.workload]
     words = [sys.executable]
     if configuration.n_gpus > 1:
         words += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(configuration.n_gpus)]
