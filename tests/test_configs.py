@@ -1,8 +1,6 @@
 """The shipped configurations: they are read, know only what the script knows, and come to the published recipe."""
 
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 from test_scripts import ROOT, run, settings_of, shown_settings
@@ -108,32 +106,6 @@ def test_batches_that_do_not_divide_among_the_gpus_are_refused(tmp_path):
     assert (
         "PHASE1_GLOBAL_BATCH 65536 is not a multiple of 1536 (3 processes times PHASE1_MICRO_BATCH 512)" in ended.stderr
     )
-
-
-def test_no_line_of_the_slurm_script_is_before_its_directives():
-    lines = Path(ROOT / "scripts" / "slurm_pretraining.sh").read_text(encoding="utf-8").splitlines()
-    directives = [index for index, line in enumerate(lines) if line.startswith("#SBATCH")]
-    first_command = next(index for index, line in enumerate(lines) if line and not line.startswith("#"))
-    assert len(directives) >= 8
-    assert max(directives) < first_command
-
-
-@pytest.mark.parametrize("status", [0, 75, 1])
-def test_the_slurm_job_goes_back_into_the_queue_only_when_it_was_stopped(tmp_path, status):
-    for name, body in (("srun", f'echo "srun $*" >>calls; exit {status}'), ("scontrol", 'echo "scontrol $*" >>calls')):
-        stub = tmp_path / name
-        stub.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
-        stub.chmod(0o755)
-    ended = subprocess.run(
-        ["bash", ROOT / "scripts" / "slurm_pretraining.sh", "--max_grad_norm", "2"],
-        cwd=tmp_path,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": "/project"},
-        check=False,
-    )
-    assert ended.returncode == status
-    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
-    assert calls[0] == "srun --kill-on-bad-exit=0 bash /project/scripts/run_pretraining.sh --max_grad_norm 2"
-    assert calls[1:] == (["scontrol requeue 17"] if status == 75 else [])
 
 
 def test_fine_tuning_has_the_same_hardware():

@@ -8,13 +8,14 @@ import datetime
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+
+from training.machine import driver_version, machine_facts, output_of
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,18 +34,20 @@ def describe_environment() -> dict[str, Any]:
         "cpu_cores": _usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": _memory_bytes(),
-        **_gpus(),
+        **machine_facts(PROJECT_ROOT / "requirements.txt"),
+        **gpu_facts(),
     }
 
 
-def _gpus() -> dict[str, Any]:
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+def gpu_facts() -> dict[str, Any]:
+    """The GPUs that this process sees, and the software between them and it."""
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     has_nccl = torch.cuda.is_available() and torch.distributed.is_available() and torch.distributed.is_nccl_available()
-    driver = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if names else None
     return {
-        "gpus": names,
-        "gpu_memory_bytes": [torch.cuda.get_device_properties(index).total_memory for index in range(len(names))],
-        "driver": driver.splitlines()[0] if driver else None,
+        "gpus": [device.name for device in devices],
+        "compute_capabilities": [f"{device.major}.{device.minor}" for device in devices],
+        "gpu_memory_bytes": [device.total_memory for device in devices],
+        "driver": driver_version() if devices else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None,
@@ -53,11 +56,11 @@ def _gpus() -> dict[str, Any]:
 
 def _git() -> dict[str, Any]:
     """Commit, and whether files differ from it; None where the project is not itself a git checkout."""
-    top = _output_of("git", "-C", str(PROJECT_ROOT), "rev-parse", "--show-toplevel")
-    commit = _output_of("git", "-C", str(PROJECT_ROOT), "rev-parse", "--verify", "--quiet", "HEAD")
+    top = output_of("git", "-C", str(PROJECT_ROOT), "rev-parse", "--show-toplevel")
+    commit = output_of("git", "-C", str(PROJECT_ROOT), "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit or not top or Path(top).resolve() != PROJECT_ROOT:
         return {"git_commit": None, "git_dirty": None}
-    changes = _output_of("git", "-C", str(PROJECT_ROOT), "status", "--porcelain")
+    changes = output_of("git", "-C", str(PROJECT_ROOT), "status", "--porcelain")
     return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
 
 
@@ -80,12 +83,3 @@ def _memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _output_of(*command: str) -> str | None:
-    """What a command prints, or None where it is missing, fails or hangs."""
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return finished.stdout.strip()

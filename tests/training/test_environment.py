@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from training import environment
+from training import environment, machine
 from training.environment import PROJECT_ROOT, describe_environment
 
 
@@ -18,13 +18,16 @@ def test_describes_this_machine_in_json():
     assert described["cpu_cores"] >= 1
     assert len(described["gpus"]) == torch.cuda.device_count()
     assert socket.gethostname() not in (described["operating_system"], described["cpu"])
+    assert described.items() >= machine.machine_facts(PROJECT_ROOT / "requirements.txt").items()
 
 
 def test_nothing_fails_where_everything_is_absent(monkeypatch):
     def missing(*args, **kwargs):
         raise FileNotFoundError
 
-    monkeypatch.setattr(environment.subprocess, "run", missing)
+    monkeypatch.setattr(machine.subprocess, "run", missing)
+    monkeypatch.setattr(machine.shutil, "disk_usage", missing)
+    monkeypatch.setattr(machine.resource, "getrlimit", missing)
     monkeypatch.setattr(environment.Path, "read_text", missing)
     monkeypatch.delattr(environment.os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(environment.os, "sysconf", missing)
@@ -32,18 +35,21 @@ def test_nothing_fails_where_everything_is_absent(monkeypatch):
     assert described["git_commit"] is None
     assert described["driver"] is None
     assert described["memory_bytes"] is None
+    assert described["shared_memory_bytes"] is None
+    assert described["locked_memory_bytes"] is None
+    assert described["gpu_counters_readable"] is None
     assert described["cpu_cores"] >= 1
 
 
 def test_commands_that_hang_or_fail_give_none(monkeypatch):
-    assert environment._output_of("false") is None
-    assert environment._output_of("echo", "yes") == "yes"
+    assert machine.output_of("false") is None
+    assert machine.output_of("echo", "yes") == "yes"
 
     def hang(*args, **kwargs):
         raise subprocess.TimeoutExpired("nvidia-smi", 20)
 
-    monkeypatch.setattr(environment.subprocess, "run", hang)
-    assert environment._output_of("nvidia-smi") is None
+    monkeypatch.setattr(machine.subprocess, "run", hang)
+    assert machine.output_of("nvidia-smi") is None
 
 
 @pytest.mark.parametrize(("own_repository", "changes"), [(True, ""), (True, " M modeling.py"), (False, "")])
@@ -53,7 +59,7 @@ def test_commit_is_that_of_the_project_and_of_no_repository_around_it(monkeypatc
             return str(PROJECT_ROOT if own_repository else PROJECT_ROOT.parent)
         return "0123abc" if "rev-parse" in command else changes
 
-    monkeypatch.setattr(environment, "_output_of", git)
+    monkeypatch.setattr(environment, "output_of", git)
     expected = ("0123abc", bool(changes)) if own_repository else (None, None)
     assert (environment._git()["git_commit"], environment._git()["git_dirty"]) == expected
 
@@ -65,3 +71,4 @@ def test_describes_the_gpu():
     assert described["driver"]
     assert described["cuda"] == torch.version.cuda
     assert described["nccl"]
+    assert [f"{a}.{b}" for a, b in [torch.cuda.get_device_capability(0)]] == described["compute_capabilities"][:1]

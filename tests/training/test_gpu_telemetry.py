@@ -128,7 +128,7 @@ def test_the_real_driver_tells_of_work():
     matrix = torch.randn(4096, 4096, device=device)
     telemetry.resume()
     began = time.perf_counter()
-    while time.perf_counter() - began < 1.5:
+    while time.perf_counter() - began < 5:
         matrix @ matrix
         torch.cuda.synchronize()
     telemetry.pause()
@@ -136,5 +136,5 @@ def test_the_real_driver_tells_of_work():
     seconds = time.perf_counter() - began
     assert 20 < found["gpu"]["power_watts"]["max"] < 2000
     assert 100 < found["gpu"]["sm_clock_mhz"]["max"] < 5000
-    # The counter is refreshed some ten times a second.
-    assert found["energy_joules"] == pytest.approx(found["gpu"]["power_watts"]["mean"] * seconds, rel=0.4)
+    # The power is a mean over a second, so it lags behind at the beginning.
+    assert found["energy_joules"] == pytest.approx(found["gpu"]["power_watts"]["mean"] * seconds, rel=0.5)

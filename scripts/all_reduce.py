@@ -1,0 +1,86 @@
+"""Has the processes of a world add up numbers: whether they reach each other, and how fast.
+
+    python3 -m torch.distributed.run --standalone --nproc_per_node 8 scripts/all_reduce.py
+    python3 -m torch.distributed.run --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint node1:29500 \
+        scripts/all_reduce.py
+
+One GPU per process, or the CPU. They meet as the processes of a training do (training/distributed.py), so what keeps
+these apart would keep those apart too, and is named in the same way. The rate is what nccl-tests calls bus bandwidth:
+2 (n - 1) / n times the bytes of the tensor, over the time.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from errors import UserError, run_main
+from training.distributed import connected, read_world, world_problems
+
+REPETITIONS = 5
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--megabytes", type=int, default=64, help="of the tensor that is added up (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--startup_timeout", type=float, default=60, help="seconds to wait for all (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    if args.megabytes < 1:
+        parser.error(f"--megabytes is {args.megabytes}; give a whole number from 1 on.")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Add up, check the sum, time it; rank 0 prints a line."""
+    args = parse_arguments(argv)
+    n_gpus = torch.cuda.device_count()
+    if problems := world_problems(os.environ, -1, False, n_gpus):
+        raise UserError(problems)
+    world = read_world(os.environ)
+    device = torch.device("cuda", world.local_rank) if n_gpus else torch.device("cpu")
+    if n_gpus:
+        torch.cuda.set_device(device)
+    with connected(world, device, args.startup_timeout, f"{args.megabytes} MB") as world:
+        if world.size == 1:
+            print("1 process, which has nobody to add up with")
+            return
+        values = torch.full((args.megabytes * 250_000,), float(world.rank + 1), device=device)
+        world.sum_(values)
+        expected = world.size * (world.size + 1) / 2
+        if not bool((values == expected).all()):
+            raise UserError(
+                f"rank {world.rank}: the sum is {values[0].item()}, and should be {expected}; see NCCL_DEBUG."
+            )
+        seconds = timed(lambda: world.sum_(values.fill_(1.0)), device)
+        rate = 2 * (world.size - 1) / world.size * values.nbytes / seconds / 1e9
+        if world.is_first:
+            backend = "NCCL" if n_gpus else "gloo"
+            print(f"{world.size} processes added up {args.megabytes} MB by {backend}: right, {rate:,.1f} GB/s")
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call."""
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    for _ in range(REPETITIONS):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - begin) / REPETITIONS
+
+
+if __name__ == "__main__":
+    run_main(main)

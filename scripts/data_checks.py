@@ -1,0 +1,101 @@
+"""The data of check_environment.py: what the preparation left, and whether it is what its manifests say."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.layout import SQUAD, WEIGHTS
+from data.manifest import FILE_NAME, JOURNAL_NAME
+from data.parallel import usable_cores, workers
+from data.prepared import prepared_shards, read_manifest, vocabulary_problem
+from data.sentences import splitter_name
+from data.verify import verify
+from errors import Problems, UserError
+from tokenization import load_vocab
+from training.machine_checks import OK, PROBLEM, WARNING, Finding
+
+PREPARE = "bash data/create_datasets_from_start.sh"
+PHASES = (("phase 1", "_seq_len_128_"), ("phase 2", "_seq_len_512_"))
+
+
+def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Iterator[Finding]:
+    """Shards, SQuAD, vocabulary and sentence splitter.
+
+    Args:
+        folder: the preparation's, or one of shards.
+        in_full: read all shards instead of only their sizes.
+    """
+    if not folder.is_dir():
+        yield Finding("shards", f"there is no folder {folder}", PROBLEM, "Give --data_dir the folder with the data.")
+        return
+    is_shards = any((folder / name).exists() for name in (FILE_NAME, JOURNAL_NAME)) or any(folder.glob("*.hdf5"))
+    prepared = [folder] if is_shards else sorted(path for path in folder.glob("hdf5_*/*") if path.is_dir())
+    vocab_file, vocabulary = vocabulary_finding(folder, vocab_file)
+    for path in prepared:
+        yield shards_finding(path, folder, vocab_file if vocabulary.state == OK else None, in_full)
+    for phase, lengths in PHASES if not is_shards else ():
+        if not any(lengths in path.parent.name for path in prepared):
+            found = f"no shards of {phase} under {folder}"
+            yield Finding(f"shards, {phase}", found, WARNING, f"Make them with {PREPARE}, or give --data_dir another.")
+    yield squad_finding(folder)
+    yield vocabulary
+    trained = "(trained)" in splitter_name()
+    remedy = "Sentences are cut a little worse where text is prepared: python3 -m nltk.downloader punkt_tab."
+    yield Finding("sentence splitter", splitter_name(), OK if trained else WARNING, "" if trained else remedy)
+
+
+def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: bool) -> Finding:
+    """One folder of shards, whose name is given relative to `folder`."""
+    name = next((f"shards, {phase}" for phase, lengths in PHASES if lengths in path.parent.name), "shards")
+    where = str(path.relative_to(folder)) if path != folder else str(path)
+    problems = Problems()
+    files = prepared_shards(path, "training", problems)
+    with problems.collect():
+        manifest = read_manifest(path)
+        if vocab_file is not None and (wrong := vocabulary_problem(path, str(vocab_file), len(load_vocab(vocab_file)))):
+            problems.add(wrong)
+        if in_full and not problems.sentences:
+            with workers(usable_cores()) as pool:
+                verify(path, pool).raise_if_failed()
+    if problems.sentences:
+        found, _, remedy = " ".join(problems.sentences).rpartition("; ")
+        return Finding(name, f"{where}: {found}", PROBLEM, remedy[:1].upper() + remedy[1:])
+    rows = f", {manifest.total('rows'):,} rows in all" if manifest and manifest.total("rows") else ""
+    proof = "verified" if in_full else "sizes as in the manifest" if manifest else "no manifest to hold them against"
+    return Finding(name, f"{where}: {len(files)} training files{rows}; {proof}")
+
+
+def squad_finding(folder: Path) -> Finding:
+    """SQuAD as the preparation downloads it."""
+    path = folder / "download" / SQUAD
+    if not path.is_dir():
+        remedy = f"Only fine-tuning needs it: EXTRA_DOWNLOADS=squad {PREPARE}, or your own TRAIN_FILE and PREDICT_FILE."
+        return Finding("SQuAD", f"not in {path}", WARNING, remedy)
+    problems = Problems()
+    with problems.collect():
+        manifest = read_manifest(path)
+        for name, record in manifest.outputs.items() if manifest else ():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != record.bytes:
+                problems.add(f"{file} is missing or of another size than {FILE_NAME} says")
+        if not problems.sentences:
+            return Finding("SQuAD", f"{len(manifest.outputs) if manifest else 'unknown'} files in {path}")
+    remedy = f"Only fine-tuning needs it; download it again: EXTRA_DOWNLOADS=squad {PREPARE}."
+    return Finding("SQuAD", "; ".join(problems.sentences), WARNING, remedy)
+
+
+def vocabulary_finding(folder: Path, vocab_file: Path | None) -> tuple[Path | None, Finding]:
+    """The vocabulary that was given, or else the first that the preparation downloaded."""
+    given = vocab_file is not None
+    if vocab_file is None:
+        downloaded = sorted((folder / "download" / WEIGHTS).glob("*/vocab.txt"))
+        if not downloaded:
+            remedy = f"Give --vocab_file one, or download one: EXTRA_DOWNLOADS={WEIGHTS} {PREPARE}."
+            found = f"none in {folder / 'download' / WEIGHTS}; pre-training on shards needs none"
+            return None, Finding("vocabulary", found, WARNING, remedy)
+        vocab_file = downloaded[0]
+    try:
+        size = len(load_vocab(vocab_file))
+    except UserError as error:
+        found, _, remedy = str(error).rpartition("; ")
+        return None, Finding("vocabulary", found, PROBLEM if given else WARNING, remedy[:1].upper() + remedy[1:])
+    return (vocab_file if given else None), Finding("vocabulary", f"{vocab_file}: {size:,} tokens")
