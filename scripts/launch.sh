@@ -12,7 +12,9 @@ NNODES=${NNODES:-${SLURM_NNODES:-1}}            # machines; MIN:MAX lets torchru
 MASTER_ADDR=${MASTER_ADDR:-}                    # one of them, by name; empty: the first of the Slurm job, else this one
 MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}
 MAX_RESTARTS=${MAX_RESTARTS:-0}                 # times that torchrun starts all processes again after a failure
-PROFILER=${PROFILER:-}                          # nsys or torch: a trace of some steps, in OUTPUT_DIR/profile
+
+# shellcheck source=scripts/profilers.sh
+source "$PROJECT_DIR/scripts/profilers.sh" # PROFILER
 
 REQUEUE_STATUS=75
 child=          # process of the launch under way; `starting` before it has a number
@@ -60,30 +62,13 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
   fi
 }
 
-check_profiler() { # what is wrong with PROFILER goes to `problems`
-  case $PROFILER in
-    '' | torch) ;;
-    nsys) command -v nsys >/dev/null || problems+=("PROFILER is nsys, and there is no nsys on the PATH; install Nsight Systems, or take torch.") ;;
-    *) problems+=("PROFILER is '$PROFILER'; set it to nsys or torch, or leave it empty.") ;;
-  esac
-}
-
 n_processes() { # over all machines, when all are there
   echo $((NUM_GPUS * ${NNODES##*:}))
 }
 
 launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 where a signal stopped it
   local command=(python3) profile=() profiler=()
-  case $PROFILER in
-    torch) profile=(--profile torch) ;;
-    nsys)
-      profile=(--profile)
-      mkdir -p "$OUTPUT_DIR/profile"
-      # From cudaProfilerStart to cudaProfilerStop, which run_*.py call around the steps in question.
-      profiler=(nsys profile '--trace=cuda,nvtx,osrt,cudnn,cublas' --capture-range cudaProfilerApi --capture-range-end stop
-        --force-overwrite true --output "$OUTPUT_DIR/profile/nsys")
-      ;;
-  esac
+  profiler_command || return
   if [[ $NNODES != 1 ]]; then
     command+=(-m torch.distributed.run --nnodes "$NNODES" --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS"
       --rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv_id "bert-${SLURM_JOB_ID:-$MASTER_PORT}")

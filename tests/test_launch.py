@@ -15,7 +15,7 @@ from training.checkpoint import find_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-LAUNCH = f"set -euo pipefail; source {ROOT}/scripts/launch.sh; problems=(); resolve_launch; "
+LAUNCH = f"set -euo pipefail; PROJECT_DIR={ROOT}; source {ROOT}/scripts/launch.sh; problems=(); resolve_launch; "
 
 
 def environment(**variables):

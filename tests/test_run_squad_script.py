@@ -64,7 +64,7 @@ def test_version_2(folder, tmp_path):
 
 
 def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
-    wrong = {"SQUAD_VERSION": "3", "COMPILE": "yes", "MODE": "train guess", "PROFILER": "nvprof", "MICRO_BATCH": 3}
+    wrong = {"SQUAD_VERSION": "3", "COMPILE": "yes", "MODE": "train guess", "PROFILER": "gprof", "MICRO_BATCH": 3}
     wrong |= {"TRAIN_FILE": tmp_path / "absent.json", "WARMUP": 2}
     ended = run(SCRIPT, "--learning_rate", 1, cwd=tmp_path, **settings(folder, tmp_path, **wrong))
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -74,7 +74,7 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
         "SQUAD_VERSION is '3'",
         "COMPILE is 'yes'",
         "MODE holds 'guess'",
-        "PROFILER is 'nvprof'",
+        "PROFILER is 'gprof'",
         "GLOBAL_BATCH 8 is not a multiple of 3",
         "absent.json: no such file",
         "--warmup_proportion is 2",

@@ -142,7 +142,7 @@ def test_pretraining_needs_no_python_to_see_what_is_wrong(variables, sentence, t
 def test_pretraining_says_how_to_get_pytorch(tmp_path):
     (tmp_path / "scripts").mkdir()
     (tmp_path / "bin").mkdir()
-    for name in ("run_pretraining.sh", "configuration.sh", "launch.sh"):
+    for name in ("run_pretraining.sh", "configuration.sh", "launch.sh", "profilers.sh"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     python3 = tmp_path / "bin" / "python3"
     python3.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")

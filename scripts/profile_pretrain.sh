@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Profile some optimizer steps of pre-training, and print what the profiler saw.
+#
+#   bash scripts/profile_pretrain.sh nsys            # the time line: launches, gaps, ranges, kernels
+#   bash scripts/profile_pretrain.sh ncu             # each kernel: how far it uses which unit of the GPU, the roofline
+#   bash scripts/profile_pretrain.sh torch 20 25     # steps 21 to 25, by torch.profiler; everywhere, without a GPU too
+#   PHASE=2 BATCH_SIZE=32 COMPILE=1 bash scripts/profile_pretrain.sh torch --seed 3
+#
+# nsys and ncu are NVIDIA's Nsight Systems and Nsight Compute. nvprof, which does not run on today's GPUs, means nsys. ncu
+# runs each kernel several times, so that a step takes many minutes, and writes its table at the end only; LAUNCH_COUNT
+# bounds it. What follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
+set -euo pipefail
+
+PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/profile_pretrain}   # of the log, and of what the profiler writes, in profile/
+BERT_MODEL=${BERT_MODEL:-large}       # tiny, base or large
+PHASE=${PHASE:-1}                     # 1: sequence length 128, 2: 512
+BATCH_SIZE=${BATCH_SIZE:-32}          # sequences per GPU and optimizer step
+PRECISION=${PRECISION:-}              # bf16, fp16, tf32 or fp32; empty: bf16 on GPUs that have it, else fp32
+COMPILE=${COMPILE:-0}                 # 1: fuse element-wise work with torch.compile
+OPTIMIZER=${OPTIMIZER:-lamb}
+SYNTHETIC=${SYNTHETIC:-full}          # random tokens: full sequences, or a mean length
+DATA_DIR=${DATA_DIR:-}                # real shards instead: a folder that data/create_datasets_from_start.sh filled
+TOP=${TOP:-20}                        # kernels in the table
+
+PROFILER=
+# shellcheck source=scripts/configuration.sh
+source "$PROJECT_DIR/scripts/configuration.sh"
+# shellcheck source=scripts/launch.sh
+source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, LAUNCH_COUNT, CLOCK_CONTROL and what else concerns the processes
+
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  echo
+  echo "Variables and their values now:"
+  for name in OUTPUT_DIR BERT_MODEL PHASE BATCH_SIZE PRECISION COMPILE OPTIMIZER SYNTHETIC DATA_DIR TOP NUM_GPUS \
+    LAUNCH_COUNT CLOCK_CONTROL; do
+    echo "  $name=${!name}"
+  done
+  exit 0
+fi
+
+problems=()
+if [[ -z ${1:-} || ${1:-} == -* ]]; then
+  problems+=("No profiler is named; give nsys, ncu or torch first.")
+else
+  PROFILER=$1
+  shift
+fi
+steps=()
+while ((${#steps[@]} < 2)) && [[ ${1:-} =~ ^[^-] ]]; do
+  [[ $1 =~ ^[0-9]+$ ]] || problems+=("'$1' is no optimizer step; give the steps as two whole numbers, START STOP.")
+  steps+=("$1")
+  shift
+done
+activate_environment || true
+check_profiler
+start=${steps[0]:-10}
+if [[ $PROFILER == ncu ]]; then length=1; else length=3; fi
+if ((${#problems[@]} == 0)); then
+  start=$((10#$start))
+  stop=${steps[1]:-$((start + length))}
+  stop=$((10#$stop))
+  ((stop > start)) || problems+=("Steps from $start to $stop are none; give a STOP above START.")
+fi
+case $PHASE in
+  1) lengths=(--max_seq_length 128 --max_predictions_per_seq 20) ;;
+  2) lengths=(--max_seq_length 512 --max_predictions_per_seq 80) ;;
+  *) problems+=("PHASE is '$PHASE'; set it to 1 or 2.") ;;
+esac
+[[ $COMPILE == [01] ]] || problems+=("COMPILE is '$COMPILE'; set it to 1 or 0.")
+resolve_launch
+if ((${#problems[@]})); then
+  printf 'error: %s\n' "${problems[@]}" >&2
+  exit 2
+fi
+
+flags=(--do_train --bert_model "$BERT_MODEL" "${lengths[@]}" --train_batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER"
+  --max_steps "$((stop + 1))" --log_freq "$((stop + 1))" --skip_checkpoint --disable_progress_bar
+  --profile-start "$start" --profile-steps "$((stop - start))" --output_dir "$OUTPUT_DIR")
+# The throughput that the log names is of the steps before: those that are profiled are slower.
+if ((start > 0)); then flags+=(--benchmark_start "$((start / 2))" --benchmark_stop "$start"); fi
+if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
+if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
+if [[ -n $DATA_DIR ]]; then flags+=(--input_dir "$DATA_DIR"); else flags+=(--synthetic "$SYNTHETIC"); fi
+
+# What an earlier profile left there would be taken for this one's.
+rm -f "$OUTPUT_DIR"/profile/{ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
+  "$OUTPUT_DIR"/profile/trace_rank*.json "$OUTPUT_DIR"/profile/*.timeline.json
+status=0
+launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" || status=$?
+if ((status)); then exit "$status"; fi
+
+files=("$OUTPUT_DIR"/profile/trace_rank*.json)
+case $PROFILER in
+  ncu) files=("$OUTPUT_DIR/profile/ncu.csv") ;;
+  nsys) files=("$OUTPUT_DIR/profile/nsys.nsys-rep") ;;
+esac
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
+python3 "$PROJECT_DIR/benchmark/nsight.py" "${files[@]}" --top "$TOP" ${gpu:+--gpu "$gpu"}
