@@ -10,17 +10,22 @@ from pathlib import Path
 
 import pytest
 
+import benchmark.check
 import benchmark.checkpoint
 import benchmark.data_preparation
 import benchmark.data_scale
 import benchmark.loader
 import benchmark.made_squad
+import benchmark.nsight
 import benchmark.summarize
 import benchmark.summarize_squad
+import benchmark.sweep
 import benchmark.training_step
 import data.bertPrep
 import data.create_pretraining_data
 import data.train_vocab
+import scripts.all_reduce
+import scripts.check_environment
 import scripts.convert_checkpoint
 import training.pretraining_arguments
 import training.squad_arguments
@@ -38,30 +43,36 @@ PARSERS = {
     "benchmark/summarize.py": benchmark.summarize.parse_arguments,
     "benchmark/made_squad.py": benchmark.made_squad.parse_arguments,
     "benchmark/summarize_squad.py": benchmark.summarize_squad.parse_arguments,
+    "benchmark/check.py": benchmark.check.parse_arguments,
+    "benchmark/nsight.py": benchmark.nsight.parse_arguments,
+    "benchmark/sweep.py": benchmark.sweep.parse_arguments,
     "run_squad.py": training.squad_arguments.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,
+    "scripts/all_reduce.py": scripts.all_reduce.parse_arguments,
+    "scripts/check_environment.py": scripts.check_environment.parse_arguments,
     "scripts/convert_checkpoint.py": scripts.convert_checkpoint.parse_arguments,
     "data/bertPrep.py": data.bertPrep.parse_arguments,
     "data/create_pretraining_data.py": data.create_pretraining_data.parse_arguments,
     "data/train_vocab.py": data.train_vocab.parse_arguments,
 }
 # Named as what is not there, or as belonging to others.
-FOREIGN_FLAGS = {"--help", "--external-sources", "--signal", "--max_restarts"}
+FOREIGN_FLAGS = {"--help", "--external-sources", "--signal", "--max_restarts", "--network", "--nv", "--batch"}
 # Read by Python code, whichever script starts it.
 VARIABLES_OF_PYTHON = {"BERT_PREP_WORKING_DIR", "BERT_REFERENCE_DATA", "OMP_NUM_THREADS"}
 
 
 def known_flags():
     """Every flag that some entry takes."""
-    sources = [*ROOT.glob("training/*.py"), *ROOT.glob("benchmark/*.py"), *ROOT.glob("data/*.py")]
+    folders = ("training", "benchmark", "data", "scripts")
+    sources = [path for folder in folders for path in ROOT.glob(f"{folder}/*.py")]
     return FOREIGN_FLAGS.union(*(re.findall(r'"(--[a-zA-Z][\w-]*)"', path.read_text("utf-8")) for path in sources))
 
 
 def known_variables(script):
     """What a script takes from the environment, with what the scripts that it sources or starts take."""
-    sourced = ("scripts/environment.sh", "scripts/launch.sh")
-    started = ("scripts/run_pretraining.sh",) if script == "scripts/slurm_pretraining.sh" else ()
+    sourced = ("scripts/environment.sh", "scripts/launch.sh", "scripts/profilers.sh")
+    started = ("scripts/run_pretraining.sh",) if script == "scripts/run_pretraining.slurm" else ()
     text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in (script, *sourced, *started))
     return set(re.findall(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:?-", text)) | VARIABLES_OF_PYTHON
 
@@ -86,11 +97,11 @@ def complaint_about_command(command):
         variables.append(words.pop(0).split("=")[0])
     if len(words) < 2 or words[0] not in ("bash", "python3", "sbatch", "torchrun"):
         return "starts none of bash, python3, sbatch and torchrun"
-    place = next((index for index, word in enumerate(words) if word.endswith((".py", ".sh"))), 1)
+    place = next((index for index, word in enumerate(words) if word.endswith((".py", ".sh", ".slurm"))), 1)
     script, arguments = words[place], words[place + 1 :]
     if not (ROOT / script).is_file():
         return f"starts {script}, which is not there"
-    if script.endswith(".sh"):
+    if script.endswith((".sh", ".slurm")):
         unknown = set(variables) - known_variables(script)
         return f"sets {', '.join(sorted(unknown))}, which {script} does not read" if unknown else None
     return complaint_of_parser(script, arguments)
