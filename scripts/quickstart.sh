@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole job in small: the embedded sample corpus to HDF5, a tiny BERT pre-trained on it through both phases, and
-# fine-tuned on questions about it, on the GPU if there is one, else on the CPU.
+# fine-tuned on questions about it, on the GPU if there is one, else on the CPU; its throughput, and a report of it all.
 #
 #   bash scripts/quickstart.sh
 #   VOCAB_FILE=vocab.txt OUTPUT_DIR=/tmp/quickstart bash scripts/quickstart.sh
@@ -68,7 +68,8 @@ SECONDS=0 # installation does not count
 
 mkdir -p "$OUTPUT_DIR"
 touch "$MARK"
-rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/squad" "$OUTPUT_DIR/vocab.txt" "$OUTPUT_DIR/bert_config.json"
+rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/squad" "$OUTPUT_DIR/throughput" \
+  "$OUTPUT_DIR/report" "$OUTPUT_DIR/vocab.txt" "$OUTPUT_DIR/bert_config.json"
 
 prepare() { # STAGES
   CORPUS=$DATASET STAGES=$1 WIKI_SOURCE=$SAMPLE/wikicorpus_sample.xml.bz2 BOOKS_SOURCE=$SAMPLE/books EXTRA_DOWNLOADS='' \
@@ -122,9 +123,17 @@ answer "train eval" train
 echo "== other questions"
 answer "predict eval" dev
 
+echo "== throughput over batch sizes, on random tokens"
+env RESULTS_DIR="$OUTPUT_DIR/throughput" BERT_MODEL="$OUTPUT_DIR/bert_config.json" PHASES=1 BATCH_SIZES="8 16 32" REPEATS=1 \
+  COMPILE=0 PRECISIONS='' SYNTHETIC=full DATA_DIR='' MEASURE_PEAK=0 ACCUMULATION_STEPS=1 OPTIMIZER=lamb \
+  bash "$PROJECT_DIR/scripts/measure_throughput_pretrain.sh" 2 8
+
 echo
 python3 "$PROJECT_DIR/benchmark/summarize.py" "$LOG"
 echo
 python3 "$PROJECT_DIR/benchmark/summarize_squad.py" "$SQUAD_LOG"
 echo
+python3 "$PROJECT_DIR/benchmark/report.py" "$OUTPUT_DIR/throughput" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/squad" \
+  --output_dir "$OUTPUT_DIR/report" --title "BERT on the sample corpus" >/dev/null
 echo "Done in $SECONDS seconds. Results: $OUTPUT_DIR"
+echo "Report: $OUTPUT_DIR/report/report.html"

@@ -273,7 +273,10 @@ def test_quickstart_and_going_on_from_it(tmp_path):
     made = {"OUTPUT_DIR": output.name, "N_PROCESSES": 1, "VOCAB_SIZE": 1000}
     ended = run("scripts/quickstart.sh", "--steps_this_run", 3, cwd=tmp_path, **made, **short)
     assert ended.returncode == 0, ended.stderr
-    assert re.fullmatch(r"Done in \d+ seconds\. Results: quick start", ended.stdout.splitlines()[-1])
+    assert re.fullmatch(r"Done in \d+ seconds\. Results: quick start", ended.stdout.splitlines()[-2])
+    assert ended.stdout.splitlines()[-1] == "Report: quick start/report/report.html"
+    page = (tmp_path / "quick start/report/report.html").read_text(encoding="utf-8")
+    assert all(title in page for title in ("Throughput:", "Training loss, phase 1", "Training loss, SQuAD"))
     rows = re.findall(r"^\| ([12]) +\| +(\d+) \|(.*)\|$", ended.stdout, re.MULTILINE)
     assert [row[:2] for row in rows] == [("1", "3"), ("2", "3")]
     cells = [cell.strip().rstrip("%").replace(",", "") for row in rows for cell in row[2].split("|")]

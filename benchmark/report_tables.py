@@ -1,0 +1,238 @@
+"""The tables of a report: cells as text, written once and shown as Markdown, as HTML and as CSV."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from benchmark.compare import METHOD, Comparison, compare
+from benchmark.points import title
+from benchmark.references import references_for
+from benchmark.report_data import Bar, Result, bars, by_subject, subject_title
+from benchmark.summarize import MISSING, markdown_table, text
+
+FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "host", "git_commit", "git_dirty")
+DIFFERENT = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit")
+LONGEST_ERROR = 300
+
+
+class Table(NamedTuple):
+    """A heading, sentences under it, and rows of text."""
+
+    title: str
+    notes: list[str]
+    header: tuple[str, ...]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """As in a README."""
+        escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.rows]
+        notes = "".join(f"\n{note}\n" for note in self.notes)
+        return f"## {self.title}\n{notes}\n{markdown_table(self.header, escaped)}\n"
+
+
+def throughput_tables(results: Sequence[Result]) -> list[Table]:
+    """One for each subject: a row for each configuration of each result."""
+    tables = []
+    for group in by_subject(bars(results)):
+        several = len({bar.label for bar in group}) > 1
+        rows = [_throughput_row(bar, several) for bar in group]
+        header = ("result",) if several else ()
+        header += ("configuration", "batch", "sequences/s", "lowest", "highest", "n", "tokens/s", "TFLOP/s")
+        header += ("of peak", "GiB", "sequences/J", "loss at end", "state")
+        notes = sorted({f"Peak: {bar.peak}." for bar in group if bar.peak})
+        notes += [
+            f"Published: {r.label}, {_range(r.lowest, r.highest)} sequences/s per GPU ({r.source})."
+            for r in references_for(group[0].configuration)
+        ]
+        notes += [f"Batch {bar.batch_size}: {bar.problem}" for bar in group if bar.problem]
+        notes += [
+            f"Batch {bar.batch_size} failed: {bar.error[-LONGEST_ERROR:]}"
+            for bar in group
+            if bar.status == "failed" and bar.error
+        ]
+        tables.append(Table(subject_title(group[0].configuration), notes, header, rows))
+    return tables
+
+
+def _range(lowest: float, highest: float) -> str:
+    return f"{lowest:,g}" if lowest == highest else f"{lowest:,g} to {highest:,g}"
+
+
+def _throughput_row(bar: Bar, several: bool) -> list[str]:
+    rates = bar.values("sequences_per_second")
+    memory = bar.median("peak_memory_allocated_bytes")
+    words = title(
+        {
+            "n_gpus": 1,
+            "workload": "",
+            "model": "",
+            "max_seq_length": "",
+            "lengths": "",
+            "precision": "",
+            "compile": False,
+        }
+        | bar.configuration
+    ).split(", ")[3:]
+    return ([bar.label] if several else []) + [
+        ", ".join(words) or MISSING,
+        text(bar.batch_size, ","),
+        text(bar.median("sequences_per_second"), ",.1f"),
+        text(min(rates, default=None), ",.1f"),
+        text(max(rates, default=None), ",.1f"),
+        str(len(rates)),
+        text(bar.median("tokens_per_second"), ",.0f"),
+        text(bar.median("model_tflops_per_second"), ".3g"),
+        text(bar.utilisation, ".1%"),
+        text(memory and memory / 2**30, ".1f"),
+        text(bar.median("sequences_per_joule"), ".3g"),
+        text(bar.median("final_loss"), ".3f"),
+        bar.status,
+    ]
+
+
+def comparison_tables(results: Sequence[Result]) -> list[Table]:
+    """The first result against each of the others."""
+    tables = []
+    for other in results[1:]:
+        found, told = compare(results[0], other)
+        header = ("configuration", "batch", results[0].label, other.label, "ratio", "95 % interval", "p", "smallest p")
+        rows = [_comparison_row(comparison) for comparison in found]
+        tables.append(Table(f"{other.label} against {results[0].label}", [*told, METHOD], (*header, "verdict"), rows))
+    return tables
+
+
+def _comparison_row(comparison: Comparison) -> list[str]:
+    interval = comparison.interval
+    return [
+        f"{subject_title(comparison.first.configuration)}, {comparison.first.configuration.get('precision', '')}",
+        text(comparison.first.batch_size, ","),
+        text(comparison.first.median("sequences_per_second"), ",.1f"),
+        text(comparison.second.median("sequences_per_second"), ",.1f"),
+        text(comparison.ratio, ".3f"),
+        f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else MISSING,
+        text(comparison.p, ".3g"),
+        text(comparison.smallest_p, ".3g"),
+        comparison.words,
+    ]
+
+
+def run_tables(results: Sequence[Result]) -> list[Table]:
+    """What training runs came to; empty without runs."""
+    rows = []
+    for run in (run for result in results for run in result.runs):
+        for name, curve in sorted(run.curves.items()):
+            if name.endswith("average_loss"):
+                steps, (first, last) = curve[-1][0], (curve[0][1], curve[-1][1])
+                rate = run.summary.get("sequences_per_second")
+                rows.append(
+                    [
+                        run.label,
+                        name.split(" average")[0],
+                        text(steps, ","),
+                        text(first, ".3f"),
+                        text(last, ".3f"),
+                        text(rate, ",.1f"),
+                    ]
+                )
+    header = ("run", "phase", "steps", "loss at start", "loss at end", "sequences/s")
+    return [Table("Runs", [], header, rows)] if rows else []
+
+
+def profile_tables(results: Sequence[Result]) -> list[Table]:
+    """Core utilisation, and time lines, of all profiles."""
+    utilisations, lines = [], []
+    names = ("tensor", "fma", "fp16", "sfu", "dram", "sm")
+    for result in results:
+        for profile in result.kernels:
+            measured = profile.get("core_utilisation") or {}
+            cells = [text(measured.get(name), ".1%") for name in names]
+            utilisations.append([result.label, str(profile.get("device", MISSING)), *cells])
+        for profile in result.timelines:
+            gaps = profile.get("launch_gaps") or {}
+            span = profile.get("span_seconds")
+            busy = profile.get("busy_seconds")
+            lines.append(
+                [
+                    result.label,
+                    str(profile.get("source", MISSING)),
+                    str(len(profile.get("steps") or [])),
+                    text(span and span * 1e3, ",.1f"),
+                    text(busy / span if span and busy else None, ".1%"),
+                    text(gaps.get("count"), ","),
+                    text((gaps.get("seconds") or 0) * 1e3, ",.2f"),
+                ]
+            )
+    tables = []
+    if utilisations:
+        tables.append(
+            Table(
+                "Core utilisation",
+                ["Of the peak of each unit, weighted by cycles."],
+                ("result", "GPU", *names),
+                utilisations,
+            )
+        )
+    if lines:
+        header = ("result", "source", "steps", "ms in all", "GPU busy", "gaps", "ms in gaps")
+        tables.append(Table("Time lines", [], header, lines))
+    return tables
+
+
+def environment_table(results: Sequence[Result]) -> Table:
+    """Where each result was measured, with a warning for what differs."""
+    gathered = [_facts(result) for result in results]
+    differing = [name for name in DIFFERENT if len({facts.get(name, MISSING) for facts in gathered}) > 1]
+    notes = []
+    if differing:
+        notes.append(f"The results differ in {', '.join(differing)}: a ratio between them has that cause too.")
+    names = [name for name in FACTS if any(name in facts for facts in gathered)]
+    rows = [[name, *[facts.get(name, MISSING) for facts in gathered]] for name in names]
+    for result, facts in zip(results, gathered, strict=True):
+        mixed = [name for name in DIFFERENT if " / " in facts.get(name, "")]
+        if mixed:
+            notes.append(f"{result.label} itself mixes several values of {', '.join(mixed)}.")
+    return Table("Environment", notes, ("", *[result.label for result in results]), rows)
+
+
+def _facts(result: Result) -> dict[str, str]:
+    facts = {}
+    for name in FACTS:
+        values = {_plain(environment[name]) for environment in result.environments() if name in environment}
+        if values:
+            facts[name] = " / ".join(sorted(values))
+    return facts
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        names = [str(item.get("name", item)) if isinstance(item, dict) else str(item) for item in value]
+        return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "none"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def commands(results: Sequence[Result]) -> list[str]:
+    """A command line for each configuration, as it was run."""
+    return list(dict.fromkeys(p["command"] for r in results for p in r.points if p.get("command")))
+
+
+def points_csv(results: Sequence[Result]) -> str:
+    """All points, one a line; nested fields by names such as `measured.part_seconds.data`."""
+    rows = [_flat({"result": result.label} | point) for result in results for point in result.points]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            row |= _flat(item, f"{prefix}{name}.")
+        else:
+            row[prefix + name] = json.dumps(item) if isinstance(item, list) else item
+    return row

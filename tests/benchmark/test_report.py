@@ -1,0 +1,203 @@
+"""Reports: what their tables say against figures worked out by hand, and what they say of what is not there."""
+
+import csv
+import json
+import re
+import struct
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from made_points import KERNELS, TIMELINE, configuration, point, sweep, write, write_log
+
+from benchmark.references import references_for
+from benchmark.report import main
+from benchmark.report_data import Result, bars, by_series, read_results
+from benchmark.report_tables import throughput_tables
+from errors import UserError
+
+
+def report(*arguments):
+    main([str(argument) for argument in arguments])
+
+
+def rows(folder):
+    [table] = throughput_tables(read_results([folder]))
+    return [dict(zip(table.header, row, strict=True)) for row in table.rows]
+
+
+def test_a_row_is_the_median_of_its_repeats(tmp_path):
+    [row] = rows(sweep(tmp_path, [300.0, 100.0, 200.0]))
+    shown = {name: row[name] for name in ("batch", "sequences/s", "lowest", "highest", "n", "GiB", "state")}
+    assert shown == {
+        "batch": "64",
+        "sequences/s": "200.0",
+        "lowest": "100.0",
+        "highest": "300.0",
+        "n": "3",
+        "GiB": "3.0",
+        "state": "ok",
+    }
+
+
+def test_a_wrong_run_and_those_that_ended_are_shown_as_that(tmp_path):
+    points = [
+        point(9e9, batch_size=8, measured={"loss_problem": "The loss is no number."}),
+        point(batch_size=16, status="out_of_memory"),
+        point(batch_size=32, status="failed"),
+    ]
+    results = read_results([write(tmp_path, points)])
+    [table] = throughput_tables(results)
+    assert [row[-1] for row in table.rows] == ["wrong", "out of memory", "failed"]
+    assert any("The loss is no number." in note for note in table.notes)
+    assert any("RuntimeError: planted" in note for note in table.notes)
+
+
+def test_all_files_are_there_and_the_last_line_leads_to_them(tmp_path, capsys):
+    folder = write(
+        tmp_path / "sweep",
+        [point(100.0 * size, batch_size=size, repeat=repeat) for size in (8, 16) for repeat in (0, 1)],
+    )
+    (folder / "kernels.json").write_text(json.dumps(KERNELS))
+    (folder / "timeline.json").write_text(json.dumps(TIMELINE))
+    write_log(tmp_path / "run", [9.0, "NaN", 7.0])
+    report(folder, tmp_path / "run", "--output_dir", tmp_path / "out", "--title", "A <title>")
+    out = tmp_path / "out"
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {out / 'report.html'}"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "A &lt;title&gt;" in page
+    assert "A <title>" not in page
+    kinds = {path.name.split("_")[0] for path in out.glob("*.png")}
+    assert kinds == {"throughput", "step", "memory", "phase1", "kernels", "roofline"}
+    for path in out.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert (width, height) == (1040, 800)
+    markdown = (out / "report.md").read_text(encoding="utf-8")
+    for name in ("throughput_pretrain_128.png", "roofline_sweep.png", "phase1_average_loss.png"):
+        assert f"]({name})" in markdown
+    assert "from 9 to 7 over 3 steps, with 1 steps that are no number" in markdown
+    assert "500.0 TFLOP/s, 50.0% of the tensor cores' peak" in markdown
+    assert re.search(r"\| sweep +\| +H200 \| +50\.0% \|", markdown)
+    with open(out / "report.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["measured.sequences_per_second"] for row in table] == ["800.0", "800.0", "1600.0", "1600.0"]
+    assert table[0]["measured.part_seconds.forward"] == "0.03"
+
+
+def test_the_same_input_makes_the_same_files(tmp_path):
+    folder = sweep(tmp_path / "sweep", [1.0, 2.0])
+    for name in ("first", "second"):
+        report(folder, "--output_dir", tmp_path / name)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_compare_prints_its_table(tmp_path, capsys):
+    report("compare", sweep(tmp_path / "a", [100.0, 101.0, 102.0]), sweep(tmp_path / "b", [202.0, 203.0, 201.0]))
+    printed = capsys.readouterr().out
+    assert "2.000" in printed
+    assert "b is faster" in printed
+    assert f"report: {tmp_path}/a/report/report.html" in printed
+
+
+def test_what_differs_between_environments_is_said(tmp_path, capsys):
+    first = sweep(tmp_path / "a", [1.0])
+    second = write(tmp_path / "b", [point(1.0) | {"environment": {"torch": "2.11.0", "gpus": ["H200", "H200"]}}])
+    report(first, second, "--output_dir", tmp_path / "out")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "The results differ in torch" in markdown
+    assert "2 x H200" in markdown
+
+
+def test_published_figures_are_drawn_only_beside_the_same_work():
+    def published(**changes):
+        return [(reference.lowest, reference.highest) for reference in references_for(configuration(**changes))]
+
+    assert published() == [(580, 694)]
+    assert published(max_seq_length=512) == [(96.5, 96.5)]
+    assert published(max_seq_length=512, lengths="uniform around 254") == [(997, 997)]
+    assert published(workload="squad", max_seq_length=384) == [(110, 134)]
+    assert published(model="base") == []
+    assert published(max_seq_length=256) == []
+
+
+def test_lines_of_a_chart_are_named_by_what_they_differ_in(tmp_path):
+    points = [point(1.0, compile=compiled, batch_size=size) for compiled in (False, True) for size in (16, 8)]
+    named = by_series(bars(read_results([write(tmp_path, points)])))
+    assert {name: [bar.batch_size for bar in row] for name, row in named.items()} == {
+        "eager": [8, 16],
+        "compiled": [8, 16],
+    }
+
+
+def test_a_sweep_s_own_processes_are_no_runs(tmp_path):
+    folder = sweep(tmp_path, [1.0])
+    write_log(folder / "runs" / "one", [9.0])
+    assert read_results([folder])[0].runs == []
+
+
+def test_steps_that_were_made_again_count_once(tmp_path):
+    write_log(tmp_path, [9.0, 8.0, 7.0])
+    again = [
+        {"type": "LOG", "step": "PARAMETER", "data": {"first_step": 1, "arguments": {}}},
+        {"type": "LOG", "step": [2], "data": {"average_loss": 5.0}},
+    ]
+    with open(tmp_path / "dllogger.json", "a", encoding="utf-8") as file:
+        file.writelines(f"DLLL {json.dumps(event)}\n" for event in again)
+    [run] = read_results([tmp_path])[0].runs
+    assert run.curves["phase 1 average_loss"] == [(1, 9.0), (2, 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "there is no"),
+        (lambda folder: folder.mkdir(), "holds nothing to report"),
+        (lambda folder: write(folder, [point(1.0) | {"schema": 7}]), "has schema 7"),
+        (lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("[]")), "is no kernels of schema 1"),
+        (lambda folder: (folder.mkdir(), (folder / "timeline.json").write_text("{")), "cannot be read as JSON"),
+    ],
+)
+def test_bad_results_end_in_a_sentence(tmp_path, make, message):
+    make(tmp_path / "result")
+    with pytest.raises(UserError, match=message):
+        report(tmp_path / "result", "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_with_nothing_in_common_cannot_be_compared(tmp_path):
+    first, second = sweep(tmp_path / "a", [1.0]), write(tmp_path / "b", [point(1.0, batch_size=8), point(1.0)])
+    with pytest.raises(UserError, match="no configuration in common"):
+        report("compare", first, write(second, [point(1.0, batch_size=8), point(1.0, batch_size=16)]))
+
+
+SUBSETS = st.fixed_dictionaries(
+    {},
+    optional={
+        "sequences_per_second": st.floats(0.1, 1e6),
+        "tokens_per_second": st.floats(0.1, 1e6),
+        "model_tflops_per_second": st.floats(0, 1e3),
+        "part_seconds": st.dictionaries(st.sampled_from(["data", "forward", "other"]), st.floats(0, 1)),
+        "peak_memory_allocated_bytes": st.integers(0, 10**12),
+        "final_loss": st.one_of(st.floats(0, 20), st.just("NaN")),
+        "loss_problem": st.one_of(st.none(), st.just("wrong | and\nbroken")),
+    },
+)
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(st.lists(SUBSETS, min_size=1, max_size=3))
+def test_any_subset_of_figures_makes_tables(subsets):
+    points = [point(1.0, repeat=repeat) | {"measured": measured} for repeat, measured in enumerate(subsets)]
+    [table] = throughput_tables([Result("made", points)])
+    lines = table.markdown().splitlines()
+    assert len({line.count(" | ") for line in lines if line.startswith("| ")}) == 1
+
+
+@hypothesis.settings(max_examples=6)
+@hypothesis.given(SUBSETS)
+def test_any_subset_of_figures_makes_a_page(tmp_path_factory, measured):
+    folder = write(tmp_path_factory.mktemp("made"), [point(1.0) | {"measured": measured}])
+    report(folder)
+    assert (folder / "report" / "report.html").stat().st_size
