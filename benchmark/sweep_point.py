@@ -120,7 +120,7 @@ def measure(configuration: Configuration, repeat: int, words: list[str], folder:
 def _run(words: list[str], output: Any, timeout: float) -> int | None:
     """The status a command ends with; None where it ran for too long. Whatever happens, none of it runs on."""
     process = subprocess.Popen(
-        words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+        words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
     )
     try:
         return process.wait(timeout)
