@@ -18,16 +18,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmark.report_data import Bar, Result, bars
+from benchmark.report_data import SUBJECT, Bar, Result, bars
 
 CONFIDENCE = 0.95
 ENUMERATED = 200_000  # groupings at most for the exact test; 10 and 10 repeats are 184,756
 GRID = 200_001
 METHOD = (
-    "Ratio of medians; 95 % interval of the ratio of geometric means by Welch's t on log throughput; p of the exact "
-    "two-sided permutation test of the same means, with the smallest p that so many repeats could give. "
-    "“No difference shown” means that the interval contains 1, not that the two are equal. Each row is judged by "
-    "itself: of twenty rows without any difference, one is expected to show one."
+    "Ratio of medians. The 95 % interval is of the ratio of geometric means, by Welch's t on log throughput; it takes "
+    "the logs for normal, which few repeats can neither show nor refute. p is of the exact two-sided permutation test "
+    "of the same means, beside the smallest p that so many repeats could give. “No difference shown” means that the "
+    "interval contains 1, not that the two are equal. Each row is judged by itself: of twenty rows without any "
+    "difference, one is expected to show one."
 )
 
 
@@ -121,12 +122,12 @@ def compare(first: Result, second: Result) -> tuple[list[Comparison], list[str]]
     """The configurations that both have, and sentences about how the two were matched.
 
     A field that has one value throughout the first and another throughout the second, such as the precision, is what is
-    compared, and does not keep their points apart.
+    compared, and does not keep their points apart. What a rate is of (`SUBJECT`), such as the length, always does.
     """
     sides = [bars([first]), bars([second])]
     if not all(sides):
         return [], []
-    names = sorted({name for side in sides for bar in side for name in bar.configuration} - {"batch_size"})
+    names = sorted({name for side in sides for bar in side for name in bar.configuration} - {"batch_size", *SUBJECT})
     told, compared = [], set()
     for name in names:
         values = [{json.dumps(bar.configuration.get(name), sort_keys=True) for bar in side} for side in sides]

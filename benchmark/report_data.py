@@ -43,6 +43,7 @@ class Result:
     points: list[Point] = dataclasses.field(default_factory=list)
     runs: list[Run] = dataclasses.field(default_factory=list)
     kernels: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Files of profilers' summaries, each with a `label`; `timelines` too."""
     timelines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def environments(self) -> list[dict[str, Any]]:
@@ -88,12 +89,11 @@ def _read(path: Path, label: str) -> Result:
         if file.parent in sweeps and file.suffix == ".jsonl":
             result.points += read_points(file)
         elif profile:
-            _add_profile(result, file, profile)
+            _add_profile(result, file, profile, label + _place(file.parent, path))
         elif file.name == LOG_NAME or path.is_file():
             of_sweep = any(sweep / "runs" in file.parents for sweep in sweeps)
             if not of_sweep:
-                place = "" if file.parent == path or path.is_file() else f"/{file.parent.relative_to(path)}"
-                result.runs.append(read_run(file, label + place))
+                result.runs.append(read_run(file, label + _place(file.parent, path)))
     if not (result.points or result.runs or result.kernels or result.timelines):
         raise UserError(
             f"{path} holds nothing to report ({FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json); give the folder "
@@ -102,7 +102,13 @@ def _read(path: Path, label: str) -> Result:
     return result
 
 
-def _add_profile(result: Result, file: Path, kind: str) -> None:
+def _place(folder: Path, path: Path) -> str:
+    """Where in a result something lies, to follow its label; a run's profile lies in its folder `profile`."""
+    inner = folder.parent if folder.name == "profile" and folder != path else folder
+    return "" if path.is_file() or inner == path else f"/{inner.relative_to(path)}"
+
+
+def _add_profile(result: Result, file: Path, kind: str, label: str) -> None:
     try:
         profile = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -112,7 +118,7 @@ def _add_profile(result: Result, file: Path, kind: str) -> None:
         raise UserError(
             f"{file} is no {kind} of schema {PROFILE_SCHEMA} (schema {schema}); make it again with benchmark/nsight.py."
         )
-    (result.kernels if kind == "kernels" else result.timelines).append(profile)
+    (result.kernels if kind == "kernels" else result.timelines).append(profile | {"label": label})
 
 
 def read_run(file: Path, label: str) -> Run:

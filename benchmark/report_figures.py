@@ -21,10 +21,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vP"
 THEMES = MappingProxyType({"light": ("#ffffff", "#1b1f24", "#d0d7de"), "dark": ("#161b22", "#e6edf3", "#3d444d")})
 PARTS = ("data", "forward", "backward", "reduction", "optimizer", "other")
-SIZE = (5.2, 4.0)  # inches
-DOTS = 200  # per inch
+SIZE = (4.4, 3.6)  # inches
+DOTS = 240  # per inch
+SMALL = 10  # points, of the smallest letters
 MOST_BARS = 10
 WRONG = "#e5484d"
+REFERENCE = "#8b949e"
+DASHES = ("--", ":", "-.")
 
 
 class Figure(NamedTuple):
@@ -74,9 +77,9 @@ def _plans(results: Sequence[Result]) -> Iterator[_Plan]:
             yield from _curves(f"{phase.replace(' ', '')}_{name}", f"{words}, {phase}", curves)
     for result in results:
         for profile in (*result.kernels, *result.timelines):
-            yield from _kernel_shares(result.label, profile)
+            yield from _kernel_shares(profile["label"], profile)
         for profile in result.kernels:
-            yield from _roofline(result.label, profile)
+            yield from _roofline(profile["label"], profile)
 
 
 def _unique(plans: Iterable[_Plan]) -> Iterator[_Plan]:
@@ -132,7 +135,7 @@ def _render(plan: _Plan, theme: str) -> bytes:
 
 def _legend(axes: Any, columns: int = 1) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
+        axes.figure.legend(loc="outside lower center", ncols=columns)
 
 
 def _name(kind: str, group: Sequence[Bar]) -> str:
@@ -167,51 +170,55 @@ def _throughput(group: list[Bar]) -> Iterator[_Plan]:
     finding += f" Memory ends at {ended[0]}." if ended else ""
     wrong = [bar for bar in group if bar.status == "wrong"]
     finding += f" {len(wrong)} of the points trained wrongly." if wrong else ""
-    for reference in references:
-        finding += (
-            f" Dashed: {reference.label}, {_span(reference.lowest, reference.highest)} (other hardware or precision)."
-        )
+    if references:
+        published = "; ".join(f"{reference.label} {reference.rate:,g}" for reference in references)
+        finding += f" Grey lines, published for other hardware, precision or software: {published}."
+
+    # A wrong run may be absurdly fast: it must not press the others flat.
+    heights = [rate for bar in right or measured for rate in bar.rates_per_gpu]
+    top = 1.12 * max(heights + [reference.rate for reference in references])
 
     def draw(axes: Any) -> None:
         for place, (name, row) in enumerate(series.items()):
-            _draw_series(axes, name, row, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
-        for reference in references:
-            for value in sorted({reference.lowest, reference.highest}):
-                axes.axhline(value, linestyle="--", linewidth=1.2, color="#8b949e")
-            words = f"{reference.label}: {_span(reference.lowest, reference.highest)}"
-            place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom", "fontsize": 10}
-            axes.text(0.99, reference.highest, words, **place)
+            _draw_series(axes, name, row, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], top)
+        for place, reference in enumerate(references):
+            label = f"{reference.label}: {reference.rate:,g}"
+            axes.axhline(
+                reference.rate, linestyle=DASHES[place % len(DASHES)], linewidth=1.4, color=REFERENCE, label=label
+            )
         _sizes_axis(axes, [bar.batch_size for row in series.values() for bar in row if bar.batch_size])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, top)
         axes.set_ylabel("sequences/s per GPU")
         _legend(axes)
 
     yield _Plan(_name("throughput", group), f"Throughput: {subject_title(group[0].configuration)}", finding, draw)
 
 
-def _draw_series(axes: Any, name: str, row: list[Bar], colour: str, marker: str) -> None:
-    good = [bar for bar in row if bar.rates_per_gpu]
+def _draw_series(axes: Any, name: str, row: list[Bar], colour: str, marker: str, top: float) -> None:
+    good = [bar for bar in row if bar.status == "ok"]
     middle = [statistics.median(bar.rates_per_gpu) for bar in good]
     reach = [
         [at - min(bar.rates_per_gpu) for at, bar in zip(middle, good, strict=True)],
         [max(bar.rates_per_gpu) - at for at, bar in zip(middle, good, strict=True)],
     ]
     sizes = [bar.batch_size for bar in good]
-    axes.errorbar(sizes, middle, yerr=reach, color=colour, marker=marker, capsize=4, label=name)
-    for bar, at in zip(good, middle, strict=True):
-        if bar.status == "wrong":
-            axes.annotate("wrong", (bar.batch_size, at), color=WRONG, xytext=(0, 8), textcoords="offset points")
-            axes.plot(bar.batch_size, at, marker="x", markersize=14, color=WRONG, linestyle="none")
+    axes.plot(sizes, middle, color=colour, marker=marker, label=name)
+    axes.errorbar(sizes, middle, yerr=reach, color=colour, linestyle="none", capsize=4)
     for bar in row:
-        if not bar.rates_per_gpu:
-            axes.plot(bar.batch_size, 0, marker="x", markersize=9, color=colour, linestyle="none", clip_on=False)
-            axes.annotate(
-                bar.status, (bar.batch_size, 0), rotation=90, ha="center", xytext=(0, 10), textcoords="offset points"
-            )
+        if bar.status != "ok":
+            words, height, hue = bar.status, 0.0, colour
+            if bar.rates_per_gpu:
+                rate = statistics.median(bar.rates_per_gpu)
+                words, height, hue = f"wrong: {rate:,.0f}", min(rate, top), WRONG
+            axes.plot(bar.batch_size, height, marker="x", markersize=9, color=hue, linestyle="none", clip_on=False)
+            _beside(axes, words, bar.batch_size, height, below=height > top / 2)
 
 
-def _span(lowest: float, highest: float) -> str:
-    return f"{lowest:,g}" if lowest == highest else f"{lowest:,g} to {highest:,g}"
+def _beside(axes: Any, words: str, size: float | None, height: float, below: bool) -> None:
+    """Upright letters over or under a mark, on a patch of background, as lines may run through them."""
+    place = {"xytext": (0, -10 if below else 10), "textcoords": "offset points", "va": "top" if below else "bottom"}
+    patch = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.0}
+    axes.annotate(words, (size, height), rotation=90, ha="center", fontsize=SMALL, bbox=patch, zorder=5, **place)
 
 
 def _breakdown(group: list[Bar]) -> Iterator[_Plan]:
@@ -236,7 +243,7 @@ def _breakdown(group: list[Bar]) -> Iterator[_Plan]:
             axes.barh([label for label, _ in rows], widths, left=left, color=COLOURS[place], label=name, height=0.65)
             left = [start + width for start, width in zip(left, widths, strict=True)]
         for place, (_, bar) in enumerate(rows):
-            axes.text(101, place, f"{sum(bar.parts.values()) * 1e3:,.1f} ms", va="center", fontsize=10)
+            axes.text(101, place, f"{sum(bar.parts.values()) * 1e3:,.1f} ms", va="center", fontsize=SMALL)
         axes.set_xlim(0, 120)
         axes.set_xticks(range(0, 101, 25))
         axes.invert_yaxis()
@@ -253,7 +260,9 @@ def _memory(group: list[Bar]) -> Iterator[_Plan]:
         return
     most = max(kept, key=lambda bar: bar.median("peak_memory_allocated_bytes") or 0)
     gigabytes = (most.median("peak_memory_allocated_bytes") or 0) / 2**30
-    finding = f"Peak allocated memory rises to {gigabytes:,.1f} GiB at {most.batch_size} sequences per GPU and step."
+    least = min(bar.median("peak_memory_allocated_bytes") or 0 for bar in kept) / 2**30
+    finding = f"Peak allocated memory is {gigabytes:,.1f} GiB at {most.batch_size} sequences per GPU and step"
+    finding += ", the most of all." if gigabytes > 1.01 * least else ", and within 1 % of it at all sizes."
 
     def draw(axes: Any) -> None:
         for place, (name, row) in enumerate(by_series(kept).items()):
@@ -305,7 +314,7 @@ def _kernel_shares(label: str, profile: dict[str, Any]) -> Iterator[_Plan]:
     def draw(axes: Any) -> None:
         axes.barh(range(len(kernels)), [kernel["share"] * 100 for kernel in kernels], color=COLOURS[0], height=0.35)
         for place, kernel in enumerate(kernels):
-            axes.text(0, place - 0.25, _short(kernel["name"]), va="bottom", fontsize=9)
+            axes.text(0, place - 0.25, _short(kernel["name"]), va="bottom", fontsize=SMALL)
         axes.set_yticks([])
         axes.set_ylim(len(kernels) - 0.4, -0.9)
         axes.grid(axis="y", visible=False)
@@ -314,7 +323,7 @@ def _kernel_shares(label: str, profile: dict[str, Any]) -> Iterator[_Plan]:
     yield _Plan(f"kernels_{profile.get('source')}_{label}", f"Kernels by time ({of})", finding, draw)
 
 
-def _short(name: str, length: int = 52) -> str:
+def _short(name: str, length: int = 46) -> str:
     return name if len(name) <= length else f"{name[: length - 12]}…{name[-11:]}"
 
 

@@ -25,7 +25,7 @@ a { color: var(--accent); } p { margin: 0.4rem 0; } .soft { color: var(--soft); 
 section, figure { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 0.9rem;
   margin: 0 0 1rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
-.figures figure { margin: 0; } figure img { display: block; width: 100%; max-width: 36rem; height: auto; margin: auto; }
+.figures figure { margin: 0; } figure img { display: block; width: 100%; max-width: 30rem; height: auto; margin: auto; }
 figcaption { color: var(--soft); font-size: 0.9rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; min-width: 100%; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
@@ -50,7 +50,7 @@ const order = (a, b) => {
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
   const heading = button.parentElement, row = heading.parentElement, body = row.closest("table").tBodies[0];
   const rising = heading.getAttribute("aria-sort") !== "ascending", column = heading.cellIndex;
-  for (const other of row.cells) other.removeAttribute("aria-sort");
+  for (const other of row.cells) other.setAttribute("aria-sort", "none");
   heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
   const rows = [...body.rows].sort((a, b) => order(a.cells[column], b.cells[column]));
   body.append(...(rising ? rows : rows.reverse()));
@@ -97,19 +97,23 @@ def _table(table: Table) -> str:
     textual = [any(not NUMBER.fullmatch(row[column]) for row in table.rows) for column in range(len(table.header))]
     kinds = [' class="text"' if is_text else "" for is_text in textual]
     head = "".join(
-        f'<th scope="col"{kind}><button type="button">{escape(name) or "fact"}</button></th>'
+        f'<th scope="col" aria-sort="none"{kind}><button type="button">{escape(name) or "fact"}</button></th>'
         for name, kind in zip(table.header, kinds, strict=True)
     )
     body = "".join(
         f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell, kind in zip(row, kinds, strict=True))}</tr>"
         for row in table.rows
     )
-    notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in table.notes)
+    notes = "".join(f'<p class="soft">{_linked(escape(note))}</p>' for note in table.notes)
     title = escape(table.title)
     return (
         f'<section><h2>{title}</h2>{notes}<div class="table" tabindex="0" role="region" aria-label="{title}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>\n"
     )
+
+
+def _linked(escaped: str) -> str:
+    return re.sub(r"https://[^\s;,()]+", r'<a href="\g<0>">\g<0></a>', escaped)
 
 
 def _figure(figure: Figure) -> str:

@@ -43,7 +43,7 @@ def throughput_tables(results: Sequence[Result]) -> list[Table]:
         header += ("of peak", "GiB", "sequences/J", "loss at end", "state")
         notes = sorted({f"Peak: {bar.peak}." for bar in group if bar.peak})
         notes += [
-            f"Published: {r.label}, {_range(r.lowest, r.highest)} sequences/s per GPU ({r.source})."
+            f"Published: {r.label}, {r.rate:,g} sequences/s per GPU; {r.source}."
             for r in references_for(group[0].configuration)
         ]
         notes += [f"Batch {bar.batch_size}: {bar.problem}" for bar in group if bar.problem]
@@ -54,10 +54,6 @@ def throughput_tables(results: Sequence[Result]) -> list[Table]:
         ]
         tables.append(Table(subject_title(group[0].configuration), notes, header, rows))
     return tables
-
-
-def _range(lowest: float, highest: float) -> str:
-    return f"{lowest:,g}" if lowest == highest else f"{lowest:,g} to {highest:,g}"
 
 
 def _throughput_row(bar: Bar, several: bool) -> list[str]:
@@ -105,8 +101,10 @@ def comparison_tables(results: Sequence[Result]) -> list[Table]:
 
 def _comparison_row(comparison: Comparison) -> list[str]:
     interval = comparison.interval
+    sides = (comparison.first.configuration, comparison.second.configuration)
+    precisions = dict.fromkeys(str(side.get("precision", "")) for side in sides)
     return [
-        f"{subject_title(comparison.first.configuration)}, {comparison.first.configuration.get('precision', '')}",
+        f"{subject_title(sides[0])}, {' / '.join(precisions)}",
         text(comparison.first.batch_size, ","),
         text(comparison.first.median("sequences_per_second"), ",.1f"),
         text(comparison.second.median("sequences_per_second"), ",.1f"),
@@ -148,14 +146,14 @@ def profile_tables(results: Sequence[Result]) -> list[Table]:
         for profile in result.kernels:
             measured = profile.get("core_utilisation") or {}
             cells = [text(measured.get(name), ".1%") for name in names]
-            utilisations.append([result.label, str(profile.get("device", MISSING)), *cells])
+            utilisations.append([profile["label"], str(profile.get("device", MISSING)), *cells])
         for profile in result.timelines:
             gaps = profile.get("launch_gaps") or {}
             span = profile.get("span_seconds")
             busy = profile.get("busy_seconds")
             lines.append(
                 [
-                    result.label,
+                    profile["label"],
                     str(profile.get("source", MISSING)),
                     str(len(profile.get("steps") or [])),
                     text(span and span * 1e3, ",.1f"),

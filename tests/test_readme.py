@@ -17,6 +17,7 @@ import benchmark.data_scale
 import benchmark.loader
 import benchmark.made_squad
 import benchmark.nsight
+import benchmark.report
 import benchmark.summarize
 import benchmark.summarize_squad
 import benchmark.sweep
@@ -45,6 +46,7 @@ PARSERS = {
     "benchmark/summarize_squad.py": benchmark.summarize_squad.parse_arguments,
     "benchmark/check.py": benchmark.check.parse_arguments,
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
+    "benchmark/report.py": benchmark.report.parse_arguments,
     "benchmark/sweep.py": benchmark.sweep.parse_arguments,
     "run_squad.py": training.squad_arguments.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,

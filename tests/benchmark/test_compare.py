@@ -10,6 +10,7 @@ from made_points import point, sweep, write
 
 from benchmark.compare import compare, permutation_p, quantile_of_t, ratio_interval
 from benchmark.report_data import read_results
+from benchmark.report_tables import comparison_tables
 
 RATES = st.lists(st.floats(1.0, 1e4), min_size=1, max_size=4)
 
@@ -80,6 +81,21 @@ def test_what_differs_throughout_is_what_is_compared(tmp_path):
     [comparison], told = compared(tmp_path, [1.0, 1.0], [2.0, 2.0], compile=True)
     assert comparison.ratio == 2
     assert told == ["compile is false in a and true in b."]
+
+
+@pytest.mark.parametrize(
+    "other", [{"max_seq_length": 512}, {"workload": "squad"}, {"model": "base"}, {"lengths": "uniform around 64"}]
+)
+def test_rates_of_different_work_are_never_compared(tmp_path, other):
+    found, told = compared(tmp_path, [1.0, 1.0], [2.0, 2.0], **other)
+    assert found == []
+    assert told == ["1 configuration of a alone; not compared.", "1 configuration of b alone; not compared."]
+
+
+def test_precisions_that_are_compared_are_both_named(tmp_path):
+    results = read_results([sweep(tmp_path / "a", [1.0, 1.1]), sweep(tmp_path / "b", [2.0, 2.2], precision="fp16")])
+    [table] = comparison_tables(results)
+    assert table.rows[0][0].endswith("bf16 / fp16")
 
 
 def test_configurations_that_only_one_has_are_not_compared(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from made_points import KERNELS, TIMELINE, point, write, write_log
 
 from benchmark.report import main
+from benchmark.report_figures import DOTS, SMALL
 
 IN_CI = bool(os.environ.get("CI"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -39,8 +40,12 @@ def browser():
     if not program:
         reason = f"no browser is installed; looked for {', '.join(BROWSERS)}"
         pytest.fail(reason) if IN_CI else pytest.skip(reason)
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        reason = "playwright is not installed; requirements-dev.txt brings it"
+        pytest.fail(reason) if IN_CI else pytest.skip(reason)
+    with sync_playwright() as started:
         opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -104,10 +109,21 @@ def test_pictures_are_there_in_words_too_and_follow_the_scheme(page):
         assert is_light == light
 
 
+def test_letters_in_pictures_are_legible(page):
+    widths = page.evaluate("[...document.images].map(i => i.clientWidth / i.naturalWidth)")
+    smallest = SMALL / 72 * DOTS  # pixels of the file
+    assert min(widths) * smallest >= 9
+
+
+def test_links_lead_to_the_sources(page):
+    assert page.get_by_role("link").first.get_attribute("href").startswith("https://github.com/NVIDIA/")
+
+
 def test_tables_sort_by_keyboard(page):
     heading = page.locator("th", has_text="sequences/s").first
     column = heading.evaluate("e => e.cellIndex")
     cells = f"[...document.querySelector('table').tBodies[0].rows].map(r => r.cells[{column}].textContent)"
+    assert heading.get_attribute("aria-sort") == "none"
     heading.locator("button").focus()
     page.keyboard.press("Enter")
     assert heading.get_attribute("aria-sort") == "ascending"
