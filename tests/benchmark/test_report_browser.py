@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from made_points import KERNELS, TIMELINE, point, write, write_log
+from real_sweep import PLANTED, PLANTED_LIMIT, start
 
 from benchmark.report import main
 from benchmark.report_figures import DOTS, SMALL
@@ -132,3 +133,20 @@ def test_tables_sort_by_keyboard(page):
     page.keyboard.press("Enter")
     assert heading.get_attribute("aria-sort") == "descending"
     assert page.evaluate(cells) == rising[::-1]
+
+
+def test_the_page_of_a_real_sweep_with_a_failure_and_a_full_memory_in_it(browser, tmp_path):
+    start(tmp_path, *PLANTED, limit=PLANTED_LIMIT).communicate(timeout=300)
+    main([str(tmp_path)])
+    opened = browser.new_page()
+    said = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.goto((tmp_path / "report" / "report.html").as_uri())
+    rows = opened.evaluate("[...document.querySelector('table').tBodies[0].rows].map(r => r.innerText.split('\\t'))")
+    states = {row[1]: row[-1].strip() for row in rows}
+    assert states == {"4": "ok", "7": "failed", "8": "ok", "4,294,967,296": "out of memory"}
+    assert "not a multiple" in opened.inner_text("main")
+    assert opened.evaluate("document.images.length") >= 2
+    assert said == []
+    opened.close()

@@ -1,8 +1,8 @@
 """Sweeps: the plan with measurements that are made up; and real ones, with a failure and a full memory in them."""
 
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from real_sweep import PLANTED, PLANTED_LIMIT, ROOT, TINY, cpu_environment, start
 
 from benchmark import sweep as sweep_module
 from benchmark.points import by_configuration, rate_of, read_points, title
 from benchmark.sweep import Sweep, main, parse_arguments
 from benchmark.sweep_point import OUT_OF_MEMORY, Configuration, command, max_predictions
 from errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
-TINY = ["--bert_model", "tiny", "--max_seq_lengths", "32", "--precisions", "fp32", "--start", "1", "--stop", "3"]
 
 
 @pytest.fixture
@@ -175,28 +173,8 @@ def test_other_ends_are_not_taken_for_it(said):
     assert not OUT_OF_MEMORY.search(said)
 
 
-def start(folder, *flags, limit=""):
-    """A real sweep in a process of its own, with at most so many KiB of memory where `limit` says so."""
-    words = [
-        sys.executable,
-        str(ROOT / "benchmark" / "sweep.py"),
-        "pretrain",
-        "--output_dir",
-        str(folder),
-        *TINY,
-        *flags,
-    ]
-    before = f"ulimit -v {limit}; " if limit else ""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        ["bash", "-c", before + 'exec "$@"', "sweep", *words], stdout=subprocess.PIPE, text=True, env=environment
-    )
-
-
 def test_a_real_sweep_with_a_failure_and_a_full_memory_in_it(tmp_path):
-    sizes = ["--batch_sizes", "4", "7", str(2**32), "8", "--accumulation_steps", "2", "--repeats", "1"]
-    # 16 GB of addresses, and the lengths of the sequences in the largest micro-batch alone are 17.
-    process = start(tmp_path, *sizes, limit=16_000_000)
+    process = start(tmp_path, *PLANTED, limit=PLANTED_LIMIT)
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 1, printed
     points = {point["configuration"]["batch_size"]: point for point in read_points(tmp_path)}
@@ -225,6 +203,19 @@ def test_a_real_sweep_with_a_failure_and_a_full_memory_in_it(tmp_path):
     again = subprocess.run(points[8]["command"], shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "sequences_per_second" in again.stdout
+
+
+def test_paths_are_of_the_folder_that_it_is_started_in(tmp_path):
+    shutil.copy(ROOT / "bert_configs" / "tiny.json", tmp_path / "own.json")
+    words = [sys.executable, str(ROOT / "benchmark" / "sweep.py"), "pretrain", *TINY, "--bert_model", "own.json"]
+    words += ["--output_dir", "out", "--batch_sizes", "4", "--repeats", "1"]
+    finished = subprocess.run(
+        words, cwd=tmp_path, env=cpu_environment(), capture_output=True, text=True, check=False, timeout=300
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    [point] = read_points(tmp_path / "out")
+    assert point["status"] == "ok"
+    assert (tmp_path / "out" / "runs" / "pretrain_32_fp32_1x4_0" / "dllogger.json").is_file()
 
 
 def test_interrupted_it_leaves_no_process_and_no_half_line(tmp_path):
