@@ -25,7 +25,7 @@ WITH_NSIGHT=${WITH_NSIGHT:-1}        # 0: without Nsight, with which one profile
 WITH_PUNKT=${WITH_PUNKT:-1}          # 0: without trained parameters for splitting text into sentences
 APEX_COMMIT=${APEX_COMMIT:-}         # of https://github.com/NVIDIA/apex; empty: the one that docker/Dockerfile pins
 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-}   # what apex is built for; empty: all GPUs that the variant knows
-BUILD_JOBS=${BUILD_JOBS:-}           # files of apex compiled at once, each with some GB of memory; empty: one per core
+BUILD_JOBS=${BUILD_JOBS:-}           # files of apex compiled at once; empty: one per core, or fewer, so that each has 4 GiB of memory
 DISK_GB=${DISK_GB:-60}               # free space that Docker must have
 
 IMAGE=tbd-bert-pytorch:latest

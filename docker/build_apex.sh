@@ -3,16 +3,23 @@
 #
 #   APEX_COMMIT=... TORCH_CUDA_ARCH_LIST='8.0;9.0' BUILD_JOBS=8 bash build_apex.sh FOLDER
 #
-# Not run where this was written. As public scripts do it that follow "From Source" in apex's README
-# (https://github.com/NVIDIA/apex), whose present text was not at hand: APEX_CPP_EXT and APEX_CUDA_EXT choose the
-# extensions, APEX_PARALLEL_BUILD and nvcc's --threads are its "parallel building", and without build isolation it
-# compiles against the PyTorch that is installed. The older --build-option flags are no longer needed.
+# Not run where this was written. It follows "From Source" in apex's README, the way "Using Environment Variables
+# (Recommended)": APEX_CPP_EXT, APEX_CUDA_EXT, --threads 4 and --no-build-isolation are its line for parallel building.
+# Of that, APEX_PARALLEL_BUILD is left out: it compiles several extensions at once, each with MAX_JOBS files, and
+# apex's authors measured 24 to 91 GiB so (https://github.com/NVIDIA/apex/pull/1882). Its setup.py reads the same names:
+# APEX_CPP_EXT=1 builds apex_C; APEX_CUDA_EXT=1 builds amp_C, fused_layer_norm_cuda and others, and demands that nvcc's
+# CUDA is PyTorch's; neither needs a git submodule. Both were read in copies without a commit, so not at APEX_COMMIT, which others built with these two variables and
+# PyTorch 2.14 for CUDA 13.2. That it builds with the PyTorch of requirements.txt is not verified.
 set -euo pipefail
 
 APEX_URL=${APEX_URL:-https://github.com/NVIDIA/apex}
+GIB_PER_JOB=4   # of memory, for a file that nvcc compiles for four architectures at once; a guess on the safe side
 
 wheels=$1
-jobs=${BUILD_JOBS:-$(nproc)}
+memory_gib=$(awk '/^MemAvailable:/ {print int($2 / 2 ^ 20)}' /proc/meminfo)
+cores=$(nproc)
+jobs=$((memory_gib / GIB_PER_JOB < cores ? memory_gib / GIB_PER_JOB : cores))
+jobs=${BUILD_JOBS:-$((jobs > 1 ? jobs : 1))}
 
 give_up() {
   echo "error: $1. Nothing needs apex: build_image.sh builds without it when started with WITH_APEX=0." >&2
@@ -31,7 +38,7 @@ git -C "$source" checkout --quiet FETCH_HEAD
 python3 -m pip install --no-cache-dir setuptools==81.0.0 wheel==0.46.3 packaging==26.0 ninja==1.13.0 ||
   give_up "What apex is built with (setuptools, wheel, packaging, ninja) could not be installed"
 echo "Building apex $APEX_COMMIT for $TORCH_CUDA_ARCH_LIST with $jobs jobs; this takes minutes per architecture on few cores."
-APEX_CPP_EXT=1 APEX_CUDA_EXT=1 APEX_PARALLEL_BUILD=$jobs MAX_JOBS=$jobs NVCC_APPEND_FLAGS='--threads 4' \
+APEX_CPP_EXT=1 APEX_CUDA_EXT=1 MAX_JOBS=$jobs NVCC_APPEND_FLAGS='--threads 4' \
   python3 -m pip wheel -v --no-build-isolation --no-deps --no-cache-dir --wheel-dir "$wheels" "$source" ||
   give_up "apex's commit $APEX_COMMIT could not be compiled; the reason stands above"
 rm -rf "$source"

@@ -4,9 +4,13 @@
 #   bash install_nsight.sh installer   # runs nsight-compute-linux-*.run beside this script, if there is one
 #   bash install_nsight.sh packages    # what is missing, from the CUDA package repository of the base image
 #
-# Not run where this was written. The installer's options are those of public scripts for NVIDIA's .run files: what stands
-# behind -- is for the installer itself. cuda-nsight-compute-X-Y and cuda-nsight-systems-X-Y are the meta-packages
-# for CUDA X.Y; their list is in the CUDA installation guide for Linux (docs.nvidia.com/cuda/cuda-installation-guide-linux).
+# Not run where this was written. Compared with NVIDIA's HPC Container Maker, which knows Nsight Compute until 2022
+# (hpccm/building_blocks/nsight_compute.py of NVIDIA/hpc-container-maker at 1fbbdda5): what stands behind -- is for the
+# installer itself, which is in perl (build-essential brings that), and packages put ncu into
+# /opt/nvidia/nsight-compute/VERSION, not on the PATH. For its --nox11, other public Dockerfiles have --quiet.
+# cuda-nsight-compute-X-Y and cuda-nsight-systems-X-Y are the meta-packages for CUDA X.Y: both are in apt's lists of
+# CUDA 13.0.2 and 12.6.3 that others published. NVIDIA's own installation guides (CUDA for Linux, Nsight) are not
+# verified: they could not be read.
 set -euo pipefail
 
 TARGET=/opt/nsight-compute
@@ -34,11 +38,7 @@ case $1 in
     [[ -n $version ]] || give_up "The base image does not say its CUDA version (CUDA_VERSION), so Nsight cannot be installed"
     IFS=. read -r major minor _ <<<"$version"
     packages=("cuda-nsight-systems-$major-$minor")
-    if [[ -x $TARGET/ncu ]]; then
-      ln -sf "$TARGET/ncu" /usr/local/bin/ncu
-    else
-      packages+=("cuda-nsight-compute-$major-$minor")
-    fi
+    [[ -x $TARGET/ncu ]] || packages+=("cuda-nsight-compute-$major-$minor")
     { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}"; } ||
       give_up "${packages[*]} could not be installed from the base image's package repositories"
     rm -rf /var/lib/apt/lists/*

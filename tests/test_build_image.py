@@ -179,7 +179,7 @@ def test_sudo_and_rootless(machine):
 def step(machine, script, *given, **variables):
     """A step of the image's build, with the made-up commands of the machine."""
     command = [shutil.which("bash"), str(machine.project / "docker" / script), *map(str, given)]
-    for name in ("mktemp", "ln", "nproc", "dirname"):
+    for name in ("mktemp", "nproc", "dirname", "awk"):
         if not (machine.bin / name).exists():
             (machine.bin / name).symlink_to(shutil.which(name))
     usual = {"TORCH_CUDA_ARCH_LIST": "9.0", "APEX_COMMIT": "abc", "CUDA_VERSION": "13.0.2"}
@@ -201,7 +201,7 @@ def test_apex(machine, failing, reason):
     if failing != "nvcc":
         machine.command("nvcc", "#!/bin/sh\n")
     machine.command("git", f'#!/bin/sh\ncase "$*" in *fetch*) exit {int(failing == "git")} ;; esac\n')
-    python = 'echo "$@ $APEX_CPP_EXT$APEX_CUDA_EXT $APEX_PARALLEL_BUILD" >>"$CALLS"'
+    python = 'echo "$@ $APEX_CPP_EXT$APEX_CUDA_EXT $MAX_JOBS" >>"$CALLS"'
     case = {"python3": "-c", "pip install": "-m pip install", "pip wheel": "-m pip wheel"}.get(failing, "nothing")
     machine.command("python3", f'#!/bin/sh\n{python}\ncase "$*" in "{case}"*) exit 1 ;; esac\n')
     ended = step(machine, "build_apex.sh", machine.folder, BUILD_JOBS="3")

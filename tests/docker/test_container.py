@@ -264,6 +264,9 @@ def test_inside(user):
     assert variables["VIRTUAL_ENV"] == "/opt/bert_pytorch"
     assert variables["BERT_PREP_WORKING_DIR"] == "/workspace/dataset"
     assert variables["HOME"].startswith("/home/")
+    # An installer's ncu goes before the one that NVIDIA's images have there.
+    folders = variables["PATH"].split(":")
+    assert "/usr/local/bin" in folders[folders.index("/opt/nsight-compute") :]
     assert user.run(f"{start} /bin/false", data).returncode == 1
     assert "16G" in user.succeed(f"{start} df -h /dev/shm", data)
 
