@@ -14,7 +14,7 @@ set -euo pipefail
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/profile_pretrain}   # of the log, and of what the profiler writes, in profile/
-BERT_MODEL=${BERT_MODEL:-large}       # tiny, base or large
+BERT_MODEL=${BERT_MODEL:-large}       # tiny, base, large, or a bert_config.json
 PHASE=${PHASE:-1}                     # 1: sequence length 128, 2: 512
 BATCH_SIZE=${BATCH_SIZE:-32}          # sequences per GPU and optimizer step
 PRECISION=${PRECISION:-}              # bf16, fp16, tf32 or fp32; empty: bf16 on GPUs that have it, else fp32
@@ -76,7 +76,9 @@ if ((${#problems[@]})); then
   exit 2
 fi
 
-flags=(--do_train --bert_model "$BERT_MODEL" "${lengths[@]}" --train_batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER"
+model=(--bert_model "$BERT_MODEL")
+if [[ $BERT_MODEL == *.json ]]; then model=(--config_file "$BERT_MODEL"); fi
+flags=(--do_train "${model[@]}" "${lengths[@]}" --train_batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER"
   --max_steps "$((stop + 1))" --log_freq "$((stop + 1))" --skip_checkpoint --disable_progress_bar
   --profile-start "$start" --profile-steps "$((stop - start))" --output_dir "$OUTPUT_DIR")
 # The throughput that the log names is of the steps before: those that are profiled are slower.
