@@ -1,4 +1,4 @@
-"""Tables of kernels from ncu's CSV: files written by hand, with answers worked out by hand, and one of a real H200."""
+"""Tables of kernels from ncu's CSV: files written by hand, with answers worked out by hand, and two of a real H200."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from benchmark.nsight_metrics import SHARES
 from errors import UserError
 
 REAL = Path(__file__).parent / "ncu_h200_details.csv"
+REAL_RAW = Path(__file__).parent / "ncu_h200_raw.csv"
 IDENTITY = "ID", "Process ID", "Process Name", "Host Name", "Kernel Name", "Context", "Stream", "Device", "CC"
 TENSOR = "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
 DRAM = "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"
@@ -284,6 +285,28 @@ def test_real_output_of_an_h200():
         "vectorized_elementwise_kernel: CUDAFunctor_add": (2, pytest.approx(25888e-9)),
         "vectorized_gather_kernel": (3, pytest.approx(23904e-9)),
     }
+
+
+def test_a_layer_of_bert_large_on_an_h200():
+    """Most kernels of a layer, 128 x 128 tokens in bf16, as profile_pretrain.sh has them measured (ncu 2025.3.1).
+
+    A product of m x k and k x n takes 2 m n k operations; attention takes 4 B L^2 H forward, its softmax aside.
+    """
+    launches = read_launches(REAL_RAW)
+    assert len(launches) == 46
+    tokens, hidden = 128 * 128, 1024
+    products = [launch.values["flops"] for launch in launches if launch.kernel.startswith("nvjet")]
+    widths = 3 * hidden, hidden, 4 * hidden, 4 * hidden  # forward: QKV, output, up, down
+    # What is beyond is outside of the tensor cores: the bias.
+    assert products[:4] == pytest.approx([2 * tokens * hidden * width for width in widths], rel=2e-3)
+    (attention,) = [launch.values["flops"] for launch in launches if "flash_fwd_kernel" in launch.kernel]
+    assert attention == pytest.approx(4 * 128 * 128**2 * hidden, rel=0.05)
+
+    summary = of(REAL_RAW, "NVIDIA H200")
+    bounds = {kernel["name"]: bound(kernel, summary["ceilings"]) for kernel in summary["kernels"]}
+    assert {bounds[name] for name in bounds if name.startswith("nvjet")} == {"compute"}
+    assert bounds["vectorized_layer_norm_kernel"] == bounds["fused_dropout_kernel_vec"] == "memory"
+    assert 0.5 < summary["core_utilisation"]["tensor"] < 0.53
 
 
 @hypothesis.given(
