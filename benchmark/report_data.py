@@ -231,13 +231,19 @@ class Bar:
 
 
 def bars(results: Iterable[Result]) -> list[Bar]:
-    """One for each configuration of each result, by series and batch size."""
+    """One for each configuration of each result, by subject, series and batch size."""
     found: dict[str, Bar] = {}
     for place, result in enumerate(results):
         for point in result.points:
             key = json.dumps([place, point["configuration"]], sort_keys=True)
             found.setdefault(key, Bar(result.label, point["configuration"], [])).points.append(point)
-    return sorted(found.values(), key=lambda bar: (without(bar.configuration, "batch_size"), bar.batch_size or 0))
+    return sorted(found.values(), key=_order)
+
+
+def _order(bar: Bar) -> tuple[Any, ...]:
+    about, length = bar.configuration, bar.configuration.get("max_seq_length") or 0
+    subject_order = str(about.get("workload")), str(about.get("model")), length, str(about.get("lengths"))
+    return *subject_order, without(about, "batch_size"), bar.batch_size or 0
 
 
 def without(configuration: Mapping[str, Any], *names: str) -> str:

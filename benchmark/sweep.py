@@ -30,6 +30,7 @@ from types import MappingProxyType
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.points import FILE_NAME, Point, by_configuration, rate_of, read_points, title
+from benchmark.report_data import Bar
 from benchmark.summarize import MISSING, markdown_table, text
 from benchmark.sweep_point import ROOT, Configuration, command, measure
 from errors import Problems, UserError, run_main
@@ -260,26 +261,19 @@ def _cells(repeats: Sequence[Point]) -> list[str]:
     rate = rate_of(repeats)
     if rate is None:
         return [repeats[0]["status"].replace("_", " "), *[MISSING] * (len(HEADER) - 2)]
-    # The repeat that the median is of, or the lower of the two in the middle, speaks for the rest.
-    ok = sorted((point for point in repeats if point["status"] == "ok"), key=_rate)
-    typical = ok[(len(ok) - 1) // 2]
-    measured, memory = typical["measured"], typical["measured"].get("peak_memory_allocated_bytes")
-    utilisation = typical.get("utilisation")
+    bar = Bar("", repeats[0]["configuration"], list(repeats))
+    memory = bar.median("peak_memory_allocated_bytes")
     return [
         text(rate.median, ",.1f"),
         text(rate.lowest, ",.1f"),
         text(rate.highest, ",.1f"),
         str(rate.n),
-        text(measured["tokens_per_second"], ",.0f"),
-        text(measured.get("model_tflops_per_second"), ".3g"),
-        text(utilisation and utilisation["fraction"], ".1%"),
+        text(bar.median("tokens_per_second"), ",.0f"),
+        text(bar.median("model_tflops_per_second"), ".3g"),
+        text(bar.utilisation, ".1%"),
         text(memory and memory / 2**30, ".1f"),
-        text(measured.get("sequences_per_joule"), ".3g"),
+        text(bar.median("sequences_per_joule"), ".3g"),
     ]
-
-
-def _rate(point: Point) -> float:
-    return point["measured"]["sequences_per_second"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

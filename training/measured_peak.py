@@ -58,16 +58,16 @@ def measure_peak(products: Sequence[Product], dtype: torch.dtype, device: torch.
         `products`: name, m, n, k and tflops of each; `matrix_tflops`: of all of them, each as often as a step makes it;
         `copy_bytes_per_second`: read and written.
     """
-    timed = [(product, _seconds_of_product(product, dtype, device)) for product in products]
+    timed = [(product, seconds_of_product(product, dtype, device)) for product in products]
     flops = sum(2 * product.m * product.n * product.k * product.count for product, _ in timed)
     seconds = sum(seconds * product.count for product, seconds in timed)
-    copy_rate = _copy_rate(device)
+    bytes_per_second = copy_rate(device)
     if device.type == "cuda":  # what comes reports its own memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return {
         "matrix_tflops": flops / seconds / 1e12,
-        "copy_bytes_per_second": copy_rate,
+        "copy_bytes_per_second": bytes_per_second,
         "products": [
             {
                 "name": product.name,
@@ -81,24 +81,26 @@ def measure_peak(products: Sequence[Product], dtype: torch.dtype, device: torch.
     }
 
 
-def _seconds_of_product(product: Product, dtype: torch.dtype, device: torch.device) -> float:
+def seconds_of_product(product: Product, dtype: torch.dtype, device: torch.device) -> float:
+    """Mean time of one such product of random factors."""
     # Random numbers: products of zeros take less power, and so run at higher clocks.
     m, n, k = product.m, product.n, product.k
     left = torch.randn((k, m) if product.left_transposed else (m, k), device=device, dtype=dtype)
     right = torch.randn((n, k) if product.right_transposed else (k, n), device=device, dtype=dtype)
     left, right = left.T if product.left_transposed else left, right.T if product.right_transposed else right
     result = torch.empty(m, n, device=device, dtype=dtype)
-    return _seconds(lambda: torch.mm(left, right, out=result), device)
+    return seconds_of(lambda: torch.mm(left, right, out=result), device)
 
 
-def _copy_rate(device: torch.device) -> float:
+def copy_rate(device: torch.device) -> float:
+    """Bytes per second, read and written, of a copy on this device."""
     n_bytes = 2**30 if device.type == "cuda" else 2**26
     source = torch.empty(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * n_bytes / _seconds(lambda: target.copy_(source), device)
+    return 2 * n_bytes / seconds_of(lambda: target.copy_(source), device)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """Mean time of one call, over about SECONDS_PER_PRODUCT."""
 
     def run(times: int) -> float:
