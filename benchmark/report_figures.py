@@ -23,8 +23,10 @@ THEMES = MappingProxyType({"light": ("#ffffff", "#1b1f24", "#d0d7de"), "dark": (
 PARTS = ("data", "forward", "backward", "reduction", "optimizer", "other")
 SIZE = (4.4, 3.6)  # inches
 DOTS = 240  # per inch
+COLOURS_PER_PICTURE = 64  # with those between letters and background
 SMALL = 10  # points, of the smallest letters
 MOST_BARS = 10
+SMALLEST_SHARE = 0.002  # of a roofline's time; smaller kernels would spread its axes over ten more powers of ten
 WRONG = "#e5484d"
 REFERENCE = "#8b949e"
 DASHES = ("--", ":", "-.")
@@ -123,14 +125,17 @@ def _theme(theme: str) -> Iterator[None]:
 def _render(plan: _Plan, theme: str) -> bytes:
     # Figure and not pyplot, which keeps every figure that it makes.
     from matplotlib.figure import Figure as Canvas
+    from PIL import Image  # matplotlib brings it
 
     with _theme(theme):
         canvas = Canvas(figsize=SIZE, dpi=DOTS, layout="constrained")
         axes = canvas.add_subplot()
         plan.draw(axes)
-        file = io.BytesIO()
-        canvas.savefig(file, format="png", metadata={"Software": None})
-        return file.getvalue()
+        drawn, file = io.BytesIO(), io.BytesIO()
+        canvas.savefig(drawn, format="png")
+    # Few colours: a third of the size, of which a page has up to forty pictures.
+    Image.open(drawn).convert("RGB").quantize(COLOURS_PER_PICTURE).save(file, format="png", optimize=True)
+    return file.getvalue()
 
 
 def _legend(axes: Any, columns: int = 1) -> None:
@@ -328,34 +333,38 @@ def _short(name: str, length: int = 46) -> str:
 
 
 def _roofline(label: str, profile: dict[str, Any]) -> Iterator[_Plan]:
-    kernels = [
+    known = [
         kernel
         for kernel in profile.get("kernels") or []
         if all(kernel.get(name) for name in ("flops", "dram_bytes", "seconds"))
     ]
-    if not kernels:
+    if not known:
         return
+    total = sum(kernel["seconds"] for kernel in known)
+    kernels = [kernel for kernel in known if kernel["seconds"] >= SMALLEST_SHARE * total]
     ceilings = profile.get("ceilings") or {}
     peak, bandwidth = ceilings.get("tensor_flops_per_second"), ceilings.get("dram_bytes_per_second")
     fastest = max(kernels, key=lambda kernel: kernel["flops"] / kernel["seconds"])
     finding = f"The fastest of {len(kernels)} kernels, {fastest['name']}, runs at "
     finding += f"{fastest['flops'] / fastest['seconds'] / 1e12:,.1f} TFLOP/s"
     finding += f", {fastest['flops'] / fastest['seconds'] / peak:.1%} of the tensor cores' peak." if peak else "."
+    if len(known) > len(kernels):
+        finding += f" Left out: {len(known) - len(kernels)}, each with less than {SMALLEST_SHARE:.1%} of the time."
 
     def draw(axes: Any) -> None:
-        total = sum(kernel["seconds"] for kernel in kernels)
         intensities = [kernel["flops"] / kernel["dram_bytes"] for kernel in kernels]
         rates = [kernel["flops"] / kernel["seconds"] / 1e12 for kernel in kernels]
         areas = [20 + 1500 * kernel["seconds"] / total for kernel in kernels]
         axes.scatter(intensities, rates, s=areas, color=COLOURS[0], alpha=0.6, label="a kernel; area: its time")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        ends = [min(intensities) / 3, max(intensities) * 3]
-        if peak:
-            axes.axhline(peak / 1e12, color=COLOURS[1], linestyle="--", label=f"peak {peak / 1e12:,.0f} TFLOP/s")
-        if bandwidth:
-            slope = [intensity * bandwidth / 1e12 for intensity in ends]
-            axes.plot(ends, slope, color=COLOURS[2], linestyle="--", label=f"memory {bandwidth / 1e12:.2f} TB/s")
+        if peak and bandwidth:
+            ridge = peak / bandwidth
+            left, right = min(*intensities, ridge) / 3, max(*intensities, ridge) * 3
+            memory, tensor = f"memory {bandwidth / 1e12:.2f} TB/s", f"peak {peak / 1e12:,.0f} TFLOP/s"
+            slope = [left * bandwidth / 1e12, peak / 1e12]
+            axes.plot([left, ridge], slope, color=COLOURS[2], linestyle="--", label=memory)
+            axes.plot([ridge, right], [peak / 1e12] * 2, color=COLOURS[1], linestyle="--", label=tensor)
         axes.set_xlabel("FLOP per byte of memory traffic")
         axes.set_ylabel("TFLOP/s")
         _legend(axes)

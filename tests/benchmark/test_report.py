@@ -3,13 +3,17 @@
 import csv
 import json
 import re
+import shlex
 import struct
+from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 from made_points import KERNELS, TIMELINE, configuration, point, sweep, write, write_log
+from matplotlib.figure import Figure
 
+from benchmark import report_figures
 from benchmark.references import references_for
 from benchmark.report import main
 from benchmark.report_data import Result, bars, by_series, read_results
@@ -201,3 +205,36 @@ def test_any_subset_of_figures_makes_a_page(tmp_path_factory, measured):
     folder = write(tmp_path_factory.mktemp("made"), [point(1.0) | {"measured": measured}])
     report(folder)
     assert (folder / "report" / "report.html").stat().st_size
+
+
+def test_a_roofline_leaves_out_what_takes_no_time(tmp_path):
+    kernels = [
+        {"name": "gemm", "seconds": 1.0, "launches": 1, "flops": 7e14, "dram_bytes": 1e12},
+        {"name": "add", "seconds": 0.5, "launches": 1, "flops": 5e11, "dram_bytes": 2e12},
+        {"name": "fill", "seconds": 1e-4, "launches": 1, "flops": 1.0, "dram_bytes": 1e6},
+    ]
+    ceilings = {"tensor_flops_per_second": 1e15, "dram_bytes_per_second": 5e12}
+    (plan,) = report_figures._roofline("x", {"kernels": kernels, "ceilings": ceilings})
+    assert plan.finding == (
+        "The fastest of 2 kernels, gemm, runs at 700.0 TFLOP/s, 70.0% of the tensor cores' peak. "
+        "Left out: 1, each with less than 0.2% of the time."
+    )
+    axes = Figure().add_subplot()
+    plan.draw(axes)
+    (discs,) = axes.collections
+    assert discs.get_offsets().tolist() == [[700.0, 700.0], [0.25, 1.0]]
+    slope, flat = (line.get_xydata().tolist() for line in axes.get_lines())
+    assert slope[1] == flat[0] == [200.0, 1000.0]  # the ridge, in FLOP per byte and TFLOP/s
+    assert slope[0][1] / slope[0][0] == pytest.approx(5.0)
+
+
+def test_the_shipped_report_is_that_of_its_points(tmp_path, monkeypatch):
+    root = Path(__file__).resolve().parents[2]
+    folder = root / "docs" / "reports"
+    text = (folder / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    (line,) = re.findall(r"^python3 benchmark/report.py (docs.*)$", text, re.MULTILINE)
+    monkeypatch.chdir(root)
+    report(*shlex.split(line), "--output_dir", tmp_path)  # the last counts
+    shipped = (folder / "h200" / "report.md").read_text(encoding="utf-8")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == shipped
+    assert {path.name for path in (folder / "h200").glob("*.png")} == set(re.findall(r"\]\((.*?\.png)\)", shipped))
