@@ -4,13 +4,14 @@
 #   bash install_nsight.sh installer   # runs nsight-compute-linux-*.run beside this script, if there is one
 #   bash install_nsight.sh packages    # what is missing, from the CUDA package repository of the base image
 #
-# Not run where this was written. Compared with NVIDIA's HPC Container Maker, which knows Nsight Compute until 2022
-# (hpccm/building_blocks/nsight_compute.py of NVIDIA/hpc-container-maker at 1fbbdda5): what stands behind -- is for the
-# installer itself, which is in perl (build-essential brings that), and packages put ncu into
-# /opt/nvidia/nsight-compute/VERSION, not on the PATH. For its --nox11, other public Dockerfiles have --quiet.
+# Not run where this was written. The installer's command is the one of Nsight Compute's release notes, "Known Issues":
+# what stands behind -- is for the installer itself
+# (https://docs.nvidia.com/nsight-compute/2024.2/ReleaseNotes/topics/known-issues.html). It is in perl, which
+# build-essential brings. As in NVIDIA's HPC Container Maker (hpccm/building_blocks/nsight_compute.py of
+# NVIDIA/hpc-container-maker at 1fbbdda5), packages put ncu into /opt/nvidia/nsight-compute/VERSION, not on the PATH.
 # cuda-nsight-compute-X-Y and cuda-nsight-systems-X-Y are the meta-packages for CUDA X.Y: both are in apt's lists of
-# CUDA 13.0.2 and 12.6.3 that others published. NVIDIA's own installation guides (CUDA for Linux, Nsight) are not
-# verified: they could not be read.
+# CUDA 13.0.2 and 12.6.3 that others published. The tables of NVIDIA's CUDA installation guide were not verified: only
+# its beginning could be read.
 set -euo pipefail
 
 TARGET=/opt/nsight-compute
