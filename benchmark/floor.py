@@ -21,6 +21,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -32,7 +33,7 @@ from errors import UserError, run_main
 from training.measured_peak import Product, copy_rate, encoder_products, seconds_of, seconds_of_product
 from training.pretraining_arguments import BERT_CONFIGS
 
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = MappingProxyType({"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
 FP8 = ("fp8-tensor", "fp8-row")
 FP8_MAX = 448.0  # of e4m3, https://arxiv.org/abs/2209.05433
 
