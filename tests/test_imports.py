@@ -56,7 +56,7 @@ OURS = MAY_IMPORT.keys() | ENTRIES
 TRAINING_LIBRARIES = {"torch", "numpy", "tqdm", "pynvml"}
 TEST_LIBRARIES = {"pytest", "hypothesis", "transformers", "tests"}
 
-FREEZING_CALLS = {"tuple", "frozenset", "MappingProxyType", "types.MappingProxyType"}
+FREEZING_CALLS = {"tuple", "frozenset", "MappingProxyType", "types.MappingProxyType", "tl.constexpr"}
 PURE_CALLS = {"Path", "datetime.timedelta", "re.compile", "TypeVar", "range", "len", "int", "float", "str", "math.sqrt"}
 PURE_METHODS = {"resolve", "absolute", "with_name", "encode", "format"}
 
