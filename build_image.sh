@@ -59,7 +59,7 @@ pytorch_index() { # VARIANT: where it lies; nothing where the usual index has it
 
 choose_variant() { # into `variant`, from the driver and the GPUs; says why
   local driver major lowest highest capabilities gpus=
-  driver=$(nvidia_smi driver_version | head -n 1)
+  driver=$(nvidia_smi driver_version | sed -n 1p)
   if [[ ! $driver =~ ^[0-9]+\. ]]; then
     variant=${CUDA_VARIANT:-cu130}
     echo "No NVIDIA driver answers here. Building for CUDA ${cuda_of[$variant]}; where the image runs on GPUs, it needs driver ${driver_of[$variant]} or newer."

@@ -30,7 +30,7 @@ link() { # COMMAND PATTERN...: the newest of these files on the PATH
 
 case $1 in
   installer)
-    file=$(compgen -G "$(dirname "${BASH_SOURCE[0]}")/nsight-compute-linux-*.run" | head -n 1) || exit 0
+    file=$(compgen -G "$(dirname "${BASH_SOURCE[0]}")/nsight-compute-linux-*.run" | sed -n 1p) || exit 0
     sh "$file" --quiet -- -noprompt -targetpath="$TARGET" || give_up "The installer ${file##*/} failed"
     [[ -x $TARGET/ncu ]] || give_up "The installer ${file##*/} left no ncu"
     ;;

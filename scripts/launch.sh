@@ -53,7 +53,7 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
   done
   [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
   if [[ -z $MASTER_ADDR && -n ${SLURM_JOB_NODELIST:-} ]]; then
-    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
   fi
   if [[ ! $NNODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]]; then
     problems+=("NNODES is '$NNODES'; set it to a number of machines, or to MIN:MAX.")

@@ -99,5 +99,5 @@ case $PROFILER in
   ncu) files=("$OUTPUT_DIR/profile/ncu.csv") ;;
   nsys) files=("$OUTPUT_DIR/profile/nsys.nsys-rep") ;;
 esac
-gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | sed -n 1p) || gpu=
 python3 "$PROJECT_DIR/benchmark/nsight.py" "${files[@]}" --top "$TOP" ${gpu:+--gpu "$gpu"}

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import requests
-from fake_docker import ROOT, FakeMachine, errors, values
+from fake_docker import NVIDIA_SMI, ROOT, FakeMachine, errors, values
 
 
 @pytest.fixture
@@ -47,6 +47,14 @@ def test_all_arguments_are_known_to_the_dockerfile(machine):
     given = {argument.partition("=")[0] for argument in values(arguments, "--build-arg")}
     assert given - known == {"HTTPS_PROXY"}  # Docker knows this one by itself
     assert {"APEX_COMMIT", "BUILD_JOBS", "TORCH_INDEX_URL", "BASE_IMAGE", "PIP_FIND_LINKS"} <= given
+
+
+def test_a_machine_of_very_many_gpus(machine):
+    """More lines than a pipe holds: whoever stops reading after the first would kill the one that writes."""
+    machine.command("nvidia-smi", NVIDIA_SMI.replace('echo "$DRIVER"; echo "$DRIVER"', 'yes "$DRIVER" | head -n 9999'))
+    (machine.bin / "yes").symlink_to(shutil.which("yes"))
+    _, printed = build(machine, DRIVER="580.65.06", CAPABILITIES="9.0")
+    assert "Driver 580.65.06, GPUs of compute capability 9.0: building" in printed
 
 
 def test_help_changes_nothing(machine):
