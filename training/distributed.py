@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -270,10 +271,20 @@ def _naming_the_lost(beats: Heartbeat, rank: int, hosts: list[str]) -> Iterator[
         symptom = _LOST_CONTACT.search(str(error))
         if not (is_connection and symptom):
             raise
+        _outlive_launcher()
         lost = beats.find_lost() or "all that are left show signs of life; see the output of each."
         raise UserError(
             f"rank {rank} on host {hosts[rank]} lost contact with another rank ({symptom.group().lower()}): {lost}"
         ) from error
+
+
+def _outlive_launcher() -> None:
+    """Go on after a SIGTERM from now on: torchrun, which may notice a lost host first, sends one to its processes.
+
+    This one ends by itself within seconds, and would otherwise do so without a word about who is lost.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _abort_groups(device: torch.device) -> None:

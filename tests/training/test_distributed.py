@@ -14,6 +14,7 @@ import torch
 from ranks import free_port, run_ranks
 
 from training.distributed import World, connected, read_world, world_problems
+from training.heartbeat import Heartbeat
 from training.rendezvous import Deadline, arrival_problems, meet, open_store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -242,6 +243,24 @@ def test_a_killed_rank_ends_the_others_which_name_it(victim, in_collective):
         assert re.search(rf"^error: .*rank {victim} on host \S+ is gone", outcome.output, re.MULTILINE)
         assert outcome.output.count("error: ") == 1
         assert outcome.seconds - outcomes[victim].seconds < 8 * LIMIT  # generous: the machine may be busy
+
+
+def be_killed_and_then_ended_by_the_launcher():
+    find_lost = Heartbeat.find_lost
+
+    def find_lost_meanwhile(beats):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return find_lost(beats)
+
+    Heartbeat.find_lost = find_lost_meanwhile
+    be_killed(0, in_collective=True)
+
+
+def test_the_lost_rank_is_named_although_torchrun_noticed_it_first():
+    """It sends SIGTERM to the processes of its host, when it finds that another is gone."""
+    _, outcome = run_ranks(be_killed_and_then_ended_by_the_launcher, 2, seconds=20)
+    assert outcome.status == 2, outcome.output
+    assert re.search(r"^error: .*rank 0 on host \S+ is gone", outcome.output, re.MULTILINE)
 
 
 def fail(rank, error):
