@@ -1,0 +1,117 @@
+"""The exact GELU and its gradient, at the speed of memory.
+
+The activation lies between the widest tensors of the model (T x 4H), so a pass over them is all it should cost, and
+erf as compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with
+t = 1 / (1 + p |z|), off by 1.5e-7 at most, below fp32's own rounding of the product it goes into and 10,000 times below
+bf16's. exp(-z^2) is the normal density as well, which the gradient needs anyway.
+
+Backward writes over the gradient it is given and adds up the gradient of the bias before the activation.
+
+Sources: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415; Abramowitz and Stegun 1964, formula 7.1.26.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.launch import n_resident_programs
+
+FORWARD_BLOCK, FORWARD_WARPS = 4096, 4
+BACKWARD_ROWS, BACKWARD_COLUMNS, BACKWARD_WARPS = 4, 1024, 4
+PROGRAMS_PER_PROCESSOR = 4
+
+ERF_P = tl.constexpr(0.3275911)
+ERF_1 = tl.constexpr(0.254829592)
+ERF_2 = tl.constexpr(-0.284496736)
+ERF_3 = tl.constexpr(1.421413741)
+ERF_4 = tl.constexpr(-1.453152027)
+ERF_5 = tl.constexpr(1.061405429)
+HALF_LOG2_E = tl.constexpr(0.7213475204444817)  # exp(-x^2 / 2) = 2^(-x^2 log2(e) / 2)
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
+
+
+def gelu(inputs: Tensor) -> Tensor:
+    """inputs * Phi(inputs), with Phi the normal distribution's cumulative function; contiguous, any shape and dtype."""
+    outputs = torch.empty_like(inputs)
+    n_elements = inputs.numel()
+    _forward[(triton.cdiv(n_elements, FORWARD_BLOCK),)](
+        inputs, outputs, n_elements, block=FORWARD_BLOCK, num_warps=FORWARD_WARPS
+    )
+    return outputs
+
+
+def gelu_backward_(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """Turn the gradient of the activation's output into that of its input, in place.
+
+    Args:
+        gradient: (T, I), contiguous; overwritten.
+        inputs: (T, I), contiguous: what `gelu` was given.
+
+    Returns:
+        (I,) in fp32: the new gradient's sum over T, the gradient of a bias that was added to the inputs.
+    """
+    n_rows, n_columns = inputs.shape
+    n_column_blocks = triton.cdiv(n_columns, BACKWARD_COLUMNS)
+    n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
+    at_once = n_resident_programs(inputs.device, PROGRAMS_PER_PROCESSOR)
+    n_programs = min(n_blocks, triton.cdiv(at_once, n_column_blocks))
+    partial_sums = torch.empty(n_programs, n_columns, dtype=torch.float32, device=inputs.device)
+    _backward[(n_column_blocks, n_programs)](
+        gradient,
+        inputs,
+        partial_sums,
+        n_rows,
+        n_blocks,
+        n_columns=n_columns,
+        block_columns=BACKWARD_COLUMNS,
+        block_rows=BACKWARD_ROWS,
+        num_warps=BACKWARD_WARPS,
+    )
+    return partial_sums.sum(0)
+
+
+@triton.jit
+def _normal(x):
+    """Phi(x) and the density at x, for fp32 x."""
+    bell = tl.exp2(-x * x * HALF_LOG2_E)
+    t = 1.0 / (1.0 + ERF_P * SQRT_HALF * tl.abs(x))
+    tail = 0.5 * t * (ERF_1 + t * (ERF_2 + t * (ERF_3 + t * (ERF_4 + t * ERF_5)))) * bell
+    return tl.where(x < 0, tail, 1.0 - tail), DENSITY_AT_0 * bell
+
+
+@triton.jit
+def _forward(inputs_ptr, outputs_ptr, n_elements, block: tl.constexpr):
+    places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = places < n_elements
+    x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
+    cumulative, _ = _normal(x)
+    tl.store(outputs_ptr + places, (x * cumulative).to(outputs_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _backward(
+    gradient_ptr,
+    inputs_ptr,
+    partial_sums_ptr,
+    n_rows,
+    n_blocks,
+    n_columns: tl.constexpr,
+    block_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+):
+    columns = tl.program_id(0) * block_columns + tl.arange(0, block_columns)
+    is_column = columns < n_columns
+    bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
+    for block in range(tl.program_id(1), n_blocks, tl.num_programs(1)):
+        rows = block * block_rows + tl.arange(0, block_rows)
+        inside = (rows < n_rows)[:, None] & is_column[None, :]
+        places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
+        x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
+        gradient = tl.load(gradient_ptr + places, inside, 0.0).to(tl.float32)
+        cumulative, density = _normal(x)
+        gradient *= cumulative + x * density
+        tl.store(gradient_ptr + places, gradient.to(gradient_ptr.dtype.element_ty), inside)
+        bias_sum += gradient
+    tl.store(partial_sums_ptr + tl.program_id(1) * n_columns + columns, tl.sum(bias_sum, 0), is_column)

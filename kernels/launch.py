@@ -1,0 +1,37 @@
+"""Where Triton's kernels can run, and with how many programs those that take their work in turns are launched.
+
+Triton comes with PyTorch for CUDA and with no other. So nothing imports it but the kernels, and nobody imports these
+before `triton_problem` was asked.
+"""
+
+import functools
+import importlib.util
+import os
+
+import torch
+
+MINIMUM_CAPABILITY = (8, 0)  # bf16 products, and what the kernels have been tuned for
+
+INTERPRETED_PROCESSORS = 2  # on a CPU: enough to have more than one program, few enough to have several rounds
+
+
+def triton_problem(device: torch.device) -> str | None:
+    """Why kernels written in Triton cannot run on this device, a sentence; None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "--kernels triton needs Triton, which PyTorch for CUDA brings along and this one did not; use torch."
+    if device.type != "cuda":
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        return f"--kernels triton runs on NVIDIA GPUs only, and this run is on {device.type}; use torch."
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < MINIMUM_CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        return f"--kernels triton needs an NVIDIA GPU of compute capability 8.0 or more, not {name}; use torch."
+    return None
+
+
+@functools.cache
+def n_resident_programs(device: torch.device, per_processor: int) -> int:
+    """`per_processor` for each streaming multiprocessor of the device, so that all of them run at once."""
+    if device.type != "cuda":
+        return INTERPRETED_PROCESSORS * per_processor
+    return torch.cuda.get_device_properties(device).multi_processor_count * per_processor
