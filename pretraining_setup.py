@@ -23,7 +23,7 @@ from modeling import BertForPreTraining
 from run_setup import (
     check_all_see_the_same,
     check_config,
-    check_layer_norm,
+    check_kernels,
     count_parameters,
     count_steps,
     divide_batch,
@@ -54,8 +54,8 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Pretr
     problems = Problems()
     for sentence in value_problems(args, device):
         problems.add(sentence)
-    check_layer_norm(args, problems)
     config = _read_config(args, problems)
+    check_kernels(args, config, device, problems)
     n_parameters = count_parameters(BertForPreTraining, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)
     dataset, eval_dataset = _open_shards(args, config, batches, world, problems)

@@ -16,6 +16,7 @@ from torch import nn
 from configuration import BertConfig
 from errors import Problems, UserError
 from kernels.attention import default_backend
+from kernels.launch import triton_problem
 from kernels.layers import layer_norm_function
 from tokenization import load_vocab
 from training import checkpoint
@@ -31,10 +32,24 @@ from training.throughput import window_problem
 CPU_MICRO_BATCH = 32
 
 
-def check_layer_norm(args: argparse.Namespace, problems: Problems) -> None:
-    """Note where the LayerNorm asked for is not installed."""
+def check_kernels(
+    args: argparse.Namespace, config: BertConfig | None, device: torch.device, problems: Problems
+) -> None:
+    """Note where the kernels asked for are not installed, cannot run here, or do not compute this model."""
     with problems.collect():
         layer_norm_function(args.layer_norm)
+    if args.kernels == "torch":
+        return
+    problem = triton_problem(device)
+    problems.check(problem is None, problem)
+    problems.check(
+        args.layer_norm == "torch",
+        f"--kernels triton has a LayerNorm of its own, and --layer_norm is {args.layer_norm}; leave one of them out.",
+    )
+    problems.check(
+        config is None or config.hidden_act == "gelu",
+        f"--kernels triton computes gelu, and the model's hidden_act is {config and config.hidden_act}; use torch.",
+    )
 
 
 def check_config(config: BertConfig, args: argparse.Namespace, problems: Problems) -> None:

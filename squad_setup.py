@@ -24,7 +24,7 @@ from pretrained import Pretrained, read_pretrained
 from run_setup import (
     check_all_see_the_same,
     check_config,
-    check_layer_norm,
+    check_kernels,
     count_parameters,
     count_steps,
     divide_batch,
@@ -59,12 +59,12 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
     problems = Problems()
     for sentence in value_problems(args, device):
         problems.add(sentence)
-    check_layer_norm(args, problems)
     pretrained = None
     if args.init_checkpoint:
         with problems.collect():
             pretrained = read_pretrained(args.init_checkpoint)
     config = _read_config(args, pretrained, problems)
+    check_kernels(args, config, device, problems)
     tokenizer = _open_tokenizer(args, config, pretrained, problems)
     n_parameters = count_parameters(BertForQuestionAnswering, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)

@@ -78,6 +78,13 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--compile", action="store_true", help="fuse each layer's element-wise work with torch.compile")
     group.add_argument(
+        "--kernels",
+        choices=("torch", "triton"),
+        default="torch",
+        help="what layers and LAMB run on: PyTorch's kernels, or those written by hand in Triton, which need an NVIDIA "
+        "GPU; --compile then fuses what is left, embeddings and heads (default: torch)",
+    )
+    group.add_argument(
         "--layer_norm", choices=("torch", "apex"), default="torch", help="implementation of LayerNorm; apex needs apex"
     )
     group.add_argument(

@@ -1,0 +1,114 @@
+"""kernels/fused_blocks.py: a layer's values and gradients against the same layer in plain PyTorch and fp64.
+
+Dropout's masks are drawn again from the same generator and read off the kernel, so that the reference drops the same.
+"""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from configuration import BertConfig
+from encoder import BertLayer
+from kernels.dropout_add_norm import dropout_add_norm_
+from kernels.fused_blocks import random_seed
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+HIDDEN, HEADS = 32, 2
+CONFIG = BertConfig(vocab_size=8, hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=48)
+LENGTHS = (5, 0, 9, 1)
+
+
+def layer(hidden_p: float) -> BertLayer:
+    """With biases and norms away from zero and one, and no dropout within attention."""
+    torch.manual_seed(1)
+    layer = BertLayer(CONFIG, "torch")
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.2)
+    layer.attention.self.dropout_p = 0.0
+    layer.attention.output.dropout.p = layer.output.dropout.p = hidden_p
+    layer.is_fused = True
+    return layer.to(DEVICE)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, int]:
+    cu_seqlens = torch.tensor([0, *LENGTHS]).cumsum(0).int().to(DEVICE)
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(sum(LENGTHS), HIDDEN, generator=generator).to(DEVICE), cu_seqlens, max(LENGTHS)
+
+
+def drawn_mask(shape: torch.Size, dropout_p: float) -> torch.Tensor:
+    """What the next seed of the generator keeps: ones pass through the kernel without a residual."""
+    ones, weight = torch.ones(shape, device=DEVICE), torch.ones(shape[1], device=DEVICE)
+    dropout_add_norm_(ones, torch.zeros_like(ones), weight, weight, 1e-12, dropout_p, random_seed(DEVICE))
+    return (ones != 0).double()
+
+
+def reference(layer: BertLayer, hidden, cu_seqlens, max_seqlen, masks, dropout_p):
+    """The layer's formulas, with the masks given."""
+
+    def end(block, products, residual, mask):
+        return block.LayerNorm(block.dense(products) * mask / (1 - dropout_p) + residual)
+
+    attention = layer.attention
+    products = attention.self(hidden, cu_seqlens, max_seqlen, "reference")
+    attended = end(attention.output, products, hidden, masks[0])
+    return end(layer.output, F.gelu(layer.intermediate.dense(attended)), attended, masks[1])
+
+
+def gradients(output, gradient, hidden, layer) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(output, (hidden, *layer.parameters()), gradient))
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual.double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 4e-2), (torch.float16, 5e-3)])
+def test_values_and_all_gradients(dtype, tolerance, dropout_p):
+    fused = layer(dropout_p)
+    plain = copy.deepcopy(fused).double()
+    hidden, cu_seqlens, max_seqlen = batch()
+    torch.manual_seed(3)
+    masks = [drawn_mask(hidden.shape, dropout_p) for _ in range(2)]
+    torch.manual_seed(3)
+    gradient = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE)
+
+    leaf = hidden.to(dtype).requires_grad_()
+    output = fused(leaf, cu_seqlens, max_seqlen, "reference")
+    expected_leaf = leaf.detach().double().requires_grad_()
+    expected = reference(plain, expected_leaf, cu_seqlens, max_seqlen, masks, dropout_p)
+    assert output.dtype == dtype
+    assert relative_error(output, expected) < tolerance
+    actual = gradients(output, gradient.to(dtype), leaf, fused)
+    wanted = gradients(expected, gradient.to(dtype).double(), expected_leaf, plain)
+    names = ["hidden", *(name for name, _ in fused.named_parameters())]
+    errors = {name: relative_error(*pair) for name, *pair in zip(names, actual, wanted, strict=True)}
+    assert max(errors.values()) < tolerance, errors
+    assert {tensor.dtype for tensor in actual[1:]} == {torch.float32}
+
+
+def test_evaluation_drops_nothing_and_records_nothing():
+    fused = layer(0.5).eval()
+    hidden, *lengths = batch()
+    with torch.no_grad():
+        output = fused(hidden, *lengths, "reference")
+    fused.is_fused = False
+    torch.testing.assert_close(output, fused(hidden, *lengths, "reference").detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpointed_layer_drops_the_same_elements_again():
+    from torch.utils.checkpoint import checkpoint
+
+    fused = layer(0.3)
+    hidden, *lengths = batch()
+    results = []
+    for run in (fused, lambda *inputs: checkpoint(fused, *inputs, use_reentrant=False)):
+        torch.manual_seed(5)
+        leaf = hidden.clone().requires_grad_()
+        output = run(leaf, *lengths, "reference")
+        results.append(gradients(output, torch.ones_like(output), leaf, fused))
+    for once, again in zip(*results, strict=True):
+        torch.testing.assert_close(once, again, rtol=0, atol=0)

@@ -1,0 +1,93 @@
+"""`--kernels triton`: the losses and gradients of PyTorch's kernels, from models and from the command line."""
+
+import sys
+
+import pytest
+import torch
+from flat_batches import random_flat_batch
+from pretraining_runs import GPU_SHAPE, VOCAB, command, losses, make_inputs, write_config
+
+from configuration import BertConfig
+from errors import UserError
+from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, prepare_model
+from run_pretraining import main
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+CONFIG = BertConfig(VOCAB, num_attention_heads=2, max_position_embeddings=16, **SMALL, **WITHOUT_DROPOUT)
+ENCODER = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
+MASKED = ("masked_lm_positions", "masked_lm_labels")
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def loss_and_gradients(kernels, model_class, inputs):
+    torch.manual_seed(0)
+    model = model_class(CONFIG)
+    prepare_model(model, DEVICE, torch.float32, kernels=kernels)
+    output = model(**{name: v.to(DEVICE) if torch.is_tensor(v) else v for name, v in inputs.items()})
+    loss = output if torch.is_tensor(output) else output.loss
+    loss.backward()
+    return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("model_class", [BertForPreTraining, BertForMaskedLM, BertForQuestionAnswering])
+def test_a_whole_model(model_class):
+    batch = random_flat_batch([5, 16, 1, 2], 16, VOCAB, n_padding_sequences=1, masked_per_sequence=1)
+    batch |= {name: torch.tensor([1, 3, 0]) for name in ("start_positions", "end_positions")}
+    names = {
+        BertForPreTraining: (*ENCODER, *MASKED, "next_sentence_labels"),
+        BertForMaskedLM: (*ENCODER, *MASKED),
+        BertForQuestionAnswering: (*ENCODER, "start_positions", "end_positions"),
+    }[model_class]
+    inputs = {name: batch[name] for name in names}
+    expected_loss, expected = loss_and_gradients("torch", model_class, inputs)
+    loss, gradients = loss_and_gradients("triton", model_class, inputs)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
+def test_pre_training_from_the_command_line(tmp_path):
+    make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
+    for kernels in ("torch", "triton"):
+        main(command(tmp_path, output_dir=tmp_path / kernels, kernels=kernels, max_steps=3, skip_checkpoint=True))
+    assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "torch"), rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("fp16", 5e-3), ("bf16", 2e-2)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_pre_training_on_a_gpu(tmp_path, precision, bound, compiled):
+    make_inputs(tmp_path, **GPU_SHAPE)
+    shared = {"no_cuda": None, "precision": precision, "max_steps": 20, "skip_checkpoint": True}
+    shared["init_loss_scale"] = 2.0**8
+    main(command(tmp_path, **shared, output_dir=tmp_path / "torch"))
+    main(command(tmp_path, **shared, output_dir=tmp_path / "triton", kernels="triton", compile=compiled))
+    assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "torch"), rel=bound)
+
+
+def test_what_it_cannot_do_is_said(tmp_path, monkeypatch):
+    make_inputs(tmp_path, hidden_act="relu")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setitem(sys.modules, "apex", None)
+    with pytest.raises(UserError) as raised:
+        main(command(tmp_path, kernels="triton", layer_norm="apex"))
+    parts = ("runs on NVIDIA GPUs only, and this run is on cpu", "hidden_act is relu", "--layer_norm is apex", "apex")
+    for part in parts:
+        assert any(part in sentence for sentence in raised.value.sentences), raised.value.sentences
+    assert len(raised.value.sentences) == len(parts)
+
+
+def test_without_triton(tmp_path, monkeypatch):
+    make_inputs(tmp_path)
+    write_config(tmp_path / "config.json")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs Triton, which PyTorch for CUDA brings along"):
+        main(command(tmp_path, kernels="triton"))
