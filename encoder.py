@@ -150,7 +150,7 @@ class BertLayer(nn.Module):
         self.attention = BertAttention(config, layer_norm)
         self.intermediate = DenseActivation(config.hidden_size, config.intermediate_size, config.hidden_act)
         self.output = BertOutput(config.intermediate_size, config, layer_norm)
-        self.is_fused = False
+        self.is_fused = self.in_fp8 = False
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
         if self.is_fused:
@@ -172,9 +172,10 @@ class BertLayer(nn.Module):
             inner.n_heads,
             attention,
             hidden_p,
+            self.in_fp8,
         )
         return fused_blocks.feed_forward_block(
-            attended, self.intermediate.dense, self.output.dense, self.output.LayerNorm, hidden_p
+            attended, self.intermediate.dense, self.output.dense, self.output.LayerNorm, hidden_p, self.in_fp8
         )
 
 

@@ -47,6 +47,7 @@ class PretrainingRun(TrainingRun):
             args.checkpoint_activations,
             args.compile,
             args.kernels,
+            setup.precision.in_fp8,
         )
         super().__init__(args, setup, world, stop_signal, model)
         self.steps_per_evaluation = args.num_steps_per_evaluation

@@ -30,6 +30,7 @@ from training.run import TrainingSetup
 from training.throughput import window_problem
 
 CPU_MICRO_BATCH = 32
+FP8_MULTIPLE = 16  # elements of fp8 in the 16 bytes that products are aligned to
 
 
 def check_kernels(
@@ -38,7 +39,9 @@ def check_kernels(
     """Note where the kernels asked for are not installed, cannot run here, or do not compute this model."""
     with problems.collect():
         layer_norm_function(args.layer_norm)
+    in_fp8 = precision_name(args) == "fp8"
     if args.kernels == "torch":
+        problems.check(not in_fp8, "--precision fp8 is of the kernels written in Triton alone; add --kernels triton.")
         return
     problem = triton_problem(device)
     problems.check(problem is None, problem)
@@ -50,6 +53,14 @@ def check_kernels(
         config is None or config.hidden_act == "gelu",
         f"--kernels triton computes gelu, and the model's hidden_act is {config and config.hidden_act}; use torch.",
     )
+    if config is not None and in_fp8:
+        for name in ("hidden_size", "intermediate_size"):
+            size = getattr(config, name)
+            problems.check(
+                size % FP8_MULTIPLE == 0,
+                f"--precision fp8 takes matrices whose sides are multiples of {FP8_MULTIPLE}, and the model's {name} "
+                f"is {size}; use bf16.",
+            )
 
 
 def check_config(config: BertConfig, args: argparse.Namespace, problems: Problems) -> None:

@@ -65,6 +65,7 @@ class SquadRun(TrainingRun):
             args.checkpoint_activations,
             args.compile,
             args.kernels,
+            setup.precision.in_fp8,
         )
         super().__init__(args, setup, world, stop_signal, model)
 

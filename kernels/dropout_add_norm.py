@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dropout_mask import drop_threshold, is_kept, row_key
+from kernels.fp8 import Rows, empty_rows, store_rows
 from kernels.launch import n_resident_programs
 
 FORWARD_ROWS, FORWARD_WARPS = 2, 4
@@ -64,22 +65,32 @@ def dropout_add_norm_(
 
 
 def dropout_add_norm_backward(
-    gradient: Tensor, summed: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, dropout_p: float, seed: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    gradient: Tensor,
+    summed: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    dropout_p: float,
+    seed: Tensor,
+    to_fp8: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Rows | None]:
     """From the gradient of the normalised rows to all others.
 
     Args:
         gradient: (T, H), contiguous.
         summed, mean, scale: what `dropout_add_norm_` left in `hidden_states` and returned.
         weight, dropout_p, seed: as given to it.
+        to_fp8: leave the gradient of the hidden states in fp8 as well.
 
     Returns:
-        the gradient of the residual (T, H); that of the hidden states (T, H), the same tensor without dropout; and
-        (3, H) in fp32: the gradients of the weight, of the bias, and of a bias that was added to the hidden states.
+        the gradient of the residual (T, H); that of the hidden states (T, H), the same tensor without dropout; (3, H)
+        in fp32: the gradients of the weight, of the bias, and of a bias that was added to the hidden states; and the
+        second one's rows in fp8 or None.
     """
     n_rows, n_columns = gradient.shape
     residual_gradient = torch.empty_like(gradient)
     hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
+    fp8 = empty_rows(gradient) if to_fp8 else None
     n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
     n_programs = min(n_blocks, n_resident_programs(gradient.device, PROGRAMS_PER_PROCESSOR))
     partial_sums = torch.empty(n_programs, 3, n_columns, dtype=torch.float32, device=gradient.device)
@@ -92,6 +103,7 @@ def dropout_add_norm_backward(
         residual_gradient,
         hidden_gradient,
         partial_sums,
+        *(fp8 or (gradient, gradient)),
         seed,
         n_rows,
         n_blocks,
@@ -101,9 +113,10 @@ def dropout_add_norm_backward(
         block_columns=triton.next_power_of_2(n_columns),
         block_rows=BACKWARD_ROWS,
         has_dropout=dropout_p > 0,
+        to_fp8=to_fp8,
         num_warps=BACKWARD_WARPS,
     )
-    return residual_gradient, hidden_gradient, partial_sums.sum(0)
+    return residual_gradient, hidden_gradient, partial_sums.sum(0), fp8
 
 
 @triton.jit
@@ -159,6 +172,8 @@ def _backward(
     residual_gradient_ptr,
     hidden_gradient_ptr,
     partial_sums_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
     seed_ptr,
     n_rows,
     n_blocks,
@@ -168,6 +183,7 @@ def _backward(
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
     has_dropout: tl.constexpr,
+    to_fp8: tl.constexpr,
 ):
     columns = tl.arange(0, block_columns)
     is_column = columns < n_columns
@@ -198,6 +214,8 @@ def _backward(
             key = row_key(seed, rows)
             result = tl.where(is_kept(key[:, None], columns[None, :], threshold), result * kept_scale, 0.0)
             tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
+        if to_fp8:
+            store_rows(result, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
         hidden_sum += result
 
     sums = partial_sums_ptr + tl.program_id(0) * 3 * n_columns + columns

@@ -6,19 +6,18 @@ operation, one more wherever gradients meet, one for every bias. Here dropout, r
 The gradient that comes back along the residual is what the product behind it is added to. Weight gradients leave their
 products in fp32, as the parameters are, and are rounded nowhere.
 
-What torch.compile makes of a layer stands between: it fuses chains of element-wise operations, but neither adds the
-residual's gradient into a product nor knows that a mask can be drawn again.
+In fp8, a pass that has a product's factor in registers leaves it in fp8 as well (fp8.py).
 
 Shape suffixes: T tokens, H hidden size, I intermediate size.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kernels.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward
 from kernels.gelu import gelu, gelu_backward_
+from kernels.products import add_input_gradient_, input_gradient, is_fp8, linear, prepare_weight, weight_gradient
 from kernels.recorded_attention import RecordedAttention
 
 
@@ -30,6 +29,7 @@ def attention_block(
     n_heads: int,
     attention: RecordedAttention,
     dropout_p: float,
+    in_fp8: bool = False,
 ) -> Tensor:
     """LayerNorm(dropout(output(attention(query_key_value(hidden_states)))) + hidden_states), (T, H) to (T, H).
 
@@ -39,119 +39,126 @@ def attention_block(
         n_heads: that the result of `query_key_value` is divided into.
         attention: made for this call.
         dropout_p: of the result of `output`.
+        in_fp8: products forward and to the inputs run in fp8; `hidden_states` are bf16 then.
     """
     parameters = query_key_value.weight, query_key_value.bias, output.weight, output.bias, norm.weight, norm.bias
-    return _AttentionBlock.apply(hidden_states, *parameters, n_heads, attention, norm.eps, dropout_p)
+    return _AttentionBlock.apply(hidden_states, *parameters, n_heads, attention, norm.eps, dropout_p, in_fp8)
 
 
 def feed_forward_block(
-    hidden_states: Tensor, intermediate: nn.Linear, output: nn.Linear, norm: nn.LayerNorm, dropout_p: float
+    hidden_states: Tensor,
+    intermediate: nn.Linear,
+    output: nn.Linear,
+    norm: nn.LayerNorm,
+    dropout_p: float,
+    in_fp8: bool = False,
 ) -> Tensor:
     """LayerNorm(dropout(output(gelu(intermediate(hidden_states)))) + hidden_states), (T, H) to (T, H).
 
-    Args:
-        hidden_states: (T, H), contiguous, in the dtype to compute in.
-        intermediate, output, norm: their parameters are fp32.
-        dropout_p: of the result of `output`.
+    Arguments are those of `attention_block`.
     """
     parameters = intermediate.weight, intermediate.bias, output.weight, output.bias, norm.weight, norm.bias
-    return _FeedForwardBlock.apply(hidden_states, *parameters, norm.eps, dropout_p)
+    return _FeedForwardBlock.apply(hidden_states, *parameters, norm.eps, dropout_p, in_fp8)
 
 
 class _AttentionBlock(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, hidden_TH, qkv_weight, qkv_bias, weight, bias, norm_weight, norm_bias, n_heads, attention, eps, dropout_p
+        ctx,
+        hidden_TH,
+        qkv_weight,
+        qkv_bias,
+        weight,
+        bias,
+        norm_weight,
+        norm_bias,
+        n_heads,
+        attention,
+        eps,
+        dropout_p,
+        in_fp8,
     ):
-        dtype = hidden_TH.dtype
-        qkv_weight, weight = qkv_weight.to(dtype), weight.to(dtype)
-        qkv = F.linear(hidden_TH, qkv_weight, qkv_bias.to(dtype)).unflatten(1, (3, n_heads, -1))
+        qkv_weight, weight = (prepare_weight(w, hidden_TH.dtype, in_fp8) for w in (qkv_weight, weight))
+        qkv = linear(hidden_TH, qkv_weight, qkv_bias).unflatten(1, (3, n_heads, -1))
         attended, recorded = attention.forward(qkv)
-        summed = F.linear(attended.flatten(1), weight, bias.to(dtype))
+        summed = linear(attended.flatten(1), weight, bias)
         seed = random_seed(hidden_TH.device)
         normalised, mean, scale = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
-        ctx.attention, ctx.dropout_p = attention, dropout_p
+        ctx.attention, ctx.dropout_p, ctx.n_per_weight = attention, dropout_p, len(weight)
         ctx.save_for_backward(
-            hidden_TH, qkv, attended, summed, mean, scale, seed, qkv_weight, weight, norm_weight, *recorded
+            hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *qkv_weight, *weight, *recorded
         )
         return normalised
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient_TH: Tensor):
-        hidden_TH, qkv, attended, summed, mean, scale, seed, qkv_weight, weight, norm_weight, *recorded = (
-            ctx.saved_tensors
-        )
-        residual_gradient, output_gradient, sums_3H = dropout_add_norm_backward(
-            gradient_TH.contiguous(), summed, mean, scale, norm_weight, ctx.dropout_p, seed
+        hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *others = ctx.saved_tensors
+        n = ctx.n_per_weight
+        qkv_weight, weight, recorded = others[:n], others[n : 2 * n], others[2 * n :]
+        residual_gradient, output_gradient, sums_3H, rows = dropout_add_norm_backward(
+            gradient_TH.contiguous(), summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
         )
         norm_weight_gradient, norm_bias_gradient, bias_gradient = sums_3H.unbind()
-        weight_gradient = product_in_fp32(output_gradient.T, attended.flatten(1))
-        attended_gradient = (output_gradient @ weight).view_as(attended)
-        qkv_gradient, qkv_bias_gradient = ctx.attention.backward(attended_gradient, qkv, attended, tuple(recorded))
+        output_weight_gradient = weight_gradient(output_gradient, attended.flatten(1))
+        attended_gradient = input_gradient(output_gradient, weight, rows).view_as(attended)
+        qkv_gradient, qkv_bias_gradient = ctx.attention.backward(attended_gradient, qkv, attended, recorded)
         qkv_gradient = qkv_gradient.flatten(1)
-        qkv_weight_gradient = product_in_fp32(qkv_gradient.T, hidden_TH)
-        hidden_gradient = residual_gradient.addmm_(qkv_gradient, qkv_weight)
+        qkv_weight_gradient = weight_gradient(qkv_gradient, hidden_TH)
+        hidden_gradient = add_input_gradient_(residual_gradient, qkv_gradient, qkv_weight)
         return (
             hidden_gradient,
             qkv_weight_gradient,
             qkv_bias_gradient,
-            weight_gradient,
+            output_weight_gradient,
             bias_gradient,
             norm_weight_gradient,
             norm_bias_gradient,
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
 class _FeedForwardBlock(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_TH, in_weight, in_bias, weight, bias, norm_weight, norm_bias, eps, dropout_p):
-        dtype = hidden_TH.dtype
-        in_weight, weight = in_weight.to(dtype), weight.to(dtype)
-        inner_TI = F.linear(hidden_TH, in_weight, in_bias.to(dtype))
-        activated_TI = gelu(inner_TI)
-        summed = F.linear(activated_TI, weight, bias.to(dtype))
+    def forward(ctx, hidden_TH, inner_weight, inner_bias, weight, bias, norm_weight, norm_bias, eps, dropout_p, in_fp8):
+        inner_weight, weight = (prepare_weight(w, hidden_TH.dtype, in_fp8) for w in (inner_weight, weight))
+        inner_TI = linear(hidden_TH, inner_weight, inner_bias)
+        activated_TI, rows = gelu(inner_TI, in_fp8)
+        summed = linear(activated_TI, weight, bias, rows)
         seed = random_seed(hidden_TH.device)
         normalised, mean, scale = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
-        ctx.dropout_p = dropout_p
+        ctx.dropout_p, ctx.n_per_weight = dropout_p, len(weight)
         ctx.save_for_backward(
-            hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, in_weight, weight, norm_weight
+            hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *inner_weight, *weight
         )
         return normalised
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient_TH: Tensor):
-        hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, in_weight, weight, norm_weight = ctx.saved_tensors
-        residual_gradient, output_gradient, sums_3H = dropout_add_norm_backward(
-            gradient_TH.contiguous(), summed, mean, scale, norm_weight, ctx.dropout_p, seed
+        hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *weights = ctx.saved_tensors
+        inner_weight, weight = weights[: ctx.n_per_weight], weights[ctx.n_per_weight :]
+        residual_gradient, output_gradient, sums_3H, rows = dropout_add_norm_backward(
+            gradient_TH.contiguous(), summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
         )
         norm_weight_gradient, norm_bias_gradient, bias_gradient = sums_3H.unbind()
-        weight_gradient = product_in_fp32(output_gradient.T, activated_TI)
-        inner_gradient = output_gradient @ weight
-        in_bias_gradient = gelu_backward_(inner_gradient, inner_TI)
-        in_weight_gradient = product_in_fp32(inner_gradient.T, hidden_TH)
-        hidden_gradient = residual_gradient.addmm_(inner_gradient, in_weight)
+        output_weight_gradient = weight_gradient(output_gradient, activated_TI)
+        inner_gradient = input_gradient(output_gradient, weight, rows)
+        inner_bias_gradient, rows = gelu_backward_(inner_gradient, inner_TI, is_fp8(inner_weight))
+        inner_weight_gradient = weight_gradient(inner_gradient, hidden_TH)
+        hidden_gradient = add_input_gradient_(residual_gradient, inner_gradient, inner_weight, rows)
         return (
             hidden_gradient,
-            in_weight_gradient,
-            in_bias_gradient,
-            weight_gradient,
+            inner_weight_gradient,
+            inner_bias_gradient,
+            output_weight_gradient,
             bias_gradient,
             norm_weight_gradient,
             norm_bias_gradient,
-            *(None,) * 2,
+            *(None,) * 3,
         )
 
 
 def random_seed(device: torch.device) -> Tensor:
     """One int64 (1,) drawn on the device from its generator, so that nobody waits and a seeded run repeats itself."""
     return torch.randint(2**62, (1,), device=device)
-
-
-def product_in_fp32(left: Tensor, right: Tensor) -> Tensor:
-    """(M, K) and (K, N) to (M, N) in fp32, which 16-bit factors on a GPU are accumulated in and not rounded from."""
-    if left.is_cuda and left.dtype != torch.float32:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return (left @ right).float()

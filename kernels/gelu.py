@@ -5,7 +5,8 @@ erf as compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - 
 t = 1 / (1 + p |z|), off by 1.5e-7 at most, below fp32's own rounding of the product it goes into and 10,000 times below
 bf16's. exp(-z^2) is the normal density as well, which the gradient needs anyway.
 
-Backward writes over the gradient it is given and adds up the gradient of the bias before the activation.
+Backward writes over the gradient it is given and adds up the gradient of the bias before the activation. Each program
+has whole rows, so that both directions can leave their result in fp8 beside (kernels/fp8.py).
 
 Sources: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415; Abramowitz and Stegun 1964, formula 7.1.26.
 """
@@ -15,10 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.fp8 import Rows, empty_rows, store_rows
 from kernels.launch import n_resident_programs
 
-FORWARD_BLOCK, FORWARD_WARPS = 4096, 4
-BACKWARD_ROWS, BACKWARD_COLUMNS, BACKWARD_WARPS = 4, 1024, 4
+ELEMENTS_PER_PROGRAM = 4096
+FORWARD_WARPS, BACKWARD_WARPS = 4, 8
 PROGRAMS_PER_PROCESSOR = 4
 
 ERF_P = tl.constexpr(0.3275911)
@@ -32,44 +34,72 @@ SQRT_HALF = tl.constexpr(0.7071067811865476)
 DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
 
 
-def gelu(inputs: Tensor) -> Tensor:
-    """inputs * Phi(inputs), with Phi the normal distribution's cumulative function; contiguous, any shape and dtype."""
+def gelu(inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
+    """inputs * Phi(inputs), with Phi the normal distribution's cumulative function.
+
+    Args:
+        inputs: (T, I), contiguous.
+        to_fp8: leave the result in fp8 as well.
+
+    Returns:
+        (T, I) in the dtype of the inputs, and its rows in fp8 or None.
+    """
+    n_rows, n_columns = inputs.shape
     outputs = torch.empty_like(inputs)
-    n_elements = inputs.numel()
-    _forward[(triton.cdiv(n_elements, FORWARD_BLOCK),)](
-        inputs, outputs, n_elements, block=FORWARD_BLOCK, num_warps=FORWARD_WARPS
+    fp8 = empty_rows(inputs) if to_fp8 else None
+    block_rows, block_columns = _block(n_columns)
+    _forward[(triton.cdiv(n_rows, block_rows),)](
+        inputs,
+        outputs,
+        *(fp8 or (outputs, outputs)),
+        n_rows,
+        n_columns=n_columns,
+        block_columns=block_columns,
+        block_rows=block_rows,
+        to_fp8=to_fp8,
+        num_warps=FORWARD_WARPS,
     )
-    return outputs
+    return outputs, fp8
 
 
-def gelu_backward_(gradient: Tensor, inputs: Tensor) -> Tensor:
+def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
     """Turn the gradient of the activation's output into that of its input, in place.
 
     Args:
         gradient: (T, I), contiguous; overwritten.
         inputs: (T, I), contiguous: what `gelu` was given.
+        to_fp8: leave the new gradient in fp8 as well.
 
     Returns:
-        (I,) in fp32: the new gradient's sum over T, the gradient of a bias that was added to the inputs.
+        (I,) in fp32, the new gradient's sum over T, which is the gradient of a bias that was added to the inputs; and
+        the new gradient's rows in fp8 or None.
     """
     n_rows, n_columns = inputs.shape
-    n_column_blocks = triton.cdiv(n_columns, BACKWARD_COLUMNS)
-    n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
-    at_once = n_resident_programs(inputs.device, PROGRAMS_PER_PROCESSOR)
-    n_programs = min(n_blocks, triton.cdiv(at_once, n_column_blocks))
+    fp8 = empty_rows(gradient) if to_fp8 else None
+    block_rows, block_columns = _block(n_columns)
+    n_blocks = triton.cdiv(n_rows, block_rows)
+    n_programs = min(n_blocks, n_resident_programs(inputs.device, PROGRAMS_PER_PROCESSOR))
     partial_sums = torch.empty(n_programs, n_columns, dtype=torch.float32, device=inputs.device)
-    _backward[(n_column_blocks, n_programs)](
+    _backward[(n_programs,)](
         gradient,
         inputs,
         partial_sums,
+        *(fp8 or (gradient, gradient)),
         n_rows,
         n_blocks,
         n_columns=n_columns,
-        block_columns=BACKWARD_COLUMNS,
-        block_rows=BACKWARD_ROWS,
+        block_columns=block_columns,
+        block_rows=block_rows,
+        to_fp8=to_fp8,
         num_warps=BACKWARD_WARPS,
     )
-    return partial_sums.sum(0)
+    return partial_sums.sum(0), fp8
+
+
+def _block(n_columns: int) -> tuple[int, int]:
+    """Rows and columns of a program's block: whole rows, and several where they are short."""
+    block_columns = triton.next_power_of_2(n_columns)
+    return max(1, ELEMENTS_PER_PROGRAM // block_columns), block_columns
 
 
 @triton.jit
@@ -82,12 +112,27 @@ def _normal(x):
 
 
 @triton.jit
-def _forward(inputs_ptr, outputs_ptr, n_elements, block: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = places < n_elements
+def _forward(
+    inputs_ptr,
+    outputs_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
+    n_rows,
+    n_columns: tl.constexpr,
+    block_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+    to_fp8: tl.constexpr,
+):
+    columns = tl.arange(0, block_columns)
+    rows = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
     x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
     cumulative, _ = _normal(x)
-    tl.store(outputs_ptr + places, (x * cumulative).to(outputs_ptr.dtype.element_ty), inside)
+    activated = x * cumulative
+    tl.store(outputs_ptr + places, activated.to(outputs_ptr.dtype.element_ty), inside)
+    if to_fp8:
+        store_rows(activated, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
 
 
 @triton.jit
@@ -95,16 +140,19 @@ def _backward(
     gradient_ptr,
     inputs_ptr,
     partial_sums_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
     n_rows,
     n_blocks,
     n_columns: tl.constexpr,
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
+    to_fp8: tl.constexpr,
 ):
-    columns = tl.program_id(0) * block_columns + tl.arange(0, block_columns)
+    columns = tl.arange(0, block_columns)
     is_column = columns < n_columns
     bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
-    for block in range(tl.program_id(1), n_blocks, tl.num_programs(1)):
+    for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
         rows = block * block_rows + tl.arange(0, block_rows)
         inside = (rows < n_rows)[:, None] & is_column[None, :]
         places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
@@ -113,5 +161,7 @@ def _backward(
         cumulative, density = _normal(x)
         gradient *= cumulative + x * density
         tl.store(gradient_ptr + places, gradient.to(gradient_ptr.dtype.element_ty), inside)
+        if to_fp8:
+            store_rows(gradient, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
         bias_sum += gradient
-    tl.store(partial_sums_ptr + tl.program_id(1) * n_columns + columns, tl.sum(bias_sum, 0), is_column)
+    tl.store(partial_sums_ptr + tl.program_id(0) * n_columns + columns, tl.sum(bias_sum, 0), is_column)

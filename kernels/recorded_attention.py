@@ -4,6 +4,8 @@ What lies between the two is a tuple of tensors. So it can be saved by autograd'
 activations are checkpointed. Only the backends for CPUs and fp32, which have no such pair, keep a graph instead.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,9 +40,7 @@ class RecordedAttention:
         self._graph = leaf, output
         return output.detach(), ()
 
-    def backward(
-        self, gradient: Tensor, qkv: Tensor, output: Tensor, saved: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, gradient: Tensor, qkv: Tensor, output: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """From the gradient of the output to that of `qkv` (T, 3, N, D), and its sum over T, (3 * N * D,) in fp32.
 
         The sum is the gradient of a bias that was added to `qkv`.

@@ -1,5 +1,6 @@
 """Shared by all tests: their helpers are importable, GPU tests skip with a reason, a variable names real data."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Read when a kernel is defined, so before any test imports one. With a GPU the kernels are compiled as for users.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("triton_interpreter").mend_rounding()
 
 # On a machine that is busy with other tests everything is slow, which says nothing of the code.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

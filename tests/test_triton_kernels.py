@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from flat_batches import random_flat_batch
-from pretraining_runs import GPU_SHAPE, VOCAB, command, losses, make_inputs, write_config
+from pretraining_runs import GPU_SHAPE, VOCAB, command, losses, make_inputs, summary, write_config
 
 from configuration import BertConfig
 from errors import UserError
@@ -60,14 +60,27 @@ def test_pre_training_from_the_command_line(tmp_path):
     assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "torch"), rel=1e-4)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
+def test_fp8_from_the_command_line(tmp_path, capsys):
+    """Near fp32, and with no share of a peak that half of its products have not."""
+    make_inputs(tmp_path, **{**SMALL, "intermediate_size": 64}, **WITHOUT_DROPOUT)
+    shared = {"max_steps": 3, "skip_checkpoint": True}
+    main(command(tmp_path, output_dir=tmp_path / "fp32", **shared))
+    main(command(tmp_path, output_dir=tmp_path / "fp8", kernels="triton", precision="fp8", measure_peak=True, **shared))
+    assert losses(tmp_path / "fp8") == pytest.approx(losses(tmp_path / "fp32"), rel=2e-2)
+    assert losses(tmp_path / "fp8") != losses(tmp_path / "fp32")
+    assert "no utilisation: the products ran in fp8 and in bf16" in capsys.readouterr().out
+    assert summary(tmp_path / "fp8")["utilisation"] is None
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("fp16", 5e-3), ("bf16", 2e-2)])
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("fp16", 5e-3), ("bf16", 2e-2), ("fp8", 5e-2)])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_pre_training_on_a_gpu(tmp_path, precision, bound, compiled):
     make_inputs(tmp_path, **GPU_SHAPE)
     shared = {"no_cuda": None, "precision": precision, "max_steps": 20, "skip_checkpoint": True}
     shared["init_loss_scale"] = 2.0**8
-    main(command(tmp_path, **shared, output_dir=tmp_path / "torch"))
+    main(command(tmp_path, **shared | {"precision": "fp32"}, output_dir=tmp_path / "torch"))
     main(command(tmp_path, **shared, output_dir=tmp_path / "triton", kernels="triton", compile=compiled))
     assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "torch"), rel=bound)
 
@@ -82,6 +95,14 @@ def test_what_it_cannot_do_is_said(tmp_path, monkeypatch):
     for part in parts:
         assert any(part in sentence for sentence in raised.value.sentences), raised.value.sentences
     assert len(raised.value.sentences) == len(parts)
+
+
+def test_what_fp8_cannot_do_is_said(tmp_path):
+    make_inputs(tmp_path, hidden_size=24)
+    with pytest.raises(UserError, match="is of the kernels written in Triton alone; add --kernels triton"):
+        main(command(tmp_path, precision="fp8"))
+    with pytest.raises(UserError, match="multiples of 16, and the model's hidden_size is 24; use bf16"):
+        main(command(tmp_path, precision="fp8", kernels="triton"))
 
 
 def test_without_triton(tmp_path, monkeypatch):

@@ -3,13 +3,17 @@
 The model keeps fp32 parameters and casts each weight to the compute dtype itself, so a precision is two facts: that
 dtype, and whether fp32 products may use TF32. There is no autocast: it hides where the casts are, and returns
 LayerNorm's output in fp32.
+
+fp8 is bf16 in which the encoder's products bring their factors into fp8. It belongs to the kernels written in Triton,
+which do that in passing.
 """
 
 import dataclasses
 
 import torch
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
+BF16_CAPABILITY, FP8_CAPABILITY = (8, 0), (8, 9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,16 @@ class Precision:
     compute_dtype: torch.dtype
     float32_matmul: str
     """For `torch.set_float32_matmul_precision`: `highest` is IEEE fp32, `high` is TF32."""
+
+    @property
+    def in_fp8(self) -> bool:
+        """Whether the encoder's products run in fp8, forward and to their inputs; all else is in `compute_dtype`."""
+        return self.name == "fp8"
+
+    @property
+    def products_format(self) -> str | None:
+        """The one format of all matrix products; None where they have several, and so no peak of theirs."""
+        return None if self.in_fp8 else self.name
 
     def apply(self) -> None:
         """Set the process-wide precision of fp32 products: the one global switch that this choice needs."""
@@ -36,14 +50,14 @@ def resolve_precision(name: str | None, device: torch.device) -> Precision:
         name = "bf16" if device.type == "cuda" and precision_problem("bf16", device) is None else "fp32"
     if problem := precision_problem(name, device):
         raise ValueError(problem)
-    compute_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
+    compute_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}.get(name, torch.float32)
     return Precision(name, compute_dtype, "high" if name == "tf32" else "highest")
 
 
 def precision_problem(name: str, device: torch.device) -> str | None:
     """Why this device cannot compute in this precision, a sentence without its full stop; None when it can.
 
-    bf16 and fp16 on a CPU are allowed: emulated where the hardware lacks them, and good for trying things out.
+    On a CPU 16 bits and fp8 are allowed: emulated where the hardware lacks them, and good for trying things out.
     """
     if name not in PRECISIONS:
         return f"--precision {name} is unknown: choose one of {', '.join(PRECISIONS)}"
@@ -51,9 +65,10 @@ def precision_problem(name: str, device: torch.device) -> str | None:
         return f"--precision tf32 exists on NVIDIA GPUs only, and this run is on {device.type}: use fp32 there"
     if name in ("fp32", "fp16") or device.type != "cuda":
         return None
-    major, minor = torch.cuda.get_device_capability(device)
-    if torch.version.hip is None and major < 8:
+    needed, instead = (FP8_CAPABILITY, "bf16") if name == "fp8" else (BF16_CAPABILITY, "fp16 or fp32")
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < needed:
         gpu = torch.cuda.get_device_name(device)
-        needs = "needs compute capability 8.0 or higher"
-        return f"--precision {name} {needs}, and {gpu} has {major}.{minor}: use fp16 or fp32"
+        needs, has = ("{}.{}".format(*version) for version in (needed, capability))
+        return f"--precision {name} needs compute capability {needs} or higher, and {gpu} has {has}: use {instead}"
     return None

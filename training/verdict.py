@@ -15,7 +15,8 @@ def measure_device(run: TrainingRun, logger: MetricsLogger) -> dict:
     products = encoder_products(config.hidden_size, config.intermediate_size, config.num_hidden_layers, n_tokens)
     peak = measure_peak(products, setup.precision.compute_dtype, setup.device)
     logger.message(
-        f"this device by itself: the encoder's products {peak['matrix_tflops']:.4g} TFLOP/s in {setup.precision.name}, "
+        f"this device by itself: the encoder's products {peak['matrix_tflops']:.4g} TFLOP/s in "
+        f"{setup.precision.products_format or 'bf16'}, "
         f"a copy {peak['copy_bytes_per_second'] / 1e12:.3g} TB/s"
     )
     return peak
@@ -35,17 +36,19 @@ def verdict(run: TrainingRun, summary: dict, peak: dict, logger: MetricsLogger) 
     gpus = run.world.gather(name)
     if tflops is None:
         return found
-    if peak:
+    products_format = run.setup.precision.products_format
+    if peak and products_format:
         share = tflops / (peak["matrix_tflops"] * run.world.size)
         found["measured_peak"] = peak | {"fraction": share}
         logger.message(f"{share:.1%} of what the encoder's products do by themselves")
-    precision = run.setup.precision.name
-    found["utilisation"] = utilisation(tflops, gpus, precision) if name else None
+    found["utilisation"] = utilisation(tflops, gpus, products_format) if name and products_format else None
     if found["utilisation"]:
         sheet = found["utilisation"]
         logger.message(f"{sheet['fraction']:.1%} of {sheet['peak_tflops']:,g} TFLOP/s ({sheet['peak']})")
+    elif not products_format:
+        logger.message("no utilisation: the products ran in fp8 and in bf16, and a peak is of one format")
     elif not peak:
-        what = f"the {precision} peak of {name or 'this CPU'}"
+        what = f"the {products_format} peak of {name or 'this CPU'}"
         logger.message(f"no utilisation: {what} is not known; --measure_peak measures one")
     return found
 

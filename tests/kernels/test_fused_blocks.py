@@ -16,7 +16,7 @@ from kernels.fused_blocks import random_seed
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HIDDEN, HEADS = 32, 2
-CONFIG = BertConfig(vocab_size=8, hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=48)
+CONFIG = BertConfig(vocab_size=8, hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=64)
 LENGTHS = (5, 0, 9, 1)
 
 
@@ -88,6 +88,26 @@ def test_values_and_all_gradients(dtype, tolerance, dropout_p):
     errors = {name: relative_error(*pair) for name, *pair in zip(names, actual, wanted, strict=True)}
     assert max(errors.values()) < tolerance, errors
     assert {tensor.dtype for tensor in actual[1:]} == {torch.float32}
+
+
+def test_fp8_is_near_and_is_not_bf16():
+    """Each product's factors are off by 2^-4 at most and by a third of that on average."""
+    fused = layer(0.0)
+    plain = copy.deepcopy(fused).double()
+    hidden, cu_seqlens, max_seqlen = batch()
+    gradient = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    expected_leaf = hidden.bfloat16().double().requires_grad_()
+    expected = reference(plain, expected_leaf, cu_seqlens, max_seqlen, (1.0, 1.0), 0.0)
+    wanted = [expected, *gradients(expected, gradient.double(), expected_leaf, plain)]
+    errors = {}
+    for in_fp8 in (False, True):
+        fused.in_fp8 = in_fp8
+        leaf = hidden.bfloat16().requires_grad_()
+        output = fused(leaf, cu_seqlens, max_seqlen, "reference")
+        actual = [output, *gradients(output, gradient.bfloat16(), leaf, fused)]
+        errors[in_fp8] = torch.tensor([relative_error(*pair) for pair in zip(actual, wanted, strict=True)])
+    assert errors[True].max() < 0.15, errors
+    assert errors[True].mean() > 2 * errors[False].mean(), errors
 
 
 def test_evaluation_drops_nothing_and_records_nothing():

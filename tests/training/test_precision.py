@@ -37,13 +37,16 @@ def test_default_is_bf16_where_hardware_has_it_else_fp32(gpu_of_capability):
         ("tf32", torch.float32, "high"),
         ("fp16", torch.float16, "highest"),
         ("bf16", torch.bfloat16, "highest"),
+        ("fp8", torch.bfloat16, "highest"),
     ],
 )
 def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capability, matmul_precision, recwarn):
-    gpu_of_capability(8, 0)
+    gpu_of_capability(8, 9)
     precision = resolve_precision(name, CUDA)
     precision.apply()
     assert precision.compute_dtype == dtype
+    assert precision.in_fp8 == (name == "fp8")
+    assert precision.products_format == (None if name == "fp8" else name)
     assert torch.get_float32_matmul_precision() == matmul
     assert torch.backends.cuda.matmul.allow_tf32 == (name == "tf32")
     assert not recwarn.list
@@ -59,6 +62,14 @@ def test_old_gpus_are_named_with_what_they_lack(name, gpu_of_capability):
         resolve_precision(name, CUDA)
 
 
+def test_fp8_needs_more_than_bf16(gpu_of_capability):
+    gpu_of_capability(8, 0)
+    lacks = "needs compute capability 8.9 or higher, and Some GPU has 8.0"
+    assert precision_problem("fp8", CUDA) == f"--precision fp8 {lacks}: use bf16"
+    gpu_of_capability(9, 0)
+    assert precision_problem("fp8", CUDA) is None
+
+
 def test_fp16_runs_on_old_gpus(gpu_of_capability):
     gpu_of_capability(7, 0)
     assert precision_problem("fp16", CUDA) is None
@@ -67,13 +78,12 @@ def test_fp16_runs_on_old_gpus(gpu_of_capability):
 def test_tf32_on_a_cpu_and_unknown_names_are_refused():
     assert "NVIDIA GPUs only" in precision_problem("tf32", CPU)
     assert precision_problem("bf16", CPU) is None
-    for name in ("fp8", "half"):
-        assert "choose one of fp32, tf32, fp16, bf16" in precision_problem(name, CPU)
-    assert PRECISIONS == ("fp32", "tf32", "fp16", "bf16")
+    assert "choose one of fp32, tf32, fp16, bf16, fp8" in precision_problem("half", CPU)
+    assert PRECISIONS == ("fp32", "tf32", "fp16", "bf16", "fp8")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("name", ["fp32", "tf32", "fp16", "bf16"])
 def test_products_on_a_gpu_have_the_error_of_their_format(name, matmul_precision):
     precision = resolve_precision(name, CUDA)
     precision.apply()

@@ -1,0 +1,152 @@
+"""Matrix products in fp8: factors as e4m3 with scales, and what brings tensors there.
+
+Tensor cores multiply e4m3 at twice the rate of bf16. What is lost is range: a tensor must be scaled into it, which
+takes its largest value, and a pass that does nothing but that costs what the product saves (docs/performance-log.md
+has figures). So:
+
+- activations and their gradients have one scale per row, a token's. Kernels that have a whole row in registers anyway
+  find it, write the row a second time as e4m3 (`store_rows`), and no pass of its own is needed; `quantise_rows` is for
+  what comes from elsewhere. Per-token scales are also finer than one for all.
+- weights have one scale each, and are written twice: fp8 products want both factors along the dimension that is summed
+  over, which for the gradient of the input is the other one.
+- the weight's gradient sums over tokens, along which neither factor lies. It stays in bf16, which spares a
+  transposition of all activations and keeps the sum over a large batch exact.
+
+Sources: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433 (e4m3); that weight gradients stay in high precision
+is also a recipe of torchao's.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+E4M3 = torch.float8_e4m3fn
+E4M3_MAX = tl.constexpr(448.0)
+SMALLEST_SCALE = tl.constexpr(1e-30)  # of a row of zeros
+ELEMENTS_PER_PROGRAM, ROWS_WARPS = 4096, 4
+TILE, TILE_WARPS = 64, 4
+
+
+class Rows(NamedTuple):
+    """A matrix (R, K) in fp8: `values` (R, K) in e4m3, which are to be multiplied with `scale` (R, 1) in fp32."""
+
+    values: Tensor
+    scale: Tensor
+
+
+class Weight(NamedTuple):
+    """A weight (N, K) in fp8: e4m3 `rows` (N, K) and `columns` (K, N), and `scale`, a number, (max(N, K),) times."""
+
+    rows: Tensor
+    columns: Tensor
+    scale: Tensor
+
+
+def empty_rows(matrix: Tensor) -> Rows:
+    """Room for a matrix (R, K) in fp8, for a kernel to fill with `store_rows`."""
+    scale = torch.empty(matrix.shape[0], 1, dtype=torch.float32, device=matrix.device)
+    return Rows(torch.empty_like(matrix, dtype=E4M3), scale)
+
+
+def quantise_rows(matrix: Tensor) -> Rows:
+    """A contiguous matrix (R, K) in fp8, with one scale per row."""
+    rows = empty_rows(matrix)
+    n_rows, n_columns = matrix.shape
+    block_columns = triton.next_power_of_2(n_columns)
+    block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
+    _quantise_rows[(triton.cdiv(n_rows, block_rows),)](
+        matrix,
+        rows.values,
+        rows.scale,
+        n_rows,
+        n_columns=n_columns,
+        block_columns=block_columns,
+        block_rows=block_rows,
+        num_warps=ROWS_WARPS,
+    )
+    return rows
+
+
+def quantise_weight(weight: Tensor) -> Weight:
+    """A contiguous weight (N, K), fp32, in fp8, with one scale, for `linear` and `input_gradient`."""
+    n_rows, n_columns = weight.shape
+    largest = torch.linalg.vector_norm(weight, ord=torch.inf)
+    quantised = Weight(
+        torch.empty_like(weight, dtype=E4M3),
+        torch.empty(n_columns, n_rows, dtype=E4M3, device=weight.device),
+        (largest / E4M3_MAX.value).clamp(min=SMALLEST_SCALE.value).repeat(max(n_rows, n_columns)),
+    )
+    _quantise_weight[(triton.cdiv(n_rows, TILE), triton.cdiv(n_columns, TILE))](
+        weight, *quantised, n_rows=n_rows, n_columns=n_columns, tile=TILE, num_warps=TILE_WARPS
+    )
+    return quantised
+
+
+def linear(inputs: Rows, weight: Weight, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """inputs (T, K) times the transpose of weight (N, K), plus bias (N,): (T, N) in `dtype`, which the bias has too."""
+    return _product(inputs, weight.rows, weight.scale, bias, dtype)
+
+
+def input_gradient(gradient: Rows, weight: Weight, dtype: torch.dtype) -> Tensor:
+    """gradient (T, N) times weight (N, K): (T, K) in `dtype`."""
+    return _product(gradient, weight.columns, weight.scale, None, dtype)
+
+
+def _product(left: Rows, right: Tensor, right_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """left (T, K) times the transpose of right (N, K), of the one scale in `right_scale`."""
+    scale = right_scale[: right.shape[0]].unsqueeze(0)
+    return torch._scaled_mm(
+        left.values, right.T, scale_a=left.scale, scale_b=scale, bias=bias, out_dtype=dtype, use_fast_accum=True
+    )
+
+
+@triton.jit
+def store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside):
+    """Store whole rows as e4m3 with their scales.
+
+    Args:
+        values: (R, C) fp32.
+        values_ptr, scale_ptr: of `Rows`.
+        rows: (R,), which of the matrix's they are; those from n_rows on are left out.
+        places, inside: (R, C), offsets in the matrix and whether they are in it.
+    """
+    largest = tl.max(tl.where(inside, tl.abs(values), 0.0), 1)
+    scale = tl.maximum(largest / E4M3_MAX, SMALLEST_SCALE)
+    scaled = tl.minimum(tl.maximum(values / scale[:, None], -E4M3_MAX), E4M3_MAX)
+    tl.store(values_ptr + places, scaled.to(tl.float8e4nv), inside)
+    tl.store(scale_ptr + rows, scale, rows < n_rows)
+
+
+@triton.jit
+def _quantise_rows(
+    matrix_ptr,
+    values_ptr,
+    scale_ptr,
+    n_rows,
+    n_columns: tl.constexpr,
+    block_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+):
+    columns = tl.arange(0, block_columns)
+    rows = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
+    values = tl.load(matrix_ptr + places, inside, 0.0).to(tl.float32)
+    store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside)
+
+
+@triton.jit
+def _quantise_weight(
+    weight_ptr, rows_ptr, columns_ptr, scale_ptr, n_rows: tl.constexpr, n_columns: tl.constexpr, tile: tl.constexpr
+):
+    rows = tl.program_id(0) * tile + tl.arange(0, tile)
+    columns = tl.program_id(1) * tile + tl.arange(0, tile)
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    weight = tl.load(weight_ptr + rows[:, None] * n_columns + columns[None, :], inside, 0.0)
+    scaled = weight / tl.load(scale_ptr)
+    scaled = tl.minimum(tl.maximum(scaled, -E4M3_MAX), E4M3_MAX).to(tl.float8e4nv)
+    tl.store(rows_ptr + rows[:, None] * n_columns + columns[None, :], scaled, inside)
+    tl.store(columns_ptr + columns[:, None] * n_rows + rows[None, :], tl.trans(scaled), tl.trans(inside))
