@@ -1,70 +1,178 @@
 #!/usr/bin/env python3
-"""How fast a pre-training step is, and how much faster than Hugging Face's BERT on the same batch.
+r"""How fast a training step is: ours in its variants, and Hugging Face's BERT on the same batch.
 
-Both train on the same sequences with the same optimizer and precision, in turns within one process, so that a busy
-machine slows both. Hugging Face's model is run as its documentation shows: padded tensors, SDPA attention, autocast for
-bf16, labels over all positions. On a GPU the utilisation is against a matrix product measured in the same run.
+All variants train on the same sequences in turns within one process, so that a busy or throttling machine slows all. At
+each of several batch sizes; a variant's best one counts, as each may have another. Sequences are full unless a mean
+length is given, and what does not fit into memory is said and left out.
 
-  python3 benchmark/training_step.py --bert_model tiny --batch_size 32                                  # CPU
-  python3 benchmark/training_step.py --bert_model large --batch_size 256 --precision bf16 --compile     # GPU, phase 1
+  python3 benchmark/training_step.py                                           # tiny, on a CPU in a minute
+  python3 benchmark/training_step.py --bert_model large --batch_size 128 256   # phase 1
+  python3 benchmark/training_step.py --bert_model large --batch_size 32 64 --max_seq_length 512 \
+      --max_predictions_per_seq 80                                             # phase 2
+  python3 benchmark/training_step.py --bert_model large --batch_size 32 64 --max_seq_length 384 --task squad
+
+Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `fp8`, the same in fp8.
+Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import functools
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmark.hugging_face_step import hugging_face_step, padded_inputs, padded_question_inputs
+from benchmark.summarize import markdown_table
 from configuration import BertConfig
 from data.flat_batch import PretrainingBatch
 from data.synthetic import synthetic_batch
-from modeling import BertForPreTraining, compile_regions
+from errors import UserError, run_main
+from kernels.launch import triton_problem
+from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from optimization import build_optimizer, clip_gradients, gradient_norm, parameter_groups
-from training.precision import PRECISIONS, resolve_precision
+from training.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.pretraining_arguments import BERT_CONFIGS
 from training.throughput import ThroughputMeter, bert_flops
 
 MATRIX_SIZE = 8192
+WARM_UP_STEPS = 3
+MODELS = MappingProxyType({"pretraining": BertForPreTraining, "squad": BertForQuestionAnswering})
+ENCODER_INPUTS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
+PRETRAINING_INPUTS = (*ENCODER_INPUTS, "masked_lm_positions", "masked_lm_labels", "next_sentence_labels")
 
 
-def parse_arguments() -> argparse.Namespace:
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Whose model, and how it runs."""
+
+    is_ours: bool = True
+    compiled: bool = False
+    kernels: str = "torch"
+    in_fp8: bool = False
+
+
+VARIANTS = MappingProxyType(
+    {
+        "eager": Variant(),
+        "compiled": Variant(compiled=True),
+        "triton": Variant(compiled=True, kernels="triton"),
+        "fp8": Variant(compiled=True, kernels="triton", in_fp8=True),
+        "hf": Variant(is_ours=False),
+        "hf-compiled": Variant(is_ours=False, compiled=True),
+    }
+)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny")
-    parser.add_argument("--batch_size", type=int, default=32, help="sequences per step (default: 32)")
-    parser.add_argument("--max_seq_length", type=int, default=128)
-    parser.add_argument("--max_predictions_per_seq", type=int, default=20)
+    parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="(default: tiny)")
+    parser.add_argument("--task", choices=MODELS, default="pretraining", help="(default: pretraining)")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=None,
+        help="(default: eager and hf on a CPU; on a GPU all that it can, but fp8 only when named)",
+    )
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="sequences per step (default: 32)")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: 128)")
+    parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="(default: 20)")
     parser.add_argument("--mean_length", type=float, default=None, help="unpadded: mean length (default: all full)")
-    parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: bf16 on GPUs, fp32 elsewhere")
-    parser.add_argument("--compile", action="store_true", help="ours with compiled regions, theirs compiled whole")
-    parser.add_argument("--optimizer", choices=("lamb", "adamw"), default="adamw", help="theirs is adamw always")
+    parser.add_argument(
+        "--precision",
+        choices=[name for name in PRECISIONS if name != "fp8"],
+        default=None,
+        help="of all but the variant fp8 (default: bf16 on GPUs, fp32 elsewhere)",
+    )
+    parser.add_argument("--optimizer", choices=("lamb", "adamw"), default="adamw", help="ours; theirs is adamw always")
     parser.add_argument("--steps", type=int, default=10, help="steps per window (default: 10)")
     parser.add_argument("--windows", type=int, default=3, help="windows; the median counts (default: 3)")
-    parser.add_argument("--skip_hugging_face", action="store_true")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def our_step(args, config, batch, device, precision) -> Callable[[], None]:
+def check(args: argparse.Namespace, device: torch.device) -> list[str]:
+    """The variants to measure.
+
+    Raises:
+        UserError: one that is asked for cannot run here, or a number is below one.
+    """
+    for name in ("max_seq_length", "max_predictions_per_seq", "steps", "windows"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
+    if min(args.batch_size) < 1:
+        raise UserError(f"--batch_size is {min(args.batch_size)}; it must be 1 or more.")
+    if args.precision and (problem := precision_problem(args.precision, device)):
+        raise UserError(problem + ".")
+    if args.variants is None:
+        able = ["eager", "hf"] if device.type == "cpu" else ["eager", "compiled", "triton", "hf", "hf-compiled"]
+        return [name for name in able if VARIANTS[name].kernels == "torch" or triton_problem(device) is None]
+    for name in args.variants:
+        variant = VARIANTS[name]
+        problem = triton_problem(device) if variant.kernels == "triton" else None
+        if variant.in_fp8 and problem is None and (fp8_problem := precision_problem("fp8", device)):
+            problem = fp8_problem + "."
+        if problem is not None:
+            raise UserError(f"--variants has {name}: {problem}")
+    return list(dict.fromkeys(args.variants))
+
+
+class Work:
+    """A batch, and what a model is given of it and counts for it."""
+
+    def __init__(self, args: argparse.Namespace, config: BertConfig, batch_size: int, device: torch.device):
+        self.task, self.config = args.task, config
+        self.batch: PretrainingBatch = synthetic_batch(
+            batch_size, args.max_seq_length, args.max_predictions_per_seq, config.vocab_size, args.mean_length
+        ).to(device)
+        lengths = self.batch.cu_seqlens[: batch_size + 1].diff()
+        self._positions: tuple[Tensor, Tensor] = (lengths // 2).long(), (lengths - 1).long()
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Of our model."""
+        if self.task == "pretraining":
+            return {name: getattr(self.batch, name) for name in PRETRAINING_INPUTS}
+        start, end = self._positions
+        return {name: getattr(self.batch, name) for name in ENCODER_INPUTS} | {
+            "start_positions": start,
+            "end_positions": end,
+        }
+
+    def padded(self) -> dict[str, Tensor]:
+        """Of Hugging Face's."""
+        if self.task == "pretraining":
+            return padded_inputs(self.batch)
+        return padded_question_inputs(self.batch, self._positions)
+
+    def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
+        """Forward and backward, of the model, whoever runs it: see `bert_flops`."""
+        config = self.config
+        shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size)
+        if self.task == "pretraining":
+            return bert_flops(*shape, n_sequences, sum_lengths, sum_squared_lengths, n_masked)
+        return bert_flops(*shape, 0, sum_lengths, sum_squared_lengths, 0) + 12 * config.hidden_size * sum_lengths
+
+
+def our_step(
+    variant: Variant, optimizer: str, work: Work, precision: Precision, device: torch.device
+) -> Callable[[], None]:
     """One step of our model on the batch, as a function to call again and again."""
     torch.manual_seed(0)
-    model = BertForPreTraining(config).to(device)
-    model.bert.compute_dtype = precision.compute_dtype
-    optimizer = build_optimizer(args.optimizer, parameter_groups(model.named_parameters()), 1e-4)
-    if args.compile:
-        compile_regions(model)
-    inputs = {
-        field.name: getattr(batch, field.name)
-        for field in dataclasses.fields(batch)
-        if not field.name.startswith(("n_", "sum_", "first_"))
-    }
+    model = MODELS[work.task](work.config)
+    compute_dtype = torch.bfloat16 if variant.in_fp8 else precision.compute_dtype
+    prepare_model(
+        model, device, compute_dtype, compiled=variant.compiled, kernels=variant.kernels, in_fp8=variant.in_fp8
+    )
+    optimizer = build_optimizer(optimizer, parameter_groups(model.named_parameters()), 1e-4)
+    inputs = work.inputs()
 
     def step() -> None:
         model(**inputs).loss.backward()
@@ -75,59 +183,60 @@ def our_step(args, config, batch, device, precision) -> Callable[[], None]:
     return step
 
 
-def hugging_face_step(args, config, batch, device, precision) -> Callable[[], None]:
-    """The same for Hugging Face's model."""
-    import transformers
-
-    torch.manual_seed(0)
-    model = transformers.BertForPreTraining(transformers.BertConfig(**dataclasses.asdict(config))).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    inputs = padded_inputs(batch)
-    forward = torch.compile(model) if args.compile else model
-    autocast = contextlib.nullcontext()
-    if precision.compute_dtype != torch.float32:
-        autocast = torch.autocast(device.type, dtype=precision.compute_dtype)
-
-    def step() -> None:
-        with autocast:
-            loss = forward(**inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
+def build(
+    name: str, args: argparse.Namespace, work: Work, precision: Precision, device: torch.device
+) -> Callable[[], None]:
+    """A variant's step, warm."""
+    variant = VARIANTS[name]
+    if variant.is_ours:
+        step = our_step(variant, args.optimizer, work, precision, device)
+    else:
+        step = hugging_face_step(
+            work.config, work.padded(), args.task, precision.compute_dtype, device, variant.compiled
+        )
+    for _ in range(WARM_UP_STEPS):
+        step()
     return step
 
 
-def padded_inputs(batch: PretrainingBatch) -> dict[str, torch.Tensor]:
-    """The real sequences of a flat batch as (B, S) tensors, with the masked ids in a dense row of labels."""
-    n_sequences = len(batch.next_sentence_labels)
-    lengths = batch.cu_seqlens[: n_sequences + 1].diff().tolist()
-    labels = torch.full_like(batch.input_ids, -100)
-    real = batch.masked_lm_labels != -100
-    labels[batch.masked_lm_positions[real]] = batch.masked_lm_labels[real]
-
-    def rectangle(flat: torch.Tensor, fill: int) -> torch.Tensor:
-        rows = flat[: sum(lengths)].split(lengths)
-        return torch.stack([F.pad(row, (0, batch.max_seqlen - len(row)), value=fill) for row in rows])
-
-    return {
-        "input_ids": rectangle(batch.input_ids, 0),
-        "token_type_ids": rectangle(batch.token_type_ids, 0),
-        "attention_mask": rectangle(torch.ones_like(batch.input_ids), 0),
-        "labels": rectangle(labels, -100),
-        "next_sentence_label": batch.next_sentence_labels,
-    }
-
-
-def measure(step: Callable[[], None], args, batch: PretrainingBatch, flops, device) -> dict:
+def measure(step: Callable[[], None], n_steps: int, work: Work, device: torch.device) -> dict:
     """One window of steps."""
-    meter = ThroughputMeter(0, args.steps, flops, device)
-    for _ in range(args.steps):
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    batch = work.batch
+    meter = ThroughputMeter(0, n_steps, work.flops, device)
+    for _ in range(n_steps):
         step()
         meter.add(len(batch.next_sentence_labels), batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
         meter.end_step()
     return meter.result()
+
+
+def measure_all(
+    names: Sequence[str], args: argparse.Namespace, work: Work, precision: Precision, device: torch.device
+) -> dict[str, list[dict]]:
+    """The windows of each variant at one batch size, taken in turns; none of those that do not fit into memory."""
+    torch._dynamo.reset()  # or code for this batch's shapes would be made for any
+    steps: dict[str, Callable[[], None]] = {}
+    windows: dict[str, list[dict]] = {name: [] for name in names}
+    for name in names:
+        with _fitting(name, work):
+            steps[name] = build(name, args, work, precision, device)
+    for _ in range(args.windows):
+        for name in list(steps):
+            with _fitting(name, work):
+                windows[name].append(measure(steps[name], args.steps, work, device))
+    return {name: found for name, found in windows.items() if len(found) == args.windows}
+
+
+@contextlib.contextmanager
+def _fitting(name: str, work: Work) -> Iterator[None]:
+    """Say what ran out of memory, and go on."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        print(f"{name} with {len(work.batch.next_sentence_labels)} sequences: out of memory", flush=True)
+        torch.cuda.empty_cache()
 
 
 def matrix_product_tflops(dtype: torch.dtype, device: torch.device) -> float:
@@ -144,47 +253,58 @@ def matrix_product_tflops(dtype: torch.dtype, device: torch.device) -> float:
     return 20 * 2 * MATRIX_SIZE**3 / (start.elapsed_time(end) / 1e3) / 1e12
 
 
-def main() -> None:
+def rate(windows: Sequence[dict]) -> float:
+    """The median of their sequences/s."""
+    return statistics.median(window["sequences_per_second"] for window in windows)
+
+
+def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None, best: float | None) -> list[str]:
+    """A line of the table."""
+    rates = [window["sequences_per_second"] for window in windows]
+    tflops = statistics.median(window["model_tflops_per_second"] for window in windows)
+    memory = windows[-1].get("peak_memory_allocated_bytes")
+    return [
+        name,
+        str(batch_size),
+        f"{rate(windows):,.1f}",
+        f"{min(rates):,.1f} - {max(rates):,.1f}",
+        f"{tflops:,.3g}",
+        f"{tflops / peak:.1%}" if peak and not VARIANTS[name].in_fp8 else "",
+        f"{memory / 2**30:.1f}" if memory else "",
+        f"{rate(windows) / best:.2f}" if best else "",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    args = parse_arguments()
+    args = parse_arguments(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    names = check(args, device)
     precision = resolve_precision(args.precision, device)
     precision.apply()
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
-    batch = synthetic_batch(
-        args.batch_size, args.max_seq_length, args.max_predictions_per_seq, config.vocab_size, args.mean_length
-    ).to(device)
-    flops = functools.partial(
-        bert_flops, config.encoder_parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size
-    )
-    builders = {"ours": our_step} if args.skip_hugging_face else {"ours": our_step, "Hugging Face": hugging_face_step}
     peak = matrix_product_tflops(precision.compute_dtype, device) if device.type == "cuda" else None
 
-    steps, rates, results = {}, {name: [] for name in builders}, {}
-    for name, build in builders.items():
-        steps[name] = build(args, config, batch, device, precision)
+    found: dict[tuple[str, int], list[dict]] = {}
+    for batch_size in args.batch_size:
+        work = Work(args, config, batch_size, device)
+        found |= {(name, batch_size): w for name, w in measure_all(names, args, work, precision, device).items()}
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(3):
-            steps[name]()
-    for _ in range(args.windows):
-        for name, step in steps.items():
-            results[name] = measure(step, args, batch, flops, device)
-            rates[name].append(results[name]["sequences_per_second"])
+            torch.cuda.empty_cache()
 
-    print(f"{args.bert_model}, {args.batch_size} sequences, {batch.n_tokens:,} tokens, {precision.name}, {device.type}")
-    for name, values in rates.items():
-        rate = statistics.median(values)
-        tflops = results[name]["model_tflops_per_second"] * rate / results[name]["sequences_per_second"]
-        line = f"{name:>12}: {rate:9.1f} sequences/s (from {min(values):.1f} to {max(values):.1f})"
-        if peak:
-            line += f", {tflops:.0f} model TFLOP/s, {tflops / peak:.1%} of the {peak:.0f} of a matrix product"
-            line += f", at most {results[name]['peak_memory_allocated_bytes'] / 2**30:.1f} GiB"
-        print(line)
-    if len(rates) == 2:
-        ours, theirs = (statistics.median(values) for values in rates.values())
+    best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in names}
+    theirs = max((best[name] for name in names if not VARIANTS[name].is_ours), default=0.0)
+    ours = max((best[name] for name in names if VARIANTS[name].is_ours), default=0.0)
+    lengths = f"{args.max_seq_length} tokens" if args.mean_length is None else f"{args.mean_length:g} tokens on average"
+    print(f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}")
+    heads = ("variant", "batch", "sequences/s", "from - to", "model TFLOP/s", "of a matrix product", "GiB")
+    rows = [row(name, size, windows, peak, theirs) for (name, size), windows in sorted(found.items())]
+    print(markdown_table((*heads, "to the best of Hugging Face"), rows))
+    if peak:
+        print(f"matrix product: {peak:,.0f} TFLOP/s in {precision.name}; fp8 has no peak of one format")
+    if ours and theirs:
         print(f"ours / Hugging Face: {ours / theirs:.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,38 +1,100 @@
-"""The benchmark compares like with like, and runs."""
+"""The benchmark compares like with like, runs, and says what it cannot run."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 import transformers
 
-from benchmark.training_step import padded_inputs
+from benchmark import training_step
+from benchmark.hugging_face_step import padded_inputs
+from benchmark.training_step import Work, main, parse_arguments
 from configuration import BertConfig
 from data.synthetic import synthetic_batch
-from modeling import BertForPreTraining
+from errors import UserError
+from modeling import BertForPreTraining, BertForQuestionAnswering
 
-SCRIPT = Path(__file__).parents[2] / "benchmark" / "training_step.py"
+CPU = torch.device("cpu")
+CONFIG = BertConfig(100, 32, 2, 2, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+SMALL = ["--batch_size", "2", "3", "--max_seq_length", "16", "--max_predictions_per_seq", "2", "--steps", "1"]
 
 
-@pytest.mark.parametrize("mean_length", [None, 20])
-def test_both_models_are_given_the_same_sequences(mean_length):
-    config = BertConfig(100, 32, 2, 2, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    batch = synthetic_batch(6, 32, 4, 100, mean_length)
-    reference = transformers.BertForPreTraining(transformers.BertConfig(**dataclasses.asdict(config)))
-    ours = BertForPreTraining(config)
+def loss_over_tokens(output, padded):
+    """Hugging Face's loss, but for the padding, which it takes for places where an answer could be."""
+    losses = []
+    for name in ("start", "end"):
+        logits = output[f"{name}_logits"].masked_fill(padded["attention_mask"] == 0, -torch.inf)
+        losses.append(F.cross_entropy(logits, padded[f"{name}_positions"]))
+    return sum(losses) / 2
+
+
+@pytest.mark.parametrize("mean_length", [None, "20"])
+@pytest.mark.parametrize(
+    ("task", "model_class", "reference_class"),
+    [
+        ("pretraining", BertForPreTraining, transformers.BertForPreTraining),
+        ("squad", BertForQuestionAnswering, transformers.BertForQuestionAnswering),
+    ],
+)
+def test_both_models_are_given_the_same_sequences(task, model_class, reference_class, mean_length):
+    arguments = ["--max_seq_length", "32", "--max_predictions_per_seq", "4", "--task", task]
+    args = parse_arguments(arguments + (["--mean_length", mean_length] if mean_length else []))
+    work = Work(args, CONFIG, 6, CPU)
+    reference = reference_class(transformers.BertConfig(**dataclasses.asdict(CONFIG)))
+    ours = model_class(CONFIG)
     ours.load_state_dict(reference.state_dict())
-    inputs = {
-        f.name: getattr(batch, f.name)
-        for f in dataclasses.fields(batch)
-        if not f.name.startswith(("n_", "sum_", "first_"))
-    }
-    expected = reference(**padded_inputs(batch)).loss.item()
-    assert ours(**inputs).loss.item() == pytest.approx(expected, rel=1e-5)
+    padded = work.padded()
+    output = reference(**padded)
+    expected = output.loss if task == "pretraining" else loss_over_tokens(output, padded)
+    assert ours(**work.inputs()).loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_it_runs_and_prints_the_ratio():
-    command = [sys.executable, SCRIPT, "--batch_size", "2", "--max_seq_length", "16", "--max_predictions_per_seq", "2"]
-    finished = subprocess.run([*command, "--steps", "1", "--windows", "1"], capture_output=True, text=True, check=True)
-    assert "ours / Hugging Face:" in finished.stdout
+def test_padding_is_masked():
+    inputs = padded_inputs(synthetic_batch(6, 32, 4, 100, 20))
+    lengths = inputs["attention_mask"].sum(1)
+    assert lengths.min() < 32
+    assert (inputs["input_ids"].bool() <= inputs["attention_mask"].bool()).all()
+
+
+def test_it_prints_each_variant_and_the_ratio_of_the_best(capsys):
+    main([*SMALL, "--windows", "2"])
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:1] == "|"][2:]
+    assert [(name, size) for name, size, *_ in rows] == [("eager", "2"), ("eager", "3"), ("hf", "2"), ("hf", "3")]
+    rates = {(name, size): float(rate.replace(",", "")) for name, size, rate, *_ in rows}
+    ours, theirs = (max(rates[name, size] for size in "23") for name in ("eager", "hf"))
+    assert printed.splitlines()[-1].startswith("ours / Hugging Face: ")
+    assert float(printed.split()[-1]) == pytest.approx(ours / theirs, abs=0.02, rel=0.05)
+
+
+def test_what_does_not_fit_is_said_and_the_others_go_on(capsys, monkeypatch):
+    build = training_step.build
+
+    def build_or_fail(name, args, work, *others):
+        if name == "eager" and work.batch.n_tokens > 2 * 16:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return build(name, args, work, *others)
+
+    monkeypatch.setattr(training_step, "build", build_or_fail)
+    main([*SMALL, "--windows", "1"])
+    printed = capsys.readouterr().out
+    assert "eager with 3 sequences: out of memory" in printed
+    assert [line.split("|")[2].strip() for line in printed.splitlines() if line[:7] == "| eager"] == ["2"]
+    assert "| hf      |     3 |" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--batch_size", "0"], "--batch_size is 0"),
+        (["--windows", "0"], "--windows is 0"),
+        (["--precision", "tf32"], "tf32 exists on NVIDIA GPUs only"),
+        (["--variants", "triton"], "--variants has triton: --kernels triton runs on NVIDIA GPUs only"),
+    ],
+)
+def test_one_sentence_for_what_cannot_be(arguments, complaint, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=complaint):
+        main(arguments)
