@@ -2,11 +2,13 @@
 
 LAMB is written here because apex's is not on PyPI and PyTorch has none. It follows apex's FusedLAMB, with which the
 published recipes were tuned, to the order of its operations: average, correct the bias, add the decoupled weight
-decay, and only then take the trust ratio. Every operation runs over a list of tensors (`torch._foreach_*`), and nothing
-is read back from the device, so the next step's forward pass is queued behind it.
+decay, and only then take the trust ratio. It runs over lists of tensors, with PyTorch's operations (`torch._foreach_*`)
+or, in a third of the memory traffic, with kernels of our own (kernels/lamb.py); the state is the same. Nothing is read
+back from the device, so the next step's forward pass is queued behind it.
 
-No optimizer here clips, but for apex's LAMB, whose kernels do: the norm is over all gradients, and an optimizer may
-hold a share of the parameters only. `gradient_norm` and `clip_gradients` come before the step.
+No optimizer here finds the norm to clip to by itself, but for apex's LAMB: the norm is over all gradients, and an
+optimizer may hold a share of the parameters only. So `gradient_norm` comes before the step. Dividing by it is a pass
+over the gradients, which LAMB makes together with its first (`clip_and_step`).
 
 The trust ratio belongs to a weight matrix as published. The model keeps query, key and value in one parameter, which
 would give the three one ratio and train differently; such parameters sit in a group with `n_blocks = 3` and are seen
@@ -16,9 +18,12 @@ Sources: You et al. 2019, https://arxiv.org/abs/1904.00962 (LAMB); Loshchilov an
 https://arxiv.org/abs/1711.05101 (AdamW); the recipes of NVIDIA's DeepLearningExamples BERT (poly schedule).
 """
 
+import collections
 import importlib
 import math
 from collections.abc import Iterable
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +31,7 @@ from torch import Tensor, nn
 from errors import UserError
 
 OPTIMIZERS = ("lamb", "adamw", "apex_fused_lamb", "apex_fused_adam")
+LAMB_OF_KERNELS = MappingProxyType({"torch": "foreach", "triton": "triton"})
 SCHEDULES = ("poly", "linear", "cosine", "constant")
 
 BETAS = (0.9, 0.999)
@@ -52,27 +58,43 @@ class LAMB(torch.optim.Optimizer):
         betas: decay rates of the two moments.
         eps: added to the square root.
         weight_decay: decoupled decay of groups that name none.
+        implementation: `foreach` for PyTorch's operations, `triton` for kernels of our own, which want all parameters
+            on one GPU. They differ in rounding only, and take up each other's state.
 
     Raises:
-        ValueError: a parameter is not fp32.
+        UserError: Triton's kernels cannot run here.
+        ValueError: a parameter is not fp32, or there is no such implementation.
     """
 
-    def __init__(self, params, lr, betas=BETAS, eps=EPSILON, weight_decay=0.01):
+    divides_gradients = True
+    """Its step takes a `gradient_divisor`."""
+
+    def __init__(self, params, lr, betas=BETAS, eps=EPSILON, weight_decay=0.01, implementation="foreach"):
+        if implementation not in LAMB_OF_KERNELS.values():
+            raise ValueError(f"unknown LAMB {implementation!r}: choose foreach or triton")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "n_blocks": 1})
-        if any(p.dtype != torch.float32 for group in self.param_groups for p in group["params"]):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        if any(p.dtype != torch.float32 for p in parameters):
             raise ValueError("LAMB keeps master weights: every parameter must be float32")
+        new_update = _lamb_kernels({p.device for p in parameters}).GroupUpdate if implementation == "triton" else None
+        self._updates = collections.defaultdict(new_update or (lambda: _lamb_update))
+        """By the group's place: what updates it, called with its tensors."""
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One update of every parameter that has a gradient; the gradients are used up."""
-        for group in self.param_groups:
+    def step(self, gradient_divisor: Tensor | None = None) -> None:
+        """One update of every parameter that has a gradient; the gradients are used up.
+
+        Args:
+            gradient_divisor: as `gradient_divisor` gives it: the gradients are divided by it first.
+        """
+        for place, group in enumerate(self.param_groups):
             group["step"] = group.get("step", 0) + 1
             tensors = self._collect(group)
             if tensors[0]:
-                _lamb_update(*tensors, group)
+                self._updates[place](*tensors, group, gradient_divisor)
 
     def _collect(self, group: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Weight blocks, gradients, first and second moments of a group, block by block."""
+        """Weights, gradients, first and second moments of a group's parameters that have a gradient."""
         parameters, gradients, exp_avgs, exp_avg_sqs = [], [], [], []
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -81,17 +103,29 @@ class LAMB(torch.optim.Optimizer):
             if not state:
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-            parameters.extend(parameter.chunk(group["n_blocks"]))
-            gradients.extend(parameter.grad.chunk(group["n_blocks"]))
-            exp_avgs.extend(state["exp_avg"].chunk(group["n_blocks"]))
-            exp_avg_sqs.extend(state["exp_avg_sq"].chunk(group["n_blocks"]))
+            parameters.append(parameter)
+            gradients.append(parameter.grad)
+            exp_avgs.append(state["exp_avg"])
+            exp_avg_sqs.append(state["exp_avg_sq"])
         return parameters, gradients, exp_avgs, exp_avg_sqs
 
 
 def _lamb_update(
-    parameters: list[Tensor], gradients: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor], group: dict
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    group: dict,
+    gradient_divisor: Tensor | None,
 ) -> None:
     """LAMB on one group's gradients, in place, without a temporary of the weights' size."""
+    if gradient_divisor is not None:
+        torch._foreach_div_(gradients, gradient_divisor)
+    if (n_blocks := group["n_blocks"]) > 1:
+        parameters, gradients, exp_avgs, exp_avg_sqs = (
+            [block for tensor in tensors for block in tensor.chunk(n_blocks)]
+            for tensors in (parameters, gradients, exp_avgs, exp_avg_sqs)
+        )
     (beta1, beta2), step = group["betas"], group["step"]
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step
     torch._foreach_lerp_(exp_avgs, gradients, 1 - beta1)
@@ -110,6 +144,25 @@ def _lamb_update(
         return
     torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
     torch._foreach_addcmul_(parameters, updates, _trust_ratios(parameters, updates), -group["lr"])
+
+
+def _lamb_kernels(devices: set[torch.device]) -> ModuleType:
+    """kernels/lamb.py, which only those who ask for it need to be able to import.
+
+    Raises:
+        UserError: there is no Triton, or it cannot run on one of the devices.
+    """
+    try:
+        kernels = importlib.import_module("kernels.lamb")
+    except ImportError as error:
+        raise UserError(
+            f"LAMB's kernels need triton, and it cannot be imported ({error}): install the one that this PyTorch "
+            "requires, or take --kernels torch."
+        ) from error
+    for device in devices:
+        if not kernels.runs_on(device):
+            raise UserError(f"LAMB's kernels run on NVIDIA GPUs, and not on {device}: take --kernels torch.")
+    return kernels
 
 
 def _trust_ratios(parameters: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
@@ -134,17 +187,37 @@ def gradient_norm(param_groups: list[dict]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_gradients(param_groups: list[dict], norm: Tensor, max_grad_norm: float, loss_scale: float = 1.0) -> None:
-    """Divide all gradients by `loss_scale` and by max(1, norm / max_grad_norm), in place and in one pass.
+def gradient_divisor(norm: Tensor, max_grad_norm: float, loss_scale: float = 1.0) -> Tensor | None:
+    """What takes the loss scale out of gradients and clips them: `loss_scale` times max(1, norm / max_grad_norm).
 
     Args:
         norm: of the gradients as they will be without the loss scale, 0-d.
         max_grad_norm: `math.inf` does not clip.
+
+    Returns:
+        0-d, of the norm's dtype and on its device; None where there is nothing to divide by.
     """
     if max_grad_norm < math.inf:
-        torch._foreach_div_(_gradients(param_groups), (norm / max_grad_norm).clamp(min=1.0) * loss_scale)
-    elif loss_scale != 1.0:
-        torch._foreach_div_(_gradients(param_groups), loss_scale)
+        return (norm / max_grad_norm).clamp(min=1.0) * loss_scale
+    return None if loss_scale == 1.0 else torch.full_like(norm, loss_scale)
+
+
+@torch.no_grad()
+def clip_gradients(param_groups: list[dict], norm: Tensor, max_grad_norm: float, loss_scale: float = 1.0) -> None:
+    """Divide all gradients by their `gradient_divisor`, in place and in one pass."""
+    divisor = gradient_divisor(norm, max_grad_norm, loss_scale)
+    if divisor is not None:
+        torch._foreach_div_(_gradients(param_groups), divisor)
+
+
+def clip_and_step(optimizer: Any, norm: Tensor, max_grad_norm: float, loss_scale: float = 1.0) -> None:
+    """A step with gradients divided by their `gradient_divisor`: by the optimizer itself where it `divides_gradients`,
+    before its step where it does not."""
+    if getattr(optimizer, "divides_gradients", False):
+        optimizer.step(gradient_divisor=gradient_divisor(norm, max_grad_norm, loss_scale))
+    else:
+        clip_gradients(optimizer.param_groups, norm, max_grad_norm, loss_scale)
+        optimizer.step()
 
 
 def _gradients(param_groups: list[dict]) -> list[Tensor]:
@@ -175,7 +248,9 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(name: str, groups: list[dict], lr: float, max_grad_norm: float = 1.0) -> torch.optim.Optimizer:
+def build_optimizer(
+    name: str, groups: list[dict], lr: float, max_grad_norm: float = 1.0, kernels: str = "torch"
+) -> torch.optim.Optimizer:
     """An optimizer over these groups.
 
     Args:
@@ -183,15 +258,18 @@ def build_optimizer(name: str, groups: list[dict], lr: float, max_grad_norm: flo
         groups: from `parameter_groups`.
         lr: learning rate of the first step.
         max_grad_norm: for those that clip themselves, see `clips_itself`.
+        kernels: `triton` takes kernels of our own for our LAMB, `torch` PyTorch's operations; others have theirs.
 
     Raises:
-        UserError: apex is asked for and cannot be used here.
-        ValueError: unknown name.
+        UserError: apex or Triton is asked for and cannot be used here.
+        ValueError: unknown name or kernels.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    if kernels not in LAMB_OF_KERNELS:
+        raise ValueError(f"unknown kernels {kernels!r}: choose one of {', '.join(LAMB_OF_KERNELS)}")
     if name == "lamb":
-        return LAMB(groups, lr)
+        return LAMB(groups, lr, implementation=LAMB_OF_KERNELS[kernels])
     if problem := unavailable(name):
         raise UserError(problem + ".")
     if name == "adamw":

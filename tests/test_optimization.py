@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_lamb import BETA1, BETA2, DECAY, EPS, NaiveLamb, clipped
 
+import optimization
 from errors import UserError
 from optimization import (
     LAMB,
@@ -23,7 +25,6 @@ from optimization import (
     parameter_groups,
 )
 
-BETA1, BETA2, EPS, DECAY = 0.9, 0.999, 1e-6, 0.01
 SHAPES = {
     "embeddings.word_embeddings.weight": (11, 6),
     "encoder.layer.0.attention.self.query_key_value.weight": (12, 6),
@@ -55,48 +56,11 @@ def set_gradients(parameters, gradients):
         parameter.grad = gradients[name].to(parameter.device, copy=True)
 
 
-def clipped(gradients, max_norm):
-    gradients = {name: g.double() for name, g in gradients.items()}
-    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
-    return {name: g / max(1.0, norm / max_norm) for name, g in gradients.items()}, norm
-
-
 def clip_and_step(optimizer, max_norm=1.0):
     """As the training step does it; returns the norm before clipping."""
     norm = gradient_norm(optimizer.param_groups)
-    clip_gradients(optimizer.param_groups, norm, max_norm)
-    optimizer.step()
+    optimization.clip_and_step(optimizer, norm, max_norm)
     return norm
-
-
-class NaiveLamb:
-    """Algorithm 2 of You et al. with apex's details, one weight at a time; query, key and value are three weights."""
-
-    def __init__(self, parameters, lr, max_norm=1.0):
-        self.lr, self.max_norm, self.step_number, self.weights = lr, max_norm, 0, {}
-        for name, parameter in parameters.items():
-            n = 3 if "query_key_value" in name else 1
-            for index, block in enumerate(parameter.detach().double().cpu().clone().chunk(n)):
-                self.weights[name, index] = [block, torch.zeros_like(block), torch.zeros_like(block)]
-
-    def step(self, gradients):
-        gradients, norm = clipped(gradients, self.max_norm)
-        self.step_number += 1
-        for (name, index), weight in self.weights.items():
-            p, m, v = weight
-            g = gradients[name].chunk(3)[index] if "query_key_value" in name else gradients[name]
-            decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else DECAY
-            m = BETA1 * m + (1 - BETA1) * g
-            v = BETA2 * v + (1 - BETA2) * g * g
-            m_hat, v_hat = m / (1 - BETA1**self.step_number), v / (1 - BETA2**self.step_number)
-            update = m_hat / (v_hat.sqrt() + EPS) + decay * p
-            p_norm, update_norm = p.norm(), update.norm()
-            ratio = p_norm / update_norm if decay and p_norm > 0 and update_norm > 0 else 1.0
-            weight[:] = p - self.lr * ratio * update, m, v
-        return norm
-
-    def parameter(self, name):
-        return torch.cat([weight[0] for (owner, _), weight in self.weights.items() if owner == name])
 
 
 @pytest.mark.parametrize("scale", [0.001, 0.1, 30.0], ids=["unclipped", "clipped", "clipped_hard"])

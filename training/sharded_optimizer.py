@@ -31,7 +31,8 @@ class ShardedOptimizer:
 
     A method that says it is collective must be called by all ranks of the default process group, in one order.
     The weights must be equal on all ranks from the start, and the gradients before each step (any clipping, which is
-    by the norm over all of them, included). An optimizer that clips by itself sees its share only: give none.
+    by the norm over all of them, or the divisor for it included). An optimizer that clips by itself sees its share
+    only: give none.
 
     Args:
         build: makes the optimizer from groups. It is called with all groups, for what the optimizer adds to them, and
@@ -81,12 +82,21 @@ class ShardedOptimizer:
         """
         return self._whole.param_groups
 
-    def step(self) -> None:
-        """Update the parameters of all ranks. Collective."""
+    @property
+    def divides_gradients(self) -> bool:
+        """Whether `step` takes a divisor of the gradients, as that of the optimizer which is built does."""
+        return getattr(self._whole, "divides_gradients", False)
+
+    def step(self, **options: Any) -> None:
+        """Update the parameters of all ranks. Collective.
+
+        Args:
+            options: for the optimizer's own step.
+        """
         if self._inner is not None:
             for group, of_share in zip(self._share, self._inner.param_groups, strict=True):
                 of_share.update(_hyperparameters(self.param_groups[group]))
-            self._inner.step()
+            self._inner.step(**options)
             for group, of_share in zip(self._share, self._inner.param_groups, strict=True):
                 self.param_groups[group].update(_hyperparameters(of_share))
         if self.world_size > 1:

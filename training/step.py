@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimization import WarmupSchedule, clip_gradients, gradient_norm
+from optimization import WarmupSchedule, clip_and_step, gradient_norm
 from ranges import named_range
 from training.loss_scale import LossScale
 
@@ -49,7 +49,7 @@ class TrainingStep:
         loss_function: takes a micro-batch that lies on the device; returns the loss to train on first, then its parts,
             all scalars. The gradient of the first, averaged over ranks, must be in the parameters after `backward`
             outside of `no_sync`.
-        optimizer: its gradients are empty after each step.
+        optimizer: its gradients are empty after each step; see `optimization.clip_and_step`.
         schedule: told after each step taken, so that it sets the learning rate of the next.
         accumulation_steps: micro-batches per step. The gradient is the mean of theirs, summed in the parameters' fp32.
         device: where micro-batches are moved to.
@@ -137,14 +137,12 @@ class TrainingStep:
 
     def _update(self) -> bool:
         """Whether the optimizer stepped; the gradients are gone either way."""
-        groups = self.optimizer.param_groups
         scale = self.loss_scale.scale if self.loss_scale else 1.0
-        norm = gradient_norm(groups) / scale
+        norm = gradient_norm(self.optimizer.param_groups) / scale
         finite = self.loss_scale is None or math.isfinite(norm.item())
         if finite:
             self.gradient_norm = norm
-            clip_gradients(groups, norm, self.max_grad_norm, scale)
-            self.optimizer.step()
+            clip_and_step(self.optimizer, norm, self.max_grad_norm, scale)
             self.schedule.step()
         if self.loss_scale is not None:
             self.loss_scale.step_taken() if finite else self.loss_scale.step_skipped()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimization import build_optimizer
+from optimization import build_optimizer, clip_and_step, gradient_norm
 from training.sharded_optimizer import ShardedOptimizer, buckets, partition
 
 MANY = [  # shape, weight decay, blocks: not in the order of their sizes, several per rank, one of a single number
@@ -69,7 +69,8 @@ def new_groups(layout):
 
 def new_optimizer(name, layout, rank=None, n_ranks=None, bucket_bytes=SMALL_BUCKET):
     def build(groups):
-        return build_optimizer(name, groups, 0.05)
+        kernels = "triton" if name == "lamb_of_triton" else "torch"
+        return build_optimizer(name.removesuffix("_of_triton"), groups, 0.05, kernels=kernels)
 
     groups = new_groups(layout)
     return build(groups) if rank is None else ShardedOptimizer(build, groups, rank, n_ranks, bucket_bytes)
@@ -89,7 +90,7 @@ def train(optimizer, first_step, last_step):
                 gradient = torch.randn(parameter.shape, generator=generator)
                 if (group_place, place) != WITHOUT_GRADIENT:
                     parameter.grad = gradient
-        optimizer.step()
+        clip_and_step(optimizer, gradient_norm(optimizer.param_groups) / 4, 0.5, loss_scale=4.0)
         optimizer.zero_grad(set_to_none=True)
         assert all(p.grad is None for group in optimizer.param_groups for p in group["params"])
     return [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
@@ -150,6 +151,15 @@ def test_weights_and_state_are_those_of_the_unsharded_optimizer(processes, tmp_p
     assert_identical(results[0][1], state)
     assert list(results[0][1]["state"]) == list(state["state"])
     assert [rank_state for _, rank_state, _ in results[1:]] == [None] * (n_ranks - 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="wants Triton's interpreter: the parameters lie on the CPU")
+def test_the_same_with_kernels_of_our_own(processes, tmp_path):
+    weights, state = train_unsharded("lamb_of_triton", FEW, 1, 3)
+    torch.testing.assert_close(weights, train_unsharded("lamb", FEW, 1, 3)[0], rtol=1e-5, atol=1e-6)
+    results = on_ranks(processes, tmp_path, 2, train_sharded, "lamb_of_triton", FEW, 1, 3)
+    assert_identical(results[1][0], weights)
+    assert_identical(results[0][:2], (weights, state))
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3, 4])

@@ -39,10 +39,20 @@ class RecordingSGD(torch.optim.SGD):
         super().step()
 
 
-def toy(accumulation_steps, **options):
+class DividingSGD(RecordingSGD):
+    """Keeps the divisor of the gradients too."""
+
+    divides_gradients = True
+
+    def step(self, gradient_divisor):
+        self.divisor = gradient_divisor
+        super().step()
+
+
+def toy(accumulation_steps, optimizer_class=RecordingSGD, **options):
     """Minimises (w * x)^2 with a second loss of x alone; returns the step and its optimizer."""
     weight = torch.nn.Parameter(torch.tensor(2.0))
-    optimizer = RecordingSGD([weight], lr=1.0)
+    optimizer = optimizer_class([weight], lr=1.0)
     schedule = WarmupSchedule(optimizer, 10, 0.5, 0.1, "constant")
 
     def loss_function(batch):
@@ -139,6 +149,18 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told():
     step(batches(3))
     assert step.gradient_norm.item() == pytest.approx(36.0)  # 2 w x^2 at w = 2, x = 3
     assert optimizer.seen[0][0].item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("max_grad_norm", "scale", "expected"),
+    [(3.0, None, 12.0), (3.0, 8.0, 96.0), (100.0, None, 1.0), (math.inf, 8.0, 8.0), (math.inf, None, None)],
+)
+def test_an_optimizer_that_divides_gradients_is_told_by_what(max_grad_norm, scale, expected):
+    loss_scale = LossScale(scale) if scale else None
+    step, optimizer = toy(1, DividingSGD, max_grad_norm=max_grad_norm, loss_scale=loss_scale)
+    step(batches(3))
+    assert optimizer.divisor == expected
+    assert optimizer.seen[0][0].item() == 36.0 * (scale or 1.0)  # 2 w x^2 at w = 2, x = 3; nobody has divided it
 
 
 def test_the_loss_scale_changes_no_finite_step():

@@ -1,0 +1,296 @@
+"""LAMB over many tensors in two passes, which move 40 bytes for each parameter.
+
+The first pass reads gradient, weight and both moments once, and writes the moments and, over the gradient, the update;
+it also adds up the squares for the trust ratios. The ratio is of a whole weight, so a second pass must follow: it reads
+weight and update, and writes the weight. Without weight decay the ratio is 1, and the first pass does it all.
+
+The tensors stay where they are: the kernels find them by a table of addresses and share them out in chunks. Gradients
+may lie elsewhere at each step, so the host compares addresses, and sends a new table when one has changed. Each chunk's
+sums have a place of their own and are added up in one order: the same input gives the same bits.
+
+Sources: You et al. 2019, https://arxiv.org/abs/1904.00962; NVIDIA's apex (lists of addresses and chunks).
+"""
+
+import itertools
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHUNK = 8192  # elements of a program: enough to forget how long it looked for them; BERT-large has 41,000 such chunks
+TILE, WARPS = 1024, 4  # elements at a time, eight per thread, of which the first pass has 128 bytes under way
+CHUNKS_AT_A_TIME = 256
+
+# Columns of the table of weight blocks.
+GRADIENT = tl.constexpr(0)
+PARAMETER = tl.constexpr(1)
+EXP_AVG = tl.constexpr(2)
+EXP_AVG_SQ = tl.constexpr(3)
+SIZE = tl.constexpr(4)
+FIRST_CHUNK = tl.constexpr(5)
+N_COLUMNS = tl.constexpr(6)
+
+VECTOR_BYTES = tl.constexpr(16)
+SMALLER = tl.constexpr(
+    4
+)  # this part of a tile where loads are single and masked, or their code would set the registers
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether the kernels can run there: on a GPU, or anywhere in Triton's interpreter."""
+    return device.type == "cuda" or triton.knobs.runtime.interpret
+
+
+class Tables(NamedTuple):
+    """What the kernels know of a group's weight blocks, on its device."""
+
+    blocks: Tensor
+    """(blocks, 6) int64: four addresses, the number of elements, the first of the block's chunks."""
+    block_of_chunk: Tensor
+    """(chunks,) int32."""
+    sums: Tensor
+    """(chunks, 2) fp32: room for the sums of squares of weights and of updates."""
+    ratios: Tensor
+    """(blocks,) fp32: room for the trust ratios."""
+
+
+class GroupUpdate:
+    """LAMB's step for one group. It keeps the group's tables, and never waits for the device.
+
+    Args:
+        chunk: elements that one program updates, a multiple of `tile`.
+        tile: elements that it holds at a time, a power of two.
+    """
+
+    def __init__(self, chunk: int = CHUNK, tile: int = TILE):
+        self.chunk, self.tile = chunk, tile
+        self._key: list[int] = []
+        self._tables: Tables | None = None
+
+    def __call__(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        group: dict[str, Any],
+        gradient_divisor: Tensor | None = None,
+    ) -> None:
+        """One update of the weights and moments, in place; the gradients are used up.
+
+        Args:
+            parameters: any shapes, fp32 and contiguous as all tensors here; the others are in the same order.
+            group: `lr`, `betas`, `eps`, `weight_decay`, the number `step` of this step, from 1, and `n_blocks`, into
+                which the first dimension of every parameter is divided.
+            gradient_divisor: 0-d, fp32, on the device: what the gradients are to be divided by first.
+
+        Raises:
+            ValueError: a tensor is not fp32 or not contiguous, or a parameter has no such equal blocks.
+        """
+        tables = self._tables_of([gradients, parameters, exp_avgs, exp_avg_sqs], group["n_blocks"])
+        (beta1, beta2), step, lr = group["betas"], group["step"], float(group["lr"])
+        takes_ratio = group["weight_decay"] != 0
+        layout = {"chunk": self.chunk, "tile": self.tile, "num_warps": WARPS}
+        grid = (len(tables.block_of_chunk),)
+        _first_pass[grid](
+            tables.blocks,
+            tables.block_of_chunk,
+            tables.sums,
+            gradient_divisor,
+            lr,
+            beta1,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            1 / (1 - beta1**step),
+            1 / (1 - beta2**step),
+            group["eps"],
+            float(group["weight_decay"]),
+            takes_ratio=takes_ratio,
+            **layout,
+        )
+        if takes_ratio:
+            _trust_ratios[(len(tables.blocks),)](
+                tables.blocks, tables.sums, tables.ratios, chunk=self.chunk, tile=CHUNKS_AT_A_TIME
+            )
+            _second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, **layout)
+
+    def _tables_of(self, columns: list[list[Tensor]], n_blocks: int) -> Tables:
+        """The tables for tensors in the order of the columns GRADIENT to EXP_AVG_SQ; made anew when one has moved."""
+        key = [n_blocks]
+        for tensor in itertools.chain(*columns):
+            if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+                raise ValueError(
+                    "LAMB's kernels take contiguous float32 weights, gradients and moments, "
+                    f"not {tensor.dtype} of shape {tuple(tensor.shape)} and strides {tensor.stride()}"
+                )
+            key.append(tensor.data_ptr())
+        if key != self._key:
+            self._tables = make_tables(columns, n_blocks, self.chunk)
+            self._key = key
+        return self._tables
+
+
+def make_tables(columns: list[list[Tensor]], n_blocks: int, chunk: int) -> Tables:
+    """Tables for tensors that are given in the order of the columns GRADIENT to EXP_AVG_SQ, each of `n_blocks` blocks.
+
+    Raises:
+        ValueError: the first dimension of a tensor is not a multiple of `n_blocks`.
+    """
+    for tensor in columns[0]:
+        if n_blocks > 1 and (tensor.dim() == 0 or tensor.shape[0] % n_blocks):
+            raise ValueError(f"a weight of shape {tuple(tensor.shape)} cannot be divided into {n_blocks} equal blocks")
+    sizes = torch.tensor([tensor.numel() // n_blocks for tensor in columns[0]])
+    addresses = torch.tensor([[tensor.data_ptr() for tensor in column] for column in columns])
+    offsets = torch.arange(n_blocks) * sizes[:, None] * columns[0][0].element_size()
+    addresses = (addresses[:, :, None] + offsets).flatten(1)
+    sizes = sizes.repeat_interleave(n_blocks)
+    n_chunks = (sizes + chunk - 1) // chunk
+    first_chunk = n_chunks.cumsum(0) - n_chunks
+    block_of_chunk = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(n_chunks)
+    device = columns[0][0].device
+    return Tables(
+        _sent(torch.stack([*addresses, sizes, first_chunk], 1), device),
+        _sent(block_of_chunk, device),
+        torch.empty(len(block_of_chunk), 2, dtype=torch.float32, device=device),
+        torch.empty(len(sizes), dtype=torch.float32, device=device),
+    )
+
+
+def _sent(table: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device that the host does not wait for. The pinned memory is this copy's own: PyTorch's allocator
+    gives it to nobody else before the copy is over."""
+    if device.type == "cuda":
+        table = table.pin_memory()
+    return table.to(device, non_blocking=True)
+
+
+@triton.jit
+def _first_pass(
+    blocks_ptr,
+    block_of_chunk_ptr,
+    sums_ptr,
+    divisor_ptr,
+    lr,
+    beta1,
+    one_minus_beta1,  # from double precision: 1 - 0.999 in fp32 is off by a hundred thousandth
+    beta2,
+    one_minus_beta2,
+    unbias1,
+    unbias2,
+    eps,
+    decay,
+    takes_ratio: tl.constexpr,
+    chunk: tl.constexpr,
+    tile: tl.constexpr,
+):
+    row = blocks_ptr + tl.load(block_of_chunk_ptr + tl.program_id(0)) * N_COLUMNS
+    first, size = _span(row, chunk)
+    factor = 1.0
+    if divisor_ptr is not None:
+        factor = 1.0 / tl.load(divisor_ptr)
+    settings = (lr, factor, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay)
+    addresses = tl.load(row + GRADIENT) | tl.load(row + PARAMETER) | tl.load(row + EXP_AVG) | tl.load(row + EXP_AVG_SQ)
+    if (first + chunk <= size) & (addresses % VECTOR_BYTES == 0):
+        parameter_sum, update_sum = _first_pass_of_chunk(row, first, chunk, settings, takes_ratio, tile, True)
+    else:
+        n_elements = tl.minimum(size - first, chunk).to(tl.int32)
+        small: tl.constexpr = tile // SMALLER
+        parameter_sum, update_sum = _first_pass_of_chunk(row, first, n_elements, settings, takes_ratio, small, False)
+    if takes_ratio:
+        tl.store(sums_ptr + 2 * tl.program_id(0), parameter_sum)
+        tl.store(sums_ptr + 2 * tl.program_id(0) + 1, update_sum)
+
+
+@triton.jit
+def _first_pass_of_chunk(
+    row, first, n_elements, settings, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorised: tl.constexpr
+):
+    """The sums of squares of a chunk's weights and updates, after its pass."""
+    lr, factor, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay = settings
+    gradient_ptr = _pointer(row, GRADIENT, first, is_vectorised)
+    parameter_ptr = _pointer(row, PARAMETER, first, is_vectorised)
+    exp_avg_ptr = _pointer(row, EXP_AVG, first, is_vectorised)
+    exp_avg_sq_ptr = _pointer(row, EXP_AVG_SQ, first, is_vectorised)
+    parameter_squares = tl.zeros((tile,), tl.float32)
+    update_squares = tl.zeros((tile,), tl.float32)
+    for start in range(0, n_elements, tile):
+        places = start + tl.arange(0, tile)
+        inside = None if is_vectorised else places < n_elements
+        fill = None if is_vectorised else 0.0
+        gradient = tl.load(gradient_ptr + places, inside, fill) * factor
+        parameter = tl.load(parameter_ptr + places, inside, fill)
+        exp_avg = beta1 * tl.load(exp_avg_ptr + places, inside, fill) + one_minus_beta1 * gradient
+        exp_avg_sq = beta2 * tl.load(exp_avg_sq_ptr + places, inside, fill) + one_minus_beta2 * gradient * gradient
+        tl.store(exp_avg_ptr + places, exp_avg, inside)
+        tl.store(exp_avg_sq_ptr + places, exp_avg_sq, inside)
+        update = exp_avg * unbias1 / (tl.sqrt(exp_avg_sq * unbias2) + eps) + decay * parameter
+        if takes_ratio:
+            tl.store(gradient_ptr + places, update, inside)
+            parameter_squares += parameter * parameter
+            update_squares += update * update
+        else:
+            tl.store(parameter_ptr + places, parameter - lr * update, inside)
+    return tl.sum(parameter_squares), tl.sum(update_squares)
+
+
+@triton.jit
+def _trust_ratios(blocks_ptr, sums_ptr, ratios_ptr, chunk: tl.constexpr, tile: tl.constexpr):
+    """|p| / |u| of a block, 1 where either norm is zero."""
+    row = blocks_ptr + tl.program_id(0) * N_COLUMNS
+    sums_ptr += 2 * tl.load(row + FIRST_CHUNK)
+    n_chunks = tl.cdiv(tl.load(row + SIZE), chunk).to(tl.int32)
+    parameter_sums = tl.zeros((tile,), tl.float32)
+    update_sums = tl.zeros((tile,), tl.float32)
+    for start in range(0, n_chunks, tile):
+        chunks = start + tl.arange(0, tile)
+        parameter_sums += tl.load(sums_ptr + 2 * chunks, chunks < n_chunks, 0.0)
+        update_sums += tl.load(sums_ptr + 2 * chunks + 1, chunks < n_chunks, 0.0)
+    parameter_norm, update_norm = tl.sqrt(tl.sum(parameter_sums)), tl.sqrt(tl.sum(update_sums))
+    either_zero = (parameter_norm == 0) | (update_norm == 0)
+    ratio = tl.where(either_zero, 1.0, parameter_norm) / tl.where(either_zero, 1.0, update_norm)
+    tl.store(ratios_ptr + tl.program_id(0), ratio)
+
+
+@triton.jit
+def _second_pass(blocks_ptr, block_of_chunk_ptr, ratios_ptr, lr, chunk: tl.constexpr, tile: tl.constexpr):
+    block = tl.load(block_of_chunk_ptr + tl.program_id(0))
+    row = blocks_ptr + block * N_COLUMNS
+    first, size = _span(row, chunk)
+    rate = lr * tl.load(ratios_ptr + block)
+    addresses = tl.load(row + GRADIENT) | tl.load(row + PARAMETER)
+    if (first + chunk <= size) & (addresses % VECTOR_BYTES == 0):
+        _second_pass_of_chunk(row, first, chunk, rate, tile, True)
+    else:
+        n_elements = tl.minimum(size - first, chunk).to(tl.int32)
+        _second_pass_of_chunk(row, first, n_elements, rate, tile // SMALLER, False)
+
+
+@triton.jit
+def _second_pass_of_chunk(row, first, n_elements, rate, tile: tl.constexpr, is_vectorised: tl.constexpr):
+    update_ptr = _pointer(row, GRADIENT, first, is_vectorised)
+    parameter_ptr = _pointer(row, PARAMETER, first, is_vectorised)
+    for start in range(0, n_elements, tile):
+        places = start + tl.arange(0, tile)
+        inside = None if is_vectorised else places < n_elements
+        fill = None if is_vectorised else 0.0
+        parameter = tl.load(parameter_ptr + places, inside, fill)
+        update = tl.load(update_ptr + places, inside, fill)
+        tl.store(parameter_ptr + places, parameter - rate * update, inside)
+
+
+@triton.jit
+def _span(row, chunk: tl.constexpr):
+    """Where in its block this program's chunk begins, and the size of the block; int64."""
+    return (tl.program_id(0) - tl.load(row + FIRST_CHUNK)) * chunk, tl.load(row + SIZE)
+
+
+@triton.jit
+def _pointer(row, column: tl.constexpr, first, is_vectorised: tl.constexpr):
+    """To a chunk that begins at element `first` of a block's tensor; `is_vectorised` promises that it is aligned."""
+    pointer = tl.load(row + column).to(tl.pointer_type(tl.float32))
+    if is_vectorised:
+        pointer = tl.multiple_of(pointer, VECTOR_BYTES)
+    return pointer + first

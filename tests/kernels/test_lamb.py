@@ -1,0 +1,296 @@
+"""kernels/lamb.py against LAMB written from the papers: values, places in memory, state, and what is refused."""
+
+import copy
+import functools
+import math
+import sys
+
+import pytest
+import torch
+import triton
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive_lamb import NaiveLamb
+
+import kernels.lamb
+from errors import UserError
+from kernels.lamb import GroupUpdate, make_tables
+from optimization import LAMB, build_optimizer, clip_and_step, gradient_norm, parameter_groups
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CHUNK, TILE = 128, 64  # so that small weights have several chunks, and chunks several tiles
+SHAPES = {
+    "several_chunks.weight": (20, 17),
+    "whole_chunks.weight": (8, 32),
+    "one.weight": (1,),
+    "query_key_value.weight": (6, 65),  # blocks of 130: the second begins within a vector, none ends with a chunk
+    "zero.weight": (3, 2),
+    "LayerNorm.weight": (65,),
+    "dense.bias": (7,),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(kernels.lamb, "GroupUpdate", functools.partial(GroupUpdate, CHUNK, TILE))
+
+
+def named_parameters(shapes=SHAPES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    if "zero.weight" in parameters:
+        parameters["zero.weight"].zero_()
+    return {name: torch.nn.Parameter(value.to(DEVICE)) for name, value in parameters.items()}
+
+
+def random_gradients(shapes=SHAPES, scale=1.0, seed=0):
+    generator = torch.Generator().manual_seed(100 + seed)
+    return {name: torch.randn(shape, generator=generator) * scale for name, shape in shapes.items()}
+
+
+def new_lamb(parameters, implementation="triton", lr=0.02):
+    return LAMB(parameter_groups(parameters.items()), lr, implementation=implementation)
+
+
+def train(parameters, optimizer, gradients, max_norm=1.0, loss_scale=1.0):
+    """A step with these gradients, which backward would have made `loss_scale` times as large."""
+    for name, parameter in parameters.items():
+        parameter.grad = None if gradients.get(name) is None else (gradients[name] * loss_scale).to(DEVICE)
+    norm = gradient_norm(optimizer.param_groups) / loss_scale
+    clip_and_step(optimizer, norm, max_norm, loss_scale)
+    return norm
+
+
+def assert_close(parameters, naive, rtol=5e-6, atol=5e-7):
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.detach().double().cpu(), naive.parameter(name), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("scale", "max_norm", "loss_scale"),
+    [(0.001, 1.0, 1.0), (30.0, 1.0, 2.0**12), (0.1, math.inf, 1024.0)],
+)
+def test_it_equals_naive_lamb_over_steps(scale, max_norm, loss_scale):
+    parameters = named_parameters()
+    naive, optimizer = NaiveLamb(parameters, 0.02, max_norm), new_lamb(parameters)
+    for step in range(3):
+        gradients = random_gradients(scale=scale * (1 + step), seed=step)
+        norm = train(parameters, optimizer, gradients, max_norm, loss_scale)
+        assert norm.item() == pytest.approx(naive.step(gradients), rel=1e-6)
+        assert_close(parameters, naive)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=3),
+    rows=st.integers(1, 12),
+    columns=st.integers(1, 12),
+    chunk=st.sampled_from([32, 64, 256]),
+    exponent=st.floats(-6, 4),
+)
+def test_it_equals_naive_lamb_for_any_shapes(shapes, rows, columns, chunk, exponent):
+    named = {f"{number}.weight": shape for number, shape in enumerate(shapes)}
+    named |= {"query_key_value.weight": (3 * rows, columns), "query_key_value.bias": (3 * rows,)}
+    parameters = named_parameters(named, seed=rows)
+    naive = NaiveLamb(parameters, 0.02)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels.lamb, "GroupUpdate", functools.partial(GroupUpdate, chunk, 32))
+        optimizer = new_lamb(parameters)
+    for step in range(2):
+        gradients = random_gradients(named, 10**exponent, seed=step)
+        train(parameters, optimizer, gradients)
+        naive.step(gradients)
+    assert_close(parameters, naive, rtol=1e-5, atol=1e-6)
+
+
+def test_the_sizes_that_are_used_give_the_same():
+    shapes = {"long.weight": (3, 4096), "query_key_value.weight": (6, 2048), "long.bias": (9001,)}
+    parameters = named_parameters(shapes)
+    naive = NaiveLamb(parameters, 0.02)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels.lamb, "GroupUpdate", GroupUpdate)
+        optimizer = new_lamb(parameters)
+    for step in range(2):
+        gradients = random_gradients(shapes, seed=step)
+        train(parameters, optimizer, gradients)
+        naive.step(gradients)
+    assert_close(parameters, naive)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+def test_tensors_lie_anywhere_and_their_neighbours_stay(shift):
+    # As in the buckets of DistributedDataParallel, where a gradient begins wherever the last one ended.
+    shapes = [(8, 16), (5, 31), (1,), (2, 64)]
+    sizes = [math.prod(shape) for shape in shapes]
+    generator = torch.Generator().manual_seed(1)
+    flat = torch.randn(2, shift + sum(sizes) + 1, generator=generator).to(DEVICE)
+    before = flat.clone()
+    views = [[part.view(shape) for part, shape in zip(row[shift:-1].split(sizes), shapes, strict=True)] for row in flat]
+    parameters = {f"{number}.weight": torch.nn.Parameter(view) for number, view in enumerate(views[0])}
+    gradients = {name: view.cpu() for name, view in zip(parameters, views[1], strict=True)}
+    naive = NaiveLamb(parameters, 0.02, math.inf)
+    naive.step({name: gradient.clone() for name, gradient in gradients.items()})
+    for parameter, view in zip(parameters.values(), views[1], strict=True):
+        parameter.grad = view
+    new_lamb(parameters).step()
+    assert_close(parameters, naive)
+    outside = [*range(shift), -1]
+    assert torch.equal(flat[:, outside], before[:, outside])
+
+
+def test_the_same_input_gives_the_same_bits():
+    results = []
+    for _ in range(2):
+        parameters = named_parameters()
+        optimizer = new_lamb(parameters)
+        for step in range(2):
+            train(parameters, optimizer, random_gradients(seed=step))
+        results.append(torch.cat([parameter.detach().flatten() for parameter in parameters.values()]))
+    assert torch.equal(*results)
+
+
+def test_ratios_are_one_without_decay_and_for_weights_or_updates_of_zero():
+    zero, idle, undecayed = (torch.nn.Parameter(torch.full((2,), value, device=DEVICE)) for value in (0.0, 0.0, 100.0))
+    zero.grad, undecayed.grad = torch.tensor([[0.1, -0.1]] * 2, device=DEVICE)
+    idle.grad = torch.zeros(2, device=DEVICE)
+    groups = [{"params": [zero, idle]}, {"params": [undecayed], "weight_decay": 0.0}]
+    LAMB(groups, lr=0.5, implementation="triton").step()
+    assert zero.tolist() == pytest.approx([-0.5, 0.5], rel=1e-4)
+    assert idle.tolist() == [0.0, 0.0]
+    assert undecayed.tolist() == pytest.approx([99.5, 100.5], rel=1e-6)
+
+
+def test_nan_gradients_reach_their_weights_alone():
+    bad, good = (torch.nn.Parameter(torch.ones(3, device=DEVICE)) for _ in range(2))
+    bad.grad, good.grad = torch.tensor([[1.0, math.nan, 1.0], [1.0, 1.0, 1.0]], device=DEVICE)
+    LAMB([bad, good], lr=0.1, implementation="triton").step()
+    assert bad.isnan().all()
+    assert good.isfinite().all()
+
+
+@pytest.mark.parametrize("first", ["foreach", "triton"])
+def test_each_implementation_goes_on_from_the_others_state(first):
+    second = {"foreach": "triton", "triton": "foreach"}[first]
+    parameters = named_parameters()
+    naive, optimizer = NaiveLamb(parameters, 0.02), new_lamb(parameters, first)
+    for step in range(4):
+        if step == 2:
+            state = copy.deepcopy(optimizer.state_dict())
+            optimizer = new_lamb(parameters, second, lr=0.5)
+            optimizer.load_state_dict(state)
+        gradients = random_gradients(seed=step)
+        train(parameters, optimizer, gradients)
+        naive.step(gradients)
+        assert_close(parameters, naive)
+    assert state["state"].keys() == optimizer.state_dict()["state"].keys()
+    assert {frozenset(values) for values in state["state"].values()} == {frozenset({"exp_avg", "exp_avg_sq"})}
+
+
+def test_parameters_without_gradients_are_left_alone_whenever_that_is():
+    parameters = named_parameters()
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    optimizer = new_lamb(parameters)
+    some = ["whole_chunks.weight", "query_key_value.weight"]
+    for names in (some, list(SHAPES), some[:1]):
+        gradients = {name: random_gradients()[name] for name in names}
+        train(parameters, optimizer, gradients)
+        for name, parameter in parameters.items():
+            assert torch.equal(parameter, before[name]) == (name not in names)
+            before[name] = parameter.detach().clone()
+
+
+def test_tables_are_made_again_only_when_a_tensor_has_moved(monkeypatch):
+    made = []
+    monkeypatch.setattr(kernels.lamb, "make_tables", lambda *arguments: made.append(1) or make_tables(*arguments))
+    parameters = named_parameters()
+    naive, optimizer = NaiveLamb(parameters, 0.02, math.inf), new_lamb(parameters)
+    first, second = random_gradients(seed=1), random_gradients(seed=2)
+    for name, parameter in parameters.items():
+        parameter.grad = first[name].to(DEVICE, copy=True)
+    optimizer.step()
+    assert len(made) == len(optimizer.param_groups)
+    for name, parameter in parameters.items():
+        parameter.grad.copy_(second[name])
+    optimizer.step()
+    assert len(made) == len(optimizer.param_groups)
+    moved = parameters["whole_chunks.weight"]
+    moved.grad = moved.grad.clone()
+    for name, parameter in parameters.items():
+        parameter.grad.copy_(second[name])
+    optimizer.step()
+    assert len(made) == len(optimizer.param_groups) + 1
+    for gradients in (first, second, second):
+        naive.step(gradients)
+    assert_close(parameters, naive)
+
+
+def test_tables_by_hand():
+    shapes = [(6, 10), (3, 1), (9,)]
+    columns = [[torch.zeros(shape, device=DEVICE) for shape in shapes] for _ in range(4)]
+    tables = make_tables(columns, n_blocks=3, chunk=16)
+    first_addresses = [[tensor.data_ptr() for tensor in column] for column in columns]
+    sizes = [20, 20, 20, 1, 1, 1, 3, 3, 3]
+    first_chunks = [0, 2, 4, 6, 7, 8, 9, 10, 11]
+    offsets = [0, 80, 160, 0, 4, 8, 0, 12, 24]  # bytes
+    expected = [
+        [column[block // 3] + offset for column in first_addresses] + [size, first_chunk]
+        for block, (offset, size, first_chunk) in enumerate(zip(offsets, sizes, first_chunks, strict=True))
+    ]
+    assert tables.blocks.tolist() == expected
+    assert tables.block_of_chunk.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8]
+    assert tables.sums.shape == (12, 2)
+    assert tables.ratios.shape == (9,)
+
+
+def test_gradients_that_are_not_contiguous_are_refused():
+    parameter = torch.nn.Parameter(torch.zeros(4, 3, device=DEVICE))
+    parameter.grad = torch.zeros(3, 4, device=DEVICE).T
+    with pytest.raises(ValueError, match=r"contiguous float32.*\(4, 3\) and strides \(1, 4\)"):
+        LAMB([parameter], lr=0.1, implementation="triton").step()
+
+
+@pytest.mark.parametrize("shape", [(4, 3), ()])
+def test_weights_without_equal_blocks_are_refused(shape):
+    parameter = torch.nn.Parameter(torch.zeros(shape, device=DEVICE))
+    parameter.grad = torch.zeros_like(parameter)
+    with pytest.raises(ValueError, match="3 equal blocks"):
+        LAMB([{"params": [parameter], "n_blocks": 3}], lr=0.1, implementation="triton").step()
+
+
+def test_it_is_chosen_by_name_and_refused_where_it_cannot_run(monkeypatch):
+    parameters = list(named_parameters().items())
+
+    def build(**options):
+        return build_optimizer("lamb", parameter_groups(parameters), lr=0.1, **options)
+
+    assert build()._updates[0].__name__ == "_lamb_update"
+    assert isinstance(build(kernels="triton")._updates[0], GroupUpdate)
+    with pytest.raises(ValueError, match=r"cuda.*torch, triton"):
+        build(kernels="cuda")
+    with pytest.raises(ValueError, match=r"fused.*foreach or triton"):
+        LAMB([parameters[0][1]], lr=0.1, implementation="fused")
+    with monkeypatch.context() as compiled:
+        compiled.setattr(triton.knobs.runtime, "interpret", False)
+        with pytest.raises(UserError, match=r"NVIDIA GPUs, and not on cpu: take --kernels torch"):
+            LAMB([torch.nn.Parameter(torch.zeros(2))], lr=0.1, implementation="triton")
+    monkeypatch.setitem(sys.modules, "kernels.lamb", None)
+    with pytest.raises(UserError, match="need triton, and it cannot be imported"):
+        build(kernels="triton")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_does_not_synchronise():
+    parameters = named_parameters()
+    naive, optimizer = NaiveLamb(parameters, 0.02), new_lamb(parameters)
+    for step in range(3):
+        gradients = random_gradients(seed=step)
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name].to(DEVICE)
+        naive.step(gradients)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            clip_and_step(optimizer, gradient_norm(optimizer.param_groups), 1.0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert_close(parameters, naive)
