@@ -161,7 +161,10 @@ def _lamb_kernels(devices: set[torch.device]) -> ModuleType:
         ) from error
     for device in devices:
         if not kernels.runs_on(device):
-            raise UserError(f"LAMB's kernels run on NVIDIA GPUs, and not on {device}: take --kernels torch.")
+            raise UserError(
+                f"LAMB's kernels cannot run on {device} (they run on NVIDIA GPUs, and on CPUs in Triton's interpreter "
+                "alone): take --kernels torch."
+            )
     return kernels
 
 

@@ -38,11 +38,6 @@ SMALLER = tl.constexpr(
 )  # this part of a tile where loads are single and masked, or their code would set the registers
 
 
-def runs_on(device: torch.device) -> bool:
-    """Whether the kernels can run there: on a GPU, or anywhere in Triton's interpreter."""
-    return device.type == "cuda" or triton.knobs.runtime.interpret
-
-
 class Tables(NamedTuple):
     """What the kernels know of a group's weight blocks, on its device."""
 
@@ -294,3 +289,9 @@ def _pointer(row, column: tl.constexpr, first, is_vectorised: tl.constexpr):
     if is_vectorised:
         pointer = tl.multiple_of(pointer, VECTOR_BYTES)
     return pointer + first
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether the kernels run there: on GPUs as they are compiled, on CPUs where Triton's interpreter was asked for."""
+    is_compiled = isinstance(_first_pass, triton.runtime.JITFunction)
+    return device.type == ("cuda" if is_compiled else "cpu")

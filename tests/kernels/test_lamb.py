@@ -269,13 +269,22 @@ def test_it_is_chosen_by_name_and_refused_where_it_cannot_run(monkeypatch):
         build(kernels="cuda")
     with pytest.raises(ValueError, match=r"fused.*foreach or triton"):
         LAMB([parameters[0][1]], lr=0.1, implementation="fused")
-    with monkeypatch.context() as compiled:
-        compiled.setattr(triton.knobs.runtime, "interpret", False)
-        with pytest.raises(UserError, match=r"NVIDIA GPUs, and not on cpu: take --kernels torch"):
-            LAMB([torch.nn.Parameter(torch.zeros(2))], lr=0.1, implementation="triton")
+    elsewhere = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    with pytest.raises(UserError, match=r"cannot run on meta .*take --kernels torch"):
+        LAMB([elsewhere], lr=0.1, implementation="triton")
     monkeypatch.setitem(sys.modules, "kernels.lamb", None)
     with pytest.raises(UserError, match="need triton, and it cannot be imported"):
         build(kernels="triton")
+
+
+def test_compiled_kernels_are_for_gpus_and_interpreted_ones_for_cpus(monkeypatch):
+    def kernel():
+        pass
+
+    devices = [torch.device("cpu"), torch.device("cuda")]
+    for first_pass, expected in ((triton.runtime.JITFunction(kernel), [False, True]), (kernel, [True, False])):
+        monkeypatch.setattr(kernels.lamb, "_first_pass", first_pass)
+        assert [kernels.lamb.runs_on(device) for device in devices] == expected
 
 
 @pytest.mark.gpu

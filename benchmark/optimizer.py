@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""How long the optimizers take over a model's weights, and how near to a copy's rate they move their bytes.
+
+  python3 benchmark/optimizer.py --bert_model large
+  python3 benchmark/optimizer.py --bert_model tiny --windows 1 --steps 2        # on a CPU, in seconds
+
+Timed is what a training step does once its gradients are there: their norm, clipping, the update. All optimizers take
+turns on the same weights and gradients, in windows of several steps, and the tables have medians. The gradients are
+random at first; LAMB leaves its updates in them, which are as good to measure with.
+
+Bytes are counted on paper, for weights with decay: four for each parameter and tensor that a pass reads or writes. What
+caches spare is not taken off, so a small model can seem to be faster than a copy. What cannot run here is left out with
+a sentence; kernels written in Triton run on GPUs, and in its interpreter (TRITON_INTERPRET=1), whose times say nothing.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+
+# Run as a script, Python's path holds benchmark/ and not the root.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmark.summarize import markdown_table
+from configuration import BertConfig
+from errors import UserError, run_main
+from modeling import BertForPreTraining
+from optimization import build_optimizer, clip_and_step, clips_itself, gradient_norm, parameter_groups
+from training.measured_peak import copy_rate
+from training.pretraining_arguments import BERT_CONFIGS
+
+MAX_GRAD_NORM = 1.0
+LEARNING_RATE = 1e-6  # weights stay themselves over thousands of steps
+WARM_UPS = 3
+
+
+class Contender(NamedTuple):
+    """An optimizer, and the bytes that it reads and writes for each parameter."""
+
+    optimizer: str
+    kernels: str
+    passes: tuple[int, ...]
+    """Tensors of the model's size that each pass reads and writes, the norm's and the division's passes included."""
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        return 4 * sum(self.passes)
+
+
+CONTENDERS = MappingProxyType(
+    {
+        # norm, division; m; v twice; v to u and five steps of it with m and p; two norms; p
+        "LAMB, PyTorch's operations": Contender("lamb", "torch", (1, 2, 3, 2, 3, 2, 2, 2, 2, 2, 3, 3, 1, 1, 3)),
+        # norm; g, p, m, v to m, v, u; p, u to p
+        "LAMB, our kernels": Contender("lamb", "triton", (1, 7, 3)),
+        # norm, division; g, p, m, v to p, m, v
+        "AdamW, PyTorch's fused": Contender("adamw", "torch", (1, 2, 7)),
+        # the step's norm and its own; g, p, m, v to m, v, u; two norms; p, u to p
+        "LAMB, apex's fused": Contender("apex_fused_lamb", "torch", (1, 1, 7, 1, 1, 3)),
+    }
+)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bert_model", default="large", choices=sorted(BERT_CONFIGS), help="(default: large)")
+    parser.add_argument("--steps", type=int, default=20, help="steps per window (default: 20)")
+    parser.add_argument("--windows", type=int, default=5, help="windows of each optimizer (default: 5)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU)")
+    args = parser.parse_args(arguments)
+    for name in ("steps", "windows"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
+    return args
+
+
+def optimizer_step(contender: Contender, model: torch.nn.Module) -> Callable[[], None]:
+    """What a training step does with the gradients that the model's parameters have.
+
+    Raises:
+        UserError: this optimizer cannot run here.
+    """
+    groups = parameter_groups(model.named_parameters())
+    optimizer = build_optimizer(contender.optimizer, groups, LEARNING_RATE, MAX_GRAD_NORM, contender.kernels)
+    limit = float("inf") if clips_itself(contender.optimizer) else MAX_GRAD_NORM
+    return lambda: clip_and_step(optimizer, gradient_norm(optimizer.param_groups), limit)
+
+
+def seconds_per_step(step: Callable[[], None], n_steps: int, device: torch.device) -> float:
+    """Mean time over a window, between two events of a GPU or by the clock of the host."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(n_steps):
+            step()
+        return (time.perf_counter() - start) / n_steps
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(n_steps):
+        step()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / n_steps
+
+
+def table(seconds: dict[str, list[float]], n_parameters: int, bytes_per_second: float) -> str:
+    """A line for each optimizer; `bytes_per_second` is a copy's."""
+    rows = []
+    for name, times in seconds.items():
+        n_bytes = CONTENDERS[name].bytes_per_parameter
+        median = statistics.median(times)
+        rate = n_bytes * n_parameters / median
+        rows.append(
+            [
+                name,
+                str(n_bytes),
+                f"{median * 1e3:,.4g}",
+                f"{min(times) * 1e3:,.4g}",
+                f"{max(times) * 1e3:,.4g}",
+                f"{rate / 1e9:,.4g}",
+                f"{rate / bytes_per_second:.1%}",
+            ]
+        )
+    header = ("norm, clipping, update", "bytes per parameter", "ms", "from", "to", "GB/s", "of a copy's rate")
+    return markdown_table(header, rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time all, and print the table."""
+    args = parse_arguments(arguments)
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    model = BertForPreTraining(BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])).to(device)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    steps = {}
+    for name, contender in CONTENDERS.items():
+        try:
+            steps[name] = optimizer_step(contender, model)
+        except UserError as error:
+            print(f"Left out: {name}. {error}")
+    for step in steps.values():
+        seconds_per_step(step, WARM_UPS, device)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(args.windows):
+        for name, step in steps.items():
+            seconds[name].append(seconds_per_step(step, args.steps, device))
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    bytes_per_second = copy_rate(device)
+    print(
+        f"{args.bert_model}, {n_parameters / 1e6:,.1f} M parameters, medians of {args.windows} x {args.steps} steps\n"
+    )
+    print(table(seconds, n_parameters, bytes_per_second))
+    print(f"\nA copy reads and writes {bytes_per_second / 1e9:,.4g} GB/s.")
+
+
+if __name__ == "__main__":
+    run_main(main)
