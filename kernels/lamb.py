@@ -21,6 +21,7 @@ from torch import Tensor
 
 CHUNK = 8192  # elements of a program: enough to forget how long it looked for them; BERT-large has 41,000 such chunks
 TILE, WARPS = 1024, 4  # elements at a time, eight per thread, of which the first pass has 128 bytes under way
+FIRST_PASS_REGISTERS = 64  # told nothing, ptxas saves registers and reads the weight when all else has arrived
 CHUNKS_AT_A_TIME = 256
 
 # Columns of the table of weight blocks.
@@ -33,9 +34,8 @@ FIRST_CHUNK = tl.constexpr(5)
 N_COLUMNS = tl.constexpr(6)
 
 VECTOR_BYTES = tl.constexpr(16)
-SMALLER = tl.constexpr(
-    4
-)  # this part of a tile where loads are single and masked, or their code would set the registers
+# Single masked loads take a smaller part of a tile, or else their branch, which few programs take, sets the registers.
+SMALLER = tl.constexpr(4)
 
 
 class Tables(NamedTuple):
@@ -87,7 +87,7 @@ class GroupUpdate:
         tables = self._tables_of([gradients, parameters, exp_avgs, exp_avg_sqs], group["n_blocks"])
         (beta1, beta2), step, lr = group["betas"], group["step"], float(group["lr"])
         takes_ratio = group["weight_decay"] != 0
-        layout = {"chunk": self.chunk, "tile": self.tile, "num_warps": WARPS}
+        sizes = {"chunk": self.chunk, "tile": self.tile, "num_warps": WARPS}
         grid = (len(tables.block_of_chunk),)
         _first_pass[grid](
             tables.blocks,
@@ -104,13 +104,14 @@ class GroupUpdate:
             group["eps"],
             float(group["weight_decay"]),
             takes_ratio=takes_ratio,
-            **layout,
+            maxnreg=FIRST_PASS_REGISTERS,
+            **sizes,
         )
         if takes_ratio:
             _trust_ratios[(len(tables.blocks),)](
                 tables.blocks, tables.sums, tables.ratios, chunk=self.chunk, tile=CHUNKS_AT_A_TIME
             )
-            _second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, **layout)
+            _second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, **sizes)
 
     def _tables_of(self, columns: list[list[Tensor]], n_blocks: int) -> Tables:
         """The tables for tensors in the order of the columns GRADIENT to EXP_AVG_SQ; made anew when one has moved."""
@@ -215,10 +216,13 @@ def _first_pass_of_chunk(
         places = start + tl.arange(0, tile)
         inside = None if is_vectorised else places < n_elements
         fill = None if is_vectorised else 0.0
-        gradient = tl.load(gradient_ptr + places, inside, fill) * factor
+        gradient = tl.load(gradient_ptr + places, inside, fill)
+        exp_avg = tl.load(exp_avg_ptr + places, inside, fill)
+        exp_avg_sq = tl.load(exp_avg_sq_ptr + places, inside, fill)
         parameter = tl.load(parameter_ptr + places, inside, fill)
-        exp_avg = beta1 * tl.load(exp_avg_ptr + places, inside, fill) + one_minus_beta1 * gradient
-        exp_avg_sq = beta2 * tl.load(exp_avg_sq_ptr + places, inside, fill) + one_minus_beta2 * gradient * gradient
+        gradient *= factor
+        exp_avg = beta1 * exp_avg + one_minus_beta1 * gradient
+        exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * gradient * gradient
         tl.store(exp_avg_ptr + places, exp_avg, inside)
         tl.store(exp_avg_sq_ptr + places, exp_avg_sq, inside)
         update = exp_avg * unbias1 / (tl.sqrt(exp_avg_sq * unbias2) + eps) + decay * parameter
