@@ -15,7 +15,7 @@ from torch import Tensor
 from configuration import BertConfig
 from data.flat_batch import PretrainingBatch
 
-LEARNING_RATE = 1e-4
+LEARNING_RATE, MAX_GRAD_NORM = 1e-4, 1.0
 
 
 def hugging_face_step(
@@ -49,7 +49,7 @@ def hugging_face_step(
         with autocast:
             loss = forward(**inputs).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

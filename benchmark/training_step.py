@@ -29,7 +29,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmark.hugging_face_step import hugging_face_step, padded_inputs, padded_question_inputs
+from benchmark.hugging_face_step import (
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    hugging_face_step,
+    padded_inputs,
+    padded_question_inputs,
+)
 from benchmark.summarize import markdown_table
 from configuration import BertConfig
 from data.flat_batch import PretrainingBatch
@@ -37,7 +43,7 @@ from data.synthetic import synthetic_batch
 from errors import UserError, run_main
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
-from optimization import build_optimizer, clip_gradients, gradient_norm, parameter_groups
+from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
 from training.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.pretraining_arguments import BERT_CONFIGS
 from training.throughput import ThroughputMeter, bert_flops
@@ -171,13 +177,13 @@ def our_step(
     prepare_model(
         model, device, compute_dtype, compiled=variant.compiled, kernels=variant.kernels, in_fp8=variant.in_fp8
     )
-    optimizer = build_optimizer(optimizer, parameter_groups(model.named_parameters()), 1e-4)
+    groups = parameter_groups(model.named_parameters())
+    optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=variant.kernels)
     inputs = work.inputs()
 
     def step() -> None:
         model(**inputs).loss.backward()
-        clip_gradients(optimizer.param_groups, gradient_norm(optimizer.param_groups), 1.0)
-        optimizer.step()
+        clip_and_step(optimizer, gradient_norm(optimizer.param_groups), MAX_GRAD_NORM)
         optimizer.zero_grad(set_to_none=True)
 
     return step

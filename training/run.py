@@ -149,7 +149,9 @@ class TrainingRun:
         # One that clips itself would clip its share by the norm of that share alone.
         self._optimizer_clips = clips_itself(args.optimizer) and not sharded
         limit = args.max_grad_norm if self._optimizer_clips else math.inf
-        build = functools.partial(build_optimizer, args.optimizer, lr=args.learning_rate, max_grad_norm=limit)
+        build = functools.partial(
+            build_optimizer, args.optimizer, lr=args.learning_rate, max_grad_norm=limit, kernels=args.kernels
+        )
         if sharded:
             return ShardedOptimizer(build, groups, self.world.rank, self.world.size)
         return build(groups)
