@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from configuration import BertConfig
 from encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation, initialise
-from kernels.cross_entropy import linear_cross_entropy
+from kernels.cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from kernels.layers import LayerNorm, Linear
 from ranges import named_range
 
@@ -41,6 +41,7 @@ class MaskedLMHead(nn.Module):
         self.transform = PredictionTransform(config, layer_norm)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.compile_loss = False
+        self.is_dense = True  # False: the vocabulary is multiplied out at every token, for comparison
 
     def padded_bias(self, rows: int) -> Tensor:
         """The bias (rows,) with -inf for the padding of the vocabulary, which so has probability and gradient zero."""
@@ -48,6 +49,8 @@ class MaskedLMHead(nn.Module):
 
     def loss(self, hidden_states: Tensor, positions: Tensor, labels: Tensor, embedding_weight: Tensor) -> Tensor:
         """Mean loss (scalar, fp32) over the positions (M,) whose label (M,) is not -100."""
+        if not self.is_dense:
+            positions, labels = _every_position(positions, labels, hidden_states.shape[0])
         transformed_MH = self.transform(hidden_states.index_select(0, positions))
         bias = self.padded_bias(embedding_weight.shape[0])
         return linear_cross_entropy(transformed_MH, embedding_weight, bias, labels, self.compile_loss)
@@ -57,6 +60,14 @@ class MaskedLMHead(nn.Module):
         transformed_MH = self.transform(hidden_states.index_select(0, positions))
         weight = embedding_weight[: self.bias.shape[0]].to(transformed_MH.dtype)
         return F.linear(transformed_MH, weight).float() + self.bias
+
+
+def _every_position(positions: Tensor, labels: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
+    """All positions (T,), and their labels (T,), -100 where the positions (M,) have none."""
+    labels_T = torch.full((n_tokens,), IGNORE_INDEX, dtype=labels.dtype, device=labels.device)
+    # What fills the masked positions up points at a token too, with the label -100, the least there is.
+    labels_T = labels_T.scatter_reduce(0, positions, labels, "amax")
+    return torch.arange(n_tokens, device=labels.device), labels_T
 
 
 class PreTrainingHeads(nn.Module):

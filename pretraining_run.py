@@ -49,6 +49,7 @@ class PretrainingRun(TrainingRun):
             args.kernels,
             setup.precision.in_fp8,
         )
+        model.cls.predictions.is_dense = not args.no_dense_sequence_output
         super().__init__(args, setup, world, stop_signal, model)
         self.steps_per_evaluation = args.num_steps_per_evaluation
 

@@ -52,7 +52,7 @@ MATRIX_SIZE = 8192
 WARM_UP_STEPS = 3
 MODELS = MappingProxyType({"pretraining": BertForPreTraining, "squad": BertForQuestionAnswering})
 ENCODER_INPUTS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
-PRETRAINING_INPUTS = (*ENCODER_INPUTS, "masked_lm_positions", "masked_lm_labels", "next_sentence_labels")
+PRETRAINING_INPUTS = ("masked_lm_positions", "masked_lm_labels", "next_sentence_labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Work:
     def inputs(self) -> dict[str, Tensor]:
         """Of our model."""
         if self.task == "pretraining":
-            return {name: getattr(self.batch, name) for name in PRETRAINING_INPUTS}
+            return {name: getattr(self.batch, name) for name in (*ENCODER_INPUTS, *PRETRAINING_INPUTS)}
         start, end = self._positions
         return {name: getattr(self.batch, name) for name in ENCODER_INPUTS} | {
             "start_positions": start,

@@ -86,6 +86,20 @@ def test_the_last_line_is_the_run_as_a_whole(finished):
     assert data["e2e_time"] > data["seconds"]
 
 
+def test_nvidias_flag_for_logits_at_every_token_changes_no_loss(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    main(command(folder, output_dir=folder / "everywhere", no_dense_sequence_output=True, disable_jit_fusions=True))
+    assert losses(folder / "everywhere") == pytest.approx(losses(folder / "out"), rel=1e-5)
+
+
+def test_a_deterministic_run_takes_nothing_that_is_not(finished, tmp_path):
+    """PyTorch refuses operations that it cannot make deterministic, and all are asked on a CPU too."""
+    folder = copied(finished, tmp_path)
+    main(command(folder, output_dir=folder / "repeated", deterministic=True))
+    assert losses(folder / "repeated") == losses(folder / "out")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_real_tokens_are_counted_and_padding_is_not(folder):
     main(command(folder, skip_checkpoint=True, benchmark_start=2, benchmark_stop=6))
     with PretrainingDataset(folder / "data", 8, LENGTH, PREDICTIONS, seed=42, num_workers=0).iterate() as batches:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from pretraining_runs import GPU_SHAPE, command, losses, make_inputs, summary
+from pretraining_runs import GPU_SHAPE, command, losses, make_inputs, summary, write_config
 
 from run_pretraining import main
 from training.data_parallel import data_parallel
@@ -15,7 +15,10 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("gpu"), **GPU_SHAPE)
+    folder = make_inputs(tmp_path_factory.mktemp("gpu"), **GPU_SHAPE)
+    with_dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    write_config(folder / "dropout.json", **GPU_SHAPE | with_dropout)
+    return folder
 
 
 def on_gpu(folder, output, **changes):
@@ -43,6 +46,18 @@ def test_a_stopped_run_goes_on(folder, precision):
     # Not bit for bit: FlashAttention's backward pass adds up in no fixed order.
     expected = losses(folder / f"straight {precision}")
     assert losses(folder / f"stopped {precision}") == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_deterministic_runs_are_the_same_bits(folder, kernels, compiled):
+    """Dropout included."""
+    flags = {"precision": "bf16", "kernels": kernels, "compile": compiled, "max_steps": 10, "deterministic": True}
+    outputs = [f"{kernels} {compiled} {number}" for number in range(2)]
+    for output in outputs:
+        main(on_gpu(folder, output, skip_checkpoint=True, config_file=folder / "dropout.json", **flags))
+    first, second = (losses(folder / output) for output in outputs)
+    assert first == second
 
 
 def test_the_micro_batch_is_what_fits(folder, capsys):

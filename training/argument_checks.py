@@ -67,6 +67,8 @@ def shared_value_problems(args: argparse.Namespace, device: torch.device) -> Ite
         yield "--tensorboard_dir needs TensorBoard; install it (pip install tensorboard) or leave the flag out."
     if problem := unavailable(args.optimizer):
         yield problem + "."
+    if args.compile and args.disable_jit_fusions:
+        yield "--compile and --disable_jit_fusions contradict; give one of them."
     if args.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         yield "--compile needs a C++ compiler on the CPU, and neither CXX nor g++ is one; install g++ or leave it out."
     if args.profile_start < 0:

@@ -85,6 +85,16 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         "GPU; --compile then fuses what is left, embeddings and heads (default: torch)",
     )
     group.add_argument(
+        "--disable_jit_fusions",
+        action="store_true",
+        help="NVIDIA's name for running without --compile, which is the default",
+    )
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits at every run on a GPU too, by slower kernels where the faster ones add up in any order",
+    )
+    group.add_argument(
         "--layer_norm", choices=("torch", "apex"), default="torch", help="implementation of LayerNorm; apex needs apex"
     )
     group.add_argument(

@@ -17,6 +17,7 @@ from errors import UserError
 from training import checkpoint
 from training.arguments import reduce_dtype
 from training.checkpoint_writer import CheckpointWriter
+from training.determinism import deterministic
 from training.distributed import World, connected, read_world, world_problems
 from training.environment import describe_environment
 from training.loop import METRICS, train
@@ -70,7 +71,11 @@ def run_checked(
     setup.precision.apply()
     log_file = Path(args.json_summary or Path(args.output_dir) / "dllogger.json")
     summary: dict | None = {}
-    with StopSignal(world) as stop_signal, _open_logger(args, world, log_file, setup.first_step) as logger:
+    with (
+        deterministic(args.deterministic),
+        StopSignal(world) as stop_signal,
+        _open_logger(args, world, log_file, setup.first_step) as logger,
+    ):
         run = make_run(args, setup, world, stop_signal)
         _announce(run, logger)
         peak = measure_device(run, logger) if args.measure_peak else {}

@@ -90,6 +90,12 @@ def _add_data_arguments(group) -> None:
         default=1,
         help="0 reads the shards in the training thread; more, in a thread beside it",
     )
+    group.add_argument(
+        "--no_dense_sequence_output",
+        action="store_true",
+        help="multiply the vocabulary out at every token and not at the masked ones alone: the same losses, slower, "
+        "for comparison; what it costs is not counted as work",
+    )
 
 
 def _add_phase_arguments(group) -> None:

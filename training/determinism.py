@@ -1,0 +1,35 @@
+"""The same bits every time, for whoever looks for the one change that moved a curve.
+
+On a CPU they are the same anyway. On a GPU, some of PyTorch's faster kernels add up in the order in which blocks happen
+to finish: FlashAttention's backward, and scattered additions. PyTorch has a switch that takes slower ones in their
+place, and refuses what has none. The kernels in kernels/ need none: they add up in one order.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+CUBLAS_WORKSPACE = ":4096:8"
+"""Eight buffers of 4 MiB: with it, cuBLAS has the same results on all streams. From its documentation."""
+
+
+@contextlib.contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Context in which PyTorch takes kernels whose results repeat themselves bit for bit, or refuses; if `enabled`.
+
+    To be entered before the first product on a GPU, at which cuBLAS reads its variable.
+    """
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # of what every kernel here overwrites anyway
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
