@@ -12,6 +12,7 @@ import pytest
 
 import benchmark.check
 import benchmark.checkpoint
+import benchmark.curves
 import benchmark.data_preparation
 import benchmark.data_scale
 import benchmark.floor
@@ -44,6 +45,7 @@ PARSERS = {
     "benchmark/data_preparation.py": benchmark.data_preparation.parse_arguments,
     "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,
     "benchmark/summarize.py": benchmark.summarize.parse_arguments,
+    "benchmark/curves.py": benchmark.curves.parse_arguments,
     "benchmark/made_squad.py": benchmark.made_squad.parse_arguments,
     "benchmark/summarize_squad.py": benchmark.summarize_squad.parse_arguments,
     "benchmark/check.py": benchmark.check.parse_arguments,

@@ -13,6 +13,7 @@ from configuration import BertConfig
 from encoder import BertLayer
 from kernels.dropout_add_norm import dropout_add_norm_
 from kernels.fused_blocks import random_seed
+from kernels.layers import Linear
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HIDDEN, HEADS = 32, 2
@@ -90,24 +91,56 @@ def test_values_and_all_gradients(dtype, tolerance, dropout_p):
     assert {tensor.dtype for tensor in actual[1:]} == {torch.float32}
 
 
-def test_fp8_is_near_and_is_not_bf16():
-    """Each product's factors are off by 2^-4 at most and by a third of that on average."""
+def fp8_rounded(matrix: torch.Tensor, per_row: bool) -> torch.Tensor:
+    """A matrix rounded to e4m3 as stated: scaled so that its largest value, or that of each row, becomes 448."""
+    largest = matrix.abs().amax(1, keepdim=True) if per_row else matrix.abs().max()
+    scale = largest.clamp(min=1e-30) / 448
+    return (matrix / scale).float().to(torch.float8_e4m3fn).double() * scale
+
+
+class Fp8Product(torch.autograd.Function):
+    """A linear layer's product with its factors rounded, forward and to the input, but not to the weight."""
+
+    @staticmethod
+    def forward(ctx, inputs, weight):
+        ctx.save_for_backward(inputs, weight)
+        return fp8_rounded(inputs, True) @ fp8_rounded(weight, False).T
+
+    @staticmethod
+    def backward(ctx, gradient):
+        inputs, weight = ctx.saved_tensors
+        return fp8_rounded(gradient, True) @ fp8_rounded(weight, False), gradient.T @ inputs
+
+
+def test_fp8_has_the_error_of_its_rounding_and_no_other():
+    """Beside fp64 that rounds the same factors there is hardly a difference; beside plain fp64, one of 4 to 8 %.
+
+    In bf16, as on GPUs, whose products in fp8 have no other result, some factors are rounded to a neighbour.
+    """
+    dtype, bound = (torch.bfloat16, 0.08) if DEVICE.type == "cuda" else (torch.float32, 1e-5)
     fused = layer(0.0)
     plain = copy.deepcopy(fused).double()
+    rounded = copy.deepcopy(plain)
+    for module in rounded.modules():
+        if isinstance(module, Linear):
+            module.forward = lambda x, m=module: Fp8Product.apply(x, m.weight) + m.bias
     hidden, cu_seqlens, max_seqlen = batch()
-    gradient = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE)
-    expected_leaf = hidden.bfloat16().double().requires_grad_()
-    expected = reference(plain, expected_leaf, cu_seqlens, max_seqlen, (1.0, 1.0), 0.0)
-    wanted = [expected, *gradients(expected, gradient.double(), expected_leaf, plain)]
-    errors = {}
-    for in_fp8 in (False, True):
-        fused.in_fp8 = in_fp8
-        leaf = hidden.bfloat16().requires_grad_()
-        output = fused(leaf, cu_seqlens, max_seqlen, "reference")
-        actual = [output, *gradients(output, gradient.bfloat16(), leaf, fused)]
-        errors[in_fp8] = torch.tensor([relative_error(*pair) for pair in zip(actual, wanted, strict=True)])
-    assert errors[True].max() < 0.15, errors
-    assert errors[True].mean() > 2 * errors[False].mean(), errors
+    gradient = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE, dtype)
+    fused.in_fp8 = True
+    leaf = hidden.to(dtype).requires_grad_()
+    output = fused(leaf, cu_seqlens, max_seqlen, "reference")
+    actual = [output, *gradients(output, gradient, leaf, fused)]
+
+    def errors(other: BertLayer) -> torch.Tensor:
+        expected_leaf = leaf.detach().double().requires_grad_()
+        expected = reference(other, expected_leaf, cu_seqlens, max_seqlen, (1.0, 1.0), 0.0)
+        wanted = [expected, *gradients(expected, gradient.double(), expected_leaf, other)]
+        return torch.tensor([relative_error(*pair) for pair in zip(actual, wanted, strict=True)])
+
+    beside_rounded, beside_plain = errors(rounded), errors(plain)
+    assert beside_rounded.max() < bound, beside_rounded
+    assert beside_plain.max() < 0.15, beside_plain
+    assert beside_plain.mean() > 1.5 * beside_rounded.mean()
 
 
 def test_evaluation_drops_nothing_and_records_nothing():
