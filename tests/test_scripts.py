@@ -24,6 +24,7 @@ STARTED_BY_USERS = (
     "scripts/run_squad.sh",
     "scripts/quickstart.sh",
     "data/create_datasets_from_start.sh",
+    "scripts/measure_fast_paths.sh",
 )
 BIN = Path(sys.executable).parent
 
