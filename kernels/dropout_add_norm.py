@@ -19,8 +19,8 @@ from kernels.fp8 import Rows, empty_rows, store_rows
 from kernels.launch import n_resident_programs
 
 FORWARD_ROWS, FORWARD_WARPS = 2, 4
-BACKWARD_ROWS, BACKWARD_WARPS = 2, 4
-PROGRAMS_PER_PROCESSOR = 4
+BACKWARD_ROWS, BACKWARD_WARPS = 1, 4
+PROGRAMS_PER_PROCESSOR = 6  # as many as fit beside each other, by benchmark/kernel_resources.py
 
 
 def dropout_add_norm_(

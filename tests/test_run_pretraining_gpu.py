@@ -1,6 +1,7 @@
 """run_pretraining on a GPU: the precisions beside each other, a resume, and NCCL's part of data-parallel training."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from pretraining_runs import GPU_SHAPE, command, losses, make_inputs, summary, w
 
 from run_pretraining import main
 from training.data_parallel import data_parallel
+from training.step import TrainingStep
 
 pytestmark = pytest.mark.gpu
 
@@ -58,6 +60,25 @@ def test_deterministic_runs_are_the_same_bits(folder, kernels, compiled):
         main(on_gpu(folder, output, skip_checkpoint=True, config_file=folder / "dropout.json", **flags))
     first, second = (losses(folder / output) for output in outputs)
     assert first == second
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_step_waits_for_the_device(folder, monkeypatch, kernels, compiled):
+    """PyTorch raises where the host would wait; the first steps may, since they compile."""
+    step, calls = TrainingStep.__call__, itertools.count(1)
+
+    def without_waiting(training_step, micro_batches):
+        torch.cuda.set_sync_debug_mode("error" if next(calls) > 5 else "default")
+        try:
+            return step(training_step, micro_batches)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(TrainingStep, "__call__", without_waiting)
+    flags = {"kernels": kernels, "compile": compiled, "precision": "bf16", "synthetic": "full", "input_dir": None}
+    main(on_gpu(folder, f"unwaiting {kernels} {compiled}", **flags, max_steps=10, skip_checkpoint=True))
+    assert next(calls) > 10
 
 
 def test_the_micro_batch_is_what_fits(folder, capsys):
