@@ -42,7 +42,7 @@ def dropout_add_norm_(
     n_rows, n_columns = hidden_states.shape
     normalised = torch.empty_like(hidden_states)
     mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
-    _forward[(triton.cdiv(n_rows, FORWARD_ROWS),)](
+    _dropout_add_norm[(triton.cdiv(n_rows, FORWARD_ROWS),)](
         hidden_states,
         residual,
         weight,
@@ -94,7 +94,7 @@ def dropout_add_norm_backward(
     n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
     n_programs = min(n_blocks, n_resident_programs(gradient.device, PROGRAMS_PER_PROCESSOR))
     partial_sums = torch.empty(n_programs, 3, n_columns, dtype=torch.float32, device=gradient.device)
-    _backward[(n_programs,)](
+    _dropout_add_norm_gradients[(n_programs,)](
         gradient,
         summed,
         mean,
@@ -120,7 +120,7 @@ def dropout_add_norm_backward(
 
 
 @triton.jit
-def _forward(
+def _dropout_add_norm(
     hidden_ptr,
     residual_ptr,
     weight_ptr,
@@ -163,7 +163,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _dropout_add_norm_gradients(
     gradient_ptr,
     summed_ptr,
     mean_ptr,

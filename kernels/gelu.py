@@ -48,7 +48,7 @@ def gelu(inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
     outputs = torch.empty_like(inputs)
     fp8 = empty_rows(inputs) if to_fp8 else None
     block_rows, block_columns = _block(n_columns)
-    _forward[(triton.cdiv(n_rows, block_rows),)](
+    _gelu[(triton.cdiv(n_rows, block_rows),)](
         inputs,
         outputs,
         *(fp8 or (outputs, outputs)),
@@ -80,7 +80,7 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
     n_blocks = triton.cdiv(n_rows, block_rows)
     n_programs = min(n_blocks, n_resident_programs(inputs.device, PROGRAMS_PER_PROCESSOR))
     partial_sums = torch.empty(n_programs, n_columns, dtype=torch.float32, device=inputs.device)
-    _backward[(n_programs,)](
+    _gelu_gradient[(n_programs,)](
         gradient,
         inputs,
         partial_sums,
@@ -112,7 +112,7 @@ def _normal(x):
 
 
 @triton.jit
-def _forward(
+def _gelu(
     inputs_ptr,
     outputs_ptr,
     fp8_ptr,
@@ -136,7 +136,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _gelu_gradient(
     gradient_ptr,
     inputs_ptr,
     partial_sums_ptr,

@@ -89,7 +89,7 @@ class GroupUpdate:
         takes_ratio = group["weight_decay"] != 0
         sizes = {"chunk": self.chunk, "tile": self.tile, "num_warps": WARPS}
         grid = (len(tables.block_of_chunk),)
-        _first_pass[grid](
+        _lamb_first_pass[grid](
             tables.blocks,
             tables.block_of_chunk,
             tables.sums,
@@ -108,10 +108,10 @@ class GroupUpdate:
             **sizes,
         )
         if takes_ratio:
-            _trust_ratios[(len(tables.blocks),)](
+            _lamb_trust_ratios[(len(tables.blocks),)](
                 tables.blocks, tables.sums, tables.ratios, chunk=self.chunk, tile=CHUNKS_AT_A_TIME
             )
-            _second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, **sizes)
+            _lamb_second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, **sizes)
 
     def _tables_of(self, columns: list[list[Tensor]], n_blocks: int) -> Tables:
         """The tables for tensors in the order of the columns GRADIENT to EXP_AVG_SQ; made anew when one has moved."""
@@ -164,7 +164,7 @@ def _sent(table: Tensor, device: torch.device) -> Tensor:
 
 
 @triton.jit
-def _first_pass(
+def _lamb_first_pass(
     blocks_ptr,
     block_of_chunk_ptr,
     sums_ptr,
@@ -236,7 +236,7 @@ def _first_pass_of_chunk(
 
 
 @triton.jit
-def _trust_ratios(blocks_ptr, sums_ptr, ratios_ptr, chunk: tl.constexpr, tile: tl.constexpr):
+def _lamb_trust_ratios(blocks_ptr, sums_ptr, ratios_ptr, chunk: tl.constexpr, tile: tl.constexpr):
     """|p| / |u| of a block, 1 where either norm is zero."""
     row = blocks_ptr + tl.program_id(0) * N_COLUMNS
     sums_ptr += 2 * tl.load(row + FIRST_CHUNK)
@@ -254,7 +254,7 @@ def _trust_ratios(blocks_ptr, sums_ptr, ratios_ptr, chunk: tl.constexpr, tile: t
 
 
 @triton.jit
-def _second_pass(blocks_ptr, block_of_chunk_ptr, ratios_ptr, lr, chunk: tl.constexpr, tile: tl.constexpr):
+def _lamb_second_pass(blocks_ptr, block_of_chunk_ptr, ratios_ptr, lr, chunk: tl.constexpr, tile: tl.constexpr):
     block = tl.load(block_of_chunk_ptr + tl.program_id(0))
     row = blocks_ptr + block * N_COLUMNS
     first, size = _span(row, chunk)
@@ -297,5 +297,5 @@ def _pointer(row, column: tl.constexpr, first, is_vectorised: tl.constexpr):
 
 def runs_on(device: torch.device) -> bool:
     """Whether the kernels run there: on GPUs as they are compiled, on CPUs where Triton's interpreter was asked for."""
-    is_compiled = isinstance(_first_pass, triton.runtime.JITFunction)
+    is_compiled = isinstance(_lamb_first_pass, triton.runtime.JITFunction)
     return device.type == ("cuda" if is_compiled else "cpu")

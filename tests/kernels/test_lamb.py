@@ -283,7 +283,7 @@ def test_compiled_kernels_are_for_gpus_and_interpreted_ones_for_cpus(monkeypatch
 
     devices = [torch.device("cpu"), torch.device("cuda")]
     for first_pass, expected in ((triton.runtime.JITFunction(kernel), [False, True]), (kernel, [True, False])):
-        monkeypatch.setattr(kernels.lamb, "_first_pass", first_pass)
+        monkeypatch.setattr(kernels.lamb, "_lamb_first_pass", first_pass)
         assert [kernels.lamb.runs_on(device) for device in devices] == expected
 
 
