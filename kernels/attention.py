@@ -1,10 +1,12 @@
-"""Attention within each sequence of a flat batch: one function, three backends.
+"""Attention within each sequence of a flat batch: one function, four backends.
 
 - `flash`: FlashAttention-2 as PyTorch ships it, called by its ATen name. The public
   `torch.nn.attention.varlen.varlen_attn` is the same kernel but takes no dropout, and neither do FlexAttention and
   FlashAttention-3; BERT is trained with dropout 0.1 on the attention probabilities.
 - `sdpa`: PyTorch's scaled_dot_product_attention over the padded rectangle, for the CPU, for fp32 and for GPUs without
   FlashAttention-2. cuDNN's version is left out because it can round the dropout probability to sixteenths.
+- `triton`: kernels made for sequences of at most 512 tokens, see `kernels.short_attention`. Only who names it needs
+  Triton.
 - `reference`: a loop over sequences, in plain formulas. Slow; what the others are tested against.
 
 The backend follows from device and dtype, so there is no setting to forget; tests name one explicitly.
@@ -20,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels.padding import pad, padded_indices, unpad
 
-BACKENDS = ("flash", "sdpa", "reference")
+BACKENDS = ("flash", "sdpa", "triton", "reference")
 
 
 def variable_length_attention(
@@ -38,6 +40,9 @@ def variable_length_attention(
     Returns:
         (T, N, D), the dtype of `qkv`.
 
+    Raises:
+        ValueError: there is no such backend, or it is not made for these shapes.
+
     Source: Vaswani et al. 2017, section 3.2.1; Dao 2023 (FlashAttention-2).
     """
     backend = backend or default_backend(qkv.device, qkv.dtype)
@@ -45,6 +50,8 @@ def variable_length_attention(
         return _flash_attention(qkv, cu_seqlens, max_seqlen, dropout_p)
     if backend == "sdpa":
         return _sdpa_attention(qkv, cu_seqlens, max_seqlen, dropout_p)
+    if backend == "triton":
+        return _ShortAttention.apply(qkv, cu_seqlens, max_seqlen, dropout_p)
     if backend == "reference":
         return _reference_attention(qkv, cu_seqlens, dropout_p)
     raise ValueError(f"unknown attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -68,6 +75,31 @@ def _flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p
     return torch.ops.aten._flash_attention_forward(
         query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, dropout_p, False, False
     )[0]
+
+
+class _ShortAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, qkv, cu_seqlens, max_seqlen, dropout_p):
+        from kernels.short_attention import short_attention
+
+        qkv = qkv.contiguous()
+        # Drawn where it is used, so that nothing waits; from the generator that all other dropout is drawn from.
+        seed = torch.randint(2**62, (1,), device=qkv.device)
+        output, log_sum_exp = short_attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed)
+        ctx.save_for_backward(qkv, output, log_sum_exp, cu_seqlens, seed)
+        ctx.max_seqlen, ctx.dropout_p = max_seqlen, dropout_p
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        from kernels.short_attention import short_attention_backward
+
+        qkv, output, log_sum_exp, cu_seqlens, seed = ctx.saved_tensors
+        qkv_gradient, _ = short_attention_backward(
+            gradient.contiguous(), qkv, output, log_sum_exp, cu_seqlens, ctx.max_seqlen, ctx.dropout_p, seed
+        )
+        return qkv_gradient, None, None, None
 
 
 def _sdpa_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float) -> Tensor:
