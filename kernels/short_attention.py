@@ -28,7 +28,7 @@ LONGEST_WHOLE = 128
 LONGEST = 512
 SMALLEST_BLOCK = 32
 HEAD_SIZES = (16, 32, 64, 128)
-WIDEST_ROW = 128  # bytes of a head that the kernels for whole sequences can keep in registers and shared memory
+WIDEST_ROW = 128  # bytes of a row of one head, above which a whole sequence is too much for a program
 
 # What benchmark/kernel_resources.py found: two programs of 8 warps or four of 4 share a processor's 65,536 registers.
 REGISTERS = 128
@@ -58,28 +58,16 @@ def short_attention(
     n_tokens, _, n_heads, head_size = qkv.shape
     output = torch.empty(n_tokens, n_heads, head_size, dtype=qkv.dtype, device=qkv.device)
     log_sum_exp = torch.empty(n_heads, n_tokens, dtype=torch.float32, device=qkv.device)
+    n_programs = (cu_seqlens.shape[0] - 1) * n_heads
     tensors = (qkv, output, log_sum_exp, cu_seqlens, seed)
-    numbers = (head_size**-0.5, drop_threshold(dropout_p), 1 / (1 - dropout_p))
+    numbers = _numbers(head_size, dropout_p)
     constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
-    n_sequences = cu_seqlens.shape[0] - 1
-    if _is_whole(qkv, max_seqlen):
-        block = _whole_block(max_seqlen)
-        forward_whole[(n_sequences * n_heads,)](
-            *tensors,
-            n_tokens,
-            *numbers,
-            **constants,
-            block=block,
-            block_queries=min(block, 64),
-            num_warps=4,
-            maxnreg=REGISTERS,
-        )
+    if is_whole(qkv, max_seqlen):
+        forward_whole[(n_programs,)](*tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen))
     else:
-        block = _block(qkv)
-        n_blocks = triton.cdiv(max_seqlen, block)
-        forward_blocks[(n_sequences * n_blocks * n_heads,)](
-            *tensors, n_tokens, n_blocks, *numbers, **constants, block_queries=block, block_keys=block, num_warps=4
-        )
+        settings = blocks_settings(qkv.element_size())
+        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
+        forward_blocks[(n_programs * n_blocks,)](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
     return output, log_sum_exp
 
 
@@ -111,67 +99,63 @@ def short_attention_backward(
     n_tokens, _, n_heads, head_size = qkv.shape
     n_sequences = cu_seqlens.shape[0] - 1
     qkv_gradient = torch.empty_like(qkv)
-    numbers = (head_size**-0.5, drop_threshold(dropout_p), 1 / (1 - dropout_p))
+    numbers = _numbers(head_size, dropout_p)
     constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
-    if _is_whole(qkv, max_seqlen):
-        block = _whole_block(max_seqlen)
+    rest = (cu_seqlens, seed, n_tokens)
+    if is_whole(qkv, max_seqlen):
         sums = qkv.new_empty(2, n_sequences, n_heads * head_size, dtype=torch.float32)
-        backward_whole[(n_sequences * n_heads,)](
-            gradient,
-            qkv,
-            output,
-            log_sum_exp,
-            qkv_gradient,
-            sums,
-            cu_seqlens,
-            seed,
-            n_tokens,
-            *numbers,
-            **constants,
-            block=block,
-            block_keys=min(block, 64),
-            num_warps=8 if block == LONGEST_WHOLE else 4,
-            maxnreg=REGISTERS,
-        )
+        tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums)
+        settings = whole_backward_settings(max_seqlen)
+        backward_whole[(n_sequences * n_heads,)](*tensors, *rest, *numbers, **constants, **settings)
     else:
-        block = _block(qkv)
-        n_blocks = triton.cdiv(max_seqlen, block)
+        settings = blocks_settings(qkv.element_size())
+        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
         sums = qkv.new_empty(2, n_sequences * n_blocks, n_heads * head_size, dtype=torch.float32)
         delta = torch.empty_like(log_sum_exp)
-        constants |= {"block_queries": block, "block_keys": block, "num_warps": 4}
         grid = (n_sequences * n_blocks * n_heads,)
-        backward_queries[grid](
-            gradient,
-            qkv,
-            output,
-            log_sum_exp,
-            delta,
-            qkv_gradient,
-            sums[0],
-            cu_seqlens,
-            seed,
-            n_tokens,
-            n_blocks,
-            *numbers,
-            **constants,
-        )
-        backward_keys[grid](
-            gradient,
-            qkv,
-            log_sum_exp,
-            delta,
-            qkv_gradient,
-            sums[1],
-            cu_seqlens,
-            seed,
-            n_tokens,
-            n_blocks,
-            *numbers,
-            **constants,
-        )
+        tensors = (gradient, qkv, output, log_sum_exp, delta, qkv_gradient, sums[0])
+        backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
+        tensors = (gradient, qkv, log_sum_exp, delta, qkv_gradient, sums[1])
+        backward_keys[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
     bias_gradient = sums.new_zeros(3, n_heads * head_size)
     torch.sum(sums, 1, out=bias_gradient[::2])
     return qkv_gradient, bias_gradient.flatten()
+
+
+def is_whole(qkv: Tensor, max_seqlen: int) -> bool:
+    """Whether one program can hold a sequence of that length."""
+    return max_seqlen <= LONGEST_WHOLE and qkv.shape[-1] * qkv.element_size() <= WIDEST_ROW
+
+
+def whole_forward_settings(max_seqlen: int) -> dict[str, int]:
+    """Block shapes, and how `forward_whole` is compiled and launched."""
+    block = _whole_block(max_seqlen)
+    return {"block": block, "block_queries": min(block, 64), "num_warps": 4, "maxnreg": REGISTERS}
+
+
+def whole_backward_settings(max_seqlen: int) -> dict[str, int]:
+    """Block shapes, and how `backward_whole` is compiled and launched."""
+    block = _whole_block(max_seqlen)
+    n_warps = 8 if block == LONGEST_WHOLE else 4
+    return {"block": block, "block_keys": min(block, 64), "num_warps": n_warps, "maxnreg": REGISTERS}
+
+
+def blocks_settings(element_size: int) -> dict[str, int]:
+    """Block shapes, and how the kernels in blocks are compiled and launched.
+
+    Args:
+        element_size: in bytes; fp32 needs twice the memory, and its products twice the registers.
+    """
+    block = 64 if element_size == 2 else 32
+    return {"block_queries": block, "block_keys": block, "num_warps": 4}
+
+
+def _numbers(head_size: int, dropout_p: float) -> tuple[float, int, float]:
+    return head_size**-0.5, drop_threshold(dropout_p), 1 / (1 - dropout_p)
+
+
+def _whole_block(max_seqlen: int) -> int:
+    return max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
 
 
 def _check(qkv: Tensor, max_seqlen: int) -> None:
@@ -185,16 +169,3 @@ def _check(qkv: Tensor, max_seqlen: int) -> None:
             f"attention backend triton is for heads of size {', '.join(map(str, HEAD_SIZES))}, and these have "
             f"{qkv.shape[-1]}: choose another backend."
         )
-
-
-def _is_whole(qkv: Tensor, max_seqlen: int) -> bool:
-    return max_seqlen <= LONGEST_WHOLE and qkv.shape[-1] * qkv.element_size() <= WIDEST_ROW
-
-
-def _whole_block(max_seqlen: int) -> int:
-    return max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
-
-
-def _block(qkv: Tensor) -> int:
-    """Rows of a block; fp32 needs twice the memory, and its products twice the registers."""
-    return 64 if qkv.element_size() == 2 else 32

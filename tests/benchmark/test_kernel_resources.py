@@ -1,0 +1,92 @@
+"""benchmark/kernel_resources.py: one kernel compiled without a GPU, and its arithmetic and table by hand."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark import kernel_resources
+from benchmark.kernel_resources import Resources
+from errors import UserError
+
+SCRIPT = Path(kernel_resources.__file__)
+
+PTX = """
+    ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
+    cp.async.cg.shared.global [ %r5 + 0 ], [ %rd2 + 0 ], 0x10, %r6;
+    @%p1 ld.global.b32 { %r7 }, [ %rd3 + 0 ];
+"""
+SASS = """
+        /*0000*/                   LDC R1, c[0x0][0x28] ;       /* 0x00000a00ff017b82 */
+                                                                /* 0x000e220000000800 */
+        /*0010*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], RZ, !UPT ;  /* 0x00e0 */
+        /*0020*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ; /* 0x00e0 */
+        /*0030*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;                      /* 0x0000 */
+"""
+
+
+@pytest.fixture
+def assembler():
+    try:
+        kernel_resources.tool("ptxas")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def run(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_kernel_is_compiled_without_a_gpu(assembler, tmp_path):
+    done = run("--kernels", "attention of 64 forward", "--keep", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    header, _, line = done.stdout.strip().splitlines()
+    row = dict(zip(*([cell.strip() for cell in text.strip("|").split("|")] for text in (header, line)), strict=True))
+    assert row["kernel"] == "attention of 64 forward"
+    assert row["spilled bytes"] == "0"
+    assert 64 <= int(row["registers"]) <= 128
+    assert row["products"].startswith("wgmma")
+    # Query, key and value of 64 tokens are 4 loads each; two ends of the sequence and the seed are narrow.
+    assert row["16-byte loads"] == "12 of 15"
+    assert "wgmma.mma_async" in (tmp_path / "attention_of_64_forward.ptx").read_text()
+    assert "HGMMA" in (tmp_path / "attention_of_64_forward.sass").read_text()
+
+
+def test_an_unknown_kernel_is_refused_with_the_names(assembler):
+    done = run("--kernels", "softmax")
+    assert done.returncode == 2
+    assert re.search("softmax is in no name; there are .*gelu forward", done.stderr)
+
+
+def test_the_interpreter_compiles_nothing(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(UserError, match="unset it"):
+        kernel_resources.main([])
+
+
+def test_code_is_counted():
+    found = Resources(n_warps=4, registers=100, spilled_bytes=8, shared_bytes=2048, ptx=PTX, sass=SASS)
+    row = dict(zip(kernel_resources.HEADER, found.row("a", 90), strict=True))
+    assert row["instructions"] == "4"
+    assert row["products"] == "wgmma 2, 1 waits"
+    assert row["16-byte loads"] == "2 of 3"
+    assert row["spilled bytes"] == "8"
+
+
+@pytest.mark.parametrize(
+    ("n_warps", "registers", "shared_bytes", "programs"),
+    [
+        (4, 128, 0, 4),  # 65,536 registers / (128 threads * 128)
+        (8, 129, 0, 1),  # 129 are given out as 136: 1.88 programs
+        (4, 32, 50 << 10, 4),  # 228 KiB / (50 + 1)
+        (8, 32, 0, 8),  # 64 warps / 8
+    ],
+)
+def test_programs_beside_each_other(n_warps, registers, shared_bytes, programs):
+    found = Resources(n_warps, registers, 0, shared_bytes, "", "")
+    assert found.programs_per_processor(90) == programs
