@@ -48,6 +48,7 @@ def tile_gradients(
     scale,
     threshold,
     has_dropout: tl.constexpr,
+    has_end: tl.constexpr = True,
 ):
     """A tile of the attention matrix in backward.
 
@@ -58,6 +59,7 @@ def tile_gradients(
         delta: (m,) fp32, the sum of output times gradient over D, divided by `kept_scale`.
         row_keys: (m,) uint32, the queries' keys of the dropout mask.
         key_places: (n,) int32, places in the sequence.
+        has_end: whether results are zero for keys behind the sequence's end; else they may be anything there, NaN too.
 
     Returns:
         (m, n) each, in the dtype of the factors: the probabilities that are kept, times `kept_scale`, and the gradient
@@ -66,9 +68,12 @@ def tile_gradients(
     scores = tl.dot(query, tl.trans(key), input_precision="ieee")
     kept_gradients = tl.dot(gradient, tl.trans(value), input_precision="ieee")
     probabilities = tl.exp2(scores * (scale * LOG2_E) - log_sum_exp[:, None])
-    probabilities = tl.where((key_places < length)[None, :], probabilities, 0.0)
-    kept = probabilities
+    if has_end:
+        probabilities = tl.where((key_places < length)[None, :], probabilities, 0.0)
+    # One tile in registers instead of two: the sign says whether a probability is dropped.
     if has_dropout:
-        kept = tl.where(is_kept(row_keys[:, None], key_places[None, :], threshold), probabilities, 0.0)
-    score_gradients = kept * kept_gradients - probabilities * delta[:, None]
+        is_left = is_kept(row_keys[:, None], key_places[None, :], threshold)
+        probabilities = tl.where(is_left, probabilities, -probabilities)
+    kept = tl.maximum(probabilities, 0.0)
+    score_gradients = kept * kept_gradients - tl.abs(probabilities) * delta[:, None]
     return kept.to(value.dtype), score_gradients.to(value.dtype)

@@ -181,11 +181,13 @@ def backward_keys(
         log_sum_exp = load_scaled_log_sum_exp(log_sum_exp_ptr, places, length, kept_scale)
         delta = tl.load(delta_ptr + places, places < length, 0.0)
         row_keys = row_key(seed, (start.to(tl.int32) + places) * n_heads + head)
+        # A key's results are its own until the sum over them, so keys behind the end can wait until then.
         kept, score_gradients = tile_gradients(
-            query, key, value, gradient, log_sum_exp, delta, row_keys, key_places, length, scale, threshold, has_dropout
-        )
+            query, key, value, gradient, log_sum_exp, delta, row_keys, key_places, length, scale, threshold,
+            has_dropout, has_end=False,
+        )  # fmt: skip
         value_gradient = tl.dot(tl.trans(gradient), kept, value_gradient, input_precision="ieee")
         key_gradient = tl.dot(tl.trans(query), score_gradients, key_gradient, input_precision="ieee")
     store_rows(qkv_gradient_ptr + width, tl.trans(key_gradient * scale), key_places, length, 3 * width, head_size)
     store_rows(qkv_gradient_ptr + 2 * width, tl.trans(value_gradient), key_places, length, 3 * width, head_size)
-    tl.store(sums, tl.sum(value_gradient, 1))
+    tl.store(sums, tl.sum(tl.where((key_places < length)[None, :], value_gradient, 0.0), 1))

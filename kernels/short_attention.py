@@ -147,7 +147,7 @@ def blocks_settings(element_size: int) -> dict[str, int]:
         element_size: in bytes; fp32 needs twice the memory, and its products twice the registers.
     """
     block = 64 if element_size == 2 else 32
-    return {"block_queries": block, "block_keys": block, "num_warps": 4}
+    return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": 2}
 
 
 def _numbers(head_size: int, dropout_p: float) -> tuple[float, int, float]:

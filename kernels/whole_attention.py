@@ -160,9 +160,8 @@ def _key_gradients(
     kept, score_gradients = tile_gradients(
         query, key, value, gradient, log_sum_exp, delta, row_keys, key_places, length, scale, threshold, has_dropout
     )
-    value_gradient = tl.dot(tl.trans(gradient), kept, input_precision="ieee")
-    store_rows(qkv_gradient_ptr + 2 * width, tl.trans(value_gradient), key_places, length, 3 * width, head_size)
-    value_sum = tl.sum(value_gradient, 1)
     key_gradient = tl.dot(tl.trans(query), score_gradients, input_precision="ieee") * scale
     store_rows(qkv_gradient_ptr + width, tl.trans(key_gradient), key_places, length, 3 * width, head_size)
-    return score_gradients, value_sum
+    value_gradient = tl.dot(tl.trans(gradient), kept, input_precision="ieee")
+    store_rows(qkv_gradient_ptr + 2 * width, tl.trans(value_gradient), key_places, length, 3 * width, head_size)
+    return score_gradients, tl.sum(value_gradient, 1)
