@@ -73,7 +73,8 @@ def kernels() -> list[Kernel]:
 
     norm = {"n_columns": HIDDEN, "block_columns": HIDDEN, "has_dropout": True}
     heads = {"n_heads": HEADS, "head_size": HEAD_SIZE, "has_dropout": True}
-    blocks = heads | short_attention.blocks_settings(element_size=2)
+    query_blocks = heads | short_attention.query_blocks_settings(HEAD_SIZE, element_size=2)
+    key_blocks = heads | short_attention.key_blocks_settings(element_size=2)
     return [
         Kernel(
             "dropout_add_norm forward",
@@ -117,17 +118,17 @@ def kernels() -> list[Kernel]:
                 ),
             )
         ),
-        Kernel("attention of 512 forward", blocked_attention.forward_blocks, blocks, fp32=("log_sum_exp_ptr",)),
+        Kernel("attention of 512 forward", blocked_attention.forward_blocks, query_blocks, fp32=("log_sum_exp_ptr",)),
         Kernel(
             "attention of 512 backward, queries",
             blocked_attention.backward_queries,
-            blocks,
+            query_blocks,
             fp32=("log_sum_exp_ptr", "delta_ptr", "sums_ptr"),
         ),
         Kernel(
             "attention of 512 backward, keys",
             blocked_attention.backward_keys,
-            blocks,
+            key_blocks,
             fp32=("log_sum_exp_ptr", "delta_ptr", "sums_ptr"),
         ),
     ]

@@ -30,7 +30,8 @@ SMALLEST_BLOCK = 32
 HEAD_SIZES = (16, 32, 64, 128)
 WIDEST_ROW = 128  # bytes of a row of one head, above which a whole sequence is too much for a program
 
-# What benchmark/kernel_resources.py found: two programs of 8 warps or four of 4 share a processor's 65,536 registers.
+# Of a thread, so that two programs of 8 warps or four of 4 share a processor's 65,536. They suffice: nothing is spilled
+# to memory, as benchmark/kernel_resources.py says.
 REGISTERS = 128
 
 
@@ -65,7 +66,7 @@ def short_attention(
     if is_whole(qkv, max_seqlen):
         forward_whole[(n_programs,)](*tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen))
     else:
-        settings = blocks_settings(qkv.element_size())
+        settings = query_blocks_settings(head_size, qkv.element_size())
         n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
         forward_blocks[(n_programs * n_blocks,)](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
     return output, log_sum_exp
@@ -97,28 +98,35 @@ def short_attention_backward(
     """
     _check(qkv, max_seqlen)
     n_tokens, _, n_heads, head_size = qkv.shape
-    n_sequences = cu_seqlens.shape[0] - 1
+    n_sequences, width = cu_seqlens.shape[0] - 1, n_heads * head_size
     qkv_gradient = torch.empty_like(qkv)
+    bias_gradient = qkv.new_zeros(3, width, dtype=torch.float32)
     numbers = _numbers(head_size, dropout_p)
     constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
     rest = (cu_seqlens, seed, n_tokens)
     if is_whole(qkv, max_seqlen):
-        sums = qkv.new_empty(2, n_sequences, n_heads * head_size, dtype=torch.float32)
+        sums = qkv.new_empty(2, n_sequences, width, dtype=torch.float32)
         tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums)
         settings = whole_backward_settings(max_seqlen)
         backward_whole[(n_sequences * n_heads,)](*tensors, *rest, *numbers, **constants, **settings)
+        torch.sum(sums, 1, out=bias_gradient[::2])
     else:
-        settings = blocks_settings(qkv.element_size())
-        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
-        sums = qkv.new_empty(2, n_sequences * n_blocks, n_heads * head_size, dtype=torch.float32)
         delta = torch.empty_like(log_sum_exp)
+        settings = query_blocks_settings(head_size, qkv.element_size())
+        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
+        sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
+        tensors = (gradient, qkv, output, log_sum_exp, delta, qkv_gradient, sums)
         grid = (n_sequences * n_blocks * n_heads,)
-        tensors = (gradient, qkv, output, log_sum_exp, delta, qkv_gradient, sums[0])
         backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
-        tensors = (gradient, qkv, log_sum_exp, delta, qkv_gradient, sums[1])
+        torch.sum(sums, 0, out=bias_gradient[0])
+
+        settings = key_blocks_settings(qkv.element_size())
+        n_blocks = triton.cdiv(max_seqlen, settings["block_keys"])
+        sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
+        tensors = (gradient, qkv, log_sum_exp, delta, qkv_gradient, sums)
+        grid = (n_sequences * n_blocks * n_heads,)
         backward_keys[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
-    bias_gradient = sums.new_zeros(3, n_heads * head_size)
-    torch.sum(sums, 1, out=bias_gradient[::2])
+        torch.sum(sums, 0, out=bias_gradient[2])
     return qkv_gradient, bias_gradient.flatten()
 
 
@@ -140,12 +148,21 @@ def whole_backward_settings(max_seqlen: int) -> dict[str, int]:
     return {"block": block, "block_keys": min(block, 64), "num_warps": n_warps, "maxnreg": REGISTERS}
 
 
-def blocks_settings(element_size: int) -> dict[str, int]:
-    """Block shapes, and how the kernels in blocks are compiled and launched.
+def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
+    """Block shapes, and how `forward_blocks` and `backward_queries` are compiled and launched.
 
     Args:
+        head_size: D.
         element_size: in bytes; fp32 needs twice the memory, and its products twice the registers.
     """
+    if element_size > 2:
+        return {"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2}
+    settings = {"block_queries": 128, "block_keys": 64, "num_warps": 8, "num_stages": 2}
+    return settings | ({"maxnreg": REGISTERS} if head_size * element_size <= WIDEST_ROW else {})
+
+
+def key_blocks_settings(element_size: int) -> dict[str, int]:
+    """Block shapes, and how `backward_keys` is compiled and launched; `element_size` as above."""
     block = 64 if element_size == 2 else 32
     return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": 2}
 
