@@ -3,9 +3,9 @@
 What they are built around is registers: two programs of a processor must fit beside each other, or nothing hides the
 time that memory takes. So the matrix of scores is never there whole. Forward takes 64 queries at a time, each with all
 of its keys, and its softmax is exact. Backward takes all queries with half of the keys, for which the sum over a row
-has to come from the output. Gradients are computed transposed, (D, rows): hardware has the left factor of a product
-from registers if a transposition separates it from memory, while the right factor always comes from shared memory;
-and their sum over the tokens, for the bias, then runs within threads.
+has to come from the output. Gradients are computed transposed, (D, rows): Triton brings a transposed left factor into
+registers before it multiplies, while the right factor stays in shared memory; and their sum over the tokens, for the
+bias, then runs within threads instead of between them.
 """
 
 import triton
