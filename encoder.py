@@ -27,7 +27,6 @@ from torch.utils.checkpoint import checkpoint
 from configuration import BertConfig
 from kernels.attention import default_backend, variable_length_attention
 from kernels.layers import LayerNorm, Linear, activation_function
-from kernels.recorded_attention import RecordedAttention
 from ranges import named_range
 
 
@@ -159,11 +158,11 @@ class BertLayer(nn.Module):
         return self.output(self.intermediate(attended), attended)
 
     def _forward_fused(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
-        from kernels import fused_blocks  # needs Triton, which is only where PyTorch for CUDA is
+        from kernels import fused_blocks, recorded_attention  # need Triton, which comes with PyTorch for CUDA alone
 
         block, inner = self.attention, self.attention.self
         attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
-        attention = RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
+        attention = recorded_attention.RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
         attended = fused_blocks.attention_block(
             hidden_states,
             inner.query_key_value,

@@ -32,8 +32,33 @@ from errors import UserError, run_main
 
 HIDDEN, INTERMEDIATE, HEADS, HEAD_SIZE = 1024, 4096, 16, 64  # of BERT-large
 LAUNCH_OPTIONS = ("num_warps", "num_stages", "maxnreg")
-POINTERS = MappingProxyType({"cu_seqlens_ptr": "*i32", "seed_ptr": "*i64"})  # all others are to bf16 or fp32
-FLOATS = ("scale", "kept_scale", "eps")  # parameters by value; all others are i32
+FP8, ADDRESSES = "*fp8e4nv", "*i64"
+POINTERS = MappingProxyType(  # all others are to bf16 or fp32
+    {
+        "cu_seqlens_ptr": "*i32",
+        "seed_ptr": "*i64",
+        "fp8_ptr": FP8,
+        "values_ptr": FP8,
+        "rows_ptr": FP8,
+        "columns_ptr": FP8,
+        "blocks_ptr": ADDRESSES,
+        "block_of_chunk_ptr": "*i32",
+    }
+)
+# Parameters by value; all others are i32.
+FLOATS = (
+    "scale",
+    "kept_scale",
+    "eps",
+    "lr",
+    "decay",
+    "beta1",
+    "one_minus_beta1",
+    "unbias1",
+    "beta2",
+    "one_minus_beta2",
+    "unbias2",
+)
 
 # Compute capability -> warps and KiB of shared memory of a processor: CUDA C++ Programming Guide, technical
 # specifications per compute capability. All have 65,536 registers, and keep 1 KiB of shared memory per program.
@@ -69,65 +94,99 @@ class Kernel:
 
 def kernels() -> list[Kernel]:
     """The table. A kernel more is an entry more."""
-    from kernels import blocked_attention, dropout_add_norm, gelu, short_attention, whole_attention
+    from kernels import blocked_attention, dropout_add_norm, fp8, gelu, lamb, short_attention, whole_attention
 
     norm = {"n_columns": HIDDEN, "block_columns": HIDDEN, "has_dropout": True}
+    rows = {"n_columns": INTERMEDIATE, "block_columns": INTERMEDIATE, "block_rows": 1}
     heads = {"n_heads": HEADS, "head_size": HEAD_SIZE, "has_dropout": True}
     query_blocks = heads | short_attention.query_blocks_settings(HEAD_SIZE, element_size=2)
     key_blocks = heads | short_attention.key_blocks_settings(element_size=2)
+    chunks = {"chunk": lamb.CHUNK, "tile": lamb.TILE, "num_warps": lamb.WARPS}
     return [
         Kernel(
             "dropout_add_norm forward",
-            dropout_add_norm._forward,
+            dropout_add_norm._dropout_add_norm,
             norm | {"block_rows": dropout_add_norm.FORWARD_ROWS, "num_warps": dropout_add_norm.FORWARD_WARPS},
             fp32=("weight_ptr", "bias_ptr", "mean_ptr", "scale_ptr"),
         ),
-        Kernel(
-            "dropout_add_norm backward",
-            dropout_add_norm._backward,
-            norm | {"block_rows": dropout_add_norm.BACKWARD_ROWS, "num_warps": dropout_add_norm.BACKWARD_WARPS},
-            fp32=("weight_ptr", "mean_ptr", "scale_ptr", "partial_sums_ptr"),
+        *(
+            kernel
+            for to_fp8, suffix in ((False, ""), (True, ", fp8 beside"))
+            for kernel in (
+                Kernel(
+                    f"dropout_add_norm backward{suffix}",
+                    dropout_add_norm._dropout_add_norm_gradients,
+                    norm
+                    | {"block_rows": dropout_add_norm.BACKWARD_ROWS, "num_warps": dropout_add_norm.BACKWARD_WARPS}
+                    | {"to_fp8": to_fp8},
+                    fp32=("weight_ptr", "mean_ptr", "scale_ptr", "partial_sums_ptr", "fp8_scale_ptr"),
+                ),
+                Kernel(
+                    f"gelu forward{suffix}",
+                    gelu._gelu,
+                    rows | {"to_fp8": to_fp8, "num_warps": gelu.FORWARD_WARPS},
+                    fp32=("fp8_scale_ptr",),
+                ),
+                Kernel(
+                    f"gelu backward{suffix}",
+                    gelu._gelu_gradient,
+                    rows | {"to_fp8": to_fp8, "num_warps": gelu.BACKWARD_WARPS},
+                    fp32=("partial_sums_ptr", "fp8_scale_ptr"),
+                ),
+            )
         ),
-        Kernel("gelu forward", gelu._forward, {"block": gelu.FORWARD_BLOCK, "num_warps": gelu.FORWARD_WARPS}),
         Kernel(
-            "gelu backward",
-            gelu._backward,
-            {
-                "n_columns": INTERMEDIATE,
-                "block_columns": gelu.BACKWARD_COLUMNS,
-                "block_rows": gelu.BACKWARD_ROWS,
-                "num_warps": gelu.BACKWARD_WARPS,
-            },
-            fp32=("partial_sums_ptr",),
+            "rows into fp8",
+            fp8._quantise_rows,
+            {"n_columns": HIDDEN, "block_columns": HIDDEN, "block_rows": 4, "num_warps": fp8.ROWS_WARPS},
+            fp32=("scale_ptr",),
         ),
+        Kernel(
+            "a weight into fp8",
+            fp8._quantise_weight,
+            {"n_rows": INTERMEDIATE, "n_columns": HIDDEN, "tile": fp8.TILE, "num_warps": fp8.TILE_WARPS},
+            fp32=("weight_ptr", "scale_ptr"),
+        ),
+        Kernel(
+            "lamb first pass",
+            lamb._lamb_first_pass,
+            chunks | {"takes_ratio": True, "maxnreg": lamb.FIRST_PASS_REGISTERS},
+            fp32=("sums_ptr", "divisor_ptr"),
+        ),
+        Kernel("lamb second pass", lamb._lamb_second_pass, chunks, fp32=("ratios_ptr",)),
         *(
             kernel
             for length in (64, 128)
             for kernel in (
                 Kernel(
                     f"attention of {length} forward",
-                    whole_attention.forward_whole,
+                    whole_attention.attention_forward_whole,
                     heads | short_attention.whole_forward_settings(length),
                     fp32=("log_sum_exp_ptr",),
                 ),
                 Kernel(
                     f"attention of {length} backward",
-                    whole_attention.backward_whole,
+                    whole_attention.attention_backward_whole,
                     heads | short_attention.whole_backward_settings(length),
                     fp32=("log_sum_exp_ptr", "partial_sums_ptr"),
                 ),
             )
         ),
-        Kernel("attention of 512 forward", blocked_attention.forward_blocks, query_blocks, fp32=("log_sum_exp_ptr",)),
+        Kernel(
+            "attention of 512 forward",
+            blocked_attention.attention_forward_blocks,
+            query_blocks,
+            fp32=("log_sum_exp_ptr",),
+        ),
         Kernel(
             "attention of 512 backward, queries",
-            blocked_attention.backward_queries,
+            blocked_attention.attention_backward_queries,
             query_blocks,
             fp32=("log_sum_exp_ptr", "delta_ptr", "sums_ptr"),
         ),
         Kernel(
             "attention of 512 backward, keys",
-            blocked_attention.backward_keys,
+            blocked_attention.attention_backward_keys,
             key_blocks,
             fp32=("log_sum_exp_ptr", "delta_ptr", "sums_ptr"),
         ),

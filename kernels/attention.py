@@ -80,11 +80,11 @@ def _flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p
 class _ShortAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv, cu_seqlens, max_seqlen, dropout_p):
+        from kernels.dropout_mask import random_seed
         from kernels.short_attention import short_attention
 
         qkv = qkv.contiguous()
-        # Drawn where it is used, so that nothing waits; from the generator that all other dropout is drawn from.
-        seed = torch.randint(2**62, (1,), device=qkv.device)
+        seed = random_seed(qkv.device)
         output, log_sum_exp = short_attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed)
         ctx.save_for_backward(qkv, output, log_sum_exp, cu_seqlens, seed)
         ctx.max_seqlen, ctx.dropout_p = max_seqlen, dropout_p

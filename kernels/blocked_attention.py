@@ -13,7 +13,7 @@ from kernels.dropout_mask import is_kept, row_key
 
 
 @triton.jit(do_not_specialize=["n_tokens", "n_blocks", "threshold"])
-def forward_blocks(
+def attention_forward_blocks(
     qkv_ptr,
     output_ptr,
     log_sum_exp_ptr,
@@ -69,7 +69,7 @@ def forward_blocks(
 
 
 @triton.jit(do_not_specialize=["n_tokens", "n_blocks", "threshold"])
-def backward_queries(
+def attention_backward_queries(
     gradient_ptr,
     qkv_ptr,
     output_ptr,
@@ -131,7 +131,7 @@ def backward_queries(
 
 
 @triton.jit(do_not_specialize=["n_tokens", "n_blocks", "threshold"])
-def backward_keys(
+def attention_backward_keys(
     gradient_ptr,
     qkv_ptr,
     log_sum_exp_ptr,

@@ -10,8 +10,10 @@ Sources: Salmon et al. 2011 (Philox, with its 7 rounds); Steele, Lea and Flood 2
 https://nullprogram.com/blog/2018/07/31/, for the constants of the 32-bit hash.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 PHILOX_ROUNDS = tl.constexpr(7)
 WEYL_INCREMENT = tl.constexpr(0x9E3779B9)  # 2^32 over the golden ratio, odd: the sequence has full period
@@ -44,3 +46,8 @@ def is_kept(key, column, threshold):
 def drop_threshold(probability: float) -> int:
     """The threshold for `is_kept` that drops with this probability, below 1."""
     return int(probability * 2**32)
+
+
+def random_seed(device: torch.device) -> Tensor:
+    """One int64 (1,) drawn on the device from its generator, so that nobody waits and a seeded run repeats itself."""
+    return torch.randint(2**62, (1,), device=device)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kernels.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward
+from kernels.dropout_mask import random_seed
 from kernels.gelu import gelu, gelu_backward_
 from kernels.products import add_input_gradient_, input_gradient, is_fp8, linear, prepare_weight, weight_gradient
 from kernels.recorded_attention import RecordedAttention
@@ -157,8 +158,3 @@ class _FeedForwardBlock(torch.autograd.Function):
             norm_bias_gradient,
             *(None,) * 3,
         )
-
-
-def random_seed(device: torch.device) -> Tensor:
-    """One int64 (1,) drawn on the device from its generator, so that nobody waits and a seeded run repeats itself."""
-    return torch.randint(2**62, (1,), device=device)

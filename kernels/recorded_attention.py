@@ -2,6 +2,8 @@
 
 What lies between the two is a tuple of tensors. So it can be saved by autograd's own means, and recomputed where
 activations are checkpointed. Only the backends for CPUs and fp32, which have no such pair, keep a graph instead.
+
+It needs Triton, for the backend of that name and as all do who use it.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kernels import short_attention
 from kernels.attention import variable_length_attention
+from kernels.dropout_mask import random_seed
 
 
 class RecordedAttention:
@@ -29,6 +33,10 @@ class RecordedAttention:
 
     def forward(self, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Attend, (T, 3, N, D) to (T, N, D); the tuple is for `backward`."""
+        if self.backend == "triton":
+            seed = random_seed(qkv.device)
+            output, log_sum_exp = short_attention.short_attention(qkv, *self._settings(), seed)
+            return output, (log_sum_exp, seed)
         if self.backend == "flash":
             output, log_sum_exp, seed, offset, _ = torch.ops.aten._flash_attention_forward(
                 *qkv.unbind(1), *self._lengths(), self.dropout_p, False, False
@@ -45,6 +53,9 @@ class RecordedAttention:
 
         The sum is the gradient of a bias that was added to `qkv`.
         """
+        if self.backend == "triton":
+            log_sum_exp, seed = saved
+            return short_attention.short_attention_backward(gradient, qkv, output, log_sum_exp, *self._settings(), seed)
         if self.backend == "flash":
             gradients = torch.ops.aten._flash_attention_backward(
                 gradient, *qkv.unbind(1), output, saved[0], *self._lengths(), self.dropout_p, False, *saved[1:]
@@ -55,6 +66,9 @@ class RecordedAttention:
             self._graph = None
             (qkv_gradient,) = torch.autograd.grad(recorded, leaf, gradient)
         return qkv_gradient, qkv_gradient.flatten(1).sum(0, dtype=torch.float32)
+
+    def _settings(self) -> tuple[Tensor, int, float]:
+        return self.cu_seqlens, self.max_seqlen, self.dropout_p
 
     def _lengths(self) -> tuple[Tensor, Tensor, int, int]:
         """Of queries and keys, which are the same tokens, in the order of ATen's arguments."""

@@ -20,9 +20,9 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.blocked_attention import backward_keys, backward_queries, forward_blocks
+from kernels.blocked_attention import attention_backward_keys, attention_backward_queries, attention_forward_blocks
 from kernels.dropout_mask import drop_threshold
-from kernels.whole_attention import backward_whole, forward_whole
+from kernels.whole_attention import attention_backward_whole, attention_forward_whole
 
 LONGEST_WHOLE = 128
 LONGEST = 512
@@ -64,11 +64,15 @@ def short_attention(
     numbers = _numbers(head_size, dropout_p)
     constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
     if is_whole(qkv, max_seqlen):
-        forward_whole[(n_programs,)](*tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen))
+        attention_forward_whole[(n_programs,)](
+            *tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen)
+        )
     else:
         settings = query_blocks_settings(head_size, qkv.element_size())
         n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
-        forward_blocks[(n_programs * n_blocks,)](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
+        attention_forward_blocks[(n_programs * n_blocks,)](
+            *tensors, n_tokens, n_blocks, *numbers, **constants, **settings
+        )
     return output, log_sum_exp
 
 
@@ -108,7 +112,7 @@ def short_attention_backward(
         sums = qkv.new_empty(2, n_sequences, width, dtype=torch.float32)
         tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums)
         settings = whole_backward_settings(max_seqlen)
-        backward_whole[(n_sequences * n_heads,)](*tensors, *rest, *numbers, **constants, **settings)
+        attention_backward_whole[(n_sequences * n_heads,)](*tensors, *rest, *numbers, **constants, **settings)
         torch.sum(sums, 1, out=bias_gradient[::2])
     else:
         delta = torch.empty_like(log_sum_exp)
@@ -117,7 +121,7 @@ def short_attention_backward(
         sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
         tensors = (gradient, qkv, output, log_sum_exp, delta, qkv_gradient, sums)
         grid = (n_sequences * n_blocks * n_heads,)
-        backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
+        attention_backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
         torch.sum(sums, 0, out=bias_gradient[0])
 
         settings = key_blocks_settings(qkv.element_size())
@@ -125,7 +129,7 @@ def short_attention_backward(
         sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
         tensors = (gradient, qkv, log_sum_exp, delta, qkv_gradient, sums)
         grid = (n_sequences * n_blocks * n_heads,)
-        backward_keys[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
+        attention_backward_keys[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
         torch.sum(sums, 0, out=bias_gradient[2])
     return qkv_gradient, bias_gradient.flatten()
 
@@ -136,20 +140,20 @@ def is_whole(qkv: Tensor, max_seqlen: int) -> bool:
 
 
 def whole_forward_settings(max_seqlen: int) -> dict[str, int]:
-    """Block shapes, and how `forward_whole` is compiled and launched."""
+    """Block shapes, and how `attention_forward_whole` is compiled and launched."""
     block = _whole_block(max_seqlen)
     return {"block": block, "block_queries": min(block, 64), "num_warps": 4, "maxnreg": REGISTERS}
 
 
 def whole_backward_settings(max_seqlen: int) -> dict[str, int]:
-    """Block shapes, and how `backward_whole` is compiled and launched."""
+    """Block shapes, and how `attention_backward_whole` is compiled and launched."""
     block = _whole_block(max_seqlen)
     n_warps = 8 if block == LONGEST_WHOLE else 4
     return {"block": block, "block_keys": min(block, 64), "num_warps": n_warps, "maxnreg": REGISTERS}
 
 
 def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
-    """Block shapes, and how `forward_blocks` and `backward_queries` are compiled and launched.
+    """Block shapes, and how `attention_forward_blocks` and `attention_backward_queries` are compiled and launched.
 
     Args:
         head_size: D.
@@ -162,7 +166,7 @@ def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
 
 
 def key_blocks_settings(element_size: int) -> dict[str, int]:
-    """Block shapes, and how `backward_keys` is compiled and launched; `element_size` as above."""
+    """Block shapes, and how `attention_backward_keys` is compiled and launched; `element_size` as above."""
     block = 64 if element_size == 2 else 32
     return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": 2}
 

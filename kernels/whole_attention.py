@@ -16,7 +16,7 @@ from kernels.dropout_mask import is_kept, row_key
 
 
 @triton.jit(do_not_specialize=["n_tokens", "threshold"])
-def forward_whole(
+def attention_forward_whole(
     qkv_ptr,
     output_ptr,
     log_sum_exp_ptr,
@@ -64,7 +64,7 @@ def forward_whole(
 
 
 @triton.jit(do_not_specialize=["n_tokens", "threshold"])
-def backward_whole(
+def attention_backward_whole(
     gradient_ptr,
     qkv_ptr,
     output_ptr,

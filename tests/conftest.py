@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     if importlib.util.find_spec("triton") is not None:
-        importlib.import_module("triton_interpreter").mend_rounding()
+        importlib.import_module("triton_interpreter").mend()
 
 # On a machine that is busy with other tests everything is slow, which says nothing of the code.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

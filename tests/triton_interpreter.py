@@ -1,7 +1,8 @@
-"""Triton's interpreter, mended: it rounds fp32 to fewer bits as GPUs do, to the nearest, ties to even.
+"""Triton's interpreter, mended: it rounds as GPUs do, to the nearest and ties to even, and can multiply bf16.
 
 The interpreter of Triton 3.7 cuts fp32 to bf16 off, and on the way to e4m3 loses the carry of what rounds up to the
-next power of two, so that 31 becomes 16. PyTorch's conversions stand in for both.
+next power of two, so that 31 becomes 16. PyTorch's conversions stand in for both. And it multiplies matrices of bf16 as
+the integers that it keeps their bits in; here they are made fp32 first, in which every bf16 is exact.
 """
 
 import functools
@@ -12,9 +13,11 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 
-def mend_rounding() -> None:
-    """Have conversions from fp32 to bf16 and e4m3 made by PyTorch, from now on in this process."""
+def mend() -> None:
+    """Do all of that, from now on in this process."""
     interpreter._convert_float = functools.partial(_convert_float, interpreter._convert_float)
+    builder = interpreter.InterpreterBuilder
+    builder.create_dot = functools.partialmethod(_create_dot, builder.create_dot)
 
 
 def _convert_float(original, values, from_type, to_type, rounding_mode):
@@ -24,3 +27,13 @@ def _convert_float(original, values, from_type, to_type, rounding_mode):
     dtype, bits = narrow[to_type]
     converted = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(dtype)
     return converted.view(torch.uint8).numpy().view(bits).reshape(values.shape)
+
+
+def _create_dot(builder, original, left, right, *rest):
+    return original(builder, _in_fp32(left), _in_fp32(right), *rest)
+
+
+def _in_fp32(factor):
+    if factor.dtype.scalar != tl.bfloat16:
+        return factor
+    return interpreter.TensorHandle((factor.data.astype(np.uint32) << 16).view(np.float32), tl.float32)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from configuration import BertConfig
 from encoder import BertLayer
 from kernels.dropout_add_norm import dropout_add_norm_
-from kernels.fused_blocks import random_seed
+from kernels.dropout_mask import random_seed
 from kernels.layers import Linear
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

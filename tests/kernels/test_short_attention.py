@@ -25,25 +25,6 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture
-def bf16_products(monkeypatch):
-    """Triton's interpreter multiplies bf16 as the integers that it keeps it in."""
-    if DEVICE == "cuda":
-        return
-    from triton.runtime.interpreter import InterpreterBuilder
-
-    plain_dot = InterpreterBuilder.create_dot
-
-    def dot(self, a, b, *rest):
-        for factor in (a, b):
-            if factor.dtype.scalar == tl.bfloat16:
-                factor.data = (factor.data.astype(np.uint32) << 16).view(np.float32)
-                factor.dtype = tl.float32
-        return plain_dot(self, a, b, *rest)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", dot)
-
-
 def cumulative(lengths):
     return torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=DEVICE)
 
@@ -124,7 +105,7 @@ def test_scores_of_hundreds_neither_overflow_nor_vanish():
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.bfloat16, 0.015), (torch.float16, 0.002)])
 @pytest.mark.parametrize(("lengths", "max_seqlen"), [([64, 0, 33], 64), ([128, 1], 128), ([130, 0, 1], 130)])
-def test_16_bits(lengths, max_seqlen, dtype, rtol, bf16_products):
+def test_16_bits(lengths, max_seqlen, dtype, rtol):
     check(lengths, max_seqlen, 0.1, rtol=rtol, dtype=dtype)
 
 
