@@ -17,6 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
+
 from benchmark.points import SCHEMA, Point
 from training.metrics import read_log
 
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = MappingProxyType({"pretrain": "run_pretraining.py", "squad": "run_squad.py"})
 LAST_LINES = 15
 SECONDS_TO_STOP = 30
+SECONDS_TO_VANISH = 5
 # CUDA's, PyTorch's for the CPU, NumPy's, the system's; and the end that Linux makes of processes when memory runs out.
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(can't|cannot|unable to) allocate|MemoryError|std::bad_alloc|ALLOC_FAILED|SIGKILL",
@@ -127,11 +130,30 @@ def _run(words: list[str], output: Any, timeout: float) -> int | None:
     except subprocess.TimeoutExpired:
         return None
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_TO_STOP)
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and all that it started; at once where somebody interrupts the waiting too."""
+    started: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):  # it has ended by itself
+        started = psutil.Process(process.pid).children(recursive=True)
+    try:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_STOP)
+    finally:
+        _signal(process, signal.SIGKILL)
+        for child in started:  # torchrun's have sessions of their own, and keep their GPU's memory when they hang
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        process.wait()
+        psutil.wait_procs(started, SECONDS_TO_VANISH)  # the next measurement wants their memory
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _read(log: Path) -> tuple[dict, dict]:

@@ -14,6 +14,7 @@ import pytest
 from real_sweep import PLANTED, PLANTED_LIMIT, ROOT, TINY, cpu_environment, start
 
 from benchmark import sweep as sweep_module
+from benchmark import sweep_point
 from benchmark.points import by_configuration, rate_of, read_points, title
 from benchmark.sweep import Sweep, main, parse_arguments
 from benchmark.sweep_point import OUT_OF_MEMORY, Configuration, command, max_predictions
@@ -239,6 +240,55 @@ def test_a_point_that_takes_too_long_is_stopped(tmp_path):
     (point,) = read_points(tmp_path)
     assert point["status"] == "failed"
     assert point["error"].endswith("stopped: it had run for 6 seconds")
+
+
+# Ignores SIGTERM, and so does its child, which has a session of its own, as torchrun's have.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[1:]:
+    child = subprocess.Popen([sys.executable, __file__], start_new_session=True)
+    open(sys.argv[1], "w").write(f"{child.pid}\\n")
+time.sleep(300)
+"""
+
+
+def stubborn(folder):
+    """A command that hangs, and the place where it writes the number of its child."""
+    (folder / "stubborn.py").write_text(STUBBORN)
+    return [sys.executable, str(folder / "stubborn.py"), str(folder / "child")], folder / "child"
+
+
+def is_running(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_point, "SECONDS_TO_STOP", 0.2)
+    words, place = stubborn(tmp_path)
+    point = sweep_point.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=3.0)
+    assert point["status"] == "failed"
+    assert not is_running(int(place.read_text()))
+
+
+def test_whoever_interrupts_twice_does_not_wait_and_leaves_nothing(tmp_path, monkeypatch):
+    words, place = stubborn(tmp_path)
+    waited = []
+
+    class Interrupted(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout is None:
+                return super().wait()
+            while not place.exists() or not place.read_text().endswith("\n"):
+                time.sleep(0.05)
+            waited.append(self.pid)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_point.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_point.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=100.0)
+    assert len(waited) == 2  # for its end, and for that after SIGTERM
+    assert not any(map(is_running, (waited[0], int(place.read_text()))))
 
 
 @pytest.mark.parametrize(
