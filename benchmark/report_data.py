@@ -32,7 +32,8 @@ class Run:
     curves: dict[str, list[tuple[int, float]]]
     """By phase and name, such as "phase 1 average_loss": optimizer step and value, NaN included, in rising order."""
     environment: dict[str, Any]
-    summary: dict[str, Any]
+    rates: dict[str, float]
+    """Sequences per second by phase, of the last start that measured them."""
 
 
 @dataclasses.dataclass
@@ -136,13 +137,14 @@ def read_run(file: Path, label: str) -> Run:
             continue
         if step == "PARAMETER":
             run.environment = data.get("environment") or run.environment
-            phase = _phase(data.get("arguments") or {})
-            first = data.get("first_step") or 0
-            for name in curves:
-                if name.startswith(f"{phase} "):
-                    curves[name] = {at: value for at, value in curves[name].items() if at <= first}
+            arguments = data.get("arguments") or {}
+            phase = _phase(arguments)
+            if arguments.get("do_train", True):
+                _start_again(run, curves, phase, data.get("first_step") or 0)
         elif step == []:
-            run.summary = data
+            rate = number(data.get("sequences_per_second"))
+            if rate is not None:
+                run.rates[phase] = rate
         else:
             at = step[-1] if isinstance(step, list) else step
             for name in ("average_loss", "learning_rate"):
@@ -151,6 +153,15 @@ def read_run(file: Path, label: str) -> Run:
                     curves.setdefault(f"{phase} {name}", {})[at] = value
     run.curves = {name: sorted(curve.items()) for name, curve in curves.items() if curve}
     return run
+
+
+def _start_again(run: Run, curves: dict[str, dict[int, float]], phase: str, first_step: int) -> None:
+    """Forget of a phase what a process that trains on from `first_step` makes anew."""
+    for name in curves:
+        if name.startswith(f"{phase} "):
+            curves[name] = {at: value for at, value in curves[name].items() if at <= first_step}
+    if first_step == 0:
+        run.rates.pop(phase, None)
 
 
 def _phase(arguments: Mapping[str, Any]) -> str:

@@ -123,15 +123,15 @@ def run_tables(results: Sequence[Result]) -> list[Table]:
         for name, curve in sorted(run.curves.items()):
             if name.endswith("average_loss"):
                 steps, (first, last) = curve[-1][0], (curve[0][1], curve[-1][1])
-                rate = run.summary.get("sequences_per_second")
+                phase = name.removesuffix(" average_loss")
                 rows.append(
                     [
                         run.label,
-                        name.split(" average")[0],
+                        phase,
                         text(steps, ","),
                         text(first, ".3f"),
                         text(last, ".3f"),
-                        text(rate, ",.1f"),
+                        text(run.rates.get(phase), ",.1f"),
                     ]
                 )
     header = ("run", "phase", "steps", "loss at start", "loss at end", "sequences/s")

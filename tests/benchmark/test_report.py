@@ -17,7 +17,7 @@ from benchmark import report_figures
 from benchmark.references import references_for
 from benchmark.report import main
 from benchmark.report_data import Result, bars, by_series, read_results
-from benchmark.report_tables import throughput_tables
+from benchmark.report_tables import environment_table, run_tables, throughput_tables
 from errors import UserError
 
 
@@ -151,6 +151,37 @@ def test_steps_that_were_made_again_count_once(tmp_path):
         file.writelines(f"DLLL {json.dumps(event)}\n" for event in again)
     [run] = read_results([tmp_path])[0].runs
     assert run.curves["phase 1 average_loss"] == [(1, 9.0), (2, 5.0)]
+
+
+def log(folder, *events):
+    """A log of (step, data) in a folder."""
+    lines = [f"DLLL {json.dumps({'type': 'LOG', 'step': step, 'data': data})}\n" for step, data in events]
+    (folder / "dllogger.json").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def start(first_step=0, **arguments):
+    return "PARAMETER", {"first_step": first_step, "arguments": arguments}
+
+
+def test_each_phase_of_a_log_has_its_own_rate(tmp_path):
+    phases = [start(), ([0, 9], {"average_loss": 7.0}), ([], {"sequences_per_second": 260.0})]
+    phases += [start(phase2=True), ([0, 4], {"average_loss": 6.0}), ([], {"sequences_per_second": 36.0})]
+    [table] = run_tables(read_results([log(tmp_path, *phases)]))
+    shown = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    assert [(row["phase"], row["steps"], row["loss at end"], row["sequences/s"]) for row in shown] == [
+        ("phase 1", "9", "7.000", "260.0"),
+        ("phase 2", "4", "6.000", "36.0"),
+    ]
+
+
+def test_a_start_that_only_answers_takes_nothing_from_a_run_and_a_fresh_one_takes_all(tmp_path):
+    trained = [start(train_file="a"), ([0, 5], {"average_loss": 2.0}), ([], {"sequences_per_second": 90.0})]
+    answered = [start(train_file="a", do_train=False), ([], {"exact_match": 80.0})]
+    [run] = read_results([log(tmp_path, *trained, *answered)])[0].runs
+    assert (run.curves["SQuAD average_loss"], run.rates) == ([(5, 2.0)], {"SQuAD": 90.0})
+    [run] = read_results([log(tmp_path, *trained, start(train_file="a"), ([0, 1], {"average_loss": 4.0}))])[0].runs
+    assert (run.curves["SQuAD average_loss"], run.rates) == ([(1, 4.0)], {})
 
 
 @pytest.mark.parametrize(
