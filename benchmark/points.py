@@ -9,6 +9,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from errors import UserError
@@ -16,6 +17,7 @@ from errors import UserError
 SCHEMA = 1
 FILE_NAME = "points.jsonl"
 STATUSES = ("ok", "out_of_memory", "failed")
+OPTIMIZERS = MappingProxyType({"pretrain": "lamb", "squad": "adamw"})  # the usual ones
 
 Point = dict[str, Any]
 
@@ -60,18 +62,29 @@ def key(point: Point) -> str:
 
 
 def title(configuration: Mapping[str, Any]) -> str:
-    """A configuration without its batch size, in words."""
-    gpus = configuration["n_gpus"]
+    """A configuration without its batch size and its window, in words."""
+    subject = f"{configuration['max_seq_length']} tokens ({configuration['lengths']})"
+    return ", ".join([configuration["workload"], str(configuration["model"]), subject, *settings(configuration)])
+
+
+def settings(configuration: Mapping[str, Any]) -> list[str]:
+    """How the work was done, in words; what is usual is left out."""
+    gpus, accumulated = configuration.get("n_gpus") or 1, configuration.get("accumulation_steps") or 1
+    optimizer = configuration.get("optimizer")
     words = [
-        configuration["workload"],
-        str(configuration["model"]),
-        f"{configuration['max_seq_length']} tokens ({configuration['lengths']})",
-        configuration["precision"],
-        "compiled" if configuration["compile"] else "",
+        configuration.get("precision"),
+        "compiled" if configuration.get("compile") else "",
+        optimizer if optimizer != OPTIMIZERS.get(str(configuration.get("workload"))) else "",
+        f"{accumulated} micro-batches" if accumulated > 1 else "",
         f"{gpus} processes" if gpus > 1 else "",
-        configuration.get("flags", ""),
+        configuration.get("flags"),
     ]
-    return ", ".join(word for word in words if word)
+    return [word for word in words if word]
+
+
+def window(configuration: Mapping[str, Any]) -> str:
+    """The optimizer steps that were measured, in words."""
+    return f"steps {configuration.get('start', 0) + 1} to {configuration.get('stop')}"
 
 
 class Rate(NamedTuple):

@@ -216,6 +216,14 @@ class Bar:
         return next(name for name in ("ok", "out_of_memory", "failed") if name in states).replace("_", " ")
 
     @property
+    def state(self) -> str:
+        """The status, and how many of the repeats ended otherwise: a median of what is left must not hide them."""
+        ended = [point["status"].replace("_", " ") for point in self.points]
+        others = {name: ended.count(name) for name in ("out of memory", "failed") if name in ended}
+        others.pop(self.status, None)
+        return ", ".join([self.status, *(f"{count} {name}" for name, count in others.items())])
+
+    @property
     def error(self) -> str | None:
         return next((point["error"] for point in self.points if point.get("error")), None)
 
@@ -224,6 +232,19 @@ class Bar:
         fractions = [(point.get("utilisation") or {}).get("fraction") for point in self.points]
         known = [fraction for fraction in map(number, fractions) if fraction is not None]
         return statistics.median(known) if known else None
+
+    @property
+    def share_of_products(self) -> float | None:
+        """Of what the encoder's products reached by themselves in the same processes."""
+        fractions = [(point.get("measured_peak") or {}).get("fraction") for point in self.points]
+        known = [fraction for fraction in map(number, fractions) if fraction is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def slowed_by(self) -> set[str]:
+        """The driver's reasons for lower clocks that were seen."""
+        seen = (((point.get("measured") or {}).get("gpu") or {}).get("throttle_reasons") for point in self.points)
+        return {reason for reasons in seen for reason in reasons or ()}
 
     @property
     def peak(self) -> str | None:

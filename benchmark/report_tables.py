@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmark.compare import METHOD, Comparison, compare
-from benchmark.points import title
+from benchmark.points import settings, window
 from benchmark.references import references_for
 from benchmark.report_data import Bar, Result, bars, by_subject, subject_title
 from benchmark.summarize import MISSING, markdown_table, text
@@ -37,11 +37,15 @@ def throughput_tables(results: Sequence[Result]) -> list[Table]:
     tables = []
     for group in by_subject(bars(results)):
         several = len({bar.label for bar in group}) > 1
-        rows = [_throughput_row(bar, several) for bar in group]
+        windows = len({window(bar.configuration) for bar in group}) > 1
+        rows = [_throughput_row(bar, several, windows) for bar in group]
         header = ("result",) if several else ()
         header += ("configuration", "batch", "sequences/s", "lowest", "highest", "n", "tokens/s", "TFLOP/s")
-        header += ("of peak", "GiB", "sequences/J", "loss at end", "state")
+        header += ("of peak", "of products", "GiB", "sequences/J", "loss at end", "state")
         notes = sorted({f"Peak: {bar.peak}." for bar in group if bar.peak})
+        if any(bar.share_of_products is not None for bar in group):
+            notes.append("Of products: of what the encoder's matrix products reach by themselves on the same device.")
+        notes += _slowed(group)
         notes += [
             f"Published: {r.label}, {r.rate:,g} sequences/s per GPU; {r.source}."
             for r in references_for(group[0].configuration)
@@ -56,21 +60,22 @@ def throughput_tables(results: Sequence[Result]) -> list[Table]:
     return tables
 
 
-def _throughput_row(bar: Bar, several: bool) -> list[str]:
+def _slowed(group: Sequence[Bar]) -> list[str]:
+    """A sentence for each reason for which clocks were lowered."""
+    sizes: dict[str, set[int]] = {}
+    for bar in group:
+        for reason in bar.slowed_by:
+            sizes.setdefault(reason, set()).add(bar.batch_size or 0)
+    return [
+        f"The driver lowered clocks ({reason}) at batch {', '.join(f'{size:,}' for size in sorted(found))}."
+        for reason, found in sorted(sizes.items())
+    ]
+
+
+def _throughput_row(bar: Bar, several: bool, windows: bool) -> list[str]:
     rates = bar.values("sequences_per_second")
     memory = bar.median("peak_memory_allocated_bytes")
-    words = title(
-        {
-            "n_gpus": 1,
-            "workload": "",
-            "model": "",
-            "max_seq_length": "",
-            "lengths": "",
-            "precision": "",
-            "compile": False,
-        }
-        | bar.configuration
-    ).split(", ")[3:]
+    words = settings(bar.configuration) + ([window(bar.configuration)] if windows else [])
     return ([bar.label] if several else []) + [
         ", ".join(words) or MISSING,
         text(bar.batch_size, ","),
@@ -81,10 +86,11 @@ def _throughput_row(bar: Bar, several: bool) -> list[str]:
         text(bar.median("tokens_per_second"), ",.0f"),
         text(bar.median("model_tflops_per_second"), ".3g"),
         text(bar.utilisation, ".1%"),
+        text(bar.share_of_products, ".1%"),
         text(memory and memory / 2**30, ".1f"),
         text(bar.median("sequences_per_joule"), ".3g"),
         text(bar.median("final_loss"), ".3f"),
-        bar.status,
+        bar.state,
     ]
 
 
@@ -181,7 +187,7 @@ def profile_tables(results: Sequence[Result]) -> list[Table]:
 def environment_table(results: Sequence[Result]) -> Table:
     """Where each result was measured, with a warning for what differs."""
     gathered = [_facts(result) for result in results]
-    differing = [name for name in DIFFERENT if len({facts.get(name, MISSING) for facts in gathered}) > 1]
+    differing = [name for name in DIFFERENT if len({facts[name] for facts in gathered if name in facts}) > 1]
     notes = []
     if differing:
         notes.append(f"The results differ in {', '.join(differing)}: a ratio between them has that cause too.")
@@ -191,6 +197,9 @@ def environment_table(results: Sequence[Result]) -> Table:
         mixed = [name for name in DIFFERENT if " / " in facts.get(name, "")]
         if mixed:
             notes.append(f"{result.label} itself mixes several values of {', '.join(mixed)}.")
+    untold = [result.label for result, facts in zip(results, gathered, strict=True) if not facts]
+    if untold:
+        notes.append(f"Not recorded for {', '.join(untold)}: a profile's summary does not hold it.")
     return Table("Environment", notes, ("", *[result.label for result in results]), rows)
 
 

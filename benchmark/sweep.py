@@ -29,7 +29,7 @@ from types import MappingProxyType
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.points import FILE_NAME, Point, by_configuration, rate_of, read_points, title
+from benchmark.points import FILE_NAME, OPTIMIZERS, Point, by_configuration, rate_of, read_points, title, window
 from benchmark.report_data import Bar
 from benchmark.summarize import MISSING, markdown_table, text
 from benchmark.sweep_point import ROOT, Configuration, command, measure
@@ -37,10 +37,22 @@ from errors import Problems, UserError, run_main
 from file_utils import atomic_write
 
 LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
-OPTIMIZERS = MappingProxyType({"pretrain": "lamb", "squad": "adamw"})
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
 SAME = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit", "git_dirty")
-HEADER = ("batch", "sequences/s", "lowest", "highest", "n", "tokens/s", "TFLOP/s", "of peak", "GiB", "sequences/J")
+HEADER = (
+    "batch",
+    "sequences/s",
+    "lowest",
+    "highest",
+    "n",
+    "tokens/s",
+    "TFLOP/s",
+    "of peak",
+    "of products",
+    "GiB",
+    "sequences/J",
+    "state",
+)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -251,7 +263,8 @@ def print_tables(points: Sequence[Point]) -> None:
     series: dict[str, list[list[str]]] = {}
     for repeats in by_configuration(points).values():
         configuration = repeats[0]["configuration"]
-        series.setdefault(title(configuration), []).append([str(configuration["batch_size"]), *_cells(repeats)])
+        name = f"{title(configuration)}, {window(configuration)}"
+        series.setdefault(name, []).append([str(configuration["batch_size"]), *_cells(repeats)])
     for name, rows in series.items():
         print(f"\n{name}\n")
         print(markdown_table(HEADER, sorted(rows, key=lambda row: int(row[0]))))
@@ -259,9 +272,9 @@ def print_tables(points: Sequence[Point]) -> None:
 
 def _cells(repeats: Sequence[Point]) -> list[str]:
     rate = rate_of(repeats)
-    if rate is None:
-        return [repeats[0]["status"].replace("_", " "), *[MISSING] * (len(HEADER) - 2)]
     bar = Bar("", repeats[0]["configuration"], list(repeats))
+    if rate is None:
+        return [*[MISSING] * (len(HEADER) - 2), bar.state]
     memory = bar.median("peak_memory_allocated_bytes")
     return [
         text(rate.median, ",.1f"),
@@ -271,13 +284,15 @@ def _cells(repeats: Sequence[Point]) -> list[str]:
         text(bar.median("tokens_per_second"), ",.0f"),
         text(bar.median("model_tflops_per_second"), ".3g"),
         text(bar.utilisation, ".1%"),
+        text(bar.share_of_products, ".1%"),
         text(memory and memory / 2**30, ".1f"),
         text(bar.median("sequences_per_joule"), ".3g"),
+        bar.state,
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the tables; ends with 1 where a point failed."""
+    """Measure, and print the tables; ends with 1 where a point failed, or trained wrongly."""
     args = parse_arguments(arguments)
     check(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -285,10 +300,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sweep.run()
     print_tables(sweep.points)
     failed = sum(point["status"] == "failed" for point in sweep.points)
+    wrong = sum(bool((point.get("measured") or {}).get("loss_problem")) for point in sweep.points)
     if failed:
-        print(f"\n{failed} measurements failed; start again to try them once more")
+        print(f"\nmeasurements that failed: {failed}; start again to try them once more")
+    if wrong:
+        print(f"\nmeasurements that trained wrongly: {wrong}; their rates mean nothing")
     print(f"\npoints: {sweep.file}")
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed or wrong else 0)
 
 
 if __name__ == "__main__":

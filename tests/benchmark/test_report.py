@@ -57,6 +57,42 @@ def test_a_wrong_run_and_those_that_ended_are_shown_as_that(tmp_path):
     assert any("RuntimeError: planted" in note for note in table.notes)
 
 
+def test_what_tells_rows_apart_is_in_them(tmp_path):
+    changes = ({}, {"stop": 45}, {"optimizer": "adamw"}, {"accumulation_steps": 4}, {"n_gpus": 2, "compile": True})
+    told = [row["configuration"] for row in rows(write(tmp_path, [point(1.0, **change) for change in changes]))]
+    assert sorted(told) == [
+        "bf16, 4 micro-batches, steps 6 to 25",
+        "bf16, adamw, steps 6 to 25",
+        "bf16, compiled, 2 processes, steps 6 to 25",
+        "bf16, steps 6 to 25",
+        "bf16, steps 6 to 45",
+    ]
+
+
+def test_a_measured_peak_and_lower_clocks_are_told(tmp_path):
+    points = [point(1.0, batch_size=size, repeat=repeat) for size in (8, 16) for repeat in range(3)]
+    for made, fraction in zip(points, (0.5, 0.7, 0.6), strict=False):
+        made["measured_peak"] = {"fraction": fraction}
+    points[4]["measured"]["gpu"] = {"throttle_reasons": ["software power cap"]}
+    [table] = throughput_tables(read_results([write(tmp_path, points)]))
+    column = table.header.index("of products")
+    assert [row[column] for row in table.rows] == ["60.0%", "-"]
+    assert "The driver lowered clocks (software power cap) at batch 16." in table.notes
+
+
+def test_repeats_that_failed_are_not_hidden(tmp_path):
+    points = [point(5.0), point(status="failed", repeat=1), point(status="out_of_memory", repeat=2)]
+    [row] = rows(write(tmp_path, points))
+    assert (row["n"], row["state"]) == ("1", "ok, 1 out of memory, 1 failed")
+
+
+def test_an_environment_that_is_not_known_is_no_other_one(tmp_path):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "timeline.json").write_text(json.dumps(TIMELINE))
+    results = read_results([sweep(tmp_path / "a", [1.0]), tmp_path / "profile"])
+    assert environment_table(results).notes == ["Not recorded for profile: a profile's summary does not hold it."]
+
+
 def test_all_files_are_there_and_the_last_line_leads_to_them(tmp_path, capsys):
     folder = write(
         tmp_path / "sweep",

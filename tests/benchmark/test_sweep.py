@@ -34,6 +34,7 @@ def made_up(monkeypatch):
         if status == "ok":
             rate = 10.0 * configuration.batch_size + repeat
             point["measured"] = {"sequences_per_second": rate, "tokens_per_second": 32 * rate}
+            point["measured"]["loss_problem"] = "the loss ended at 99" if configuration.batch_size == WRONG else None
         return point
 
     monkeypatch.setattr(sweep_module, "measure", measure)
@@ -41,6 +42,7 @@ def made_up(monkeypatch):
     return asked, ends
 
 
+WRONG = 77  # the batch size that trains wrongly
 MACHINE = {"gpus": ["NVIDIA H200"], "torch": "2.13.0", "git_commit": "abc", "git_dirty": False}
 
 
@@ -60,7 +62,7 @@ def test_sizes_double_until_memory_ends_and_repeats_go_round(made_up, tmp_path, 
     printed = capsys.readouterr().out
     # repeats are 160, 161 and 162 sequences a second
     assert re.search(r"\| 16 +\| +161\.0 \| +160\.0 \| +162\.0 \| +3 \|", printed)
-    assert re.search(r"\| 32 +\| out of memory \|", printed)
+    assert re.search(r"\| 32 +\| +- \|.*\| out of memory \|", printed)
     assert printed.splitlines()[-1] == f"points: {tmp_path}/points.jsonl"
 
 
@@ -79,8 +81,35 @@ def test_another_failure_is_shown_and_the_sweep_goes_on(made_up, tmp_path, capsy
     assert [size for precision, size, _ in asked if precision == "fp32"] == [4, 8, 16, 32, 64]
     printed = capsys.readouterr().out
     assert "    why\n    it ended\n" in printed
-    assert "6 measurements failed; start again to try them once more" in printed
+    assert "measurements that failed: 6; start again to try them once more" in printed
     assert sum(point["status"] == "failed" for point in points) == 6
+
+
+def test_a_fast_wrong_run_is_shown_as_wrong_in_the_table_and_in_the_status(made_up, tmp_path, capsys):
+    run(tmp_path, "--batch_sizes", "4", str(WRONG), "--repeats", "2", status=1)
+    printed = capsys.readouterr().out
+    assert "770.0 sequences/s, WRONG: the loss ended at 99" in printed
+    states = dict(re.findall(r"^\| (\d+) .*\| +(\w+) \|$", printed, re.MULTILINE))
+    assert states == {"4": "ok", "77": "wrong"}
+    assert "measurements that trained wrongly: 2; their rates mean nothing" in printed
+
+
+def test_repeats_that_fail_are_not_hidden_behind_those_that_do_not(made_up, tmp_path, capsys):
+    _, ends = made_up
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
+    ends[4] = "failed"
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "3", status=1)
+    assert re.search(r"\| 4 +\| +40\.0 \|.*\| ok, 2 failed \|", capsys.readouterr().out)
+
+
+def test_what_differs_in_anything_has_a_table_of_its_own(made_up, tmp_path, capsys):
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--stop", "9")
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--optimizer", "adamw", "--accumulation_steps", "2")
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pretrain, tiny")]
+    begin = "pretrain, tiny, 32 tokens (full), fp32"
+    last = [f"{begin}, steps 2 to 3", f"{begin}, steps 2 to 9", f"{begin}, adamw, 2 micro-batches, steps 2 to 3"]
+    assert titles[-3:] == last
 
 
 def test_sizes_that_are_named_are_all_measured(made_up, tmp_path):
