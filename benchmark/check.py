@@ -4,9 +4,10 @@
   python3 benchmark/check.py baseline/points.jsonl results/sweep --tolerance 0.03
 
 Each configuration of the baseline must be in the result, with a median of sequences per second that is lower by no more
-than the tolerance, and with a loss that is no sign of a wrong run. What the result has beside it does not matter. Says
-one sentence, after a line for each configuration that fails. Ends with 0 where all is well, with 1 where the result is
-slower, wrong or incomplete, and with 2 where the two cannot be compared.
+than the tolerance, with no repeat that failed or ran out of memory, and with a loss that is no sign of a wrong run.
+What the result has beside it does not matter. Says one sentence, after a line for each configuration that fails. Ends
+with 0 where all is well, with 1 where the result is slower, wrong or incomplete, and with 2 where the two cannot be
+compared.
 """
 
 import argparse
@@ -59,11 +60,17 @@ def complaints(baseline: Sequence[Point], result: Sequence[Point], tolerance: fl
                 f"{name}: {now.median:,.1f} sequences/s ({now.lowest:,.1f} to {now.highest:,.1f}), "
                 f"{ratio:.3f} times the {before.median:,.1f} ({before.lowest:,.1f} to {before.highest:,.1f}) of before"
             )
-        for point in measured[key]:
-            if point["status"] == "ok" and point["measured"].get("loss_problem"):
-                found.append(f"{name}: {point['measured']['loss_problem']}")
-                break
+        ended = [point["status"].replace("_", " ") for point in measured[key] if point["status"] != "ok"]
+        if ended:
+            found.append(f"{name}: {len(ended)} of {len(measured[key])} repeats: {' and '.join(sorted(set(ended)))}")
+        if problem := _loss_problem(measured[key]):
+            found.append(f"{name}: {problem}")
     return found, n_compared, lowest
+
+
+def _loss_problem(points: Sequence[Point]) -> str | None:
+    problems = (point["measured"].get("loss_problem") for point in points if point["status"] == "ok")
+    return next(filter(None, problems), None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,15 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with problems.collect():
             read.append(read_points(path))
     problems.raise_if_any()
+    if problem := _loss_problem(read[0]):
+        raise UserError(f"{args.baseline} is no baseline, as its own rates mean nothing: {problem} Measure it again.")
     found, n_compared, lowest = complaints(*read, args.tolerance)
     if n_compared == 0:
         raise UserError(f"{args.baseline} has no measured point to compare with; measure a baseline first.")
     for line in found:
         print(line)
+    compared = f"{n_compared} configuration{'s' * (n_compared > 1)}"
+    tolerance = f"at a tolerance of {args.tolerance:.1%}"
     if found:
-        print(f"{len(found)} complaints about {n_compared} configurations, at a tolerance of {args.tolerance:.1%}.")
+        print(f"{len(found)} complaint{'s' * (len(found) > 1)} about {compared}, {tolerance}.")
         sys.exit(1)
-    print(f"All {n_compared} configurations are at least {lowest:.3f} times as fast as before.")
+    print(f"{compared} at least {lowest:.3f} times as fast as before, {tolerance}.")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,18 @@ def read_points(path: str | Path) -> list[Point]:
         raise UserError(
             f"{file} cannot be read ({reason}); give the folder of a sweep (scripts/measure_throughput_pretrain.sh)."
         ) from error
-    whole = text[: text.rfind("\n") + 1]
-    return [_parse(line, f"{file}, line {number}") for number, line in enumerate(whole.splitlines(), 1) if line]
+    lines = text.splitlines()
+    if lines and not text.endswith("\n") and _is_torn(lines[-1]):
+        lines.pop()
+    return [_parse(line, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line]
+
+
+def _is_torn(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return True
+    return False
 
 
 def _parse(line: str, where: str) -> Point:

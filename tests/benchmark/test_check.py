@@ -1,10 +1,12 @@
 """The guard against regressions: ratios by hand, and the status it ends with."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmark.check import main
+from benchmark.points import read_points
 from errors import UserError
 
 
@@ -46,13 +48,16 @@ def test_what_is_slower_than_the_tolerance(tmp_path, capsys, result, tolerance, 
     else:
         main(arguments)
     said = capsys.readouterr().out.strip().splitlines()
-    assert ("complaints about 2 configurations" in said[-1]) == bool(status)
+    begin = "1 complaint about 2 configurations, at" if status else "2 configurations at least "
+    assert said[-1].startswith(begin)
     assert len(said) == 1 + status
 
 
 def test_the_sentence_has_the_ratio(tmp_path, capsys):
     main([write(tmp_path / "a", BASELINE), write(tmp_path / "b", {8: [97.0], 16: [300.0]})])
-    assert capsys.readouterr().out == "All 2 configurations are at least 0.970 times as fast as before.\n"
+    assert capsys.readouterr().out == (
+        "2 configurations at least 0.970 times as fast as before, at a tolerance of 5.0%.\n"
+    )
 
 
 def test_a_fast_wrong_run_fails(tmp_path, capsys):
@@ -65,6 +70,33 @@ def test_what_ran_out_of_memory_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([write(tmp_path / "a", BASELINE), write(tmp_path / "b", BASELINE, status="out_of_memory")])
     assert "batch 16: out of memory; was 200.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["failed", "out_of_memory"])
+def test_a_repeat_that_ended_otherwise_is_not_hidden_by_the_others(tmp_path, capsys, status):
+    baseline, result = write(tmp_path / "a", BASELINE), write(tmp_path / "b", BASELINE)
+    write(tmp_path / "c", {8: [0.0]}, status=status)
+    with open(result, "a") as file:
+        file.write((tmp_path / "c").read_text())
+    with pytest.raises(SystemExit) as code:
+        main([baseline, result])
+    assert code.value.code == 1
+    assert f"batch 8: 1 of 4 repeats: {status.replace('_', ' ')}\n" in capsys.readouterr().out
+
+
+def test_a_wrong_baseline_is_none(tmp_path):
+    wrong = write(tmp_path / "a", BASELINE, problem="the loss ended at 99.")
+    with pytest.raises(UserError, match="is no baseline, as its own rates mean nothing: the loss ended at 99"):
+        main([wrong, write(tmp_path / "b", BASELINE)])
+
+
+def test_a_last_line_without_its_end_counts_where_it_is_whole(tmp_path):
+    file = tmp_path / "a"
+    whole = Path(write(file, BASELINE)).read_text().rstrip("\n")
+    file.write_text(whole)
+    assert len(read_points(file)) == 4
+    file.write_text(whole[:-3])
+    assert len(read_points(file)) == 3
 
 
 def test_nothing_to_compare_with(tmp_path):
