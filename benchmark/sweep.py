@@ -168,13 +168,19 @@ class Sweep:
         """The points of an earlier start, if it was on this machine and with this code; failed ones are forgotten.
 
         Raises:
-            UserError: they are of another environment.
+            UserError: they are of another environment, or of other shards or questions.
         """
         if not self.file.exists():
             self.args.output_dir.mkdir(parents=True, exist_ok=True)
             return []
         points = [point for point in read_points(self.file) if point["status"] != "failed"]
+        trained_on, lengths = shlex.join(self.data[:2]), _describe_data(self.args)
         for point in points:
+            if point["configuration"]["lengths"] == lengths and f" {trained_on} " not in point["command"]:
+                raise UserError(
+                    f"{self.file} was measured on other data than {trained_on}; choose another --output_dir, so that "
+                    "no table mixes the two."
+                )
             for name in SAME:
                 was, now = point["environment"].get(name), self.environment.get(name)
                 if was is not None and was != now:
@@ -225,7 +231,7 @@ def _data_flags(args: argparse.Namespace) -> list[str]:
 def _describe_data(args: argparse.Namespace) -> str:
     if args.input_dir or args.train_file:
         return "shards" if args.input_dir else "questions"
-    return "full" if args.synthetic == "full" else f"uniform around {args.synthetic}"
+    return "full" if args.synthetic == "full" else f"evenly around {args.synthetic}"
 
 
 def _look_at_machine() -> dict:

@@ -1,6 +1,6 @@
 """Batches of random tokens: the work of real ones, without a corpus.
 
-For measuring speed only. Lengths are stated, not hidden: all full, or drawn around a mean, as an unpadded corpus has.
+For measuring speed only. Lengths are stated, not hidden: all full, or spread evenly around a mean.
 Pre-training's batches are made beforehand and used in turn, so that what is measured is the training alone; what the
 loader costs, `benchmark/loader.py` measures.
 """
@@ -18,13 +18,15 @@ from data.squad_features import SquadFeatures
 
 FULL = "full"
 SHORTEST = 5  # [CLS], a token, [SEP], a token, [SEP]
-N_BATCHES = 8  # different ones, so that a model cannot learn one by heart within a measurement
+# Different ones, so that a model cannot learn one by heart within a measurement; the usual windows of 20 steps use each
+# equally often.
+N_BATCHES = 10
 N_WINDOWS = 4096
 QUESTION_LENGTH = 16  # tokens of a made question, or half of a shorter window
 
 
 def mean_length(lengths: str) -> float | None:
-    """What `--synthetic` asks for: None for full sequences, or the mean of uniformly drawn lengths.
+    """What `--synthetic` asks for: None for full sequences, or the mean of evenly spread lengths.
 
     Raises:
         ValueError: neither the word nor a number.
@@ -81,10 +83,17 @@ class SyntheticPretraining:
         yield self._batches(start_sample)
 
     def _batches(self, start_sample: int) -> Generator[PretrainingBatch, None, None]:
-        made = [synthetic_batch(*self._shape, [self.seed, self.rank, number]) for number in range(N_BATCHES)]
+        per_rank, max_seq_length, max_predictions_per_seq, vocab_size, mean = self._shape
+        # Spread over all batches and not within each: that batches and ranks differ in length has its price, and a
+        # measurement without it would flatter.
+        rng = np.random.default_rng([self.seed, self.rank])
+        lengths = _spread_lengths(rng, N_BATCHES * per_rank, max_seq_length, mean).reshape(N_BATCHES, per_rank)
+        made = [
+            _batch_of(row, max_seq_length, max_predictions_per_seq, vocab_size, [self.seed, self.rank, number])
+            for number, row in enumerate(lengths)
+        ]
         if self._pin_memory:
             made = [batch.pin() for batch in made]
-        per_rank = self._shape[0]
         for place in itertools.count(start_sample // self._samples_per_batch):
             first_sample = place * self._samples_per_batch + self.rank * per_rank
             yield dataclasses.replace(made[place % N_BATCHES], first_sample=first_sample)
@@ -102,11 +111,17 @@ def synthetic_batch(
 
     Args:
         mean_length: None: every sequence is `max_seq_length` long and has `max_predictions_per_seq` masked positions.
-            A number: lengths are uniform around it, as wide as fits between 5 and `max_seq_length`, and masked
+            A number: lengths are spread evenly around it, as wide as fits between 5 and `max_seq_length`, and masked
             positions are in proportion.
     """
-    rng = np.random.default_rng(seed)
-    lengths = _draw_lengths(rng, batch_size, max_seq_length, mean_length)
+    lengths = _spread_lengths(np.random.default_rng(seed), batch_size, max_seq_length, mean_length)
+    return _batch_of(lengths, max_seq_length, max_predictions_per_seq, vocab_size, seed)
+
+
+def _batch_of(
+    lengths: np.ndarray, max_seq_length: int, max_predictions_per_seq: int, vocab_size: int, seed: int | list[int]
+) -> PretrainingBatch:
+    rng, batch_size = np.random.default_rng(seed), len(lengths)
     n_masked = np.maximum(1, max_predictions_per_seq * lengths // max_seq_length)
     columns = np.arange(max_predictions_per_seq)
     # Spread evenly over each sequence, and never on its first token, as [CLS] is not masked.
@@ -132,7 +147,7 @@ def synthetic_features(
         mean_length: as in `synthetic_batch`.
     """
     rng = np.random.default_rng(seed)
-    lengths = _draw_lengths(rng, n_windows, max_seq_length, mean_length).astype(np.int64)
+    lengths = _spread_lengths(rng, n_windows, max_seq_length, mean_length).astype(np.int64)
     n_tokens = int(lengths.sum())
     question_lengths = np.minimum(QUESTION_LENGTH, lengths // 2).astype(np.int32)
     starts = rng.integers(question_lengths, lengths)
@@ -153,13 +168,15 @@ def synthetic_features(
 def describe_lengths(lengths: str) -> str:
     """How long they are, for people and for results."""
     mean = mean_length(lengths)
-    return "of full length" if mean is None else f"with lengths uniform around {mean:g}"
+    return "of full length" if mean is None else f"with lengths evenly around {mean:g}"
 
 
-def _draw_lengths(
+def _spread_lengths(
     rng: np.random.Generator, n_sequences: int, max_seq_length: int, mean_length: float | None
 ) -> np.ndarray:
+    """At even distances, in random order: drawn ones would miss the mean by some per cent, and rates likewise."""
     if mean_length is None:
         return np.full(n_sequences, max_seq_length)
     half_width = min(mean_length - SHORTEST, max_seq_length - mean_length)
-    return rng.uniform(mean_length - half_width, mean_length + half_width, n_sequences).round().astype(int)
+    places = (np.arange(n_sequences) + 0.5) / n_sequences
+    return rng.permutation((mean_length + half_width * (2 * places - 1)).round().astype(int))

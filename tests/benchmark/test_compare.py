@@ -84,7 +84,7 @@ def test_what_differs_throughout_is_what_is_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [{"max_seq_length": 512}, {"workload": "squad"}, {"model": "base"}, {"lengths": "uniform around 64"}]
+    "other", [{"max_seq_length": 512}, {"workload": "squad"}, {"model": "base"}, {"lengths": "evenly around 64"}]
 )
 def test_rates_of_different_work_are_never_compared(tmp_path, other):
     found, told = compared(tmp_path, [1.0, 1.0], [2.0, 2.0], **other)

@@ -156,7 +156,7 @@ def test_published_figures_are_drawn_only_beside_the_same_work():
 
     assert published() == [580, 694]
     assert published(max_seq_length=512) == [96.5, 210, 264]
-    assert published(max_seq_length=512, lengths="uniform around 254") == [997]
+    assert published(max_seq_length=512, lengths="evenly around 254") == [997]
     assert published(workload="squad", max_seq_length=384) == [110.5, 123, 134]
     assert published(model="base") == []
     assert published(max_seq_length=256) == []

@@ -154,6 +154,17 @@ def test_points_of_another_environment_are_not_mixed_in(made_up, tmp_path, monke
     assert (tmp_path / "points.jsonl").read_bytes() == before
 
 
+def test_points_of_other_shards_are_not_mixed_in(made_up, tmp_path):
+    asked, _ = made_up
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--input_dir", "some/shards")
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--input_dir", "some/shards")
+    run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
+    assert len(asked) == 2
+    with pytest.raises(UserError, match="was measured on other data than --input_dir other; choose another"):
+        main(["pretrain", "--output_dir", str(tmp_path), *TINY, "--batch_sizes", "4", "--input_dir", "other"])
+    assert len(asked) == 2
+
+
 def test_all_that_is_wrong_is_said_at_once(capsys):
     flags = ["--batch_sizes", "0", "--start", "5", "--stop", "5", "--repeats", "0", "--train_file", "x"]
     with pytest.raises(UserError) as error:

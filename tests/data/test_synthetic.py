@@ -17,15 +17,25 @@ def test_full_batch_has_no_padding():
     assert len(batch.masked_lm_positions.unique()) == 8 * 20
 
 
-@pytest.mark.parametrize("mean", [40, 64, 100])
-def test_lengths_lie_around_the_stated_mean(mean):
+@pytest.mark.parametrize(("mean", "shortest", "longest"), [(40, 5, 75), (64, 5, 123), (100, 72, 128), (66.5, 5, 128)])
+def test_lengths_are_spread_evenly_around_the_stated_mean(mean, shortest, longest):
     batch = synthetic_batch(2000, 128, 20, 1000, mean_length=mean)
     lengths = batch.cu_seqlens[:2001].diff()
-    # Uniform with a half-width of at most 59: the standard deviation of the mean of 2,000 is below 0.8.
-    assert batch.n_tokens / 2000 == pytest.approx(mean, abs=3)
-    assert lengths.min() >= 5
-    assert lengths.max() <= 128
-    assert lengths.max() > mean + 10
+    assert batch.n_tokens / 2000 == pytest.approx(mean, abs=0.01)
+    assert (lengths.min(), lengths.max()) == (shortest, longest)
+    # Of a uniform distribution: a quarter lies below its first quartile, and its spread is its width over sqrt(12).
+    assert (lengths < (3 * shortest + longest) / 4).float().mean() == pytest.approx(0.25, abs=0.02)
+    assert lengths.float().std() == pytest.approx((longest - shortest) / 12**0.5, rel=0.02)
+    assert not torch.equal(lengths, lengths.sort().values)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_mean_is_that_stated_at_any_batch_size_and_batches_still_differ(batch_size):
+    dataset = SyntheticPretraining("254", batch_size, 512, 80, 1000, rank=1, world_size=2, pin_memory=False)
+    with dataset.iterate() as batches:
+        tokens = [next(batches).n_tokens for _ in range(20)]  # a window of 20 steps
+    assert sum(tokens) == 20 * batch_size * 254
+    assert len(set(tokens)) > 5
 
 
 def test_masked_positions_lie_in_their_sequence_and_spare_its_first_token():
