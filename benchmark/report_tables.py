@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from benchmark.references import references_for
 from benchmark.report_data import Bar, Result, bars, by_subject, subject_title
 from benchmark.summarize import MISSING, markdown_table, text
 
-FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "host", "git_commit", "git_dirty")
+FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "cpu_cores", "git_commit", "git_dirty")
 DIFFERENT = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit")
 LONGEST_ERROR = 300
 
@@ -166,6 +167,8 @@ def profile_tables(results: Sequence[Result]) -> list[Table]:
                     text(busy / span if span and busy else None, ".1%"),
                     text(gaps.get("count"), ","),
                     text((gaps.get("seconds") or 0) * 1e3, ",.2f"),
+                    text(gaps.get("p50") and gaps["p50"] * 1e6, ",.1f"),
+                    text(_idle_between_steps(profile), ",.3f"),
                 ]
             )
     tables = []
@@ -179,9 +182,17 @@ def profile_tables(results: Sequence[Result]) -> list[Table]:
             )
         )
     if lines:
-        header = ("result", "source", "steps", "ms in all", "GPU busy", "gaps", "ms in gaps")
-        tables.append(Table("Time lines", [], header, lines))
+        header = ("result", "source", "steps", "ms in all", "busy", "gaps", "ms in gaps", "median gap, us")
+        notes = ["Of the GPU, or of the CPU's operators where a profile has no GPU."]
+        tables.append(Table("Time lines", notes, (*header, "ms idle before a step"), lines))
     return tables
+
+
+def _idle_between_steps(profile: dict[str, Any]) -> float | None:
+    """Milliseconds from the end of a step's work to the first of the next, the mean; None with a single step."""
+    seconds = [step.get("idle_before_seconds") for step in profile.get("steps") or []]
+    known = [value for value in seconds if value is not None]
+    return statistics.fmean(known) * 1e3 if known else None
 
 
 def environment_table(results: Sequence[Result]) -> Table:
@@ -206,7 +217,8 @@ def environment_table(results: Sequence[Result]) -> Table:
 def _facts(result: Result) -> dict[str, str]:
     facts = {}
     for name in FACTS:
-        values = {_plain(environment[name]) for environment in result.environments() if name in environment}
+        told = [environment.get(name) for environment in result.environments()]
+        values = {_plain(value) for value in told if value is not None}
         if values:
             facts[name] = " / ".join(sorted(values))
     return facts

@@ -47,7 +47,7 @@ for phase in $PHASES; do
     *) problems+=("PHASES has '$phase'; set it to 1, 2, or both.") ;;
   esac
 done
-((${#lengths[@]})) || problems+=("PHASES is empty; set it to 1, 2, or both.")
+[[ -n ${PHASES// /} ]] || problems+=("PHASES is empty; set it to 1, 2, or both.")
 if [[ -n $DATA_DIR ]]; then flags+=(--input_dir "$DATA_DIR"); else flags+=(--synthetic "$SYNTHETIC"); fi
 flags+=(--max_seq_lengths "${lengths[@]}")
 sweep pretrain "$@"

@@ -17,7 +17,7 @@ from benchmark import report_figures
 from benchmark.references import references_for
 from benchmark.report import main
 from benchmark.report_data import Result, bars, by_series, read_results
-from benchmark.report_tables import environment_table, run_tables, throughput_tables
+from benchmark.report_tables import environment_table, profile_tables, run_tables, throughput_tables
 from errors import UserError
 
 
@@ -139,6 +139,23 @@ def test_compare_prints_its_table(tmp_path, capsys):
     assert "2.000" in printed
     assert "b is faster" in printed
     assert f"report: {tmp_path}/a/report/report.html" in printed
+
+
+def test_a_time_line_in_numbers(tmp_path):
+    steps = [{"idle_before_seconds": None}, {"idle_before_seconds": 0.001}, {"idle_before_seconds": 0.003}]
+    gaps = {"count": 1234, "seconds": 0.05, "p50": 2.5e-6}
+    (tmp_path / "timeline.json").write_text(json.dumps(TIMELINE | {"steps": steps, "launch_gaps": gaps}))
+    [table] = profile_tables(read_results([tmp_path]))
+    [row] = table.rows
+    assert dict(zip(table.header[2:], row[2:], strict=True)) == {
+        "steps": "3",
+        "ms in all": "200.0",
+        "busy": "75.0%",
+        "gaps": "1,234",
+        "ms in gaps": "50.00",
+        "median gap, us": "2.5",
+        "ms idle before a step": "2.000",
+    }
 
 
 def test_what_differs_between_environments_is_said(tmp_path, capsys):
