@@ -81,9 +81,11 @@ def write_report(
         for theme, image in figure.images.items():
             with atomic_write(folder / f"{figure.name}{'_dark' if theme == 'dark' else ''}.png", "wb") as file:
                 file.write(image)
-    pictures = "".join(f"![{figure.finding}]({figure.name}.png)\n\n" for figure in figures)
+    pictures = "".join(
+        f"## {figure.title}\n\n![{figure.finding}]({figure.name}.png)\n\n{figure.finding}\n\n" for figure in figures
+    ).rstrip("\n")
     with atomic_write(folder / "report.md") as file:
-        file.write(f"# {title}\n\n" + "\n".join(table.markdown() for table in tables) + f"\n{pictures}")
+        file.write(f"# {title}\n\n" + "\n".join(table.markdown() for table in tables) + f"\n{pictures}\n")
     with atomic_write(folder / "report.csv") as file:
         file.write(points_csv(results))
     with atomic_write(folder / "report.html") as file:

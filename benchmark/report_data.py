@@ -198,6 +198,19 @@ class Bar:
         return self.configuration.get("n_gpus") or 1
 
     @property
+    def hardware(self) -> str | None:
+        """The GPU that was measured, or the CPU where there was none; None where that was not recorded."""
+        environment = next((point["environment"] for point in self.points if point.get("environment")), {})
+        gpus = environment.get("gpus") or []
+        return str(gpus[0]) if gpus else environment.get("cpu")
+
+    @property
+    def unit(self) -> str:
+        """What a rate and a batch are per: a GPU, or a process where there is none."""
+        known = [point["environment"] for point in self.points if point.get("environment")]
+        return "process" if known and not any(environment.get("gpus") for environment in known) else "GPU"
+
+    @property
     def batch_size(self) -> int | None:
         return self.configuration.get("batch_size")
 

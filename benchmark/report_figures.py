@@ -8,6 +8,7 @@ colour-blind readers tell apart), and letters are large against the picture, so 
 import io
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -21,11 +22,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vP"
 THEMES = MappingProxyType({"light": ("#ffffff", "#1b1f24", "#d0d7de"), "dark": ("#161b22", "#e6edf3", "#3d444d")})
 PARTS = ("data", "forward", "backward", "reduction", "optimizer", "other")
-SIZE = (4.4, 3.6)  # inches
+SIZE = (4.4, 4.0)  # inches
+TITLE_LETTERS = 44  # of a line
 DOTS = 240  # per inch
 COLOURS_PER_PICTURE = 64  # with those between letters and background
 SMALL = 10  # points, of the smallest letters
 MOST_BARS = 10
+LETTERS_IN_HALF = 24  # of a legend in two columns
 SMALLEST_SHARE = 0.002  # of a roofline's time; smaller kernels would spread its axes over ten more powers of ten
 WRONG = "#e5484d"
 REFERENCE = "#8b949e"
@@ -129,6 +132,7 @@ def _render(plan: _Plan, theme: str) -> bytes:
 
     with _theme(theme):
         canvas = Canvas(figsize=SIZE, dpi=DOTS, layout="constrained")
+        canvas.suptitle("\n".join(textwrap.wrap(plan.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
         axes = canvas.add_subplot()
         plan.draw(axes)
         drawn, file = io.BytesIO(), io.BytesIO()
@@ -138,9 +142,11 @@ def _render(plan: _Plan, theme: str) -> bytes:
     return file.getvalue()
 
 
-def _legend(axes: Any, columns: int = 1) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.figure.legend(loc="outside lower center", ncols=columns)
+def _legend(axes: Any, columns: int | None = None) -> None:
+    labels = axes.get_legend_handles_labels()[1]
+    if labels:
+        columns = columns or (2 if len(labels) > 2 and max(map(len, labels)) <= LETTERS_IN_HALF else 1)
+        axes.figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6)
 
 
 def _name(kind: str, group: Sequence[Bar]) -> str:
@@ -148,12 +154,20 @@ def _name(kind: str, group: Sequence[Bar]) -> str:
     return f"{kind}_{configuration.get('workload')}_{configuration.get('max_seq_length')}"
 
 
-def _sizes_axis(axes: Any, sizes: Iterable[int]) -> None:
-    ticks = sorted(set(sizes))
+def _title(words: str, group: Sequence[Bar]) -> str:
+    """With the machine, as a slide shows a picture alone."""
+    machines = dict.fromkeys(bar.hardware for bar in group if bar.hardware)
+    return ", ".join(
+        [f"{words}: {subject_title(group[0].configuration)}", *([" and ".join(machines)] if machines else [])]
+    )
+
+
+def _sizes_axis(axes: Any, group: Sequence[Bar]) -> None:
+    ticks = sorted({bar.batch_size for bar in group if bar.batch_size})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("sequences per GPU and step")
+    axes.set_xlabel(f"sequences per {group[0].unit} and step")
 
 
 def _throughput(group: list[Bar]) -> Iterator[_Plan]:
@@ -166,9 +180,8 @@ def _throughput(group: list[Bar]) -> Iterator[_Plan]:
     finding = "None of the points trained as it should."
     if right:
         best = max(right, key=lambda bar: statistics.median(bar.rates_per_gpu))
-        finding = (
-            f"Highest: {statistics.median(best.rates_per_gpu):,.1f} sequences/s per GPU, at {best.batch_size} per step."
-        )
+        finding = f"Highest: {statistics.median(best.rates_per_gpu):,.1f} sequences/s per {best.unit}, "
+        finding += f"at {best.batch_size} per step."
     spreads = [max(values) / min(values) - 1 for bar in measured if len(values := bar.rates_per_gpu) > 1]
     finding += f" Repeats lie within {max(spreads):.1%} of each other." if spreads else ""
     ended = sorted({bar.batch_size for bar in group if bar.status == "out of memory" and bar.batch_size})
@@ -191,12 +204,12 @@ def _throughput(group: list[Bar]) -> Iterator[_Plan]:
             axes.axhline(
                 reference.rate, linestyle=DASHES[place % len(DASHES)], linewidth=1.4, color=REFERENCE, label=label
             )
-        _sizes_axis(axes, [bar.batch_size for row in series.values() for bar in row if bar.batch_size])
+        _sizes_axis(axes, group)
         axes.set_ylim(0, top)
-        axes.set_ylabel("sequences/s per GPU")
+        axes.set_ylabel(f"sequences/s per {group[0].unit}")
         _legend(axes)
 
-    yield _Plan(_name("throughput", group), f"Throughput: {subject_title(group[0].configuration)}", finding, draw)
+    yield _Plan(_name("throughput", group), _title("Throughput", group), finding, draw)
 
 
 def _draw_series(axes: Any, name: str, row: list[Bar], colour: str, marker: str, top: float) -> None:
@@ -256,7 +269,7 @@ def _breakdown(group: list[Bar]) -> Iterator[_Plan]:
         axes.set_xlabel("% of the step")
         _legend(axes, columns=3)
 
-    yield _Plan(_name("step", group), f"Where a step goes: {subject_title(group[0].configuration)}", finding, draw)
+    yield _Plan(_name("step", group), _title("Where a step goes", group), finding, draw)
 
 
 def _memory(group: list[Bar]) -> Iterator[_Plan]:
@@ -266,7 +279,7 @@ def _memory(group: list[Bar]) -> Iterator[_Plan]:
     most = max(kept, key=lambda bar: bar.median("peak_memory_allocated_bytes") or 0)
     gigabytes = (most.median("peak_memory_allocated_bytes") or 0) / 2**30
     least = min(bar.median("peak_memory_allocated_bytes") or 0 for bar in kept) / 2**30
-    finding = f"Peak allocated memory is {gigabytes:,.1f} GiB at {most.batch_size} sequences per GPU and step"
+    finding = f"Peak allocated memory is {gigabytes:,.1f} GiB at {most.batch_size} sequences per {most.unit} and step"
     finding += ", the most of all." if gigabytes > 1.01 * least else ", and within 1 % of it at all sizes."
 
     def draw(axes: Any) -> None:
@@ -275,12 +288,12 @@ def _memory(group: list[Bar]) -> Iterator[_Plan]:
             sizes = [bar.batch_size for bar in row]
             colour = COLOURS[place % len(COLOURS)]
             axes.plot(sizes, values, color=colour, marker=MARKERS[place % len(MARKERS)], label=name)
-        _sizes_axis(axes, [bar.batch_size for bar in kept if bar.batch_size])
+        _sizes_axis(axes, kept)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("peak memory allocated, GiB")
         _legend(axes)
 
-    yield _Plan(_name("memory", group), f"Memory: {subject_title(group[0].configuration)}", finding, draw)
+    yield _Plan(_name("memory", group), _title("Memory", group), finding, draw)
 
 
 def _curves(name: str, title: str, curves: dict[str, list[tuple[int, float]] | None]) -> Iterator[_Plan]:
@@ -312,7 +325,7 @@ def _kernel_shares(label: str, profile: dict[str, Any]) -> Iterator[_Plan]:
     kernels = [kernel for kernel in profile.get("kernels") or [] if kernel.get("share")][:MOST_BARS]
     if not kernels:
         return
-    of = f"{profile.get('source', 'a profile')}, {label}"
+    of = ", ".join(filter(None, [profile.get("source", "a profile"), label, profile.get("device")]))
     finding = f"The longest kernel, {kernels[0]['name']}, takes {kernels[0]['share']:.1%} of all kernels' time; "
     finding += f"the first {len(kernels)} together {sum(kernel['share'] for kernel in kernels):.1%}."
 
@@ -369,4 +382,5 @@ def _roofline(label: str, profile: dict[str, Any]) -> Iterator[_Plan]:
         axes.set_ylabel("TFLOP/s")
         _legend(axes)
 
-    yield _Plan(f"roofline_{label}", f"Roofline ({label})", finding, draw)
+    of = ", ".join(filter(None, [label, profile.get("device")]))
+    yield _Plan(f"roofline_{label}", f"Roofline ({of})", finding, draw)

@@ -26,9 +26,11 @@ section, figure { background: var(--card); border: 1px solid var(--line); border
   margin: 0 0 1rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 .figures figure { margin: 0; } figure img { display: block; width: 100%; max-width: 30rem; height: auto; margin: auto; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+figure { position: relative; }
 figcaption { color: var(--soft); font-size: 0.9rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; min-width: 100%; }
-th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
+th, td { padding: 0.3rem 0.45rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th:first-child, td:first-child, th.text, td.text { text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
@@ -117,9 +119,10 @@ def _linked(escaped: str) -> str:
 
 
 def _figure(figure: Figure) -> str:
+    """The title is in the picture; as a heading it is there for who does not see that."""
     light, dark = (base64.b64encode(figure.images[theme]).decode() for theme in ("light", "dark"))
     return (
-        f"<figure><h2>{escape(figure.title)}</h2><picture>"
+        f'<figure><h2 class="unseen">{escape(figure.title)}</h2><picture>'
         f'<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">'
         f'<img src="data:image/png;base64,{light}" alt="{escape(figure.finding)}"></picture>'
         f"<figcaption>{escape(figure.finding)}</figcaption></figure>\n"

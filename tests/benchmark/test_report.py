@@ -112,7 +112,7 @@ def test_all_files_are_there_and_the_last_line_leads_to_them(tmp_path, capsys):
     for path in out.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
         width, height = struct.unpack(">II", path.read_bytes()[16:24])
-        assert (width, height) == (1056, 864)
+        assert (width, height) == (1056, 960)
     markdown = (out / "report.md").read_text(encoding="utf-8")
     for name in ("throughput_pretrain_128.png", "roofline_sweep.png", "phase1_average_loss.png"):
         assert f"]({name})" in markdown
@@ -289,6 +289,24 @@ def test_any_subset_of_figures_makes_a_page(tmp_path_factory, measured):
     folder = write(tmp_path_factory.mktemp("made"), [point(1.0) | {"measured": measured}])
     report(folder)
     assert (folder / "report" / "report.html").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("environment", "title", "unit"),
+    [
+        ({"gpus": ["NVIDIA H200"] * 2, "cpu": "EPYC"}, "tokens (full), NVIDIA H200", "GPU"),
+        ({"gpus": [], "cpu": "EPYC"}, "tokens (full), EPYC", "process"),
+        ({}, "tokens (full)", "GPU"),
+    ],
+)
+def test_pictures_name_the_machine_and_what_rates_are_per(tmp_path, environment, title, unit):
+    points = [point(8.0 * size, batch_size=size) | {"environment": environment} for size in (8, 16)]
+    plan = next(report_figures._plans(read_results([write(tmp_path, points)])))
+    assert plan.title == f"Throughput: BERT-large pretrain 128 {title}"
+    assert plan.finding.startswith(f"Highest: 128.0 sequences/s per {unit}, at 16 per step.")
+    axes = Figure().add_subplot()
+    plan.draw(axes)
+    assert (axes.get_ylabel(), axes.get_xlabel()) == (f"sequences/s per {unit}", f"sequences per {unit} and step")
 
 
 def test_a_roofline_leaves_out_what_takes_no_time(tmp_path):
