@@ -101,11 +101,12 @@ def test_a_deterministic_run_takes_nothing_that_is_not(finished, tmp_path):
 
 
 def test_real_tokens_are_counted_and_padding_is_not(folder):
-    main(command(folder, skip_checkpoint=True, benchmark_start=2, benchmark_stop=6))
+    # 55 sequences in two files: the window goes over the end of a file, and with the 56th over that of the epoch.
+    main(command(folder, skip_checkpoint=True, benchmark_start=2, benchmark_stop=8))
     with PretrainingDataset(folder / "data", 8, LENGTH, PREDICTIONS, seed=42, num_workers=0).iterate() as batches:
         tokens = [next(batches).n_tokens for _ in range(8)]
     data = summary(folder / "out")
-    assert (data["measured_steps"], data["tokens"]) == (4, sum(tokens[2:6]))
+    assert (data["measured_steps"], data["sequences"], data["tokens"]) == (6, 6 * 8, sum(tokens[2:8]))
 
 
 def test_losses_are_logged_as_means_since_the_last_line(finished, tmp_path):
