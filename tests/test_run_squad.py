@@ -239,7 +239,10 @@ def test_some_steps_are_profiled(folder, tmp_path, capsys, kind):
     trace = json.loads((tmp_path / "profile" / "trace_rank0.json").read_text())
     names = [event.get("name") for event in trace["traceEvents"]]
     assert sum(name == "Optimizer.step#AdamW.step" for name in names) == 3
-    assert f"trace: {tmp_path}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"trace: {tmp_path}" in printed
+    # Of 8 steps the first is warm-up, and the three that were profiled do not count.
+    assert "measured_steps 4 |" in printed
     main(command(folder, output_dir=tmp_path / "short", profile=kind, **{"profile-start": 8}, max_steps=3))
     assert "nothing was profiled: this run ended after 3 steps" in capsys.readouterr().out
 

@@ -62,6 +62,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             setup.device,
             times=run.step_times,
             telemetry=GpuTelemetry.of_device(setup.device),
+            left_out=profiled.steps,
         )
         while run.step < last_step:
             profiled.begin_step()
@@ -80,8 +81,8 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             rate = next_rate
             for batch in result.micro_batches:
                 meter.add(batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
+            profiled.end_step()  # what it writes comes before the clock runs again
             meter.end_step()
-            profiled.end_step()
             progress.update()
             step = run.step
             ends_average = step == 1 or step % args.log_freq == 0

@@ -31,6 +31,11 @@ class ProfiledSteps:
         self._nvtx = torch.autograd.profiler.emit_nvtx()
         self._runs = self._began = False
 
+    @property
+    def steps(self) -> range:
+        """Those that are profiled, by how many this process took before."""
+        return range(self.start, self.end) if self.kind else range(0)
+
     def begin_step(self) -> None:
         """A step, or one more attempt at it, is about to begin."""
         if self.kind and not self._began and self._finished_steps == self.start:

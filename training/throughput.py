@@ -1,9 +1,9 @@
 """One definition of throughput, used everywhere.
 
 Sequences processed in a window of optimizer steps, over the seconds of wall clock between two synchronisations of the
-device. Compilation and warm-up lie before the window; checkpoints and evaluation inside it stop the clock. Padding is
-never counted: the loader states the real tokens of each batch as Python integers, so counting does not wait for the
-device, and neither does anything else here but the window's two ends and its pauses.
+device. Compilation and warm-up lie before the window; checkpoints, evaluation and profiled steps inside it stop the
+clock. Padding is never counted: the loader states the real tokens of each batch as Python integers, so counting does
+not wait for the device, and neither does anything else here but the window's two ends and its pauses.
 """
 
 import contextlib
@@ -89,6 +89,7 @@ class ThroughputMeter:
         synchronize: waits until the device has finished everything queued; None: the device's own.
         times: also times each step and its parts, while the window is open.
         telemetry: also watches the GPU, while the window is open.
+        left_out: steps that are not measured, as a profiler slows them; by how many were taken before.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class ThroughputMeter:
         synchronize: Callable[[], None] | None = None,
         times: StepTimes | None = None,
         telemetry: GpuTelemetry | None = None,
+        left_out: range = range(0),
     ):
+        self.left_out = left_out
         self.start, self.stop, self.flops, self.device = start, stop, flops, device
         self._clock = clock
         self._synchronize = synchronize or _synchronizer(device)
@@ -114,7 +117,7 @@ class ThroughputMeter:
         self._seconds = 0.0
         self._running_since: float | None = None
         self._closed = False
-        if start == 0:
+        if self._next_is_measured:
             self._run_clock()
 
     def add(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> None:
@@ -122,15 +125,15 @@ class ThroughputMeter:
         self._unfinished_step += Work(n_sequences, sum_lengths, sum_squared_lengths, n_masked)
 
     def end_step(self) -> None:
-        """An optimizer step was queued. Synchronises at the window's two ends only."""
+        """An optimizer step was queued. Synchronises at the window's two ends, and around steps that are left out."""
         self._finished_steps += 1
         if self._is_open:
             self._times.end_step()
             self._work += self._unfinished_step
             self._measured_steps += 1
-            if self._finished_steps == self.stop:
-                self._close()
-        elif self._finished_steps == self.start and not self._closed:
+            if not self._next_is_measured:
+                self._stop_clock()
+        elif self._next_is_measured:
             self._run_clock()
         self._unfinished_step = Work()
 
@@ -167,7 +170,8 @@ class ThroughputMeter:
             says why.
         """
         if self._is_open:
-            self._close()
+            self._stop_clock()
+        self._closed = True
         if self._measured_steps == 0 or self._seconds <= 0:
             self._telemetry.result()
             return {"measured_steps": 0, "not_measured": self._why_nothing()}
@@ -197,6 +201,12 @@ class ThroughputMeter:
         return result
 
     @property
+    def _next_is_measured(self) -> bool:
+        done = self._finished_steps
+        in_window = self.start <= done and (self.stop is None or done < self.stop)
+        return in_window and done not in self.left_out and not self._closed
+
+    @property
     def _is_open(self) -> bool:
         return self._running_since is not None
 
@@ -213,13 +223,11 @@ class ThroughputMeter:
         self._times.stop()
         self._telemetry.pause()
 
-    def _close(self) -> None:
-        self._stop_clock()
-        self._closed = True
-
     def _why_nothing(self) -> str:
         if self._measured_steps:
             return f"no time passed on the clock during the {self._measured_steps} measured steps"
+        if self._finished_steps > self.start:
+            return "throughput was not measured: all steps of the window were profiled; profile fewer or run more"
         return (
             f"throughput was not measured: the window opens after step {self.start}, "
             f"and this run ended after {self._finished_steps}; lower --benchmark_start or run more steps"

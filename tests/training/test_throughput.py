@@ -124,6 +124,40 @@ def test_pauses_stop_the_clock_and_wait_for_the_device_on_both_sides():
     assert (result["measured_steps"], result["seconds"]) == (2, 4.0)
 
 
+@pytest.mark.parametrize(
+    ("window", "left_out", "measured"),
+    [
+        ((2, 8), range(4, 6), [3, 4, 7, 8]),  # steps counted from 1: 5 and 6 are left out
+        ((2, 8), range(3), [4, 5, 6, 7, 8]),
+        ((2, 8), range(6, 9), [3, 4, 5, 6]),
+        ((0, None), range(1), [2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ((0, 3), range(5, 9), [1, 2, 3]),
+    ],
+)
+def test_profiled_steps_are_left_out(window, left_out, measured):
+    device = Device()
+    meter = ThroughputMeter(*window, None, CPU, device.clock, device.synchronize, left_out=left_out)
+    for step in range(1, 11):
+        if step - 1 in left_out:
+            device.now += 1000  # a profiler starts, and writes
+        with meter.paused():
+            device.now += 500
+        device.queued += 2.0**step
+        meter.add(step, step, step, step)
+        meter.end_step()
+    result = meter.result()
+    assert result["measured_steps"] == len(measured)
+    assert result["sequences"] == sum(measured)
+    assert result["seconds"] == sum(2.0**step for step in measured)
+
+
+def test_a_window_of_profiled_steps_alone_is_a_sentence():
+    device = Device()
+    meter = ThroughputMeter(1, 3, None, CPU, device.clock, device.synchronize, left_out=range(5))
+    run_steps(meter, device, 6)
+    assert "all steps of the window were profiled" in meter.result()["not_measured"]
+
+
 def test_the_clock_runs_again_after_an_exception_in_a_pause():
     device = Device()
     meter = device.meter(0, None)
