@@ -28,7 +28,8 @@ METHOD = (
     "the logs for normal, which few repeats can neither show nor refute. p is of the exact two-sided permutation test "
     "of the same means, beside the smallest p that so many repeats could give. “No difference shown” means that the "
     "interval contains 1, not that the two are equal. Each row is judged by itself: of twenty rows without any "
-    "difference, one is expected to show one."
+    "difference, one is expected to show one. Chance is what scatters within a result: of a machine that was busier or "
+    "hotter for one of the two neither figure knows, so measure them in turns where it matters."
 )
 
 

@@ -35,6 +35,9 @@ from benchmark.summarize import MISSING, markdown_table, text
 from benchmark.sweep_point import ROOT, Configuration, command, measure
 from errors import Problems, UserError, run_main
 from file_utils import atomic_write
+from optimization import OPTIMIZERS as ALL_OPTIMIZERS
+from training.precision import PRECISIONS
+from training.pretraining_arguments import BERT_CONFIGS
 
 LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
@@ -199,6 +202,17 @@ def check(args: argparse.Namespace) -> None:
     counts = ("first_batch_size", "last_batch_size", "accumulation_steps", "repeats", "timeout")
     for name in counts:
         problems.check(getattr(args, name) > 0, f"--{name} is {getattr(args, name)}; it must be greater than zero.")
+    model = args.bert_model
+    problems.check(
+        model in BERT_CONFIGS or (model.endswith(".json") and Path(model).is_file()),
+        f"--bert_model is {model}; give one of {', '.join(BERT_CONFIGS)}, or a bert_config.json that is there.",
+    )
+    for name in args.precisions or []:
+        problems.check(name in PRECISIONS, f"--precisions has {name}; choose of {', '.join(PRECISIONS)}.")
+    problems.check(
+        args.optimizer is None or args.optimizer in ALL_OPTIMIZERS,
+        f"--optimizer is {args.optimizer}; choose one of {', '.join(ALL_OPTIMIZERS)}.",
+    )
     for name in ("batch_sizes", "max_seq_lengths", "num_gpus"):
         for value in getattr(args, name) or []:
             problems.check(value > 0, f"--{name} has {value}; each must be greater than zero.")

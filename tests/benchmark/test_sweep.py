@@ -167,11 +167,21 @@ def test_points_of_other_shards_are_not_mixed_in(made_up, tmp_path):
 
 def test_all_that_is_wrong_is_said_at_once(capsys):
     flags = ["--batch_sizes", "0", "--start", "5", "--stop", "5", "--repeats", "0", "--train_file", "x"]
+    flags += ["--precisions", "bf17", "--optimizer", "sgd", "--bert_model", "nowhere/config.json"]
     with pytest.raises(UserError) as error:
         main(["pretrain", "--output_dir", "unused", *flags])
     said = str(error.value)
-    assert len(said.splitlines()) == 5
-    for part in ("--batch_sizes has 0", "--stop 5 must be greater", "--repeats is 0", "is for squad", "--vocab_file"):
+    assert len(said.splitlines()) == 8
+    for part in (
+        "--precisions has bf17",
+        "--optimizer is sgd",
+        "--bert_model is nowhere/config.json",
+        "--batch_sizes has 0",
+        "--stop 5 must be greater",
+        "--repeats is 0",
+        "is for squad",
+        "--vocab_file",
+    ):
         assert part in said
     assert not Path("unused").exists()
 
