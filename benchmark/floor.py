@@ -151,8 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in args.formats:
         if casts := sum(product.count * seconds_of_casts(product, name, device) for product in products):
             print(f"{name}: casts of both factors in passes of their own: {casts * 1e3:,.4g} ms per step")
-    spread = max(max(times) / min(times) - 1 for times in seconds.values())
-    print(f"repeats of a product lie within {spread:.1%}; a copy reads and writes {copy_rate(device) / 1e12:,.3g} TB/s")
+    if args.repeats > 1:
+        spread = max(max(times) / min(times) - 1 for times in seconds.values())
+        print(f"repeats of a product lie within {spread:.1%}")
+    print(f"a copy reads and writes {copy_rate(device) / 1e12:,.3g} TB/s")
 
 
 if __name__ == "__main__":
