@@ -265,16 +265,19 @@ def prepare_model(
     compiled: bool = False,
     kernels: str = "torch",
     in_fp8: bool = False,
+    attention: str | None = None,
 ) -> None:
     """Move a model with a `bert` to its device, and set in which arithmetic and how it runs.
 
     Args:
         kernels: what layers run on, `torch` or `triton`, of which kernels/launch.py says where it can be.
         in_fp8: layers on Triton's kernels, in bf16, have their products in fp8 (kernels/fp8.py).
+        attention: a backend of kernels/attention.py; None: by device and dtype.
     """
     model.to(device)
     model.bert.compute_dtype = compute_dtype
     model.bert.encoder.checkpoint_activations = checkpoint_activations
+    model.bert.encoder.attention_backend = attention
     for layer in model.bert.encoder.layer:
         layer.is_fused, layer.in_fp8 = kernels == "triton", in_fp8
     if compiled:

@@ -48,6 +48,7 @@ class PretrainingRun(TrainingRun):
             args.compile,
             args.kernels,
             setup.precision.in_fp8,
+            args.attention,
         )
         model.cls.predictions.is_dense = not args.no_dense_sequence_output
         super().__init__(args, setup, world, stop_signal, model)

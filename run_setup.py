@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from configuration import BertConfig
 from errors import Problems, UserError
-from kernels.attention import default_backend
+from kernels.attention import backend_problem, default_backend
 from kernels.launch import triton_problem
 from kernels.layers import layer_norm_function
 from tokenization import load_vocab
@@ -39,27 +40,37 @@ def check_kernels(
     """Note where the kernels asked for are not installed, cannot run here, or do not compute this model."""
     with problems.collect():
         layer_norm_function(args.layer_norm)
-    in_fp8 = precision_name(args) == "fp8"
-    if args.kernels == "torch":
-        problems.check(not in_fp8, "--precision fp8 is of the kernels written in Triton alone; add --kernels triton.")
-        return
-    problem = triton_problem(device)
+    problem = triton_problem(device) if args.kernels == "triton" else None
     problems.check(problem is None, problem)
-    problems.check(
-        args.layer_norm == "torch",
-        f"--kernels triton has a LayerNorm of its own, and --layer_norm is {args.layer_norm}; leave one of them out.",
-    )
-    problems.check(
-        config is None or config.hidden_act == "gelu",
-        f"--kernels triton computes gelu, and the model's hidden_act is {config and config.hidden_act}; use torch.",
-    )
-    if config is not None and in_fp8:
-        for name in ("hidden_size", "intermediate_size"):
-            size = getattr(config, name)
-            problems.check(
-                size % FP8_MULTIPLE == 0,
+    for sentence in _without_triton(args) if args.kernels == "torch" else _with_triton(args, config):
+        problems.add(sentence)
+    precision = precision_name(args)
+    if args.attention and config and not problem and not (precision and precision_problem(precision, device)):
+        dtype = resolve_precision(precision, device).compute_dtype
+        head_size = config.hidden_size // config.num_attention_heads
+        if problem := backend_problem(args.attention, device, dtype, head_size, args.max_seq_length):
+            problems.add(f"--attention {args.attention}: {problem}; leave the flag out.")
+
+
+def _without_triton(args: argparse.Namespace) -> Iterator[str]:
+    if args.attention == "triton":
+        yield "--attention triton is of the kernels written in Triton alone; add --kernels triton."
+    if precision_name(args) == "fp8":
+        yield "--precision fp8 is of the kernels written in Triton alone; add --kernels triton."
+
+
+def _with_triton(args: argparse.Namespace, config: BertConfig | None) -> Iterator[str]:
+    if args.layer_norm != "torch":
+        yield f"--kernels triton has a LayerNorm of its own, and --layer_norm is {args.layer_norm}; leave one out."
+    if config is None:
+        return
+    if config.hidden_act != "gelu":
+        yield f"--kernels triton computes gelu, and the model's hidden_act is {config.hidden_act}; use torch."
+    for name in ("hidden_size", "intermediate_size") if precision_name(args) == "fp8" else ():
+        if getattr(config, name) % FP8_MULTIPLE:
+            yield (
                 f"--precision fp8 takes matrices whose sides are multiples of {FP8_MULTIPLE}, and the model's {name} "
-                f"is {size}; use bf16.",
+                f"is {getattr(config, name)}; use bf16."
             )
 
 

@@ -66,6 +66,7 @@ class SquadRun(TrainingRun):
             args.compile,
             args.kernels,
             setup.precision.in_fp8,
+            args.attention,
         )
         super().__init__(args, setup, world, stop_signal, model)
 

@@ -57,6 +57,25 @@ def variable_length_attention(
     raise ValueError(f"unknown attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
 
 
+def backend_problem(
+    backend: str, device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int
+) -> str | None:
+    """Why attention of this shape cannot run on a backend, a sentence without its full stop; None where it can.
+
+    For `triton`, where kernels in Triton run at all.
+    """
+    if backend == "flash" and default_backend(device, dtype) != "flash":
+        return (
+            "FlashAttention-2 runs on NVIDIA GPUs of compute capability 8.0 and higher in 16 bits, "
+            f"and this run is on {device.type} in {dtype}".replace("torch.", "")
+        )
+    if backend == "triton":
+        from kernels.short_attention import shape_problem
+
+        return shape_problem(head_size, max_seqlen)
+    return None
+
+
 def default_backend(device: torch.device, dtype: torch.dtype) -> str:
     """`flash` where the hardware and the dtype allow it, else `sdpa`."""
     if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and _has_flash(device.index or 0):

@@ -179,14 +179,15 @@ def _whole_block(max_seqlen: int) -> int:
     return max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
 
 
-def _check(qkv: Tensor, max_seqlen: int) -> None:
+def shape_problem(head_size: int, max_seqlen: int) -> str | None:
+    """What the kernels are not made for, a sentence without its full stop; None where they are."""
     if max_seqlen > LONGEST:
-        raise ValueError(
-            f"attention backend triton is for sequences of at most {LONGEST} tokens, and max_seqlen is {max_seqlen}: "
-            "choose another backend."
-        )
-    if qkv.shape[-1] not in HEAD_SIZES:
-        raise ValueError(
-            f"attention backend triton is for heads of size {', '.join(map(str, HEAD_SIZES))}, and these have "
-            f"{qkv.shape[-1]}: choose another backend."
-        )
+        return f"attention in Triton is for sequences of at most {LONGEST} tokens, not of {max_seqlen}"
+    if head_size not in HEAD_SIZES:
+        return f"attention in Triton is for heads of size {', '.join(map(str, HEAD_SIZES))}, not of {head_size}"
+    return None
+
+
+def _check(qkv: Tensor, max_seqlen: int) -> None:
+    if problem := shape_problem(qkv.shape[-1], max_seqlen):
+        raise ValueError(f"{problem}: choose another backend.")

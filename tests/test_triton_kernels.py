@@ -76,12 +76,17 @@ def test_fp8_from_the_command_line(tmp_path, capsys):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("fp16", 5e-3), ("bf16", 2e-2), ("fp8", 5e-2)])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_pre_training_on_a_gpu(tmp_path, precision, bound, compiled):
+@pytest.mark.parametrize("attention", [None, "triton"])
+def test_pre_training_on_a_gpu(tmp_path, precision, bound, compiled, attention):
     make_inputs(tmp_path, **GPU_SHAPE)
     shared = {"no_cuda": None, "precision": precision, "max_steps": 20, "skip_checkpoint": True}
     shared["init_loss_scale"] = 2.0**8
     main(command(tmp_path, **shared | {"precision": "fp32"}, output_dir=tmp_path / "torch"))
-    main(command(tmp_path, **shared, output_dir=tmp_path / "triton", kernels="triton", compile=compiled))
+    main(
+        command(
+            tmp_path, **shared, output_dir=tmp_path / "triton", kernels="triton", compile=compiled, attention=attention
+        )
+    )
     assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "torch"), rel=bound)
 
 
@@ -95,6 +100,32 @@ def test_what_it_cannot_do_is_said(tmp_path, monkeypatch):
     for part in parts:
         assert any(part in sentence for sentence in raised.value.sentences), raised.value.sentences
     assert len(raised.value.sentences) == len(parts)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
+def test_attention_by_hand_from_the_command_line(tmp_path):
+    make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
+    shared = {"max_steps": 2, "skip_checkpoint": True, "train_batch_size": 4, "gradient_accumulation_steps": 1}
+    main(command(tmp_path, output_dir=tmp_path / "sdpa", attention="sdpa", **shared))
+    main(command(tmp_path, output_dir=tmp_path / "triton", attention="triton", kernels="triton", **shared))
+    assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "sdpa"), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"attention": "triton"}, "--attention triton is of the kernels written in Triton alone; add --kernels triton"),
+        (
+            {"attention": "triton", "kernels": "triton"},
+            "is for heads of size 16, 32, 64, 128, not of 8; leave the flag",
+        ),
+        ({"attention": "flash", "precision": "bf16"}, "in 16 bits, and this run is on cpu in bfloat16; leave the flag"),
+    ],
+)
+def test_what_attention_cannot_do_is_said(tmp_path, flags, complaint):
+    make_inputs(tmp_path)  # heads of 8
+    with pytest.raises(UserError, match=complaint):
+        main(command(tmp_path, **flags))
 
 
 def test_what_fp8_cannot_do_is_said(tmp_path):

@@ -85,6 +85,13 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         "GPU; --compile then fuses what is left, embeddings and heads (default: torch)",
     )
     group.add_argument(
+        "--attention",
+        choices=("flash", "sdpa", "triton"),
+        default=None,
+        help="what attention runs on: FlashAttention-2, PyTorch's scaled_dot_product_attention, or with --kernels "
+        "triton a kernel written by hand for at most 512 tokens (default: flash on GPUs in 16 bits, else sdpa)",
+    )
+    group.add_argument(
         "--disable_jit_fusions",
         action="store_true",
         help="NVIDIA's name for running without --compile, which is the default",

@@ -165,7 +165,7 @@ def test_the_bias_of_the_key_has_no_gradient():
 
 @pytest.mark.parametrize(
     ("shape", "max_seqlen", "sentence"),
-    [((4, 3, 1, 16), 513, "at most 512 tokens, and max_seqlen is 513"), ((4, 3, 1, 24), 32, "16, 32, 64, 128, .* 24")],
+    [((4, 3, 1, 16), 513, "at most 512 tokens, not of 513"), ((4, 3, 1, 24), 32, "16, 32, 64, 128, .* 24")],
 )
 def test_refused(shape, max_seqlen, sentence):
     qkv = torch.zeros(shape, device=DEVICE)
