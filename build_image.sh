@@ -132,7 +132,10 @@ fi
 # Certificates that the host trusts by a variable; a file that has not changed keeps the builder's cache.
 trusted=$PROJECT_DIR/docker/certificates/host.crt
 if ((${#certificates[@]})); then
-  cat "${certificates[@]}" | cmp --silent - "$trusted" || cat "${certificates[@]}" >"$trusted"
+  cat "${certificates[@]}" | cmp --silent - "$trusted" || {
+    rm -f "$trusted" # which may be root's, who once built under sudo
+    cat "${certificates[@]}" >"$trusted"
+  }
 else
   rm -f "$trusted"
 fi
@@ -142,8 +145,7 @@ give() { # NAME [VALUE]: to the Dockerfile, unless it is empty
   if [[ -n ${2:-} ]]; then arguments+=(--build-arg "$1=$2"); fi
 }
 give BASE_IMAGE "${BASE_IMAGE:-${base_of[$variant]}}"
-# On another base image the user knows where PyTorch comes from.
-give TORCH_INDEX_URL "${TORCH_INDEX_URL:-$([[ -n $BASE_IMAGE ]] || pytorch_index "$variant")}"
+give TORCH_INDEX_URL "${TORCH_INDEX_URL:-$(pytorch_index "$variant")}"
 for name in WITH_APEX WITH_NSIGHT WITH_PUNKT APEX_COMMIT BUILD_JOBS; do give "$name" "${!name}"; done
 give TORCH_CUDA_ARCH_LIST "${TORCH_CUDA_ARCH_LIST:-${architectures_of[$variant]}}"
 give USER_NAME "$(user_name)"

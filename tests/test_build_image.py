@@ -91,6 +91,16 @@ def test_variant_follows_driver_and_gpus(machine, driver, capabilities, asked, v
     assert ("No NVIDIA driver" in printed) == (not driver)
 
 
+@pytest.mark.parametrize("asked", ["", "cu126"])
+def test_another_base_image_does_not_change_the_variant(machine, asked):
+    """A mirror's copy of NVIDIA's image, for instance: PyTorch must be the one that is announced."""
+    given = {"BASE_IMAGE": "mirror/cuda:12.6.3", "DRIVER": "550.54.15", "CUDA_VARIANT": asked}
+    arguments, printed = build(machine, **given)
+    assert "building for CUDA 12.6 (cu126)" in printed
+    expected = {"BASE_IMAGE=mirror/cuda:12.6.3", "TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126"}
+    assert expected <= set(values(arguments, "--build-arg"))
+
+
 @pytest.mark.parametrize(
     ("variables", "complaint"),
     [
@@ -172,6 +182,11 @@ def test_certificates(machine, tmp_path):
     before = trusted.stat().st_mtime_ns
     assert machine.run("build_image.sh", **variables).returncode == 0
     assert trusted.stat().st_mtime_ns == before
+    os.link(trusted, tmp_path / "root's")  # from a build under sudo: it cannot be written, and is replaced
+    two.write_text("3\n", encoding="utf-8")
+    assert machine.run("build_image.sh", **variables).returncode == 0
+    assert trusted.read_text(encoding="utf-8") == "1\n3\n"
+    assert (tmp_path / "root's").read_text(encoding="utf-8") == "1\n2\n"
     assert machine.run("build_image.sh").returncode == 0
     assert not trusted.exists()
 
