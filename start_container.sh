@@ -12,7 +12,9 @@
 # The container has the host's network and is gone when it ends; several can run side by side.
 #
 # It starts with scripts/check_environment.sh, whose table is printed on standard error. Nothing of the environment is
-# passed on but what DOCKER_ARGS says.
+# passed on but what DOCKER_ARGS says; the settings of a command are given in the container:
+#
+#   bash start_container.sh /data/bert env CONFIG=h200_8gpu bash scripts/run_pretraining.sh
 set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -98,6 +100,9 @@ elif ! dataset=$(absolute "$1" 2>/dev/null); then
   problems+=("The folder '$1' may not be entered by this user; give it the right to (chmod), or choose another.")
 fi
 if (($#)); then shift; fi
+if [[ ${1:-} == -* ]]; then
+  problems+=("$1 is no command; --profile stands before the dataset folder, and options of docker are given by DOCKER_ARGS.")
+fi
 if (($# == 0)) && [[ ! -t 0 || ! -t 1 ]]; then
   problems+=("There is no terminal for a shell; give a command: bash start_container.sh DATASET_FOLDER COMMAND...")
 fi
@@ -109,8 +114,12 @@ if check_docker; then
   docker image inspect "$IMAGE" >/dev/null 2>&1 || problems+=("There is no image $IMAGE; build it: bash build_image.sh")
   resolve_gpus
 fi
-if ((${#problems[@]} == 0)) && ! { make_folder "$RESULTS_DIR" && make_folder "$PROJECT_DIR/results"; }; then
-  problems+=("$RESULTS_DIR cannot be made; set RESULTS_DIR to a folder that this user may write to.")
+if ((${#problems[@]} == 0)); then
+  if ! make_folder "$RESULTS_DIR"; then
+    problems+=("$RESULTS_DIR cannot be made; set RESULTS_DIR to a folder that this user may write to.")
+  elif ! make_folder "$PROJECT_DIR/results"; then
+    problems+=("$PROJECT_DIR/results, where RESULTS_DIR is mounted, cannot be made; have the project's owner make it, or use a checkout of your own.")
+  fi
 fi
 if ((${#problems[@]})); then
   printf 'error: %s\n' "${problems[@]}" >&2
@@ -119,6 +128,7 @@ fi
 [[ -w $dataset ]] || echo "warning: $dataset may not be written by this user: data can be read from it, and not prepared in it." >&2
 
 if [[ -t 0 && -t 1 ]]; then arguments+=(--interactive --tty); fi
+for group in $(group_ids); do arguments+=(--group-add "$group"); done
 arguments+=(--user "$(user_id):$(group_id)" --env "USER=$(user_name)" --network host --shm-size "$SHM_SIZE")
 # As NVIDIA advises: memory that InfiniBand adapters reach, and the stack. A daemon without all of root's rights, as in
 # rootless Docker, may not raise limits, and says so only when a container starts.
@@ -134,6 +144,6 @@ mount "$dataset" /workspace/dataset
 mount_views
 arguments+=(--workdir /workspace/bert --env BERT_PREP_WORKING_DIR=/workspace/dataset --env "CHECK_ENVIRONMENT=$CHECK_ENVIRONMENT")
 if ((profile)); then arguments+=(--cap-add SYS_ADMIN --env PROFILING=1); fi
-read -r -a more <<<"$DOCKER_ARGS"
+read -r -d '' -a more <<<"$DOCKER_ARGS" || true # lines too; its status says that there is no NUL
 
 exec docker run "${arguments[@]}" "${more[@]}" "$IMAGE" "$@"

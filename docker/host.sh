@@ -35,6 +35,11 @@ group_id() {
   if is_rootless; then echo 0; else echo "${SUDO_GID:-$(id -g)}"; fi
 }
 
+# What else the user may read and write, such as a folder that a group of people shares.
+group_ids() {
+  is_rootless || id -G ${SUDO_USER:+-- "$SUDO_USER"} 2>/dev/null || true
+}
+
 user_name() { # in letters that Linux distributions allow
   local name
   name=${SUDO_USER:-$(id -un 2>/dev/null || echo bert)}

@@ -44,6 +44,7 @@ def test_start(machine):
     assert seen["/workspace/dataset"] == str(data)
     assert seen["/workspace/bert/results"] == str(machine.project / "results")
     assert values(arguments, "--user") == [ids()]
+    assert set(map(int, values(arguments, "--group-add"))) == {os.getgid(), *os.getgroups()}
     assert values(arguments, "--network") == ["host"]
     assert values(arguments, "--shm-size") == ["16g"]
     assert "memlock=-1" in values(arguments, "--ulimit")
@@ -120,6 +121,7 @@ def test_relative_paths_and_links(machine):
         (["", "true"], "There is no folder ''"),
         (["file", "true"], "'file' is a file; give the folder of the dataset."),
         (["data"], "There is no terminal for a shell; give a command"),
+        (["data", "--profile"], "--profile is no command; --profile stands before the dataset folder"),
     ],
 )
 def test_wrong_arguments(machine, given, complaint):
@@ -146,6 +148,12 @@ def test_one_sentence_for_each_problem(machine, variables, complaint):
     (sentence,) = errors(machine.run("start_container.sh", "data", "true", **variables))
     assert complaint in sentence
     assert machine.called("run") == []
+
+
+def test_a_project_without_a_place_for_results(machine):
+    (machine.project / "results").touch()
+    (sentence,) = errors(machine.run("start_container.sh", "data", "true", RESULTS_DIR="elsewhere"))
+    assert f"{machine.project}/results, where RESULTS_DIR is mounted, cannot be made; have" in sentence
 
 
 def test_all_problems_at_once(machine):
@@ -198,7 +206,7 @@ def test_profile(machine):
 
 
 def test_docker_args_and_settings(machine):
-    variables = {"DOCKER_ARGS": "--env=TOKEN --volume /a:/a", "SHM_SIZE": "2g", "CHECK_ENVIRONMENT": "0"}
+    variables = {"DOCKER_ARGS": "--env=TOKEN\n--volume /a:/a", "SHM_SIZE": "2g", "CHECK_ENVIRONMENT": "0"}
     arguments, _ = start(machine, "data", RESULTS_DIR="my results", cwd=machine.folder, **variables)
     assert arguments[-3:] == ["--env=TOKEN", "--volume", "/a:/a"]
     assert values(arguments, "--shm-size") == ["2g"]
@@ -222,7 +230,15 @@ def test_sudo_and_rootless(machine):
     assert values(arguments, "--user") == [ids()]
     assert "USER=jane" in values(arguments, "--env")
     machine.calls.unlink()
-    assert values(start(machine, "data", SECURITY='["name=rootless"]')[0], "--user") == ["0:0"]
+    arguments, _ = start(machine, "data", SECURITY='["name=rootless"]')
+    assert (values(arguments, "--user"), values(arguments, "--group-add")) == (["0:0"], [])
+
+
+def test_groups_are_those_of_who_called_sudo(machine):
+    (machine.bin / "id").unlink()
+    machine.command("id", '#!/bin/sh\n[ "$*" = "-G -- jane" ] && echo 100 2001 || exec /usr/bin/env -i id "$@"\n')
+    arguments, _ = start(machine, "data", SUDO_UID=str(os.getuid()), SUDO_GID=str(os.getgid()), SUDO_USER="jane")
+    assert values(arguments, "--group-add") == ["100", "2001"]
 
 
 def test_command_and_its_status(machine):
