@@ -3,7 +3,7 @@
 #
 #   DOCKER_HOST=... bash tests/docker/base_image.sh IMAGE
 #
-# Like Ubuntu's images it has a user `ubuntu` with the id 1000. Wheels of a folder PIP_FIND_LINKS are in it, so that
+# Like Ubuntu's images it has a user `ubuntu` with the id 1000, and a .bashrc of root's that sets a prompt. Wheels of a folder PIP_FIND_LINKS are in it, so that
 # PyTorch's build for CPUs need not be downloaded.
 set -euo pipefail
 
@@ -28,6 +28,7 @@ debootstrap --variant=minbase "$SUITE" "$root" >"$root.log" 2>&1 || {
 }
 rm -f "$root.log"
 chroot "$root" useradd --uid 1000 --create-home ubuntu
+cp "$root/etc/skel/.bashrc" "$root/root/.bashrc"
 changes=()
 if [[ -d ${PIP_FIND_LINKS:-} ]]; then
   mkdir "$root/wheels"
