@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from errors import run_main
 from training import machine, machine_checks
-from training.machine_checks import INSTALL, OK, PROBLEM, WARNING, Finding
+from training.machine_checks import OK, PROBLEM, WARNING, Finding
 
 PROJECT = Path(__file__).resolve().parent.parent
 GIB = 2**30
@@ -61,10 +61,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_all(args: argparse.Namespace) -> list[Finding]:
     """All findings, in the order of the table."""
-    in_container = machine.container() is not None
+    in_container, in_image = machine.container() is not None, machine.is_in_image()
+    install = machine_checks.REBUILD if in_image else machine_checks.INSTALL
     requirements = machine.requirements_of(PROJECT / "requirements.txt")
     missing = import_error("pretraining_run", "squad_run")
-    findings = machine_checks.python_findings(sys.version_info[:3], requirements, missing)
+    findings = machine_checks.python_findings(sys.version_info[:3], requirements, missing, install)
     n_gpus = 0
     if import_error("training.environment") is None:
         facts = importlib.import_module("training.environment").gpu_facts()
@@ -76,7 +77,7 @@ def check_all(args: argparse.Namespace) -> list[Finding]:
         machine.shared_memory_bytes(), machine.locked_memory_bytes(), n_gpus, in_container
     )
     versions = {name: machine.profiler_version(name) for name in machine.PROFILERS}
-    findings += machine_checks.profiler_findings(versions, machine.may_read_gpu_counters(), in_container)
+    findings += machine_checks.profiler_findings(versions, machine.may_read_gpu_counters(), in_container, in_image)
     findings.append(machine_checks.apex_finding(machine.apex()))
     findings.append(
         folder_finding("results folder", args.results_dir, CHECKPOINTS_BYTES, "four checkpoints of BERT-large take")
@@ -84,11 +85,11 @@ def check_all(args: argparse.Namespace) -> list[Finding]:
     needed = 0 if any(args.data_dir.glob("hdf5_*/*/*.hdf5")) else DATA_BYTES
     findings.append(folder_finding("data folder", args.data_dir, needed, "the full corpora take"))
     if error := import_error("scripts.data_checks"):
-        findings.append(Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {INSTALL}."))
+        findings.append(Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {install}."))
     else:
         data_findings = importlib.import_module("scripts.data_checks").data_findings
         try:
-            findings += data_findings(args.data_dir, args.vocab_file, args.verify_data)
+            findings += data_findings(args.data_dir, args.vocab_file, args.verify_data, in_image)
         except OSError as error:
             findings.append(
                 Finding("data", str(error), PROBLEM, "See who may read there, and that the disk is in order.")

@@ -11,18 +11,19 @@ from data.sentences import splitter_name
 from data.verify import verify
 from errors import Problems, UserError
 from tokenization import load_vocab
-from training.machine_checks import OK, PROBLEM, WARNING, Finding
+from training.machine_checks import OK, PROBLEM, REBUILD, WARNING, Finding
 
 PREPARE = "bash data/create_datasets_from_start.sh"
 PHASES = (("phase 1", "_seq_len_128_"), ("phase 2", "_seq_len_512_"))
 
 
-def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Iterator[Finding]:
+def data_findings(folder: Path, vocab_file: Path | None, in_full: bool, in_image: bool = False) -> Iterator[Finding]:
     """Shards, SQuAD, vocabulary and sentence splitter.
 
     Args:
         folder: the preparation's, or one of shards.
         in_full: read all shards instead of only their sizes.
+        in_image: of `machine.is_in_image`.
     """
     if not folder.is_dir():
         yield Finding("shards", f"there is no folder {folder}", PROBLEM, "Give --data_dir the folder with the data.")
@@ -39,7 +40,8 @@ def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Itera
     yield squad_finding(folder)
     yield vocabulary
     trained = "(trained)" in splitter_name()
-    remedy = "Sentences are cut a little worse where text is prepared: python3 -m nltk.downloader punkt_tab."
+    how = f"{REBUILD} with WITH_PUNKT=1" if in_image else "python3 -m nltk.downloader punkt_tab"
+    remedy = f"Sentences are cut a little worse where text is prepared: {how}."
     yield Finding("sentence splitter", splitter_name(), OK if trained else WARNING, "" if trained else remedy)
 
 

@@ -14,6 +14,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ PROCESS_STATUS = Path("/proc/self/status")
 CAP_SYS_ADMIN, CAP_PERFMON = 21, 38  # bits of a process's capabilities
 DRIVER_WITH_PERFMON = 565  # the first that takes CAP_PERFMON for enough
 PROFILERS = ("ncu", "nsys")
+IMAGE_ENVIRONMENT = "/opt/bert_pytorch"  # of docker/Dockerfile
 # Files that container engines leave in every container.
 ENGINE_MARKS = (("/run/.containerenv", "podman"), ("/.dockerenv", "docker"))
 APPTAINER_VARIABLES = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
@@ -54,6 +56,11 @@ def container(variables: Mapping[str, str] = os.environ, root: Path = Path("/"))
     marked = (engine for file, engine in ENGINE_MARKS if (root / file.lstrip("/")).exists())
     engine = variables.get("container") or next(marked, None)  # the variable is systemd's convention
     return "kubernetes" if "KUBERNETES_SERVICE_HOST" in variables else engine
+
+
+def is_in_image(prefix: str = sys.prefix) -> bool:
+    """Whether this Python is the one of the project's image, in which only a new build installs anything for good."""
+    return prefix == IMAGE_ENVIRONMENT
 
 
 def shared_memory_bytes(folder: Path = SHARED_MEMORY) -> int | None:

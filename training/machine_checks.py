@@ -22,6 +22,7 @@ PYTHONS = ((3, 10), (3, 13))
 # NVIDIA's advice for containers. Docker gives 64 MiB, of which NCCL's first GPUs leave nothing.
 SHARED_MEMORY_ADVICE = 2**30
 INSTALL = "python3 -m pip install --requirement requirements.txt"
+REBUILD = "on the host, bash build_image.sh"  # where the Python is the image's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,14 @@ class Finding:
     """One sentence; for all that is not OK."""
 
 
-def python_findings(version: tuple[int, ...], requirements: Sequence[Requirement], error: str | None) -> list[Finding]:
+def python_findings(
+    version: tuple[int, ...], requirements: Sequence[Requirement], error: str | None, install: str = INSTALL
+) -> list[Finding]:
     """Python and its packages.
 
     Args:
         error: what importing the training raised, if it did.
+        install: INSTALL or REBUILD.
     """
     lowest, highest = PYTHONS
     spelled = ".".join(map(str, version))
@@ -50,10 +54,10 @@ def python_findings(version: tuple[int, ...], requirements: Sequence[Requirement
     findings = [Finding("Python", spelled, state, remedy if state != OK else "")]
     others = [str(requirement) for requirement in requirements if not requirement.fits]
     found = f"all {len(requirements)} as pinned" if not others else ", ".join(others) + " as pinned in brackets"
-    remedy = f"What was measured was measured with the pinned versions: {INSTALL}."
+    remedy = f"What was measured was measured with the pinned versions: {install}."
     findings.append(Finding("packages", found, WARNING, remedy) if others else Finding("packages", found))
     if error is not None:
-        findings.append(Finding("import of the training", error, PROBLEM, f"Install what is missing: {INSTALL}."))
+        findings.append(Finding("import of the training", error, PROBLEM, f"Install what is missing: {install}."))
     return findings
 
 
@@ -133,7 +137,10 @@ def _driver_finding(driver: str | None, cuda: str) -> Finding:
     if version_of(driver) >= lowest:
         return Finding("driver", f"{driver}, new enough for CUDA {cuda}")
     needed = ".".join(map(str, lowest))
-    remedy = f"Install a driver from {needed} on, or a PyTorch for an older CUDA (https://pytorch.org/get-started)."
+    remedy = (
+        f"Install a driver from {needed} on, or a PyTorch for an older CUDA (https://pytorch.org/get-started; for the "
+        "image, CUDA_VARIANT of build_image.sh)."
+    )
     return Finding("driver", f"{driver}, too old for CUDA {cuda}", PROBLEM, remedy)
 
 
@@ -176,17 +183,22 @@ def memory_findings(shared: int | None, locked: int | str | None, n_gpus: int, i
     return findings
 
 
-def profiler_findings(versions: dict[str, str | None], counters: bool | None, in_container: bool) -> list[Finding]:
+def profiler_findings(
+    versions: dict[str, str | None], counters: bool | None, in_container: bool, in_image: bool = False
+) -> list[Finding]:
     """Nsight Compute and Nsight Systems, and whether the first may count.
 
     Args:
         versions: by command; None: not on the PATH.
         counters: of `may_read_gpu_counters`.
+        in_image: of `machine.is_in_image`.
     """
     titles = {"ncu": "Nsight Compute", "nsys": "Nsight Systems"}
     findings = []
     for command, version in versions.items():
-        remedy = f"Only profiling needs {command}: install {titles[command]}, from NVIDIA's CUDA package repository."
+        source = f"install {titles[command]}, from NVIDIA's CUDA package repository"
+        how = f"{REBUILD} with WITH_NSIGHT=1" if in_image else source
+        remedy = f"Only profiling needs {command}: {how}."
         state = OK if version else WARNING
         findings.append(Finding(titles[command], version or "not on the PATH", state, "" if version else remedy))
     if counters:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -165,3 +166,10 @@ def test_versions_compare_as_numbers():
     assert machine.version_of("CUDA 12.8") < machine.version_of("12.10")
     assert machine.version_of(None) == ()
     assert machine.version_of(platform.python_version())[0] == 3
+
+
+def test_the_image_is_known_by_its_python():
+    dockerfile = (PROJECT_ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    (prefix,) = re.findall(r"VIRTUAL_ENV=(\S+)", dockerfile)
+    assert machine.is_in_image(prefix)
+    assert not machine.is_in_image(sys.base_prefix)

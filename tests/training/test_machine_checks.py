@@ -6,6 +6,7 @@ from training.machine import Requirement
 from training.machine_checks import (
     OK,
     PROBLEM,
+    REBUILD,
     WARNING,
     apex_finding,
     gpu_findings,
@@ -161,3 +162,12 @@ def test_profilers():
     assert "NVreg_RestrictProfilingToAdminUsers=0" in counters.remedy
     assert profiler_findings({}, counters=None, in_container=False) == []
     assert apex_finding(None).state == OK
+
+
+def test_in_the_image_only_a_new_build_installs_anything():
+    missing = Requirement("absent-package", "1.0")
+    findings = python_findings((3, 12, 3), [missing], "no module", REBUILD)
+    findings += profiler_findings({"ncu": None}, counters=None, in_container=True, in_image=True)
+    amiss = [finding.remedy for finding in findings if finding.state != OK]
+    assert len(amiss) == 3
+    assert all("bash build_image.sh" in remedy and "install --requirement" not in remedy for remedy in amiss)
