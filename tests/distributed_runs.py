@@ -33,13 +33,14 @@ from training import entry
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [sys.executable, str(ROOT / "run_pretraining.py")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+PATIENCE = ranks.PATIENCE
 HEARTBEAT_LIMIT = 4.0
 """Seconds, in forked ranks, instead of the 20 of a user's run, which `Job`s have."""
 
 _PIDS = "BERT_TEST_PIDS"
 _MARKER = "BERT_TEST_JOB"
 _SHARED_MEMORY = Path("/dev/shm")
-_SETTLE_SECONDS = 5.0  # which the kernel may take
+_SETTLE_SECONDS = 60.0  # which the kernel may take
 
 
 # In the ranks.
@@ -120,7 +121,7 @@ def _lead_session(pids: str, file: str, name: str, arguments: tuple) -> None:
 
 
 def run_forked(
-    arguments: list[str], size: int, *more, function: Callable = train, seconds: float = 60.0
+    arguments: list[str], size: int, *more, function: Callable = train, seconds: float = PATIENCE
 ) -> list[ranks.Outcome]:
     """How `size` ranks end that call `function`, of module level, with `arguments` and `more`.
 
@@ -189,7 +190,7 @@ class Job:
         """What a command printed until now, on both streams."""
         return (self._folder / f"{self._marker}.{index}").read_text(encoding="utf-8")
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait for something that the commands do."""
         end = time.monotonic() + seconds
         while not condition():

@@ -19,6 +19,9 @@ import torch
 
 from errors import run_main
 
+PATIENCE = 300.0
+"""Seconds to wait for what must come, on a machine that is slow and busy; no test says anything by it."""
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -40,7 +43,7 @@ def free_port() -> int:
 
 
 def run_ranks(
-    function: Callable, size: int, *arguments, ranks: tuple[int, ...] | None = None, seconds: float = 60.0
+    function: Callable, size: int, *arguments, ranks: tuple[int, ...] | None = None, seconds: float = PATIENCE
 ) -> list[Outcome]:
     """Call a module-level function of the caller's file in `size` processes under torchrun's variables.
 

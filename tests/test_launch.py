@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pretraining_runs import command, make_inputs
+from ranks import PATIENCE
 
 from training.checkpoint import find_checkpoints
 
@@ -144,10 +145,10 @@ def test_a_signal_makes_all_processes_save_and_end(tmp_path, variables, number, 
         time.sleep(0.5)
         process.send_signal(number)
         output = process.stdout.read()
-        assert process.wait(timeout=60) == status, output
+        assert process.wait(timeout=PATIENCE) == status, output
     (saved,) = find_checkpoints(folder / "out")
     assert re.search(rf"stopped by SIGTERM after step {saved[0]} of 100000; start again", output)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while is_running(str(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_running(str(folder))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ranks import PATIENCE
 
 from data.prepared import find_prepared
 from training.metrics import read_log
@@ -173,8 +174,14 @@ def python_that_only(folder, checks="true", trains="true"):
     return {"PATH": path, "NUM_GPUS": 1, "OUTPUT_DIR": folder, "PHASE1_STEPS": 7}
 
 
+UNTIL_SENT = "until [[ -e sent ]]; do sleep 0.05; done"
+
+
 def signalled(folder, send, number, variables):
-    """Starts pre-training, and once the file `now` is in folder, sends it, or its whole group, a signal."""
+    """Starts pre-training, and once the file `now` is in folder, sends it, or its whole group, a signal.
+
+    Then makes the file `sent`, so that nothing need be over before the signal has come.
+    """
     with subprocess.Popen(
         ["bash", ROOT / "scripts" / "run_pretraining.sh"],
         cwd=folder,
@@ -184,11 +191,12 @@ def signalled(folder, send, number, variables):
         text=True,
         start_new_session=True,  # as a terminal's foreground job, a group of its own
     ) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not (folder / "now").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         send(process.pid, number)
-        output = process.communicate(timeout=30)[0]
+        (folder / "sent").touch()
+        output = process.communicate(timeout=PATIENCE)[0]
         return process.returncode, output
 
 
@@ -196,13 +204,13 @@ def signalled(folder, send, number, variables):
     ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
 )
 def test_a_signal_before_training_has_begun_is_not_lost(tmp_path, number, status):
-    variables = python_that_only(tmp_path, checks="touch now; sleep 0.5", trains="touch trained")
+    variables = python_that_only(tmp_path, checks=f"touch now; {UNTIL_SENT}", trains="touch trained")
     assert signalled(tmp_path, os.kill, number, variables)[0] == status
     assert not (tmp_path / "trained").exists()
 
 
 def test_a_signal_at_the_very_end_of_phase_1_does_not_let_phase_2_begin(tmp_path):
-    variables = python_that_only(tmp_path, trains="trap '' TERM; touch now; sleep 0.5; touch ckpt_7.pt")
+    variables = python_that_only(tmp_path, trains=f"trap '' TERM; touch now; {UNTIL_SENT}; touch ckpt_7.pt")
     status, output = signalled(tmp_path, os.kill, signal.SIGTERM, variables)
     assert (status, output) == (75, "== phase 1\n")
 

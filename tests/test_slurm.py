@@ -11,6 +11,7 @@ import fake_slurm
 import phase1_runs
 import pytest
 from pretraining_runs import curve
+from ranks import PATIENCE
 from test_scripts import BIN, ROOT, environment
 
 from training.checkpoint import find_checkpoints
@@ -205,7 +206,7 @@ def test_outside_of_slurm_all_that_is_missing_is_said_at_once(tmp_path):
 # Whole runs.
 
 
-def wait_until(condition, process, seconds=90):
+def wait_until(condition, process, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -234,7 +235,7 @@ def test_a_job_that_is_preempted_goes_on_from_its_checkpoint(cluster, runtime):
     ) as process:
         wait_until(lambda: log.exists() and len(curve(cluster / "out")) >= 2, process)
         os.kill(int((cluster / "job.pid").read_text(encoding="utf-8")), signal.SIGTERM)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, output
     assert output.count("Stopped before its end; back into the queue.") == 1
     (stopped_after,) = map(int, re.findall(r"stopped by \w+ after step (\d+) of 100000", output))

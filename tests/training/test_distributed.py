@@ -203,22 +203,24 @@ def test_ranks_that_share_a_gpu_are_named():
 def arrive_but_never_join():
     if os.environ["RANK"] == "1":
         deadline = Deadline(10)
-        store, _ = open_store(1, deadline)
+        store, address = open_store(1, deadline)
         store.set("beat/1", "0")
         meet(store, 1, 2, 2, None, "", deadline)
-        time.sleep(60)
+        while address.answers():
+            time.sleep(0.1)
+        return
     with connect(startup_timeout=2, heartbeat_limit=30):
         print("connected")
 
 
 def test_a_rank_that_arrives_but_does_not_join_is_named():
-    outcome, _ = run_ranks(arrive_but_never_join, 2, seconds=5)
+    outcome, _ = run_ranks(arrive_but_never_join, 2)
     assert outcome.status == 1
     assert "error: all 2 ranks started, but did not join within 2 seconds: " in outcome.output
     assert re.search(
         r"rank 1 on host \S+ has not begun to join; rank 0 on host \S+ waits for the first", outcome.output
     )
-    assert 2 < outcome.seconds < 5
+    assert 2 < outcome.seconds < 10  # its start counts too, which takes a while on a busy machine
 
 
 def be_killed(victim, in_collective):
@@ -234,7 +236,7 @@ def be_killed(victim, in_collective):
 @pytest.mark.parametrize("in_collective", [True, False])
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_rank_ends_the_others_which_name_it(victim, in_collective):
-    outcomes = run_ranks(be_killed, 3, victim, in_collective, seconds=20)
+    outcomes = run_ranks(be_killed, 3, victim, in_collective)
     for rank, outcome in enumerate(outcomes):
         if rank == victim:
             assert outcome.status == -signal.SIGKILL
@@ -258,7 +260,7 @@ def be_killed_and_then_ended_by_the_launcher():
 
 def test_the_lost_rank_is_named_although_torchrun_noticed_it_first():
     """It sends SIGTERM to the processes of its host, when it finds that another is gone."""
-    _, outcome = run_ranks(be_killed_and_then_ended_by_the_launcher, 2, seconds=20)
+    _, outcome = run_ranks(be_killed_and_then_ended_by_the_launcher, 2)
     assert outcome.status == 2, outcome.output
     assert re.search(r"^error: .*rank 0 on host \S+ is gone", outcome.output, re.MULTILINE)
 
@@ -273,7 +275,7 @@ def fail(rank, error):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_fails_ends_the_others_which_refer_to_it(rank):
-    outcomes = run_ranks(fail, 2, rank, ValueError("a bug"), seconds=20)
+    outcomes = run_ranks(fail, 2, rank, ValueError("a bug"))
     failed, other = outcomes[rank], outcomes[1 - rank]
     assert failed.status == 1
     assert "ValueError: a bug" in failed.output
@@ -283,7 +285,7 @@ def test_a_rank_that_fails_ends_the_others_which_refer_to_it(rank):
 
 
 def test_an_error_that_only_reads_like_a_lost_connection_passes_as_it_is():
-    failed, _ = run_ranks(fail, 2, 0, RuntimeError("the cache timed out, connection reset"), seconds=20)
+    failed, _ = run_ranks(fail, 2, 0, RuntimeError("the cache timed out, connection reset"))
     assert failed.status == 1
     assert "RuntimeError: the cache timed out, connection reset" in failed.output
     assert "lost contact" not in failed.output

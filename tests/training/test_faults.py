@@ -14,6 +14,7 @@ import distributed_runs
 import pytest
 import torch
 from distributed_runs import (
+    PATIENCE,
     PYTHON,
     TORCHRUN,
     Job,
@@ -162,7 +163,7 @@ def test_torchruns_restart_goes_on_without_being_told(folder, straight):
     fault = json.dumps(["kill", 1, 9 * ACCUMULATION])  # in step 9
     script = [distributed_runs.__file__, fault, *arguments]
     with Job([*TORCHRUN, "--max-restarts=3", *script], folder) as job:
-        (status,) = job.wait(60)
+        (status,) = job.wait(PATIENCE)
     assert status == 0, job.output()
     assert "going on after step" in job.output()
     assert_same_run(folder / "restarted", straight)
@@ -212,7 +213,7 @@ def test_a_signal_from_outside_ends_a_process_within_seconds(folder):
     with Job([*PYTHON, *phase1(folder, "outside", **flags)], folder) as job:
         job.wait_until(lambda: "starting fresh" in job.output())
         os.kill(job.pid(), signal.SIGTERM)
-        assert job.wait(10) == [REQUEUE_EXIT_CODE], job.output()
+        assert job.wait(30) == [REQUEUE_EXIT_CODE], job.output()
     assert "stopped by SIGTERM after step 0 of 1" in job.output()
 
 

@@ -87,13 +87,13 @@ def vote(calls, signalled_rank, signalled_call):
 
 @pytest.mark.parametrize("signalled_rank", [0, 2])
 def test_all_ranks_stop_at_the_call_after_the_one_that_saw_the_signal(signalled_rank):
-    outcomes = run_ranks(vote, 3, 20, signalled_rank, 5, seconds=20)
+    outcomes = run_ranks(vote, 3, 20, signalled_rank, 5)
     for rank, outcome in enumerate(outcomes):
         assert (outcome.status, outcome.output) == (0, f"6 {'SIGTERM' if rank == signalled_rank else None}\n")
 
 
 def test_without_a_signal_all_calls_are_made_and_the_last_vote_harms_nobody():
-    for outcome in run_ranks(vote, 3, 20, None, None, seconds=20):
+    for outcome in run_ranks(vote, 3, 20, None, None):
         assert (outcome.status, outcome.output) == (0, "19 None\n")
 
 
@@ -110,7 +110,7 @@ def vote_late():
 
 
 def test_a_vote_waits_for_nobody_but_the_one_before_it_does():
-    punctual, late = run_ranks(vote_late, 2, seconds=20)
+    punctual, late = run_ranks(vote_late, 2)
     assert (punctual.output, late.output) == ("True False\n", "True True\n")
 
 
@@ -124,7 +124,7 @@ def vote_and_be_killed():
 
 
 def test_a_rank_lost_during_a_vote_is_named():
-    survivor, _ = run_ranks(vote_and_be_killed, 2, seconds=20)
+    survivor, _ = run_ranks(vote_and_be_killed, 2)
     assert survivor.status in (1, 2)
     assert "rank 1 on host" in survivor.output
     assert survivor.output.count("error: ") == 1

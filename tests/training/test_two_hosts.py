@@ -13,7 +13,7 @@ import time
 
 import phase1_runs
 import pytest
-from distributed_runs import Job
+from distributed_runs import PATIENCE, Job
 from pretraining_runs import curve, losses
 from test_scripts import ROOT, environment, run
 
@@ -22,6 +22,7 @@ from training.checkpoint import find_checkpoints
 pytestmark = pytest.mark.slow
 
 STEPS = 6
+IN_CI = bool(os.environ.get("CI"))
 HEARTBEAT_SECONDS = 20
 """After which a rank without a sign of life counts as lost, in a user's run."""
 # In a host's network, under its name and with its /etc/hosts: a shell that becomes $0.
@@ -74,11 +75,12 @@ class Hosts:
         ip("-netns", self.names[1], "link", "set", self.interfaces[1], "down")
 
     def kill(self, host):
-        """All processes of a host, at once."""
-        listed = subprocess.run(["ip", "netns", "pids", self.names[host]], capture_output=True, text=True, check=True)
-        for pid in map(int, listed.stdout.split()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """All processes of a host, and what they may have started meanwhile."""
+        listing = ["ip", "netns", "pids", self.names[host]]
+        while pids := subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split():
+            for pid in map(int, pids):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def environments(self, **variables):
         """Of the shell on each host."""
@@ -93,15 +95,19 @@ def ip(*arguments):
     subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
 
 
+def skip_or_fail(reason):
+    (pytest.fail if IN_CI else pytest.skip)(reason)
+
+
 @pytest.fixture
 def hosts(tmp_path):
     missing = [name for name in ("ip", "unshare") if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
-        pytest.skip(f"making network namespaces needs root and iproute2: {missing or 'this is no root'}")
+        skip_or_fail(f"making network namespaces needs root and iproute2: {missing or 'this is no root'}")
     try:
         two = Hosts(tmp_path)
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"network namespaces cannot be made here ({error.stderr.strip()})")
+        skip_or_fail(f"network namespaces cannot be made here ({error.stderr.strip()})")
     yield two
     two.remove()
 
@@ -115,7 +121,7 @@ def job_of(hosts, folder, steps, **changes):
 def test_two_hosts_train_what_one_with_two_processes_does(hosts, tmp_path):
     job, variables = job_of(hosts, tmp_path, STEPS)
     with job:
-        statuses = job.wait(120)
+        statuses = job.wait(PATIENCE)
     assert statuses == [0, 0], job.output(0) + job.output(1)
     assert f"Results: {tmp_path}/out" in job.output(1)
     alone = {**variables, "OUTPUT_DIR": tmp_path / "alone", "NUM_GPUS": 2}
@@ -136,13 +142,13 @@ def lost(hosts, folder, strike, left):
     job, _ = job_of(hosts, folder, 10**6, STEPS_PER_CHECKPOINT=10**6)
     log = folder / "out" / "dllogger.json"
     with job:
-        job.wait_until(lambda: log.exists() and len(curve(folder / "out")) >= 3, 90)
+        job.wait_until(lambda: log.exists() and len(curve(folder / "out")) >= 3)
         strike()
         begin = time.monotonic()
-        job.wait_until(lambda: has_ended(job.pid(left)), 90)
+        job.wait_until(lambda: has_ended(job.pid(left)))
         seconds = time.monotonic() - begin
         hosts.kill(1 - left)
-        status = job.wait(10)[left]
+        status = job.wait(PATIENCE)[left]
     return status, job.output(left), seconds
 
 
@@ -166,9 +172,9 @@ def test_a_signal_on_one_host_stops_both_with_a_checkpoint(hosts, tmp_path):
     job, _ = job_of(hosts, tmp_path, 10**6, STEPS_PER_CHECKPOINT=10**6)
     log = tmp_path / "out" / "dllogger.json"
     with job:
-        job.wait_until(lambda: log.exists() and len(curve(tmp_path / "out")) >= 3, 90)
+        job.wait_until(lambda: log.exists() and len(curve(tmp_path / "out")) >= 3)
         os.kill(job.pid(1), signal.SIGTERM)
-        statuses = job.wait(60)
+        statuses = job.wait(PATIENCE)
     assert statuses == [1, 75], job.output(0) + job.output(1)
     (saved,) = find_checkpoints(tmp_path / "out")
     assert f"stopped by a signal to another rank after step {saved[0]} of 1000000" in job.output(0)
