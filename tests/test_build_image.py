@@ -209,6 +209,25 @@ def step(machine, script, *given, **variables):
     return subprocess.run(command, env=machine.environment(**(usual | variables)), capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("index", ["", "http://torch"])
+@pytest.mark.parametrize("failing", ["", "--index-url", "--requirement"])
+def test_packages(machine, index, failing):
+    file = machine.folder / "requirements.txt"
+    file.write_text("numpy==2.2.6\ntorch==2.13.0  # why\n", encoding="utf-8")
+    case = f'case "$*" in *{failing or "nothing"}*) exit 1 ;; esac'
+    machine.command("python3", f'#!/bin/sh\necho "$@" >>"$CALLS"\n{case}\n')
+    ended = step(machine, "install_packages.sh", file, TORCH_INDEX_URL=index)
+    of_torch = ["-m pip install --no-cache-dir --index-url http://torch torch==2.13.0"] if index else []
+    commands = [*of_torch, f"-m pip install --no-cache-dir --requirement {file}"]
+    if failing == "--index-url" and index:
+        assert "error: torch==2.13.0 could not be installed from http://torch; name another index" in ended.stderr
+        commands = of_torch
+    elif failing == "--requirement":
+        assert "error: What requirements.txt pins could not be installed; name a package index" in ended.stderr
+    assert ended.returncode == (1 if "error: " in ended.stderr else 0)
+    assert machine.calls.read_text(encoding="utf-8").splitlines() == commands
+
+
 @pytest.mark.parametrize(
     ("failing", "reason"),
     [

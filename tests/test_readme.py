@@ -65,6 +65,7 @@ PARSERS = {
 }
 # Named as what is not there, or as belonging to others.
 FOREIGN_FLAGS = {"--help", "--external-sources", "--signal", "--max_restarts", "--network", "--nv", "--batch"}
+FOREIGN_FLAGS |= {"--env", "--interactive"}  # of docker run
 # Read by Python code, whichever script starts it.
 VARIABLES_OF_PYTHON = {"BERT_PREP_WORKING_DIR", "BERT_REFERENCE_DATA", "OMP_NUM_THREADS"}
 
