@@ -323,6 +323,21 @@ def test_several_side_by_side(user):
         assert first.wait(timeout=300) == 0
 
 
+def test_a_signal_reaches_the_command(user):
+    """As when a scheduler ends a job: training saves then, and its exit code asks to be started again."""
+    (user.project / "signalled.sh").write_text(
+        "trap 'exit 75' TERM; touch results/ready; while true; do sleep 0.1; done\n", encoding="utf-8"
+    )
+    command = user.command("bash start_container.sh DATASET_FOLDER timeout 300 bash signalled.sh", user.data)
+    environment = user.environment | {"CHECK_ENVIRONMENT": "0"}
+    with subprocess.Popen(command, cwd=user.project, env=environment, stdin=subprocess.DEVNULL) as started:
+        while not (user.project / "results" / "ready").exists():
+            assert started.poll() is None
+            time.sleep(0.1)
+        started.terminate()
+        assert started.wait(timeout=300) == 75
+
+
 def test_editing_code_rebuilds_nothing(user):
     docker = ["docker", "image", "inspect", "--format", "{{.Id}}", "tbd-bert-pytorch:latest"]
     before = subprocess.check_output(docker, env=user.environment, text=True)
