@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import phase1_runs
 import pytest
@@ -138,15 +139,20 @@ def has_ended(pid):
 
 
 def lost(hosts, folder, strike, left):
-    """What the shell of host `left` ends with and prints after `strike`, once both train, and in how many seconds."""
+    """What the shell of host `left` ends with and prints after `strike`, once both train, and when its rank has ended.
+
+    In seconds, without what torchrun and the shell take to end after it, which depends on how busy this machine is.
+    """
     job, _ = job_of(hosts, folder, 10**6, STEPS_PER_CHECKPOINT=10**6)
     log = folder / "out" / "dllogger.json"
     with job:
         job.wait_until(lambda: log.exists() and len(curve(folder / "out")) >= 3)
+        rank = Path("/proc", str(job.pid_of_rank(left)))
         strike()
         begin = time.monotonic()
-        job.wait_until(lambda: has_ended(job.pid(left)))
+        job.wait_until(lambda: not rank.exists())
         seconds = time.monotonic() - begin
+        job.wait_until(lambda: has_ended(job.pid(left)))
         hosts.kill(1 - left)
         status = job.wait(PATIENCE)[left]
     return status, job.output(left), seconds
