@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import free_port, run_ranks
+from ranks import PATIENCE, free_port, run_ranks
 
 from training.distributed import World, connected, read_world, world_problems
 from training.heartbeat import Heartbeat
@@ -308,6 +308,6 @@ with connected(read_world(os.environ), torch.device("cpu"), 60) as world:
 """)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run([*command, script], capture_output=True, text=True, timeout=60, env=environment)
+    finished = subprocess.run([*command, script], capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert finished.returncode == 0, finished.stderr
     assert sorted(finished.stdout.splitlines()) == ["sum 2.0 of [0, 1]"] * 2
