@@ -11,8 +11,9 @@ length is given, and what does not fit into memory is said and left out.
       --max_predictions_per_seq 80                                             # phase 2
   python3 benchmark/training_step.py --bert_model large --batch_size 32 64 --max_seq_length 384 --task squad
 
-Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `fp8`, the same in fp8.
-Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run.
+Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
+--attention triton besides; `fp8`, all of that in fp8. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilisation is
+against a large matrix product measured in the same run.
 """
 
 import argparse
@@ -62,6 +63,7 @@ class Variant:
     is_ours: bool = True
     compiled: bool = False
     kernels: str = "torch"
+    attention: str | None = None
     in_fp8: bool = False
 
 
@@ -70,7 +72,8 @@ VARIANTS = MappingProxyType(
         "eager": Variant(),
         "compiled": Variant(compiled=True),
         "triton": Variant(compiled=True, kernels="triton"),
-        "fp8": Variant(compiled=True, kernels="triton", in_fp8=True),
+        "triton-attention": Variant(compiled=True, kernels="triton", attention="triton"),
+        "fp8": Variant(compiled=True, kernels="triton", attention="triton", in_fp8=True),
         "hf": Variant(is_ours=False),
         "hf-compiled": Variant(is_ours=False, compiled=True),
     }
@@ -119,7 +122,7 @@ def check(args: argparse.Namespace, device: torch.device) -> list[str]:
     if args.precision and (problem := precision_problem(args.precision, device)):
         raise UserError(problem + ".")
     if args.variants is None:
-        able = ["eager", "hf"] if device.type == "cpu" else ["eager", "compiled", "triton", "hf", "hf-compiled"]
+        able = ["eager", "hf"] if device.type == "cpu" else [name for name in VARIANTS if not VARIANTS[name].in_fp8]
         return [name for name in able if VARIANTS[name].kernels == "torch" or triton_problem(device) is None]
     for name in args.variants:
         variant = VARIANTS[name]
@@ -175,7 +178,13 @@ def our_step(
     model = MODELS[work.task](work.config)
     compute_dtype = torch.bfloat16 if variant.in_fp8 else precision.compute_dtype
     prepare_model(
-        model, device, compute_dtype, compiled=variant.compiled, kernels=variant.kernels, in_fp8=variant.in_fp8
+        model,
+        device,
+        compute_dtype,
+        compiled=variant.compiled,
+        kernels=variant.kernels,
+        in_fp8=variant.in_fp8,
+        attention=variant.attention,
     )
     groups = parameter_groups(model.named_parameters())
     optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=variant.kernels)

@@ -12,7 +12,7 @@ PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 PARTS=${PARTS:-tests kernels steps curves}   # any of them, in this order
 WORKLOADS=${WORKLOADS:-phase1 phase2 unpadded squad}   # of `steps`
-VARIANTS=${VARIANTS:-eager compiled triton fp8 hf hf-compiled}   # of `steps`; benchmark/training_step.py explains them
+VARIANTS=${VARIANTS:-eager compiled triton triton-attention fp8 hf hf-compiled}   # of `steps`; benchmark/training_step.py explains them
 BERT_MODEL=${BERT_MODEL:-large}              # tiny, base or large
 OPTIMIZER=${OPTIMIZER:-adamw}                # of ours in `steps`; Hugging Face's is adamw
 PHASE1_BATCH_SIZES=${PHASE1_BATCH_SIZES:-128 256}
@@ -46,7 +46,7 @@ known() { # NAME ALLOWED...: each word of the variable is one of these
 }
 known PARTS tests kernels steps curves
 known WORKLOADS phase1 phase2 unpadded squad
-known VARIANTS eager compiled triton fp8 hf hf-compiled
+known VARIANTS eager compiled triton triton-attention fp8 hf hf-compiled
 known BERT_MODEL tiny base large
 if [[ -n $DATA_DIR && ! -d $DATA_DIR ]]; then
   problems+=("DATA_DIR is '$DATA_DIR', and there is no such folder; name one that data/create_datasets_from_start.sh filled.")
@@ -112,8 +112,8 @@ measure_curves() {
   local name
   rm -rf "$RESULTS_DIR/curves" # a log is appended to
   part curve_bf16 train bf16 --precision bf16
-  part curve_triton train triton --precision bf16 --kernels triton
-  part curve_fp8 train fp8 --precision fp8 --kernels triton
+  part curve_triton train triton --precision bf16 --kernels triton --attention triton
+  part curve_fp8 train fp8 --precision fp8 --kernels triton --attention triton
   for name in triton fp8; do
     part "curves_bf16_$name" python3 "$PROJECT_DIR/benchmark/curves.py" "$RESULTS_DIR/curves/bf16/dllogger.json" \
       "$RESULTS_DIR/curves/$name/dllogger.json" --bound "$CURVE_BOUND"
