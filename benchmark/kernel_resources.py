@@ -32,19 +32,16 @@ from errors import UserError, run_main
 
 HIDDEN, INTERMEDIATE, HEADS, HEAD_SIZE = 1024, 4096, 16, 64  # of BERT-large
 LAUNCH_OPTIONS = ("num_warps", "num_stages", "maxnreg")
-FP8, ADDRESSES = "*fp8e4nv", "*i64"
 POINTERS = MappingProxyType(  # all others are to bf16 or fp32
     {
         "cu_seqlens_ptr": "*i32",
         "seed_ptr": "*i64",
-        "fp8_ptr": FP8,
-        "values_ptr": FP8,
-        "rows_ptr": FP8,
-        "columns_ptr": FP8,
-        "blocks_ptr": ADDRESSES,
+        "blocks_ptr": "*i64",
         "block_of_chunk_ptr": "*i32",
     }
 )
+FP8_POINTERS = ("fp8_ptr", "values_ptr", "rows_ptr", "columns_ptr")  # of kernels that write fp8
+FP8_ARCH = 89  # the first that has it
 # Parameters by value; all others are i32.
 FLOATS = (
     "scale",
@@ -90,6 +87,8 @@ class Kernel:
     """Its constants, and options of the launch."""
     fp32: tuple[str, ...] = ()
     """Pointers to fp32."""
+    to_fp8: bool = False
+    """Whether it writes fp8."""
 
 
 def kernels() -> list[Kernel]:
@@ -120,18 +119,21 @@ def kernels() -> list[Kernel]:
                     | {"block_rows": dropout_add_norm.BACKWARD_ROWS, "num_warps": dropout_add_norm.BACKWARD_WARPS}
                     | {"to_fp8": to_fp8},
                     fp32=("weight_ptr", "mean_ptr", "scale_ptr", "partial_sums_ptr", "fp8_scale_ptr"),
+                    to_fp8=to_fp8,
                 ),
                 Kernel(
                     f"gelu forward{suffix}",
                     gelu._gelu,
                     rows | {"to_fp8": to_fp8, "num_warps": gelu.FORWARD_WARPS},
                     fp32=("fp8_scale_ptr",),
+                    to_fp8=to_fp8,
                 ),
                 Kernel(
                     f"gelu backward{suffix}",
                     gelu._gelu_gradient,
                     rows | {"to_fp8": to_fp8, "num_warps": gelu.BACKWARD_WARPS},
                     fp32=("partial_sums_ptr", "fp8_scale_ptr"),
+                    to_fp8=to_fp8,
                 ),
             )
         ),
@@ -140,12 +142,14 @@ def kernels() -> list[Kernel]:
             fp8._quantise_rows,
             {"n_columns": HIDDEN, "block_columns": HIDDEN, "block_rows": 4, "num_warps": fp8.ROWS_WARPS},
             fp32=("scale_ptr",),
+            to_fp8=True,
         ),
         Kernel(
             "a weight into fp8",
             fp8._quantise_weight,
             {"n_rows": INTERMEDIATE, "n_columns": HIDDEN, "tile": fp8.TILE, "num_warps": fp8.TILE_WARPS},
             fp32=("weight_ptr", "scale_ptr"),
+            to_fp8=True,
         ),
         Kernel(
             "lamb first pass",
@@ -239,6 +243,8 @@ def signature(kernel: Kernel) -> dict[str, str]:
     def type_of(name: str) -> str:
         if name in kernel.settings:
             return "constexpr"
+        if kernel.to_fp8 and name in FP8_POINTERS:
+            return "*fp8e4nv"
         if name.endswith("_ptr"):
             return POINTERS.get(name, "*fp32" if name in kernel.fp32 else "*bf16")
         return "fp32" if name in FLOATS else "i32"
@@ -317,10 +323,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("TRITON_INTERPRET is set, with which nothing is compiled; unset it.")
     for name in ("ptxas", "cuobjdump"):
         tool(name)
-    chosen = [kernel for kernel in kernels() if args.kernels in kernel.name]
+    able = [kernel for kernel in kernels() if args.arch >= FP8_ARCH or not kernel.to_fp8]
+    chosen = [kernel for kernel in able if args.kernels in kernel.name]
     if not chosen:
         raise UserError(
-            f"--kernels {args.kernels} is in no name; there are {', '.join(kernel.name for kernel in kernels())}."
+            f"--kernels {args.kernels} is in no name; there are {', '.join(kernel.name for kernel in able)}."
         )
     rows = []
     for kernel in chosen:
