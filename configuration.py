@@ -1,8 +1,10 @@
-"""The shape of a BERT, in the keys of Google's `bert_config.json`."""
+"""What a BERT is, its shape in the keys of Google's `bert_config.json`, and how it is run."""
 
 import dataclasses
 import json
 from pathlib import Path
+
+import torch
 
 from errors import Problems
 from kernels.layers import ACTIVATIONS
@@ -81,3 +83,20 @@ class BertConfig:
         """Entries of the encoder's weight matrices: the E of the FLOP formula."""
         per_layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
         return self.num_hidden_layers * per_layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model runs. Of what it learns, nothing changes but the rounding."""
+
+    compute_dtype: torch.dtype = torch.float32
+    checkpoint_activations: bool = False
+    """Keep each layer's input only, and compute the rest again."""
+    compiled: bool = False
+    """Have torch.compile fuse what is not fused by hand."""
+    kernels: str = "torch"
+    """What layers run on, `torch` or `triton`; kernels/launch.py says where the latter can be."""
+    attention: str | None = None
+    """A backend of kernels/attention.py; None: by device and dtype."""
+    in_fp8: bool = False
+    """Layers on Triton's kernels, in bf16, have their products in fp8 (kernels/fp8.py)."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configuration import BertConfig
+from configuration import BertConfig, Execution
 from encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation, initialise
 from kernels.cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from kernels.layers import LayerNorm, Linear
@@ -257,28 +257,14 @@ def compile_regions(model: nn.Module) -> None:
             module.compile_loss = True
 
 
-def prepare_model(
-    model: nn.Module,
-    device: torch.device,
-    compute_dtype: torch.dtype,
-    checkpoint_activations: bool = False,
-    compiled: bool = False,
-    kernels: str = "torch",
-    in_fp8: bool = False,
-    attention: str | None = None,
-) -> None:
-    """Move a model with a `bert` to its device, and set in which arithmetic and how it runs.
-
-    Args:
-        kernels: what layers run on, `torch` or `triton`, of which kernels/launch.py says where it can be.
-        in_fp8: layers on Triton's kernels, in bf16, have their products in fp8 (kernels/fp8.py).
-        attention: a backend of kernels/attention.py; None: by device and dtype.
-    """
+def prepare_model(model: nn.Module, device: torch.device, execution: Execution) -> None:
+    """Move a model with a `bert` to its device, and set how it runs."""
     model.to(device)
-    model.bert.compute_dtype = compute_dtype
-    model.bert.encoder.checkpoint_activations = checkpoint_activations
-    model.bert.encoder.attention_backend = attention
-    for layer in model.bert.encoder.layer:
-        layer.is_fused, layer.in_fp8 = kernels == "triton", in_fp8
-    if compiled:
+    model.bert.compute_dtype = execution.compute_dtype
+    encoder = model.bert.encoder
+    encoder.checkpoint_activations = execution.checkpoint_activations
+    encoder.attention_backend = execution.attention
+    for layer in encoder.layer:
+        layer.is_fused, layer.in_fp8 = execution.kernels == "triton", execution.in_fp8
+    if execution.compiled:
         compile_regions(model)

@@ -40,16 +40,7 @@ class PretrainingRun(TrainingRun):
         model = BertForPreTraining(setup.config, args.layer_norm)
         if setup.initial_weights is not None:
             checkpoint.load_initial_weights(model, setup.initial_weights, args.init_checkpoint)
-        prepare_model(
-            model,
-            setup.device,
-            setup.precision.compute_dtype,
-            args.checkpoint_activations,
-            args.compile,
-            args.kernels,
-            setup.precision.in_fp8,
-            args.attention,
-        )
+        prepare_model(model, setup.device, setup.execution)
         model.cls.predictions.is_dense = not args.no_dense_sequence_output
         super().__init__(args, setup, world, stop_signal, model)
         self.steps_per_evaluation = args.num_steps_per_evaluation

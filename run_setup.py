@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from configuration import BertConfig
+from configuration import BertConfig, Execution
 from errors import Problems, UserError
 from kernels.attention import backend_problem, default_backend
 from kernels.launch import triton_problem
@@ -228,9 +228,18 @@ def resolve_setup(
     if args.do_train and n_steps > 0 and (problem := window_problem(window_start, args.benchmark_stop, n_steps)):
         problems.add(problem)
     _raise_if_any_rank_has_problems(problems, world)
+    precision = resolve_precision(precision_name(args), device)
     return TrainingSetup(
         device=device,
-        precision=resolve_precision(precision_name(args), device),
+        precision=precision,
+        execution=Execution(
+            precision.compute_dtype,
+            checkpoint_activations=args.checkpoint_activations,
+            compiled=args.compile,
+            kernels=args.kernels,
+            attention=args.attention,
+            in_fp8=precision.in_fp8,
+        ),
         batches=batches,
         config=config,
         dataset=dataset,

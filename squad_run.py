@@ -58,16 +58,7 @@ class SquadRun(TrainingRun):
             self.weights = f"the weights of step {setup.resumed_step} in {args.output_dir}"
         if setup.initial_weights is not None:
             self.weights = str(load_pretrained(model, setup.initial_weights))
-        prepare_model(
-            model,
-            setup.device,
-            setup.precision.compute_dtype,
-            args.checkpoint_activations,
-            args.compile,
-            args.kernels,
-            setup.precision.in_fp8,
-            args.attention,
-        )
+        prepare_model(model, setup.device, setup.execution)
         super().__init__(args, setup, world, stop_signal, model)
 
     def losses(self, batch: SquadBatch) -> tuple[Tensor, ...]:

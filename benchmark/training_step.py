@@ -18,7 +18,6 @@ against a large matrix product measured in the same run.
 
 import argparse
 import contextlib
-import dataclasses
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +37,7 @@ from benchmark.hugging_face_step import (
     padded_question_inputs,
 )
 from benchmark.summarize import markdown_table
-from configuration import BertConfig
+from configuration import BertConfig, Execution
 from data.flat_batch import PretrainingBatch
 from data.synthetic import synthetic_batch
 from errors import UserError, run_main
@@ -56,28 +55,19 @@ ENCODER_INPUTS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "
 PRETRAINING_INPUTS = ("masked_lm_positions", "masked_lm_labels", "next_sentence_labels")
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """Whose model, and how it runs."""
-
-    is_ours: bool = True
-    compiled: bool = False
-    kernels: str = "torch"
-    attention: str | None = None
-    in_fp8: bool = False
+OURS = ("eager", "compiled", "triton", "triton-attention", "fp8")
+THEIRS = ("hf", "hf-compiled")
 
 
-VARIANTS = MappingProxyType(
-    {
-        "eager": Variant(),
-        "compiled": Variant(compiled=True),
-        "triton": Variant(compiled=True, kernels="triton"),
-        "triton-attention": Variant(compiled=True, kernels="triton", attention="triton"),
-        "fp8": Variant(compiled=True, kernels="triton", attention="triton", in_fp8=True),
-        "hf": Variant(is_ours=False),
-        "hf-compiled": Variant(is_ours=False, compiled=True),
-    }
-)
+def execution_of(variant: str, compute_dtype: torch.dtype = torch.float32) -> Execution:
+    """How a variant runs, in this dtype if it has none of its own."""
+    return Execution(
+        torch.bfloat16 if variant == "fp8" else compute_dtype,
+        compiled=variant not in ("eager", "hf"),
+        kernels="triton" if variant in ("triton", "triton-attention", "fp8") else "torch",
+        attention="triton" if variant in ("triton-attention", "fp8") else None,
+        in_fp8=variant == "fp8",
+    )
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -88,7 +78,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=VARIANTS,
+        choices=(*OURS, *THEIRS),
         default=None,
         help="(default: eager and hf on a CPU; on a GPU all that it can, but fp8 only when named)",
     )
@@ -122,16 +112,27 @@ def check(args: argparse.Namespace, device: torch.device) -> list[str]:
     if args.precision and (problem := precision_problem(args.precision, device)):
         raise UserError(problem + ".")
     if args.variants is None:
-        able = ["eager", "hf"] if device.type == "cpu" else [name for name in VARIANTS if not VARIANTS[name].in_fp8]
-        return [name for name in able if VARIANTS[name].kernels == "torch" or triton_problem(device) is None]
+        return [name for name in _usual_variants(device) if _problem(name, device) is None]
     for name in args.variants:
-        variant = VARIANTS[name]
-        problem = triton_problem(device) if variant.kernels == "triton" else None
-        if variant.in_fp8 and problem is None and (fp8_problem := precision_problem("fp8", device)):
-            problem = fp8_problem + "."
-        if problem is not None:
+        if problem := _problem(name, device):
             raise UserError(f"--variants has {name}: {problem}")
     return list(dict.fromkeys(args.variants))
+
+
+def _usual_variants(device: torch.device) -> list[str]:
+    if device.type == "cpu":
+        return ["eager", "hf"]
+    return [name for name in (*OURS, *THEIRS) if name != "fp8"]
+
+
+def _problem(variant: str, device: torch.device) -> str | None:
+    """Why it cannot run here, a sentence."""
+    if variant in THEIRS or execution_of(variant).kernels == "torch":
+        return None
+    if problem := triton_problem(device):
+        return problem
+    problem = precision_problem("fp8", device) if variant == "fp8" else None
+    return problem and problem + "."
 
 
 class Work:
@@ -170,24 +171,13 @@ class Work:
         return bert_flops(*shape, 0, sum_lengths, sum_squared_lengths, 0) + 12 * config.hidden_size * sum_lengths
 
 
-def our_step(
-    variant: Variant, optimizer: str, work: Work, precision: Precision, device: torch.device
-) -> Callable[[], None]:
+def our_step(execution: Execution, optimizer: str, work: Work, device: torch.device) -> Callable[[], None]:
     """One step of our model on the batch, as a function to call again and again."""
     torch.manual_seed(0)
     model = MODELS[work.task](work.config)
-    compute_dtype = torch.bfloat16 if variant.in_fp8 else precision.compute_dtype
-    prepare_model(
-        model,
-        device,
-        compute_dtype,
-        compiled=variant.compiled,
-        kernels=variant.kernels,
-        in_fp8=variant.in_fp8,
-        attention=variant.attention,
-    )
+    prepare_model(model, device, execution)
     groups = parameter_groups(model.named_parameters())
-    optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=variant.kernels)
+    optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=execution.kernels)
     inputs = work.inputs()
 
     def step() -> None:
@@ -202,12 +192,12 @@ def build(
     name: str, args: argparse.Namespace, work: Work, precision: Precision, device: torch.device
 ) -> Callable[[], None]:
     """A variant's step, warm."""
-    variant = VARIANTS[name]
-    if variant.is_ours:
-        step = our_step(variant, args.optimizer, work, precision, device)
+    execution = execution_of(name, precision.compute_dtype)
+    if name in OURS:
+        step = our_step(execution, args.optimizer, work, device)
     else:
         step = hugging_face_step(
-            work.config, work.padded(), args.task, precision.compute_dtype, device, variant.compiled
+            work.config, work.padded(), args.task, execution.compute_dtype, device, execution.compiled
         )
     for _ in range(WARM_UP_STEPS):
         step()
@@ -284,7 +274,7 @@ def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None,
         f"{rate(windows):,.1f}",
         f"{min(rates):,.1f} - {max(rates):,.1f}",
         f"{tflops:,.3g}",
-        f"{tflops / peak:.1%}" if peak and not VARIANTS[name].in_fp8 else "",
+        f"{tflops / peak:.1%}" if peak and name != "fp8" else "",
         f"{memory / 2**30:.1f}" if memory else "",
         f"{rate(windows) / best:.2f}" if best else "",
     ]
@@ -308,8 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             torch.cuda.empty_cache()
 
     best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in names}
-    theirs = max((best[name] for name in names if not VARIANTS[name].is_ours), default=0.0)
-    ours = max((best[name] for name in names if VARIANTS[name].is_ours), default=0.0)
+    ours, theirs = (max((best[n] for n in names if n in whose), default=0.0) for whose in (OURS, THEIRS))
     lengths = f"{args.max_seq_length} tokens" if args.mean_length is None else f"{args.mean_length:g} tokens on average"
     print(f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}")
     heads = ("variant", "batch", "sequences/s", "from - to", "model TFLOP/s", "of a matrix product", "GiB")

@@ -7,7 +7,7 @@ import torch
 from flat_batches import random_flat_batch
 from pretraining_runs import GPU_SHAPE, VOCAB, command, losses, make_inputs, summary, write_config
 
-from configuration import BertConfig
+from configuration import BertConfig, Execution
 from errors import UserError
 from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, prepare_model
 from run_pretraining import main
@@ -28,7 +28,7 @@ def _one_process(monkeypatch):
 def loss_and_gradients(kernels, model_class, inputs):
     torch.manual_seed(0)
     model = model_class(CONFIG)
-    prepare_model(model, DEVICE, torch.float32, kernels=kernels)
+    prepare_model(model, DEVICE, Execution(kernels=kernels))
     output = model(**{name: v.to(DEVICE) if torch.is_tensor(v) else v for name, v in inputs.items()})
     loss = output if torch.is_tensor(output) else output.loss
     loss.backward()

@@ -36,6 +36,8 @@ class TrainingSetup:
 
     device: torch.device
     precision: Precision
+    execution: Any
+    """How the model runs, which only the model knows what to make of."""
     batches: BatchSizes
     config: Any
     """The model's shape, a dataclass of numbers and strings."""
