@@ -38,7 +38,8 @@ def hugging_face_step(
     models = {"pretraining": transformers.BertForPreTraining, "squad": transformers.BertForQuestionAnswering}
     torch.manual_seed(0)
     shape = transformers.BertConfig(**dataclasses.asdict(config), attn_implementation="sdpa")
-    model = models[task](shape).to(device)
+    with device:
+        model = models[task](shape)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, fused=True)
     forward = torch.compile(model) if compiled else model
     autocast = contextlib.nullcontext()

@@ -3,7 +3,8 @@ r"""How fast a training step is: ours in its variants, and Hugging Face's BERT o
 
 All variants train on the same sequences in turns within one process, so that a busy or throttling machine slows all. At
 each of several batch sizes; a variant's best one counts, as each may have another. Sequences are full unless a mean
-length is given, and what does not fit into memory is said and left out.
+length is given. What does not fit into memory is said and left out. A variant that fails is shown with its error and
+the others go on; it then ends with status 1.
 
   python3 benchmark/training_step.py                                           # tiny, on a CPU in a minute
   python3 benchmark/training_step.py --bert_model large --batch_size 128 256   # phase 1
@@ -13,13 +14,15 @@ length is given, and what does not fit into memory is said and left out.
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
 --attention triton besides; `fp8`, all of that in fp8. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilisation is
-against a large matrix product measured in the same run.
+against a large matrix product measured in the same run, and memory is a variant's own: the weights and moments of the
+others, which lie beside, are taken off the peak.
 """
 
 import argparse
 import contextlib
 import statistics
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -174,7 +177,8 @@ class Work:
 def our_step(execution: Execution, optimizer: str, work: Work, device: torch.device) -> Callable[[], None]:
     """One step of our model on the batch, as a function to call again and again."""
     torch.manual_seed(0)
-    model = MODELS[work.task](work.config)
+    with device:  # where weights are drawn in milliseconds and not in many seconds
+        model = MODELS[work.task](work.config)
     prepare_model(model, device, execution)
     groups = parameter_groups(model.named_parameters())
     optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=execution.kernels)
@@ -218,30 +222,54 @@ def measure(step: Callable[[], None], n_steps: int, work: Work, device: torch.de
 
 
 def measure_all(
-    names: Sequence[str], args: argparse.Namespace, work: Work, precision: Precision, device: torch.device
+    names: Sequence[str],
+    args: argparse.Namespace,
+    work: Work,
+    precision: Precision,
+    device: torch.device,
+    failed: list[str],
 ) -> dict[str, list[dict]]:
-    """The windows of each variant at one batch size, taken in turns; none of those that do not fit into memory."""
+    """The windows of each variant at one batch size, taken in turns; none of those that do not fit into memory.
+
+    Args:
+        failed: is added what failed for another reason.
+    """
     torch._dynamo.reset()  # or code for this batch's shapes would be made for any
     steps: dict[str, Callable[[], None]] = {}
+    at_rest: dict[str, int] = {}
     windows: dict[str, list[dict]] = {name: [] for name in names}
     for name in names:
-        with _fitting(name, work):
+        before = allocated(device)
+        with _failing_alone(name, work, failed):
             steps[name] = build(name, args, work, precision, device)
+            at_rest[name] = allocated(device) - before
     for _ in range(args.windows):
         for name in list(steps):
-            with _fitting(name, work):
-                windows[name].append(measure(steps[name], args.steps, work, device))
+            step = steps.pop(name)  # what fails is not tried again, and leaves its memory to the others
+            others = allocated(device) - at_rest[name]
+            with _failing_alone(name, work, failed):
+                window = measure(step, args.steps, work, device)
+                windows[name].append(window | {"others_bytes": others})
+                steps[name] = step
     return {name: found for name, found in windows.items() if len(found) == args.windows}
 
 
+def allocated(device: torch.device) -> int:
+    """Bytes of tensors on a GPU; 0 elsewhere."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
 @contextlib.contextmanager
-def _fitting(name: str, work: Work) -> Iterator[None]:
-    """Say what ran out of memory, and go on."""
+def _failing_alone(name: str, work: Work, failed: list[str]) -> Iterator[None]:
+    """Say what ran out of memory, show and note what failed, and go on."""
+    variant = f"{name} with {len(work.batch.next_sentence_labels)} sequences"
     try:
         yield
     except torch.OutOfMemoryError:
-        print(f"{name} with {len(work.batch.next_sentence_labels)} sequences: out of memory", flush=True)
-        torch.cuda.empty_cache()
+        print(f"{variant}: out of memory", flush=True)
+    except Exception:  # whatever it is, the others are worth their table
+        traceback.print_exc()
+        failed.append(variant)
 
 
 def matrix_product_tflops(dtype: torch.dtype, device: torch.device) -> float:
@@ -267,7 +295,8 @@ def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None,
     """A line of the table."""
     rates = [window["sequences_per_second"] for window in windows]
     tflops = statistics.median(window["model_tflops_per_second"] for window in windows)
-    memory = windows[-1].get("peak_memory_allocated_bytes")
+    last = windows[-1]
+    memory = last.get("peak_memory_allocated_bytes", 0) - last["others_bytes"]
     return [
         name,
         str(batch_size),
@@ -275,7 +304,7 @@ def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None,
         f"{min(rates):,.1f} - {max(rates):,.1f}",
         f"{tflops:,.3g}",
         f"{tflops / peak:.1%}" if peak and name != "fp8" else "",
-        f"{memory / 2**30:.1f}" if memory else "",
+        f"{memory / 2**30:.1f}" if memory > 0 else "",
         f"{rate(windows) / best:.2f}" if best else "",
     ]
 
@@ -291,9 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peak = matrix_product_tflops(precision.compute_dtype, device) if device.type == "cuda" else None
 
     found: dict[tuple[str, int], list[dict]] = {}
+    failed: list[str] = []
     for batch_size in args.batch_size:
         work = Work(args, config, batch_size, device)
-        found |= {(name, batch_size): w for name, w in measure_all(names, args, work, precision, device).items()}
+        for name, windows in measure_all(names, args, work, precision, device, failed).items():
+            found[name, batch_size] = windows
+            print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -308,6 +340,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"matrix product: {peak:,.0f} TFLOP/s in {precision.name}; fp8 has no peak of one format")
     if ours and theirs:
         print(f"ours / Hugging Face: {ours / theirs:.2f}")
+    if failed:
+        print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,35 @@ def test_what_does_not_fit_is_said_and_the_others_go_on(capsys, monkeypatch):
     assert "| hf      |     3 |" in printed
 
 
+def test_what_fails_is_shown_once_and_the_others_go_on(capsys, monkeypatch):
+    measure = training_step.measure
+    calls = []
+
+    def measure_or_fail(step, n_steps, work, device):
+        calls.append(work.batch.n_tokens)
+        if len(calls) == 1:
+            raise RuntimeError("no kernel image")
+        return measure(step, n_steps, work, device)
+
+    monkeypatch.setattr(training_step, "measure", measure_or_fail)
+    with pytest.raises(SystemExit) as ended:
+        main([*SMALL, "--windows", "2"])
+    assert ended.value.code == 1
+    printed, complaints = capsys.readouterr()
+    assert "RuntimeError: no kernel image" in complaints
+    assert complaints.splitlines()[-1] == "Failed: eager with 2 sequences."
+    assert len(calls) == 1 + 2 + 2 * 2  # the failed one, the other's windows, and both's of the second batch size
+    rows = [line.split("|")[1:3] for line in printed.splitlines() if line[:1] == "|"][2:]
+    assert [[cell.strip() for cell in row] for row in rows] == [["eager", "3"], ["hf", "2"], ["hf", "3"]]
+
+
+def test_memory_is_without_what_the_others_keep():
+    window = {"sequences_per_second": 2.0, "model_tflops_per_second": 1.0, "others_bytes": 3 * 2**30}
+    on_gpu = window | {"peak_memory_allocated_bytes": 7 * 2**30}
+    assert training_step.row("eager", 8, [on_gpu], None, None)[6] == "4.0"
+    assert training_step.row("eager", 8, [window | {"others_bytes": 0}], None, None)[6] == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
