@@ -140,7 +140,7 @@ def _fitting(
         n_parameters=n_parameters,
         bytes_per_element=dtype.itemsize,
         checkpoint_activations=args.checkpoint_activations,
-        padded_attention=default_backend(device, dtype) != "flash",
+        padded_attention=(args.attention or default_backend(device, dtype)) == "sdpa",
     )
 
 
