@@ -9,7 +9,7 @@
   Triton.
 - `reference`: a loop over sequences, in plain formulas. Slow; what the others are tested against.
 
-The backend follows from device and dtype, so there is no setting to forget; tests name one explicitly.
+The backend follows from device and dtype unless one is named, as `--attention` and tests do.
 """
 
 import contextlib

@@ -123,9 +123,8 @@ measure_curves() {
 for name in $PARTS; do
   case $name in
     tests)
-      part tests python3 -m pytest --rootdir "$PROJECT_DIR" -m gpu "$PROJECT_DIR/tests/kernels" \
+      part tests python3 -m pytest --rootdir "$PROJECT_DIR" "$PROJECT_DIR/tests/kernels" \
         "$PROJECT_DIR/tests/test_triton_kernels.py" "$PROJECT_DIR/tests/test_run_pretraining_gpu.py"
-      part tests_of_kernels python3 -m pytest --rootdir "$PROJECT_DIR" "$PROJECT_DIR/tests/kernels"
       ;;
     kernels)
       part attention python3 "$PROJECT_DIR/benchmark/attention.py"

@@ -122,7 +122,8 @@ def test_attention_by_hand_from_the_command_line(tmp_path):
         ({"attention": "flash", "precision": "bf16"}, "in 16 bits, and this run is on cpu in bfloat16; leave the flag"),
     ],
 )
-def test_what_attention_cannot_do_is_said(tmp_path, flags, complaint):
+def test_what_attention_cannot_do_is_said(tmp_path, monkeypatch, flags, complaint):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # with a GPU it is not set, and these runs are on the CPU
     make_inputs(tmp_path)  # heads of 8
     with pytest.raises(UserError, match=complaint):
         main(command(tmp_path, **flags))
