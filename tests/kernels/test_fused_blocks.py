@@ -155,16 +155,18 @@ def test_evaluation_drops_nothing_and_records_nothing():
     torch.testing.assert_close(output, fused(hidden, *lengths, "reference").detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpointed_layer_drops_the_same_elements_again():
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_checkpointed_layer_drops_the_same_elements_again(backend):
     from torch.utils.checkpoint import checkpoint
 
     fused = layer(0.3)
+    fused.attention.self.dropout_p = 0.3
     hidden, *lengths = batch()
     results = []
     for run in (fused, lambda *inputs: checkpoint(fused, *inputs, use_reentrant=False)):
         torch.manual_seed(5)
         leaf = hidden.clone().requires_grad_()
-        output = run(leaf, *lengths, "reference")
+        output = run(leaf, *lengths, backend)
         results.append(gradients(output, torch.ones_like(output), leaf, fused))
     for once, again in zip(*results, strict=True):
         torch.testing.assert_close(once, again, rtol=0, atol=0)
