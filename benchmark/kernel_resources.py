@@ -157,6 +157,12 @@ def kernels() -> list[Kernel]:
             chunks | {"takes_ratio": True, "maxnreg": lamb.FIRST_PASS_REGISTERS},
             fp32=("sums_ptr", "divisor_ptr"),
         ),
+        Kernel(
+            "lamb trust ratios",
+            lamb._lamb_trust_ratios,
+            {"chunk": lamb.CHUNK, "tile": lamb.CHUNKS_AT_A_TIME},
+            fp32=("sums_ptr", "ratios_ptr"),
+        ),
         Kernel("lamb second pass", lamb._lamb_second_pass, chunks, fp32=("ratios_ptr",)),
         *(
             kernel
