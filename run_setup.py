@@ -45,7 +45,8 @@ def check_kernels(
     for sentence in _without_triton(args) if args.kernels == "torch" else _with_triton(args, config):
         problems.add(sentence)
     precision = precision_name(args)
-    if args.attention and config and not problem and not (precision and precision_problem(precision, device)):
+    has_backend = args.attention != "triton" or (args.kernels == "triton" and not problem)
+    if args.attention and config and has_backend and not (precision and precision_problem(precision, device)):
         dtype = resolve_precision(precision, device).compute_dtype
         head_size = config.hidden_size // config.num_attention_heads
         if problem := backend_problem(args.attention, device, dtype, head_size, args.max_seq_length):

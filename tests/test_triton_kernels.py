@@ -144,3 +144,6 @@ def test_without_triton(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs Triton, which PyTorch for CUDA brings along"):
         main(command(tmp_path, kernels="triton"))
+    monkeypatch.delitem(sys.modules, "kernels.short_attention", raising=False)  # or it would be there already
+    with pytest.raises(UserError, match="--attention triton is of the kernels written in Triton alone"):
+        main(command(tmp_path, attention="triton"))
