@@ -151,6 +151,7 @@ def test_evaluation_drops_nothing_and_records_nothing():
     hidden, *lengths = batch()
     with torch.no_grad():
         output = fused(hidden, *lengths, "reference")
+    assert output.grad_fn is None
     fused.is_fused = False
     torch.testing.assert_close(output, fused(hidden, *lengths, "reference").detach(), rtol=1e-5, atol=1e-5)
 
