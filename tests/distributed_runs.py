@@ -198,9 +198,13 @@ class Job:
             time.sleep(0.05)
 
     def wait(self, seconds: float) -> list[int]:
-        """The exit statuses of all commands; raises subprocess.TimeoutExpired."""
+        """The exit statuses of all commands; where they take longer, fails with what each printed."""
         end = time.monotonic() + seconds
-        return [process.wait(max(0.0, end - time.monotonic())) for process in self._processes]
+        try:
+            return [process.wait(max(0.0, end - time.monotonic())) for process in self._processes]
+        except subprocess.TimeoutExpired:
+            printed = "\n".join(f"== command {i}\n{self.output(i)}" for i in range(len(self._processes)))
+            raise AssertionError(f"after {seconds} seconds some still ran:\n{printed}") from None
 
     def pid(self, index: int = 0) -> int:
         """The process of a command."""
