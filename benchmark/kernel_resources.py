@@ -2,7 +2,7 @@
 """What the project's Triton kernels take of a GPU, as they are compiled for BERT-large. It needs no GPU.
 
   python3 benchmark/kernel_resources.py
-  python3 benchmark/kernel_resources.py --kernels attention --keep /tmp/code     # and the code, to be read
+  python3 benchmark/kernel_resources.py --kernels attention --keep code     # and the code, to be read
 
 Registers and shared memory decide how many programs a processor runs beside each other, and so how much of the time
 that memory takes is hidden. What does not fit into registers is spilled to memory: the column should be all zeros.
