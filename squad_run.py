@@ -21,7 +21,7 @@ from training.distributed import World
 from training.metrics import MetricsLogger
 from training.run import TrainingRun
 from training.stop_signal import StopSignal
-from training.throughput import ThroughputMeter, bert_flops
+from training.throughput import ThroughputMeter, question_answering_flops
 
 WARM_UP_BATCHES = 10
 REPORTED = (
@@ -79,13 +79,10 @@ class SquadRun(TrainingRun):
         return math.log(self.args.max_seq_length)
 
     def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
-        """Forward and backward: the encoder's of `bert_flops`, and two scores for each token."""
+        """Forward and backward: see `question_answering_flops`."""
         config = self.setup.config
-        shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size)
-        encoder = bert_flops(
-            *shape, n_sequences=0, sum_lengths=sum_lengths, sum_squared_lengths=sum_squared_lengths, n_masked=0
-        )
-        return encoder + 6 * 2 * config.hidden_size * sum_lengths
+        shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers)
+        return question_answering_flops(*shape, sum_lengths, sum_squared_lengths)
 
     def announce(self, logger: MetricsLogger) -> None:
         """Device, size, weights and data."""

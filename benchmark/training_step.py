@@ -49,7 +49,7 @@ from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
 from training.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.pretraining_arguments import BERT_CONFIGS
-from training.throughput import ThroughputMeter, bert_flops
+from training.throughput import ThroughputMeter, bert_flops, question_answering_flops
 
 MATRIX_SIZE = 8192
 WARM_UP_STEPS = 3
@@ -166,12 +166,12 @@ class Work:
         return padded_question_inputs(self.batch, self._positions)
 
     def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
-        """Forward and backward, of the model, whoever runs it: see `bert_flops`."""
+        """Forward and backward, of the model, whoever runs it: see training/throughput.py."""
         config = self.config
-        shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size)
-        if self.task == "pretraining":
-            return bert_flops(*shape, n_sequences, sum_lengths, sum_squared_lengths, n_masked)
-        return bert_flops(*shape, 0, sum_lengths, sum_squared_lengths, 0) + 12 * config.hidden_size * sum_lengths
+        shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers)
+        if self.task == "squad":
+            return question_answering_flops(*shape, sum_lengths, sum_squared_lengths)
+        return bert_flops(*shape, config.vocab_size, n_sequences, sum_lengths, sum_squared_lengths, n_masked)
 
 
 def our_step(execution: Execution, optimizer: str, work: Work, device: torch.device) -> Callable[[], None]:

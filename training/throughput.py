@@ -61,6 +61,23 @@ def bert_flops(
     )
 
 
+def question_answering_flops(
+    encoder_parameters: int, hidden: int, layers: int, sum_lengths: int, sum_squared_lengths: int
+) -> int:
+    """The same of fine-tuning on questions: the encoder's, and two scores for each token."""
+    encoder = bert_flops(
+        encoder_parameters,
+        hidden,
+        layers,
+        vocab=0,
+        n_sequences=0,
+        sum_lengths=sum_lengths,
+        sum_squared_lengths=sum_squared_lengths,
+        n_masked=0,
+    )
+    return encoder + 6 * 2 * hidden * sum_lengths
+
+
 def window_problem(start: int, stop: int | None, n_steps: int) -> str | None:
     """Why this window measures nothing in a run of `n_steps`, a sentence for the user; None when it does."""
     if start < 0:
