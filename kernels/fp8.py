@@ -117,8 +117,7 @@ def store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside):
     """
     largest = tl.max(tl.where(inside, tl.abs(values), 0.0), 1)
     scale = tl.maximum(largest / E4M3_MAX, SMALLEST_SCALE)
-    scaled = tl.minimum(tl.maximum(values / scale[:, None], -E4M3_MAX), E4M3_MAX)
-    tl.store(values_ptr + places, scaled.to(tl.float8e4nv), inside)
+    tl.store(values_ptr + places, _as_e4m3(values, scale[:, None]), inside)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
 
 
@@ -146,9 +145,17 @@ def _quantise_weight(
 ):
     rows = tl.program_id(0) * tile + tl.arange(0, tile)
     columns = tl.program_id(1) * tile + tl.arange(0, tile)
+    scale = tl.load(scale_ptr)
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     weight = tl.load(weight_ptr + rows[:, None] * n_columns + columns[None, :], inside, 0.0)
-    scaled = weight / tl.load(scale_ptr)
-    scaled = tl.minimum(tl.maximum(scaled, -E4M3_MAX), E4M3_MAX).to(tl.float8e4nv)
-    tl.store(rows_ptr + rows[:, None] * n_columns + columns[None, :], scaled, inside)
-    tl.store(columns_ptr + columns[:, None] * n_rows + rows[None, :], tl.trans(scaled), tl.trans(inside))
+    tl.store(rows_ptr + rows[:, None] * n_columns + columns[None, :], _as_e4m3(weight, scale), inside)
+    # Read again, from the cache: ptxas 12.8 loses bytes of a tile that is converted once, and stored both ways.
+    inside = (columns < n_columns)[:, None] & (rows < n_rows)[None, :]
+    weight = tl.load(weight_ptr + rows[None, :] * n_columns + columns[:, None], inside, 0.0)
+    tl.store(columns_ptr + columns[:, None] * n_rows + rows[None, :], _as_e4m3(weight, scale), inside)
+
+
+@triton.jit
+def _as_e4m3(values, scale):
+    """fp32 values / scale in e4m3, what is out of range at its end."""
+    return tl.minimum(tl.maximum(values / scale, -E4M3_MAX), E4M3_MAX).to(tl.float8e4nv)

@@ -24,12 +24,15 @@ def deterministic(enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
+    import torch._inductor.config as compiler  # takes a second, which others need not wait
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # of what every kernel here overwrites anyway
     try:
-        yield
+        with compiler.patch(deterministic=True):
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.utils.deterministic.fill_uninitialized_memory = before[1]
