@@ -106,8 +106,10 @@ def _block(n_columns: int) -> tuple[int, int]:
 def _normal(x):
     """Phi(x) and the density at x, for fp32 x."""
     bell = tl.exp2(-x * x * HALF_LOG2_E)
-    t = 1.0 / (1.0 + ERF_P * SQRT_HALF * tl.abs(x))
-    tail = 0.5 * t * (ERF_1 + t * (ERF_2 + t * (ERF_3 + t * (ERF_4 + t * ERF_5)))) * bell
+    inverse = 1.0 + ERF_P * SQRT_HALF * tl.abs(x)
+    root = tl.rsqrt(inverse)  # a third of a division's instructions, which bound this pass beside memory
+    t = root * root
+    tail = t * (0.5 * ERF_1 + t * (0.5 * ERF_2 + t * (0.5 * ERF_3 + t * (0.5 * ERF_4 + t * 0.5 * ERF_5)))) * bell
     return tl.where(x < 0, tail, 1.0 - tail), DENSITY_AT_0 * bell
 
 
