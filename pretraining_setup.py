@@ -23,6 +23,7 @@ from modeling import BertForPreTraining
 from run_setup import (
     check_all_see_the_same,
     check_config,
+    check_graphs,
     check_kernels,
     count_parameters,
     count_steps,
@@ -56,6 +57,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Pretr
         problems.add(sentence)
     config = _read_config(args, problems)
     check_kernels(args, config, device, problems)
+    check_graphs(args, world, device, problems)
     n_parameters = count_parameters(BertForPreTraining, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)
     dataset, eval_dataset = _open_shards(args, config, batches, world, problems)

@@ -75,6 +75,24 @@ def _with_triton(args: argparse.Namespace, config: BertConfig | None) -> Iterato
             )
 
 
+def check_graphs(args: argparse.Namespace, world: World, device: torch.device, problems: Problems) -> None:
+    """Note what CUDA graphs are asked for and cannot do."""
+    if not args.cuda_graphs:
+        return
+    problems.check(
+        device.type == "cuda", f"--cuda_graphs needs an NVIDIA GPU, and this run is on {device.type}; leave it out."
+    )
+    problems.check(
+        world.size == 1,
+        f"--cuda_graphs reduces no gradients over processes, and there are {world.size}; leave it out.",
+    )
+    problems.check(
+        not args.checkpoint_activations,
+        "--cuda_graphs and --checkpoint_activations, which saves random states that only the host can read, exclude "
+        "each other; leave one out.",
+    )
+
+
 def check_config(config: BertConfig, args: argparse.Namespace, problems: Problems) -> None:
     """Note where the flags ask for what the model cannot."""
     problems.check(
@@ -142,6 +160,7 @@ def _fitting(
         bytes_per_element=dtype.itemsize,
         checkpoint_activations=args.checkpoint_activations,
         padded_attention=(args.attention or default_backend(device, dtype)) == "sdpa",
+        cuda_graphs=args.cuda_graphs,
     )
 
 

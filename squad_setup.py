@@ -24,6 +24,7 @@ from pretrained import Pretrained, read_pretrained
 from run_setup import (
     check_all_see_the_same,
     check_config,
+    check_graphs,
     check_kernels,
     count_parameters,
     count_steps,
@@ -65,6 +66,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
             pretrained = read_pretrained(args.init_checkpoint)
     config = _read_config(args, pretrained, problems)
     check_kernels(args, config, device, problems)
+    check_graphs(args, world, device, problems)
     tokenizer = _open_tokenizer(args, config, pretrained, problems)
     n_parameters = count_parameters(BertForQuestionAnswering, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)

@@ -18,10 +18,10 @@ from benchmark.references import references_for
 from benchmark.report_data import Bar, Result, bars, by_series, by_subject, subject_title
 from errors import UserError
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 MARKERS = "osD^vP"
 THEMES = MappingProxyType({"light": ("#ffffff", "#1b1f24", "#d0d7de"), "dark": ("#161b22", "#e6edf3", "#3d444d")})
-PARTS = ("data", "forward", "backward", "reduction", "optimizer", "other")
+PARTS = ("data", "forward", "backward", "forward_backward", "reduction", "optimizer", "other")
 SIZE = (4.4, 4.0)  # inches
 TITLE_LETTERS = 44  # of a line
 DOTS = 240  # per inch

@@ -13,7 +13,8 @@ the others go on; it then ends with status 1.
   python3 benchmark/training_step.py --bert_model large --batch_size 32 64 --max_seq_length 384 --task squad
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
---attention triton besides; `fp8`, all of that in fp8. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilisation is
+--attention triton besides; `fp8`, all of that in fp8; each with `+graphs` behind it for --cuda_graphs. Hugging Face's:
+`hf`, `hf-compiled`. On a GPU, utilisation is
 against a large matrix product measured in the same run, and memory is a variant's own: the weights and moments of the
 others, which lie beside, are taken off the peak.
 """
@@ -47,6 +48,7 @@ from errors import UserError, run_main
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
+from training.cuda_graphs import GradientGraphs
 from training.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.pretraining_arguments import BERT_CONFIGS
 from training.throughput import ThroughputMeter, bert_flops, question_answering_flops
@@ -59,11 +61,13 @@ PRETRAINING_INPUTS = ("masked_lm_positions", "masked_lm_labels", "next_sentence_
 
 
 OURS = ("eager", "compiled", "triton", "triton-attention", "fp8")
+GRAPHS = "+graphs"
 THEIRS = ("hf", "hf-compiled")
 
 
 def execution_of(variant: str, compute_dtype: torch.dtype = torch.float32) -> Execution:
     """How a variant runs, in this dtype if it has none of its own."""
+    variant = variant.removesuffix(GRAPHS)
     return Execution(
         torch.bfloat16 if variant == "fp8" else compute_dtype,
         compiled=variant not in ("eager", "hf"),
@@ -81,7 +85,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=(*OURS, *THEIRS),
+        choices=(*OURS, *(name + GRAPHS for name in OURS), *THEIRS),
         default=None,
         help="(default: eager and hf on a CPU; on a GPU all that it can, but fp8 only when named)",
     )
@@ -130,11 +134,13 @@ def _usual_variants(device: torch.device) -> list[str]:
 
 def _problem(variant: str, device: torch.device) -> str | None:
     """Why it cannot run here, a sentence."""
+    if variant.endswith(GRAPHS) and device.type != "cuda":
+        return "CUDA graphs need an NVIDIA GPU; leave it out."
     if variant in THEIRS or execution_of(variant).kernels == "torch":
         return None
     if problem := triton_problem(device):
         return problem
-    problem = precision_problem("fp8", device) if variant == "fp8" else None
+    problem = precision_problem("fp8", device) if execution_of(variant).in_fp8 else None
     return problem and problem + "."
 
 
@@ -174,7 +180,9 @@ class Work:
         return bert_flops(*shape, config.vocab_size, n_sequences, sum_lengths, sum_squared_lengths, n_masked)
 
 
-def our_step(execution: Execution, optimizer: str, work: Work, device: torch.device) -> Callable[[], None]:
+def our_step(
+    execution: Execution, optimizer: str, work: Work, device: torch.device, by_graphs: bool
+) -> Callable[[], None]:
     """One step of our model on the batch, as a function to call again and again."""
     torch.manual_seed(0)
     with device:  # where weights are drawn in milliseconds and not in many seconds
@@ -183,9 +191,13 @@ def our_step(execution: Execution, optimizer: str, work: Work, device: torch.dev
     groups = parameter_groups(model.named_parameters())
     optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=execution.kernels)
     inputs = work.inputs()
+    graphs = GradientGraphs(lambda batch: model(**inputs)[:1], model.parameters()) if by_graphs else None
 
     def step() -> None:
-        model(**inputs).loss.backward()
+        if graphs is not None:
+            graphs(work.batch, 1.0, accumulates=False)
+        else:
+            model(**inputs).loss.backward()
         clip_and_step(optimizer, gradient_norm(optimizer.param_groups), MAX_GRAD_NORM)
         optimizer.zero_grad(set_to_none=True)
 
@@ -197,8 +209,8 @@ def build(
 ) -> Callable[[], None]:
     """A variant's step, warm."""
     execution = execution_of(name, precision.compute_dtype)
-    if name in OURS:
-        step = our_step(execution, args.optimizer, work, device)
+    if name not in THEIRS:
+        step = our_step(execution, args.optimizer, work, device, by_graphs=name.endswith(GRAPHS))
     else:
         step = hugging_face_step(
             work.config, work.padded(), args.task, execution.compute_dtype, device, execution.compiled
@@ -303,7 +315,7 @@ def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None,
         f"{rate(windows):,.1f}",
         f"{min(rates):,.1f} - {max(rates):,.1f}",
         f"{tflops:,.3g}",
-        f"{tflops / peak:.1%}" if peak and name != "fp8" else "",
+        f"{tflops / peak:.1%}" if peak and not execution_of(name).in_fp8 else "",
         f"{memory / 2**30:.1f}" if memory > 0 else "",
         f"{rate(windows) / best:.2f}" if best else "",
     ]
@@ -330,7 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             torch.cuda.empty_cache()
 
     best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in names}
-    ours, theirs = (max((best[n] for n in names if n in whose), default=0.0) for whose in (OURS, THEIRS))
+    theirs = max((best[name] for name in names if name in THEIRS), default=0.0)
+    ours = max((best[name] for name in names if name not in THEIRS), default=0.0)
     lengths = f"{args.max_seq_length} tokens" if args.mean_length is None else f"{args.mean_length:g} tokens on average"
     print(f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}")
     heads = ("variant", "batch", "sequences/s", "from - to", "model TFLOP/s", "of a matrix product", "GiB")

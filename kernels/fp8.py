@@ -117,7 +117,6 @@ def store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside):
     """
     largest = tl.max(tl.where(inside, tl.abs(values), 0.0), 1)
     scale = tl.maximum(largest / E4M3_MAX, SMALLEST_SCALE)
-    # Eight values per thread, as 16-bit stores beside have it, or the compiler computes all values twice, as each store likes it.
     # 8 values per thread, as bf16 beside has them. For 16 the compiler would compute all values once more.
     pointers = tl.multiple_of(values_ptr + places, (1, 8))
     tl.store(pointers, (values * (1.0 / scale)[:, None]).to(tl.float8e4nv), inside)

@@ -46,7 +46,7 @@ known() { # NAME ALLOWED...: each word of the variable is one of these
 }
 known PARTS tests kernels steps curves
 known WORKLOADS phase1 phase2 unpadded squad
-known VARIANTS eager compiled triton triton-attention fp8 hf hf-compiled
+known VARIANTS {eager,compiled,triton,triton-attention,fp8}{,+graphs} hf hf-compiled
 known BERT_MODEL tiny base large
 if [[ -n $DATA_DIR && ! -d $DATA_DIR ]]; then
   problems+=("DATA_DIR is '$DATA_DIR', and there is no such folder; name one that data/create_datasets_from_start.sh filled.")

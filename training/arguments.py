@@ -92,6 +92,12 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         "triton a kernel written by hand for at most 512 tokens (default: flash on GPUs in 16 bits, else sdpa)",
     )
     group.add_argument(
+        "--cuda_graphs",
+        action="store_true",
+        help="launch forward and backward pass as one CUDA graph per shape of batch, where the processor cannot launch "
+        "kernels as fast as the GPU runs them: small batches, and fp8. For one GPU; takes more memory",
+    )
+    group.add_argument(
         "--disable_jit_fusions",
         action="store_true",
         help="NVIDIA's name for running without --compile, which is the default",

@@ -24,6 +24,7 @@ def estimated_memory(
     bytes_per_element: int,
     checkpoint_activations: bool = False,
     padded_attention: bool = False,
+    cuda_graphs: bool = False,
 ) -> int:
     """Bytes in use at the peak of a step, for one micro-batch of so many tokens.
 
@@ -33,6 +34,7 @@ def estimated_memory(
         bytes_per_element: of the compute dtype, 2 or 4.
         checkpoint_activations: only each layer's input is kept, and one layer's rest.
         padded_attention: without FlashAttention, attention keeps padded copies of its inputs and its output.
+        cuda_graphs: their memory lies beside that of the micro-batch that runs without, and so do the gradients.
     """
     # fp32 weights, gradients and two moments, and in 16 bits a copy of each weight for the backward pass.
     fixed = n_parameters * (16 + (bytes_per_element if bytes_per_element < 4 else 0))
@@ -42,7 +44,8 @@ def estimated_memory(
     attention = 5 if padded_attention else 0
     layer = (8 + attention) * hidden * bytes_per_element + 2 * intermediate * bytes_per_element + 2 * hidden
     kept = hidden * bytes_per_element if checkpoint_activations else layer
-    return fixed + logits + n_tokens * (layers * kept + (layer if checkpoint_activations else 0))
+    activations = logits + n_tokens * (layers * kept + (layer if checkpoint_activations else 0))
+    return fixed + activations + (activations + 4 * n_parameters if cuda_graphs else 0)
 
 
 def micro_batch_that_fits(memory_bytes: int, batch_size: int, max_seq_length: int, **model: int | bool) -> int | None:

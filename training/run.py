@@ -18,6 +18,7 @@ from optimization import WarmupSchedule, build_optimizer, clips_itself, paramete
 from training.arguments import reduce_dtype
 from training.batch_sizes import BatchSizes
 from training.checkpoint_writer import CheckpointWriter, to_host
+from training.cuda_graphs import GradientGraphs
 from training.data_parallel import data_parallel
 from training.distributed import World
 from training.loss_scale import LossScale
@@ -107,6 +108,7 @@ class TrainingRun:
             n_ranks=world.size,
             must_stop=stop_signal.agreed,
             part=self.step_times.part,
+            graphs=GradientGraphs(self.losses, model.parameters()) if args.cuda_graphs and args.do_train else None,
         )
         self.samples_seen = 0
         if setup.resumed is not None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from optimization import WarmupSchedule, clip_and_step, gradient_norm
 from ranges import named_range
+from training.cuda_graphs import GradientGraphs
 from training.loss_scale import LossScale
 
 
@@ -61,6 +62,7 @@ class TrainingStep:
         n_ranks: how many take part.
         must_stop: asked before each micro-batch, on all ranks with the same answer; True interrupts the step.
         part: gives a context to run a part of the step in, by its name: see `training.step_times`.
+        graphs: compute the gradients instead, with `loss_function` of their own; nothing is reduced over ranks then.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class TrainingStep:
         n_ranks: int = 1,
         must_stop: Callable[[], bool] = lambda: False,
         part: Callable[[str], contextlib.AbstractContextManager] = named_range,
+        graphs: GradientGraphs | None = None,
     ):
         self.loss_function = loss_function
         self.optimizer = optimizer
@@ -93,6 +96,7 @@ class TrainingStep:
         self.n_ranks = n_ranks
         self.must_stop = must_stop
         self.part = part
+        self.graphs = graphs
         self.gradient_norm: Tensor | None = None
         """The global norm before clipping of the last step taken, 0-d on the device, the loss scale taken out."""
         self._loss_sums: Tensor | None = None
@@ -111,7 +115,7 @@ class TrainingStep:
                 micro_batch = next(micro_batches)
                 on_device = micro_batch.to(self.device)
             consumed.append(micro_batch)
-            losses = self._forward_and_backward(on_device, reduces=len(consumed) == self.accumulation_steps)
+            losses = self._forward_and_backward(on_device, len(consumed))
             sums = losses if sums is None else sums + losses
         with self.part("optimizer"):
             updated = self._update()
@@ -123,17 +127,25 @@ class TrainingStep:
         self._n_steps += 1
         return StepResult(Outcome.TAKEN, consumed)
 
-    def _forward_and_backward(self, micro_batch: Any, reduces: bool) -> Tensor:
+    def _forward_and_backward(self, micro_batch: Any, number: int) -> Tensor:
+        """The losses of the step's first, second, ... micro-batch; its gradient is added to that of those before."""
         seed_generator(self.device, self.seed, micro_batch.first_sample)
+        scale = (self.loss_scale.scale if self.loss_scale else 1.0) / self.accumulation_steps
+        if self.graphs is not None:
+            with self.part("forward_backward"):
+                values = self.graphs(micro_batch, scale, accumulates=number > 1)
+        else:
+            values = self._run(micro_batch, scale, reduces=number == self.accumulation_steps)
+        self._nonfinite.look_at(values[0], micro_batch.first_sample)
+        return values
+
+    def _run(self, micro_batch: Any, scale: float, reduces: bool) -> Tensor:
         with contextlib.nullcontext() if reduces else self.no_sync():
             with self.part("forward"):
                 losses = self.loss_function(micro_batch)
-            scale = self.loss_scale.scale if self.loss_scale else 1.0
             with self.part("backward"):
-                (losses[0] * (scale / self.accumulation_steps)).backward()
-        values = torch.stack([loss.detach() for loss in losses])
-        self._nonfinite.look_at(values[0], micro_batch.first_sample)
-        return values
+                (losses[0] * scale).backward()
+        return torch.stack([loss.detach() for loss in losses])
 
     def _update(self) -> bool:
         """Whether the optimizer stepped; the gradients are gone either way."""

@@ -5,7 +5,8 @@ parts of a step (CUDA events), and read once the GPU has come past them: nobody 
 
 A part is what lies between two marks on the device. "data" so is the time in which the device waited for the next batch
 and took it in, not the time that a loader worked in the background; and "reduction" is what is left of it when the last
-gradient has been computed, not what is hidden behind the backward pass.
+gradient has been computed, not what is hidden behind the backward pass. A CUDA graph, which takes no marks inside, is
+"forward_backward".
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import torch
 
 from ranges import named_range
 
-PARTS = ("data", "forward", "backward", "reduction", "optimizer")
+PARTS = ("data", "forward", "backward", "forward_backward", "reduction", "optimizer")
 PERCENTILES = (("min", 0), ("p5", 5), ("p50", 50), ("p95", 95), ("p99", 99), ("max", 100))
 
 

@@ -1,0 +1,128 @@
+"""Forward and backward passes recorded as CUDA graphs, for steps whose kernels run faster than a host can launch them.
+
+A step of BERT-large is some 1,200 to 1,900 kernels, and Python takes 30 us and more to launch one. Batches of 64
+sequences and less so wait for the processor, and fp8 at any. A graph is launched as one. It works on the same memory
+each time, and so does all that meets it: a micro-batch is copied into the graph's inputs, and the graph leaves the
+gradients in buffers that all graphs share, which costs one pass over them.
+
+Shapes must repeat, for which batches are padded to buckets (data/flat_batch.py). Each shape's first micro-batch runs as
+it would without graphs, for torch.compile to make its code; the second is recorded, and replayed from then on. What
+runs once without is why the peak of memory is up to twice that of a step.
+
+The update is left out: it is few kernels, and the learning rate changes. The random numbers of a replay are those of a
+run without graphs, as seeds are read when it starts.
+
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Replay = Callable[[], None]
+
+
+class GradientGraphs:
+    """Computes the gradients of micro-batches, of repeated shapes by CUDA graphs.
+
+    Args:
+        loss_function: takes a micro-batch that lies on the device; returns scalars, the first of which is trained on.
+        parameters: what to leave gradients in; the loss depends on all of them.
+        record: runs a function once, recording it, and returns what runs it again on the same memory.
+    """
+
+    def __init__(
+        self,
+        loss_function: Callable[[Any], tuple[Tensor, ...]],
+        parameters: Iterable[Tensor],
+        record: Callable[[Callable[[], None]], Replay] | None = None,
+    ):
+        self._loss_function = loss_function
+        self._parameters = list(parameters)
+        self._gradients = [torch.empty_like(parameter) for parameter in self._parameters]
+        self._scale = torch.ones((), device=self._parameters[0].device)
+        self._record = record or CudaRecorder()
+        self._met: set[Hashable] = set()
+        self._recorded: dict[Hashable, _Recording] = {}
+
+    def __call__(self, micro_batch: Any, scale: float, accumulates: bool) -> Tensor:
+        """Leave the gradients of the first loss in the parameters' `grad`.
+
+        Args:
+            micro_batch: a dataclass of tensors on the device and of numbers.
+            scale: that the loss is multiplied by first.
+            accumulates: add to the gradients that the last call left, and do not replace them.
+
+        Returns:
+            the losses (n,), not scaled, the caller's own.
+        """
+        self._scale.fill_(scale)
+        shape = _shape(micro_batch)
+        key = shape, accumulates
+        if shape not in self._met:
+            self._met.add(shape)
+            losses = self._compute(micro_batch, accumulates)
+        else:
+            if key not in self._recorded:
+                self._recorded[key] = _Recording(micro_batch, self._record, self._compute, accumulates)
+            losses = self._recorded[key](micro_batch)
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+        return losses
+
+    def _compute(self, micro_batch: Any, accumulates: bool) -> Tensor:
+        losses = self._loss_function(micro_batch)
+        # Not backward(), whose accumulation belongs to the stream in which it first ran.
+        gradients = torch.autograd.grad(losses[0] * self._scale, self._parameters)
+        if accumulates:
+            torch._foreach_add_(self._gradients, gradients)
+        else:
+            torch._foreach_copy_(self._gradients, gradients)
+        return torch.stack([loss.detach() for loss in losses])
+
+
+class _Recording:
+    """One shape's inputs and outputs, and how to get from these to those."""
+
+    def __init__(self, micro_batch: Any, record: Callable, compute: Callable[[Any, bool], Tensor], accumulates: bool):
+        self._inputs = [tensor.clone() for tensor in _tensors(micro_batch).values()]
+        names = _tensors(micro_batch).keys()
+        static = dataclasses.replace(micro_batch, **dict(zip(names, self._inputs, strict=True)))
+
+        def run() -> None:
+            self._losses = compute(static, accumulates)
+
+        self._replay = record(run)
+
+    def __call__(self, micro_batch: Any) -> Tensor:
+        for static, tensor in zip(self._inputs, _tensors(micro_batch).values(), strict=True):
+            static.copy_(tensor)
+        self._replay()
+        return self._losses.clone()
+
+
+class CudaRecorder:
+    """Records CUDA graphs that share their memory, as they run one after the other."""
+
+    def __init__(self):
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], None]) -> Replay:
+        graph = torch.cuda.CUDAGraph()
+        # Threads that load data may call CUDA meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            function()
+        return graph.replay
+
+
+def _tensors(micro_batch: Any) -> dict[str, Tensor]:
+    values = {field.name: getattr(micro_batch, field.name) for field in dataclasses.fields(micro_batch)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _shape(micro_batch: Any) -> Hashable:
+    """All that a graph depends on."""
+    return micro_batch.max_seqlen, tuple(tensor.shape for tensor in _tensors(micro_batch).values())
