@@ -131,7 +131,7 @@ def kernels() -> list[Kernel]:
                 Kernel(
                     f"gelu backward{suffix}",
                     gelu._gelu_gradient,
-                    rows | {"to_fp8": to_fp8, "num_warps": gelu.BACKWARD_WARPS},
+                    rows | {"to_fp8": to_fp8, "num_warps": gelu.BACKWARD_WARPS_FP8 if to_fp8 else gelu.BACKWARD_WARPS},
                     fp32=("partial_sums_ptr", "fp8_scale_ptr"),
                     to_fp8=to_fp8,
                 ),

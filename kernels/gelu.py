@@ -20,8 +20,8 @@ from kernels.fp8 import Rows, empty_rows, store_rows
 from kernels.launch import n_resident_programs
 
 ELEMENTS_PER_PROGRAM = 4096
-FORWARD_WARPS, BACKWARD_WARPS = 4, 8
-PROGRAMS_PER_PROCESSOR = 4
+FORWARD_WARPS, BACKWARD_WARPS, BACKWARD_WARPS_FP8 = 4, 8, 16
+PROGRAMS_PER_PROCESSOR, PROGRAMS_PER_PROCESSOR_FP8 = 4, 2  # as many as fit, by benchmark/kernel_resources.py
 
 ERF_P = tl.constexpr(0.3275911)
 ERF_1 = tl.constexpr(0.254829592)
@@ -78,7 +78,8 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
     fp8 = empty_rows(gradient) if to_fp8 else None
     block_rows, block_columns = _block(n_columns)
     n_blocks = triton.cdiv(n_rows, block_rows)
-    n_programs = min(n_blocks, n_resident_programs(inputs.device, PROGRAMS_PER_PROCESSOR))
+    per_processor = PROGRAMS_PER_PROCESSOR_FP8 if to_fp8 else PROGRAMS_PER_PROCESSOR
+    n_programs = min(n_blocks, n_resident_programs(inputs.device, per_processor))
     partial_sums = torch.empty(n_programs, n_columns, dtype=torch.float32, device=inputs.device)
     _gelu_gradient[(n_programs,)](
         gradient,
@@ -91,7 +92,7 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
         block_columns=block_columns,
         block_rows=block_rows,
         to_fp8=to_fp8,
-        num_warps=BACKWARD_WARPS,
+        num_warps=BACKWARD_WARPS_FP8 if to_fp8 else BACKWARD_WARPS,
     )
     return partial_sums.sum(0), fp8
 

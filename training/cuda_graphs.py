@@ -2,8 +2,8 @@
 
 A step of BERT-large is some 1,200 to 1,900 kernels, and Python takes 30 us and more to launch one. Batches of 64
 sequences and less so wait for the processor, and fp8 at any. A graph is launched as one. It works on the same memory
-each time, and so does all that meets it: a micro-batch is copied into the graph's inputs, and the graph leaves the
-gradients in buffers that all graphs share, which costs one pass over them.
+each time, and so does all that meets it: a micro-batch is copied into the graph's inputs, and all graphs leave the
+gradients in the same buffers. In the first graph they come to be there; the others take one pass over them more.
 
 Shapes must repeat, for which batches are padded to buckets (data/flat_batch.py). Each shape's first micro-batch runs as
 it would without graphs, for torch.compile to make its code; the second is recorded, and replayed from then on. What
@@ -42,7 +42,7 @@ class GradientGraphs:
     ):
         self._loss_function = loss_function
         self._parameters = list(parameters)
-        self._gradients = [torch.empty_like(parameter) for parameter in self._parameters]
+        self._gradients: list[Tensor] = []
         self._scale = torch.ones((), device=self._parameters[0].device)
         self._record = record or CudaRecorder()
         self._met: set[Hashable] = set()
@@ -67,6 +67,8 @@ class GradientGraphs:
             losses = self._compute(micro_batch, accumulates)
         else:
             if key not in self._recorded:
+                if not self._recorded and not accumulates:
+                    self._gradients = []  # no graph writes to these yet, and the first may have its own
                 self._recorded[key] = _Recording(micro_batch, self._record, self._compute, accumulates)
             losses = self._recorded[key](micro_batch)
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
@@ -77,7 +79,9 @@ class GradientGraphs:
         losses = self._loss_function(micro_batch)
         # Not backward(), whose accumulation belongs to the stream in which it first ran.
         gradients = torch.autograd.grad(losses[0] * self._scale, self._parameters)
-        if accumulates:
+        if not self._gradients:
+            self._gradients = list(gradients)
+        elif accumulates:
             torch._foreach_add_(self._gradients, gradients)
         else:
             torch._foreach_copy_(self._gradients, gradients)
