@@ -102,22 +102,25 @@ def kernels() -> list[Kernel]:
     key_blocks = heads | short_attention.key_blocks_settings(element_size=2)
     chunks = {"chunk": lamb.CHUNK, "tile": lamb.TILE, "num_warps": lamb.WARPS}
     return [
-        Kernel(
-            "dropout_add_norm forward",
-            dropout_add_norm._dropout_add_norm,
-            norm | {"block_rows": dropout_add_norm.FORWARD_ROWS, "num_warps": dropout_add_norm.FORWARD_WARPS},
-            fp32=("weight_ptr", "bias_ptr", "mean_ptr", "scale_ptr"),
-        ),
         *(
             kernel
             for to_fp8, suffix in ((False, ""), (True, ", fp8 beside"))
             for kernel in (
                 Kernel(
+                    f"dropout_add_norm forward{suffix}",
+                    dropout_add_norm._dropout_add_norm,
+                    norm
+                    | {"block_rows": dropout_add_norm.FORWARD_ROWS, "num_warps": dropout_add_norm.FORWARD_WARPS}
+                    | {"to_fp8": to_fp8},
+                    fp32=("weight_ptr", "bias_ptr", "mean_ptr", "scale_ptr", "fp8_scale_ptr"),
+                    to_fp8=to_fp8,
+                ),
+                Kernel(
                     f"dropout_add_norm backward{suffix}",
                     dropout_add_norm._dropout_add_norm_gradients,
                     norm
                     | {"block_rows": dropout_add_norm.BACKWARD_ROWS, "num_warps": dropout_add_norm.BACKWARD_WARPS}
-                    | {"to_fp8": to_fp8},
+                    | {"has_second": True, "to_fp8": to_fp8},
                     fp32=("weight_ptr", "mean_ptr", "scale_ptr", "partial_sums_ptr", "fp8_scale_ptr"),
                     to_fp8=to_fp8,
                 ),

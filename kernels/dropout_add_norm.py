@@ -6,8 +6,13 @@ backward has its four results (the gradients of residual, input, weight and bias
 computed again from its seed and never stored. The biases' gradients are sums over all tokens: each program adds up its
 rows in registers, and the programs' sums are added by one small kernel, in the same order every time.
 
+The normalised rows are used twice, in a product and as a residual. Backward takes both gradients and adds them in
+registers, which spares a pass that does nothing else.
+
 What is kept for backward is the sum before the norm, in the memory of the input, and each row's mean and scale.
 """
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -24,8 +29,15 @@ PROGRAMS_PER_PROCESSOR = 6  # as many as fit beside each other, by benchmark/ker
 
 
 def dropout_add_norm_(
-    hidden_states: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout_p: float, seed: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    hidden_states: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dropout_p: float,
+    seed: Tensor,
+    to_fp8: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Rows | None]:
     """LayerNorm(dropout(hidden_states) + residual); `hidden_states` holds the sum before the norm afterwards.
 
     Args:
@@ -35,12 +47,15 @@ def dropout_add_norm_(
         eps: added to the variance.
         dropout_p: probability to drop an element, below 1.
         seed: one int64 on the device; with the same seed `dropout_add_norm_backward` has the same mask.
+        to_fp8: leave the result in fp8 as well.
 
     Returns:
-        the normalised (T, H), and for backward each row's mean and 1 / standard deviation, (T,) in fp32.
+        the normalised (T, H); for backward each row's mean and 1 / standard deviation, (T,) in fp32; and the first
+        one's rows in fp8 or None.
     """
     n_rows, n_columns = hidden_states.shape
     normalised = torch.empty_like(hidden_states)
+    fp8 = empty_rows(normalised) if to_fp8 else None
     mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
     _dropout_add_norm[(triton.cdiv(n_rows, FORWARD_ROWS),)](
         hidden_states,
@@ -50,6 +65,7 @@ def dropout_add_norm_(
         normalised,
         mean,
         scale,
+        *(fp8 or (normalised, normalised)),
         seed,
         n_rows,
         eps,
@@ -59,13 +75,14 @@ def dropout_add_norm_(
         block_columns=triton.next_power_of_2(n_columns),
         block_rows=FORWARD_ROWS,
         has_dropout=dropout_p > 0,
+        to_fp8=to_fp8,
         num_warps=FORWARD_WARPS,
     )
-    return normalised, mean, scale
+    return normalised, mean, scale, fp8
 
 
 def dropout_add_norm_backward(
-    gradient: Tensor,
+    gradients: Sequence[Tensor],
     summed: Tensor,
     mean: Tensor,
     scale: Tensor,
@@ -77,7 +94,7 @@ def dropout_add_norm_backward(
     """From the gradient of the normalised rows to all others.
 
     Args:
-        gradient: (T, H), contiguous.
+        gradients: one or two (T, H), contiguous, whose sum is meant.
         summed, mean, scale: what `dropout_add_norm_` left in `hidden_states` and returned.
         weight, dropout_p, seed: as given to it.
         to_fp8: leave the gradient of the hidden states in fp8 as well.
@@ -87,6 +104,7 @@ def dropout_add_norm_backward(
         in fp32: the gradients of the weight, of the bias, and of a bias that was added to the hidden states; and the
         second one's rows in fp8 or None.
     """
+    gradient, *others = gradients
     n_rows, n_columns = gradient.shape
     residual_gradient = torch.empty_like(gradient)
     hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
@@ -96,6 +114,7 @@ def dropout_add_norm_backward(
     partial_sums = torch.empty(n_programs, 3, n_columns, dtype=torch.float32, device=gradient.device)
     _dropout_add_norm_gradients[(n_programs,)](
         gradient,
+        *(others or (gradient,)),
         summed,
         mean,
         scale,
@@ -112,6 +131,7 @@ def dropout_add_norm_backward(
         n_columns=n_columns,
         block_columns=triton.next_power_of_2(n_columns),
         block_rows=BACKWARD_ROWS,
+        has_second=bool(others),
         has_dropout=dropout_p > 0,
         to_fp8=to_fp8,
         num_warps=BACKWARD_WARPS,
@@ -128,6 +148,8 @@ def _dropout_add_norm(
     normalised_ptr,
     mean_ptr,
     scale_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
     seed_ptr,
     n_rows,
     eps,
@@ -137,6 +159,7 @@ def _dropout_add_norm(
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
     has_dropout: tl.constexpr,
+    to_fp8: tl.constexpr,
 ):
     columns = tl.arange(0, block_columns)
     rows = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
@@ -160,11 +183,14 @@ def _dropout_add_norm(
     tl.store(normalised_ptr + places, normalised.to(normalised_ptr.dtype.element_ty), inside)
     tl.store(mean_ptr + rows, mean, rows < n_rows)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
+    if to_fp8:
+        store_rows(normalised, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
 
 
 @triton.jit
 def _dropout_add_norm_gradients(
     gradient_ptr,
+    second_gradient_ptr,
     summed_ptr,
     mean_ptr,
     scale_ptr,
@@ -182,13 +208,13 @@ def _dropout_add_norm_gradients(
     n_columns: tl.constexpr,
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
+    has_second: tl.constexpr,
     has_dropout: tl.constexpr,
     to_fp8: tl.constexpr,
 ):
     columns = tl.arange(0, block_columns)
     is_column = columns < n_columns
     weight = tl.load(weight_ptr + columns, is_column, 0.0)
-    seed = tl.load(seed_ptr)
     weight_sum = tl.zeros((block_rows, block_columns), tl.float32)
     bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
     hidden_sum = tl.zeros((block_rows, block_columns), tl.float32)
@@ -198,6 +224,8 @@ def _dropout_add_norm_gradients(
         inside = (rows < n_rows)[:, None] & is_column[None, :]
         places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
         gradient = tl.load(gradient_ptr + places, inside, 0.0).to(tl.float32)
+        if has_second:
+            gradient += tl.load(second_gradient_ptr + places, inside, 0.0).to(tl.float32)
         summed = tl.load(summed_ptr + places, inside, 0.0).to(tl.float32)
         mean = tl.load(mean_ptr + rows, rows < n_rows, 0.0)
         scale = tl.load(scale_ptr + rows, rows < n_rows, 0.0)
@@ -211,7 +239,7 @@ def _dropout_add_norm_gradients(
         bias_sum += gradient
         tl.store(residual_gradient_ptr + places, result.to(residual_gradient_ptr.dtype.element_ty), inside)
         if has_dropout:
-            key = row_key(seed, rows)
+            key = row_key(tl.load(seed_ptr), rows)
             result = tl.where(is_kept(key[:, None], columns[None, :], threshold), result * kept_scale, 0.0)
             tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
         if to_fp8:

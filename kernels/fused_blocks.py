@@ -84,7 +84,7 @@ class _AttentionBlock(torch.autograd.Function):
         attended, recorded = attention.forward(qkv)
         summed = linear(attended.flatten(1), weight, bias)
         seed = random_seed(hidden_TH.device)
-        normalised, mean, scale = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
+        normalised, mean, scale, _ = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
         ctx.attention, ctx.dropout_p, ctx.n_per_weight = attention, dropout_p, len(weight)
         ctx.save_for_backward(
             hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *qkv_weight, *weight, *recorded
@@ -98,7 +98,7 @@ class _AttentionBlock(torch.autograd.Function):
         n = ctx.n_per_weight
         qkv_weight, weight, recorded = others[:n], others[n : 2 * n], others[2 * n :]
         residual_gradient, output_gradient, sums_3H, rows = dropout_add_norm_backward(
-            gradient_TH.contiguous(), summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
+            [gradient_TH.contiguous()], summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
         )
         norm_weight_gradient, norm_bias_gradient, bias_gradient = sums_3H.unbind()
         output_weight_gradient = weight_gradient(output_gradient, attended.flatten(1))
@@ -127,7 +127,7 @@ class _FeedForwardBlock(torch.autograd.Function):
         activated_TI, rows = gelu(inner_TI, in_fp8)
         summed = linear(activated_TI, weight, bias, rows)
         seed = random_seed(hidden_TH.device)
-        normalised, mean, scale = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
+        normalised, mean, scale, _ = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
         ctx.dropout_p, ctx.n_per_weight = dropout_p, len(weight)
         ctx.save_for_backward(
             hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *inner_weight, *weight
@@ -140,7 +140,7 @@ class _FeedForwardBlock(torch.autograd.Function):
         hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *weights = ctx.saved_tensors
         inner_weight, weight = weights[: ctx.n_per_weight], weights[ctx.n_per_weight :]
         residual_gradient, output_gradient, sums_3H, rows = dropout_add_norm_backward(
-            gradient_TH.contiguous(), summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
+            [gradient_TH.contiguous()], summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
         )
         norm_weight_gradient, norm_bias_gradient, bias_gradient = sums_3H.unbind()
         output_weight_gradient = weight_gradient(output_gradient, activated_TI)
