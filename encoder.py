@@ -18,6 +18,7 @@ exact GELU and LayerNorm epsilon (1e-12) are followed.
 """
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,9 @@ from configuration import BertConfig
 from kernels.attention import default_backend, variable_length_attention
 from kernels.layers import LayerNorm, Linear, activation_function
 from ranges import named_range
+
+if TYPE_CHECKING:
+    from kernels.fused_blocks import Hidden
 
 
 class BertEmbeddings(nn.Module):
@@ -142,7 +146,11 @@ def _rename_dense_act(module, state_dict, prefix, *unused) -> None:
 
 
 class BertLayer(nn.Module):
-    """Attention block and feed-forward block, as modules or, with `is_fused`, by kernels/fused_blocks.py."""
+    """Attention block and feed-forward block, as modules or, with `is_fused`, by kernels/fused_blocks.py.
+
+    Where a fused layer follows, one with `returns_hidden` returns what that can use, and not the hidden states alone;
+    with `leaves_fp8`, in fp8 as well.
+    """
 
     def __init__(self, config: BertConfig, layer_norm: str):
         super().__init__()
@@ -150,21 +158,26 @@ class BertLayer(nn.Module):
         self.intermediate = DenseActivation(config.hidden_size, config.intermediate_size, config.hidden_act)
         self.output = BertOutput(config.intermediate_size, config, layer_norm)
         self.is_fused = self.in_fp8 = False
+        self.returns_hidden = self.leaves_fp8 = False
 
-    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
+    def forward(
+        self, hidden_states: "Tensor | Hidden", cu_seqlens: Tensor, max_seqlen: int, backend: str
+    ) -> "Tensor | Hidden":
         if self.is_fused:
             return self._forward_fused(hidden_states, cu_seqlens, max_seqlen, backend)
         attended = self.attention(hidden_states, cu_seqlens, max_seqlen, backend)
         return self.output(self.intermediate(attended), attended)
 
-    def _forward_fused(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
+    def _forward_fused(
+        self, hidden_states: "Tensor | Hidden", cu_seqlens: Tensor, max_seqlen: int, backend: str
+    ) -> "Tensor | Hidden":
         from kernels import fused_blocks, recorded_attention  # need Triton, which comes with PyTorch for CUDA alone
 
         block, inner = self.attention, self.attention.self
         attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
         attention = recorded_attention.RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
         attended = fused_blocks.attention_block(
-            hidden_states,
+            fused_blocks.as_hidden(hidden_states),
             inner.query_key_value,
             block.output.dense,
             block.output.LayerNorm,
@@ -172,10 +185,18 @@ class BertLayer(nn.Module):
             attention,
             hidden_p,
             self.in_fp8,
+            to_fp8=self.in_fp8,
         )
-        return fused_blocks.feed_forward_block(
-            attended, self.intermediate.dense, self.output.dense, self.output.LayerNorm, hidden_p, self.in_fp8
+        hidden = fused_blocks.feed_forward_block(
+            attended,
+            self.intermediate.dense,
+            self.output.dense,
+            self.output.LayerNorm,
+            hidden_p,
+            self.in_fp8,
+            to_fp8=self.leaves_fp8,
         )
+        return hidden if self.returns_hidden else hidden.states
 
 
 class BertEncoder(nn.Module):

@@ -266,5 +266,9 @@ def prepare_model(model: nn.Module, device: torch.device, execution: Execution) 
     encoder.attention_backend = execution.attention
     for layer in encoder.layer:
         layer.is_fused, layer.in_fp8 = execution.kernels == "triton", execution.in_fp8
+    for layer in encoder.layer[:-1]:
+        layer.returns_hidden = layer.is_fused
+        # A checkpointed layer's input is kept, all of it.
+        layer.leaves_fp8 = layer.in_fp8 and not execution.checkpoint_activations
     if execution.compiled:
         compile_regions(model)

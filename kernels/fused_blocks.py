@@ -3,13 +3,19 @@
 Between the matrix products, a layer only moves memory, and left to itself autograd moves it often: a pass for every
 operation, one more wherever gradients meet, one for every bias. Here dropout, residual and LayerNorm are one pass
 (dropout_add_norm.py) and GELU is one (gelu.py), forward and backward, with the gradients of the biases as by-products.
-The gradient that comes back along the residual is what the product behind it is added to. Weight gradients leave their
-products in fp32, as the parameters are, and are rounded nowhere.
+Weight gradients leave their products in fp32, as the parameters are, and are rounded nowhere.
 
-In fp8, a pass that has a product's factor in registers leaves it in fp8 as well (fp8.py).
+A block uses its input twice, in a product and as the residual, and autograd would add the two gradients in a pass. So
+the input travels from block to block as two tensors in one memory (`Hidden`). Their gradients come back apart, and the
+norm's backward in the block before adds them in its registers.
+
+In fp8, a pass that has a product's factor in registers leaves it in fp8 as well (fp8.py), also for the next block.
 
 Shape suffixes: T tokens, H hidden size, I intermediate size.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +23,30 @@ from torch.autograd.function import once_differentiable
 
 from kernels.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward
 from kernels.dropout_mask import random_seed
+from kernels.fp8 import Rows
 from kernels.gelu import gelu, gelu_backward_
-from kernels.products import add_input_gradient_, input_gradient, is_fp8, linear, prepare_weight, weight_gradient
+from kernels.products import input_gradient, is_fp8, linear, prepare_weight, weight_gradient
 from kernels.recorded_attention import RecordedAttention
 
 
+class Hidden(NamedTuple):
+    """Hidden states (T, H), contiguous, in the dtype to compute in, on the way from block to block."""
+
+    states: Tensor
+    """For products, and for whoever is no block."""
+    residual: Tensor
+    """The same memory, whose gradient autograd keeps apart from that of `states`."""
+    rows: Rows | None = None
+    """The same in fp8, where somebody has left it; no gradient goes through it, and nobody keeps it for backward."""
+
+
+def as_hidden(hidden_states: Tensor | Hidden) -> Hidden:
+    """What a block takes. The two gradients of a tensor that comes from elsewhere are added by autograd."""
+    return hidden_states if isinstance(hidden_states, Hidden) else Hidden(hidden_states, hidden_states)
+
+
 def attention_block(
-    hidden_states: Tensor,
+    hidden: Hidden,
     query_key_value: nn.Linear,
     output: nn.Linear,
     norm: nn.LayerNorm,
@@ -31,35 +54,37 @@ def attention_block(
     attention: RecordedAttention,
     dropout_p: float,
     in_fp8: bool = False,
-) -> Tensor:
-    """LayerNorm(dropout(output(attention(query_key_value(hidden_states)))) + hidden_states), (T, H) to (T, H).
+    to_fp8: bool = False,
+) -> Hidden:
+    """LayerNorm(dropout(output(attention(query_key_value(hidden)))) + hidden).
 
     Args:
-        hidden_states: (T, H), contiguous, in the dtype to compute in.
         query_key_value, output, norm: their parameters are fp32.
         n_heads: that the result of `query_key_value` is divided into.
         attention: made for this call.
         dropout_p: of the result of `output`.
-        in_fp8: products forward and to the inputs run in fp8; `hidden_states` are bf16 then.
+        in_fp8: products forward and to the inputs run in fp8; `hidden` is bf16 then.
+        to_fp8: leave the result in fp8 as well.
     """
     parameters = query_key_value.weight, query_key_value.bias, output.weight, output.bias, norm.weight, norm.bias
-    return _AttentionBlock.apply(hidden_states, *parameters, n_heads, attention, norm.eps, dropout_p, in_fp8)
+    return Hidden(*_AttentionBlock.apply(*hidden, *parameters, n_heads, attention, norm.eps, dropout_p, in_fp8, to_fp8))
 
 
 def feed_forward_block(
-    hidden_states: Tensor,
+    hidden: Hidden,
     intermediate: nn.Linear,
     output: nn.Linear,
     norm: nn.LayerNorm,
     dropout_p: float,
     in_fp8: bool = False,
-) -> Tensor:
-    """LayerNorm(dropout(output(gelu(intermediate(hidden_states)))) + hidden_states), (T, H) to (T, H).
+    to_fp8: bool = False,
+) -> Hidden:
+    """LayerNorm(dropout(output(gelu(intermediate(hidden)))) + hidden).
 
     Arguments are those of `attention_block`.
     """
     parameters = intermediate.weight, intermediate.bias, output.weight, output.bias, norm.weight, norm.bias
-    return _FeedForwardBlock.apply(hidden_states, *parameters, norm.eps, dropout_p, in_fp8)
+    return Hidden(*_FeedForwardBlock.apply(*hidden, *parameters, norm.eps, dropout_p, in_fp8, to_fp8))
 
 
 class _AttentionBlock(torch.autograd.Function):
@@ -67,6 +92,8 @@ class _AttentionBlock(torch.autograd.Function):
     def forward(
         ctx,
         hidden_TH,
+        residual_TH,
+        rows,
         qkv_weight,
         qkv_bias,
         weight,
@@ -78,27 +105,31 @@ class _AttentionBlock(torch.autograd.Function):
         eps,
         dropout_p,
         in_fp8,
+        to_fp8,
     ):
         qkv_weight, weight = (prepare_weight(w, hidden_TH.dtype, in_fp8) for w in (qkv_weight, weight))
-        qkv = linear(hidden_TH, qkv_weight, qkv_bias).unflatten(1, (3, n_heads, -1))
+        qkv = linear(hidden_TH, qkv_weight, qkv_bias, rows).unflatten(1, (3, n_heads, -1))
         attended, recorded = attention.forward(qkv)
         summed = linear(attended.flatten(1), weight, bias)
         seed = random_seed(hidden_TH.device)
-        normalised, mean, scale, _ = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
+        normalised, mean, scale, rows = dropout_add_norm_(
+            summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, to_fp8
+        )
+        ctx.set_materialize_grads(False)
         ctx.attention, ctx.dropout_p, ctx.n_per_weight = attention, dropout_p, len(weight)
         ctx.save_for_backward(
             hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *qkv_weight, *weight, *recorded
         )
-        return normalised
+        return normalised, normalised.detach(), rows
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient_TH: Tensor):
+    def backward(ctx, *gradients: Tensor | None):
         hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *others = ctx.saved_tensors
         n = ctx.n_per_weight
         qkv_weight, weight, recorded = others[:n], others[n : 2 * n], others[2 * n :]
         residual_gradient, output_gradient, sums_3H, rows = dropout_add_norm_backward(
-            [gradient_TH.contiguous()], summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
+            _present(gradients, summed), summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
         )
         norm_weight_gradient, norm_bias_gradient, bias_gradient = sums_3H.unbind()
         output_weight_gradient = weight_gradient(output_gradient, attended.flatten(1))
@@ -106,55 +137,80 @@ class _AttentionBlock(torch.autograd.Function):
         qkv_gradient, qkv_bias_gradient = ctx.attention.backward(attended_gradient, qkv, attended, recorded)
         qkv_gradient = qkv_gradient.flatten(1)
         qkv_weight_gradient = weight_gradient(qkv_gradient, hidden_TH)
-        hidden_gradient = add_input_gradient_(residual_gradient, qkv_gradient, qkv_weight)
         return (
-            hidden_gradient,
+            input_gradient(qkv_gradient, qkv_weight),
+            residual_gradient,
+            None,
             qkv_weight_gradient,
             qkv_bias_gradient,
             output_weight_gradient,
             bias_gradient,
             norm_weight_gradient,
             norm_bias_gradient,
-            *(None,) * 5,
+            *(None,) * 6,
         )
 
 
 class _FeedForwardBlock(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_TH, inner_weight, inner_bias, weight, bias, norm_weight, norm_bias, eps, dropout_p, in_fp8):
+    def forward(
+        ctx,
+        hidden_TH,
+        residual_TH,
+        rows,
+        inner_weight,
+        inner_bias,
+        weight,
+        bias,
+        norm_weight,
+        norm_bias,
+        eps,
+        dropout_p,
+        in_fp8,
+        to_fp8,
+    ):
         inner_weight, weight = (prepare_weight(w, hidden_TH.dtype, in_fp8) for w in (inner_weight, weight))
-        inner_TI = linear(hidden_TH, inner_weight, inner_bias)
+        inner_TI = linear(hidden_TH, inner_weight, inner_bias, rows)
         activated_TI, rows = gelu(inner_TI, in_fp8)
         summed = linear(activated_TI, weight, bias, rows)
         seed = random_seed(hidden_TH.device)
-        normalised, mean, scale, _ = dropout_add_norm_(summed, hidden_TH, norm_weight, norm_bias, eps, dropout_p, seed)
+        normalised, mean, scale, rows = dropout_add_norm_(
+            summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, to_fp8
+        )
+        ctx.set_materialize_grads(False)
         ctx.dropout_p, ctx.n_per_weight = dropout_p, len(weight)
         ctx.save_for_backward(
             hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *inner_weight, *weight
         )
-        return normalised
+        return normalised, normalised.detach(), rows
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient_TH: Tensor):
+    def backward(ctx, *gradients: Tensor | None):
         hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *weights = ctx.saved_tensors
         inner_weight, weight = weights[: ctx.n_per_weight], weights[ctx.n_per_weight :]
         residual_gradient, output_gradient, sums_3H, rows = dropout_add_norm_backward(
-            [gradient_TH.contiguous()], summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
+            _present(gradients, summed), summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(weight)
         )
         norm_weight_gradient, norm_bias_gradient, bias_gradient = sums_3H.unbind()
         output_weight_gradient = weight_gradient(output_gradient, activated_TI)
         inner_gradient = input_gradient(output_gradient, weight, rows)
         inner_bias_gradient, rows = gelu_backward_(inner_gradient, inner_TI, is_fp8(inner_weight))
         inner_weight_gradient = weight_gradient(inner_gradient, hidden_TH)
-        hidden_gradient = add_input_gradient_(residual_gradient, inner_gradient, inner_weight, rows)
         return (
-            hidden_gradient,
+            input_gradient(inner_gradient, inner_weight, rows),
+            residual_gradient,
+            None,
             inner_weight_gradient,
             inner_bias_gradient,
             output_weight_gradient,
             bias_gradient,
             norm_weight_gradient,
             norm_bias_gradient,
-            *(None,) * 3,
+            *(None,) * 4,
         )
+
+
+def _present(gradients: Sequence[Tensor | None], like: Tensor) -> Sequence[Tensor]:
+    """The gradients that there are of a block's outputs; of what nobody has used, zeros."""
+    return [gradient.contiguous() for gradient in gradients if gradient is not None] or [torch.zeros_like(like)]

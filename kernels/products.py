@@ -43,13 +43,6 @@ def input_gradient(gradient: Tensor, weight: Weight, rows: Rows | None = None) -
     return fp8.input_gradient(rows or fp8.quantise_rows(gradient), fp8.Weight(*weight), gradient.dtype)
 
 
-def add_input_gradient_(total: Tensor, gradient: Tensor, weight: Weight, rows: Rows | None = None) -> Tensor:
-    """Add `input_gradient` to `total` (T, K), in place; within the product, where that can be."""
-    if not is_fp8(weight):
-        return total.addmm_(gradient, weight[0])
-    return total.add_(input_gradient(gradient, weight, rows))
-
-
 def weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
     """The transpose of gradient (T, N) times inputs (T, K): (N, K) in fp32.
 

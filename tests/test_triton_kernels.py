@@ -52,6 +52,18 @@ def test_a_whole_model(model_class):
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_layers_hand_on_what_the_next_can_use(checkpoint_activations):
+    """The last one hidden states alone; and where a layer's input is kept, it is not kept in fp8 as well."""
+    model = BertForMaskedLM(CONFIG)
+    prepare_model(
+        model, DEVICE, Execution(kernels="triton", in_fp8=True, checkpoint_activations=checkpoint_activations)
+    )
+    first, last = model.bert.encoder.layer
+    assert (first.returns_hidden, last.returns_hidden) == (True, False)
+    assert (first.leaves_fp8, last.leaves_fp8) == (not checkpoint_activations, False)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
 def test_pre_training_from_the_command_line(tmp_path):
     make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
