@@ -17,7 +17,7 @@ from torch import nn
 from configuration import BertConfig, Execution
 from errors import Problems, UserError
 from kernels.attention import backend_problem, default_backend
-from kernels.launch import triton_problem
+from kernels.launch import is_hopper, triton_problem
 from kernels.layers import layer_norm_function
 from tokenization import load_vocab
 from training import checkpoint
@@ -37,7 +37,11 @@ FP8_MULTIPLE = 16  # elements of fp8 in the 16 bytes that products are aligned t
 def check_kernels(
     args: argparse.Namespace, config: BertConfig | None, device: torch.device, problems: Problems
 ) -> None:
-    """Note where the kernels asked for are not installed, cannot run here, or do not compute this model."""
+    """Note where the kernels asked for are not installed, cannot run here, or do not compute this model.
+
+    Those that nobody asked for are chosen here, and put into `args`, where the log finds them.
+    """
+    choose_kernels(args, config, device)
     with problems.collect():
         layer_norm_function(args.layer_norm)
     problem = triton_problem(device) if args.kernels == "triton" else None
@@ -51,6 +55,21 @@ def check_kernels(
         head_size = config.hidden_size // config.num_attention_heads
         if problem := backend_problem(args.attention, device, dtype, head_size, args.max_seq_length):
             problems.add(f"--attention {args.attention}: {problem}; leave the flag out.")
+
+
+def choose_kernels(args: argparse.Namespace, config: BertConfig | None, device: torch.device) -> None:
+    """Put into `args` the kernels that nobody named: the fastest by docs/performance-log.md that compute this model."""
+    precision = precision_name(args)
+    is_known = config is not None and not (precision and precision_problem(precision, device))
+    dtype = resolve_precision(precision, device).compute_dtype if is_known else torch.float32
+    on_hopper = is_known and dtype.itemsize == 2 and is_hopper(device) and triton_problem(device) is None
+    if args.kernels is None:
+        is_fused = on_hopper and config.hidden_act == "gelu" and args.layer_norm == "torch"
+        args.kernels = "triton" if is_fused else "torch"
+    if args.attention is None and args.kernels == "triton" and on_hopper:
+        head_size = config.hidden_size // config.num_attention_heads
+        if backend_problem("triton", device, dtype, head_size, args.max_seq_length) is None:
+            args.attention = "triton"
 
 
 def _without_triton(args: argparse.Namespace) -> Iterator[str]:

@@ -11,6 +11,7 @@ import os
 import torch
 
 MINIMUM_CAPABILITY = (8, 0)  # bf16 products, and what the kernels have been tuned for
+HOPPER = 9  # the major number of its capability
 
 INTERPRETED_PROCESSORS = 2  # on a CPU: enough to have more than one program, few enough to have several rounds
 
@@ -27,6 +28,12 @@ def triton_problem(device: torch.device) -> str | None:
         name = torch.cuda.get_device_name(device)
         return f"--kernels triton needs an NVIDIA GPU of compute capability 8.0 or more, not {name}; use torch."
     return None
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether it is an H100, H200 or GH200, which the kernels are made for and were measured on."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    return is_nvidia and torch.cuda.get_device_capability(device)[0] == HOPPER
 
 
 @functools.cache

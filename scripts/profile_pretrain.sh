@@ -17,9 +17,9 @@ OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/profile_pretrain}   # of the log, 
 BERT_MODEL=${BERT_MODEL:-large}       # tiny, base, large, or a bert_config.json
 PHASE=${PHASE:-1}                     # 1: sequence length 128, 2: 512
 BATCH_SIZE=${BATCH_SIZE:-32}          # sequences per GPU and optimizer step
-PRECISION=${PRECISION:-}              # bf16, fp16, tf32, fp32, or fp8 with KERNELS=triton; empty: bf16 on GPUs that have it, else fp32
+PRECISION=${PRECISION:-}              # bf16, fp16, tf32, fp32, or fp8 on the kernels written by hand; empty: bf16 on GPUs that have it, else fp32
 COMPILE=${COMPILE:-0}                 # 1: fuse element-wise work with torch.compile
-KERNELS=${KERNELS:-torch}             # triton: layers and LAMB on kernels written by hand, for NVIDIA GPUs
+KERNELS=${KERNELS:-}                  # torch, or triton: layers and LAMB on kernels written by hand; empty: triton on Hopper GPUs, else torch
 OPTIMIZER=${OPTIMIZER:-lamb}
 SYNTHETIC=${SYNTHETIC:-full}          # random tokens: full sequences, or a mean length
 DATA_DIR=${DATA_DIR:-}                # real shards instead: a folder that data/create_datasets_from_start.sh filled
@@ -86,7 +86,7 @@ flags=(--do_train "${model[@]}" "${lengths[@]}" --train_batch_size "$BATCH_SIZE"
 if ((start > 0)); then flags+=(--benchmark_start "$((start / 2))" --benchmark_stop "$start"); fi
 if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
 if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
-flags+=(--kernels "$KERNELS")
+if [[ -n $KERNELS ]]; then flags+=(--kernels "$KERNELS"); fi
 if [[ -n $DATA_DIR ]]; then flags+=(--input_dir "$DATA_DIR"); else flags+=(--synthetic "$SYNTHETIC"); fi
 
 # What an earlier profile left there would be taken for this one's.

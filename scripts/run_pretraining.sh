@@ -29,9 +29,9 @@ RUN_PHASE2=${RUN_PHASE2:-1}                     # 0: leave phase 2 out
 BERT_MODEL=${BERT_MODEL:-large}                 # tiny, base or large
 CONFIG_FILE=${CONFIG_FILE:-}                    # a bert_config.json instead
 INIT_CHECKPOINT=${INIT_CHECKPOINT:-}            # weights that a new run starts from; empty: random ones
-PRECISION=${PRECISION:-}                        # bf16, fp16, tf32, fp32, or fp8 with KERNELS=triton; empty: bf16 on GPUs that have it, else fp32
+PRECISION=${PRECISION:-}                        # bf16, fp16, tf32, fp32, or fp8 on the kernels written by hand; empty: bf16 on GPUs that have it, else fp32
 COMPILE=${COMPILE:-0}                           # 1: fuse element-wise work with torch.compile
-KERNELS=${KERNELS:-torch}                       # triton: layers and LAMB on kernels written by hand, for NVIDIA GPUs
+KERNELS=${KERNELS:-}                            # torch, or triton: layers and LAMB on kernels written by hand; empty: triton on Hopper GPUs, else torch
 OPTIMIZER=${OPTIMIZER:-lamb}
 SCHEDULE=${SCHEDULE:-poly}
 SEED=${SEED:-42}                                # of initialisation, dropout and the order of the data
@@ -142,7 +142,7 @@ phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the
   if [[ -n $CONFIG_FILE ]]; then flags+=(--config_file "$CONFIG_FILE"); else flags+=(--bert_model "$BERT_MODEL"); fi
   if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
   if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
-  flags+=(--kernels "$KERNELS")
+  if [[ -n $KERNELS ]]; then flags+=(--kernels "$KERNELS"); fi
   if [[ $EVALUATE == 1 ]]; then flags+=(--eval_dir "${!data}"); fi
   if [[ $TENSORBOARD == 1 ]]; then flags+=(--tensorboard_dir "$OUTPUT_DIR/tensorboard"); fi
   if [[ $SHARD_OPTIMIZER == 1 ]]; then flags+=(--shard_optimizer); fi

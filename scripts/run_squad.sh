@@ -42,9 +42,9 @@ LEARNING_RATE=${LEARNING_RATE:-3e-5}
 WARMUP=${WARMUP:-0.1}
 MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-384}
 DOC_STRIDE=${DOC_STRIDE:-128}
-PRECISION=${PRECISION:-}                        # bf16, fp16, tf32, fp32, or fp8 with KERNELS=triton; empty: bf16 on GPUs that have it, else fp32
+PRECISION=${PRECISION:-}                        # bf16, fp16, tf32, fp32, or fp8 on the kernels written by hand; empty: bf16 on GPUs that have it, else fp32
 COMPILE=${COMPILE:-0}                           # 1: fuse element-wise work with torch.compile
-KERNELS=${KERNELS:-torch}                       # triton: layers and LAMB on kernels written by hand, for NVIDIA GPUs
+KERNELS=${KERNELS:-}                            # torch, or triton: layers and LAMB on kernels written by hand; empty: triton on Hopper GPUs, else torch
 SEED=${SEED:-42}                                # of the answers' head, dropout and the order of the data
 LOG_FREQ=${LOG_FREQ:-50}                        # optimizer steps from one log line to the next
 STEPS_PER_CHECKPOINT=${STEPS_PER_CHECKPOINT:-1000}
@@ -108,7 +108,7 @@ if [[ -n $MAX_STEPS ]]; then flags+=(--max_steps "$MAX_STEPS"); fi
 if [[ -n $MICRO_BATCH ]]; then flags+=(--micro_batch_size "$MICRO_BATCH"); fi
 if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
 if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
-flags+=(--kernels "$KERNELS")
+if [[ -n $KERNELS ]]; then flags+=(--kernels "$KERNELS"); fi
 
 for given in "$@"; do
   if [[ $given == --* && " ${flags[*]} --train_batch_size " == *" ${given%%=*} "* ]]; then

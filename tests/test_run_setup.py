@@ -1,4 +1,4 @@
-"""run_setup.py: what of a GPU's memory a micro-batch is thought to take."""
+"""run_setup.py: what of a GPU's memory a micro-batch is thought to take, and which kernels a GPU is given."""
 
 import argparse
 import types
@@ -32,6 +32,7 @@ def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, atte
         amp=False,
         max_seq_length=128,
         checkpoint_activations=False,
+        cuda_graphs=False,
         train_batch_size=None,
         gradient_accumulation_steps=None,
         global_batch_size=8,
@@ -41,3 +42,56 @@ def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, atte
     batches = run_setup.divide_batch(args, config, 1000, World(), torch.device("cuda", 0), Problems())
     assert batches.micro == 8
     assert [model["padded_attention"] for model in asked] == [is_padded]
+
+
+@pytest.mark.parametrize(
+    ("changes", "capability", "expected"),
+    [
+        ({}, (9, 0), ("triton", "triton")),
+        ({"precision": "fp16"}, (9, 0), ("triton", "triton")),
+        ({"precision": "fp8"}, (9, 0), ("triton", "triton")),
+        ({"precision": "fp32"}, (9, 0), ("torch", None)),
+        ({"max_seq_length": 1024}, (9, 0), ("triton", None)),
+        ({"attention": "flash"}, (9, 0), ("triton", "flash")),
+        ({"kernels": "torch"}, (9, 0), ("torch", None)),
+        ({"layer_norm": "apex"}, (9, 0), ("torch", None)),
+        ({"hidden_act": "relu"}, (9, 0), ("torch", None)),
+        ({"hidden_size": 48}, (9, 0), ("triton", None)),  # heads of 24, which no attention by hand has
+        ({}, (8, 0), ("torch", None)),
+        ({"kernels": "triton"}, (8, 0), ("triton", None)),
+        ({}, (10, 0), ("torch", None)),
+    ],
+)
+def test_kernels_nobody_named(monkeypatch, changes, capability, expected):
+    """Those written by hand on Hopper, where they were measured to be faster, as far as they go."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run_setup, "triton_problem", lambda device: None)
+    monkeypatch.setattr(run_setup, "precision_problem", lambda name, device: None)
+    monkeypatch.setattr("training.precision.precision_problem", lambda name, device: None)
+    shape = {"hidden_size": 32, "hidden_act": "gelu"}
+    config = BertConfig(100, num_attention_heads=2, **shape | {n: v for n, v in changes.items() if n in shape})
+    args = {"kernels": None, "attention": None, "precision": None, "fp16": False, "layer_norm": "torch"}
+    args = argparse.Namespace(**args | {"max_seq_length": 512} | {n: v for n, v in changes.items() if n not in shape})
+    run_setup.choose_kernels(args, config, torch.device("cuda", 0))
+    assert (args.kernels, args.attention) == expected
+
+
+def test_a_cpu_has_pytorchs_kernels():
+    args = argparse.Namespace(
+        kernels=None, attention=None, precision=None, fp16=False, layer_norm="torch", max_seq_length=128
+    )
+    run_setup.choose_kernels(args, BertConfig(100), torch.device("cpu"))
+    assert (args.kernels, args.attention) == ("torch", None)
+
+
+@pytest.mark.parametrize(
+    ("device", "n_processes", "checkpoints", "named"),
+    [("cuda", 1, False, []), ("cpu", 1, False, ["on cpu"]), ("cuda", 4, True, ["there are 4", "exclude each other"])],
+)
+def test_what_cuda_graphs_cannot_do_is_said(device, n_processes, checkpoints, named):
+    problems = Problems()
+    args = argparse.Namespace(cuda_graphs=True, checkpoint_activations=checkpoints)
+    run_setup.check_graphs(args, types.SimpleNamespace(size=n_processes), torch.device(device), problems)
+    assert len(problems.sentences) == len(named)
+    assert all(part in sentence for part, sentence in zip(named, problems.sentences, strict=True))

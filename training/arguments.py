@@ -80,16 +80,18 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kernels",
         choices=("torch", "triton"),
-        default="torch",
+        default=None,
         help="what layers and LAMB run on: PyTorch's kernels, or those written by hand in Triton, which need an NVIDIA "
-        "GPU; --compile then fuses what is left, embeddings and heads (default: torch)",
+        "GPU; --compile then fuses what is left, embeddings and heads (default: triton on Hopper GPUs in 16 bits and "
+        "fp8, where that was measured to be faster, else torch)",
     )
     group.add_argument(
         "--attention",
         choices=("flash", "sdpa", "triton"),
         default=None,
         help="what attention runs on: FlashAttention-2, PyTorch's scaled_dot_product_attention, or with --kernels "
-        "triton a kernel written by hand for at most 512 tokens (default: flash on GPUs in 16 bits, else sdpa)",
+        "triton a kernel written by hand for at most 512 tokens (default: that on Hopper GPUs with --kernels triton, "
+        "else flash on GPUs in 16 bits, else sdpa)",
     )
     group.add_argument(
         "--cuda_graphs",

@@ -132,11 +132,12 @@ class TrainingRun:
         """Say for people what this run is, before its first step."""
 
     def device_line(self) -> str:
-        """Devices, precision and size, for `announce`."""
+        """Devices, precision, kernels and size, for `announce`."""
         device, n_ranks = self.setup.device.type, self.world.size
         parameters = sum(p.numel() for p in self.model.parameters())
         devices = f"{device} x {n_ranks}" if n_ranks > 1 else device
-        return f"{devices} | {self.setup.precision.name} | {parameters / 1e6:.1f} M parameters"
+        kernels = "Triton's kernels | " if self.args.kernels == "triton" else ""
+        return f"{devices} | {self.setup.precision.name} | {kernels}{parameters / 1e6:.1f} M parameters"
 
     @property
     def guessing_loss(self) -> float:
