@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 r"""How fast a training step is: ours in its variants, and Hugging Face's BERT on the same batch.
 
-All variants train on the same sequences in turns within one process, so that a busy or throttling machine slows all. At
-each of several batch sizes; a variant's best one counts, as each may have another. Sequences are full unless a mean
+All variants train on the same sequences in turns within one process, so that a busy or throttling machine slows all; only
+those with CUDA graphs, whose memory nobody else can use, come one by one afterwards. At each of several batch sizes; a variant's best one counts, as each may have another. Sequences are full unless a mean
 length is given. What does not fit into memory is said and left out. A variant that fails is shown with its error and
 the others go on; it then ends with status 1.
 
@@ -14,13 +14,14 @@ the others go on; it then ends with status 1.
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
 --attention triton besides; `fp8`, all of that in fp8; each with `+graphs` behind it for --cuda_graphs. Hugging Face's:
-`hf`, `hf-compiled`. On a GPU, utilisation is
-against a large matrix product measured in the same run, and memory is a variant's own: the weights and moments of the
-others, which lie beside, are taken off the peak.
+`hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run, and memory is a
+variant's own: the weights and moments of the others, which lie beside, are taken off the peak. What a graph keeps for
+itself PyTorch does not count, so there it is left out.
 """
 
 import argparse
 import contextlib
+import gc
 import statistics
 import sys
 import traceback
@@ -233,6 +234,12 @@ def measure(step: Callable[[], None], n_steps: int, work: Work, device: torch.de
     return meter.result()
 
 
+def measured_together(names: Sequence[str]) -> list[list[str]]:
+    """Variants that take turns: all without graphs; and one by one those with, whose memory serves nobody else."""
+    taking_turns = [name for name in names if not name.endswith(GRAPHS)]
+    return [taking_turns, *([name] for name in names if name.endswith(GRAPHS))]
+
+
 def measure_all(
     names: Sequence[str],
     args: argparse.Namespace,
@@ -316,7 +323,7 @@ def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None,
         f"{min(rates):,.1f} - {max(rates):,.1f}",
         f"{tflops:,.3g}",
         f"{tflops / peak:.1%}" if peak and not execution_of(name).in_fp8 else "",
-        f"{memory / 2**30:.1f}" if memory > 0 else "",
+        f"{memory / 2**30:.1f}" if memory > 0 and not name.endswith(GRAPHS) else "",
         f"{rate(windows) / best:.2f}" if best else "",
     ]
 
@@ -335,11 +342,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failed: list[str] = []
     for batch_size in args.batch_size:
         work = Work(args, config, batch_size, device)
-        for name, windows in measure_all(names, args, work, precision, device, failed).items():
-            found[name, batch_size] = windows
-            print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        for group in measured_together(names):
+            for name, windows in measure_all(group, args, work, precision, device, failed).items():
+                found[name, batch_size] = windows
+                print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
 
     best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in names}
     theirs = max((best[name] for name in names if name in THEIRS), default=0.0)

@@ -12,7 +12,7 @@ PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 PARTS=${PARTS:-tests kernels steps curves}   # any of them, in this order
 WORKLOADS=${WORKLOADS:-phase1 phase2 unpadded squad}   # of `steps`
-VARIANTS=${VARIANTS:-eager compiled triton triton-attention fp8 hf hf-compiled}   # of `steps`; benchmark/training_step.py explains them
+VARIANTS=${VARIANTS:-eager compiled triton triton-attention triton-attention+graphs fp8 fp8+graphs hf hf-compiled}   # of `steps`; benchmark/training_step.py explains them
 BERT_MODEL=${BERT_MODEL:-large}              # tiny, base or large
 OPTIMIZER=${OPTIMIZER:-adamw}                # of ours in `steps`; Hugging Face's is adamw
 PHASE1_BATCH_SIZES=${PHASE1_BATCH_SIZES:-128 256}
