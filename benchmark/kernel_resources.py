@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.summarize import markdown_table
 from errors import UserError, run_main
 
-HIDDEN, INTERMEDIATE, HEADS, HEAD_SIZE = 1024, 4096, 16, 64  # of BERT-large
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, HEAD_SIZE = 24, 1024, 4096, 16, 64  # of BERT-large
 LAUNCH_OPTIONS = ("num_warps", "num_stages", "maxnreg")
 POINTERS = MappingProxyType(  # all others are to bf16 or fp32
     {
@@ -148,10 +148,10 @@ def kernels() -> list[Kernel]:
             to_fp8=True,
         ),
         Kernel(
-            "a weight into fp8",
-            fp8._quantise_weight,
+            "weights into fp8",
+            fp8._quantise_weights,
             {"n_rows": INTERMEDIATE, "n_columns": HIDDEN, "tile": fp8.TILE, "num_warps": fp8.TILE_WARPS},
-            fp32=("weight_ptr", "scale_ptr"),
+            fp32=("scale_ptr",),
             to_fp8=True,
         ),
         Kernel(
@@ -246,12 +246,14 @@ class Resources:
         return [name, *(f"{n:,}" for n in numbers), self.products(), self.wide_loads(), f"{n_instructions:,}"]
 
 
-def signature(kernel: Kernel) -> dict[str, str]:
+def signature(kernel: Kernel) -> dict[str, str | tuple[str, ...]]:
     """The types of a kernel's parameters."""
 
-    def type_of(name: str) -> str:
+    def type_of(name: str) -> str | tuple[str, ...]:
         if name in kernel.settings:
             return "constexpr"
+        if name.endswith("_ptrs"):
+            return ("*fp32",) * LAYERS
         if kernel.to_fp8 and name in FP8_POINTERS:
             return "*fp8e4nv"
         if name.endswith("_ptr"):
@@ -279,11 +281,13 @@ def resources(kernel: Kernel, arch: int) -> Resources:
     if unknown:
         raise UserError(f"{kernel.name}: the kernel has no {', '.join(sorted(unknown))}; correct the table.")
     # As for a launch: tensors begin at multiples of 16 bytes, and sizes are multiples of 16 where it would look.
-    aligned = {
-        (index,): [["tt.divisibility", 16]]
-        for index, (parameter, type_) in enumerate(zip(kernel.function.params, types.values(), strict=True))
-        if type_.startswith("*") or (type_ == "i32" and not parameter.do_not_specialize)
-    }
+    places = []
+    for index, (parameter, type_) in enumerate(zip(kernel.function.params, types.values(), strict=True)):
+        if isinstance(type_, tuple):
+            places += [(index, member) for member in range(len(type_))]
+        elif type_.startswith("*") or (type_ == "i32" and not parameter.do_not_specialize):
+            places.append((index,))
+    aligned = {place: [["tt.divisibility", 16]] for place in places}
     constants = {name: value for name, value in kernel.settings.items() if name in types}
     options = {name: value for name, value in kernel.settings.items() if name in LAUNCH_OPTIONS}
     source = ASTSource(kernel.function, types, constants, aligned)

@@ -8,7 +8,8 @@ has figures). So:
   find it, write the row a second time as e4m3 (`store_rows`), and no pass of its own is needed; `quantise_rows` is for
   what comes from elsewhere. Per-token scales are also finer than one for all.
 - weights have one scale each, and are written twice: fp8 products want both factors along the dimension that is summed
-  over, which for the gradient of the input is the other one.
+  over, which for the gradient of the input is the other one. Kernels take all weights of a shape at once, by their
+  addresses as arguments: no table has to be kept, which could go out of date or be missed by a CUDA graph.
 - the weight's gradient sums over tokens, along which neither factor lies. It stays in bf16, which spares a
   transposition of all activations and keeps the sum over a large batch exact.
 - sums stay in the tensor cores, where Hopper keeps about 14 bits of them: e4m3 itself has four. What fp32 sums
@@ -18,6 +19,7 @@ Sources: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433 (e4m3); Deep
 https://arxiv.org/abs/2412.19437 (14 bits); that weight gradients stay in high precision is also a recipe of torchao's.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,19 +74,20 @@ def quantise_rows(matrix: Tensor) -> Rows:
     return rows
 
 
-def quantise_weight(weight: Tensor) -> Weight:
-    """A contiguous weight (N, K), fp32, in fp8, with one scale, for `linear` and `input_gradient`."""
-    n_rows, n_columns = weight.shape
-    largest = torch.linalg.vector_norm(weight, ord=torch.inf)
+def quantise_weights(weights: Sequence[Tensor]) -> list[Weight]:
+    """Contiguous weights of one shape (N, K), fp32, in fp8, each with one scale, for `linear` and `input_gradient`."""
+    (n_rows, n_columns), device = weights[0].shape, weights[0].device
+    largest = torch.stack(torch._foreach_norm(weights, torch.inf))
+    scales = (largest / E4M3_MAX.value).clamp(min=SMALLEST_SCALE.value)
     quantised = Weight(
-        torch.empty_like(weight, dtype=E4M3),
-        torch.empty(n_columns, n_rows, dtype=E4M3, device=weight.device),
-        (largest / E4M3_MAX.value).clamp(min=SMALLEST_SCALE.value).repeat(max(n_rows, n_columns)),
+        torch.empty(len(weights), n_rows, n_columns, dtype=E4M3, device=device),
+        torch.empty(len(weights), n_columns, n_rows, dtype=E4M3, device=device),
+        scales[:, None].repeat(1, max(n_rows, n_columns)),
     )
-    _quantise_weight[(triton.cdiv(n_rows, TILE), triton.cdiv(n_columns, TILE))](
-        weight, *quantised, n_rows=n_rows, n_columns=n_columns, tile=TILE, num_warps=TILE_WARPS
+    _quantise_weights[(triton.cdiv(n_rows, TILE), triton.cdiv(n_columns, TILE), len(weights))](
+        tuple(weights), *quantised, n_rows=n_rows, n_columns=n_columns, tile=TILE, num_warps=TILE_WARPS
     )
-    return quantised
+    return [Weight(*parts) for parts in zip(*quantised, strict=True)]
 
 
 def linear(inputs: Rows, weight: Weight, bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -142,12 +145,18 @@ def _quantise_rows(
 
 
 @triton.jit
-def _quantise_weight(
-    weight_ptr, rows_ptr, columns_ptr, scale_ptr, n_rows: tl.constexpr, n_columns: tl.constexpr, tile: tl.constexpr
+def _quantise_weights(
+    weight_ptrs, rows_ptr, columns_ptr, scale_ptr, n_rows: tl.constexpr, n_columns: tl.constexpr, tile: tl.constexpr
 ):
+    number = tl.program_id(2)
+    weight_ptr = weight_ptrs[0]
+    for other in tl.static_range(1, len(weight_ptrs)):
+        weight_ptr = tl.where(number == other, weight_ptrs[other], weight_ptr)
+    rows_ptr += number.to(tl.int64) * n_rows * n_columns
+    columns_ptr += number.to(tl.int64) * n_rows * n_columns
     rows = tl.program_id(0) * tile + tl.arange(0, tile)
     columns = tl.program_id(1) * tile + tl.arange(0, tile)
-    scale = tl.load(scale_ptr)
+    scale = tl.load(scale_ptr + number * max(n_rows, n_columns))
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     weight = tl.load(weight_ptr + rows[:, None] * n_columns + columns[None, :], inside, 0.0)
     tl.store(rows_ptr + rows[:, None] * n_columns + columns[None, :], _as_e4m3(weight, scale), inside)

@@ -16,7 +16,7 @@ Weight = tuple[Tensor, ...]
 
 def prepare_weight(weight: Tensor, dtype: torch.dtype, to_fp8: bool) -> Weight:
     """A parameter (N, K), fp32, as the products take it."""
-    return fp8.quantise_weight(weight) if to_fp8 else (weight.to(dtype),)
+    return fp8.quantise_weights([weight])[0] if to_fp8 else (weight.to(dtype),)
 
 
 def is_fp8(weight: Weight) -> bool:

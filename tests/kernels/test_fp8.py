@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.fp8 import Rows, input_gradient, linear, quantise_rows, quantise_weight
+from kernels.fp8 import Rows, input_gradient, linear, quantise_rows, quantise_weights
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = 2**-4  # of three bits of mantissa
@@ -39,20 +39,22 @@ def test_zeros_and_16_bits():
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (80, 48), (64, 200)])
-def test_a_weight_and_its_transpose(shape):
-    weight = draw(*shape)
-    quantised = quantise_weight(weight)
-    assert torch.equal(quantised.rows.float(), quantised.columns.float().T)
-    assert quantised.scale.shape == (max(shape),)
-    assert len(quantised.scale.unique()) == 1
-    assert_within_rounding(quantised.rows.float() * quantised.scale[0], weight, weight.abs().max())
+def test_weights_and_their_transposes(shape):
+    weights = [draw(*shape, seed=seed) * 2.0**exponent for seed, exponent in enumerate((0, 9, -9))]
+    weights.append(torch.zeros(shape, device=DEVICE))
+    for weight, quantised in zip(weights, quantise_weights(weights), strict=True):
+        assert torch.equal(quantised.rows.float(), quantised.columns.float().T)
+        assert quantised.scale.shape == (max(shape),)
+        assert len(quantised.scale.unique()) == 1
+        torch.testing.assert_close(quantised.scale[0] * 448, weight.abs().max())
+        assert_within_rounding(quantised.rows.float() * quantised.scale[0], weight, weight.abs().max())
 
 
 def test_products_are_those_of_the_quantised_factors():
     """Exact up to the rounding of the result: what fp8 costs is in the factors."""
     weight, bias = draw(48, 80), draw(48, seed=1, dtype=torch.bfloat16)
     inputs, gradient = draw(33, 80, seed=2), draw(33, 48, seed=3)
-    quantised = quantise_weight(weight)
+    (quantised,) = quantise_weights([weight])
     exact_weight = quantised.rows.double() * quantised.scale[0]
 
     def exact(rows: Rows):
