@@ -5,7 +5,8 @@ lengths, so padding costs nothing and full-length benchmarks run the very same c
 have rectangles.
 
 Precision is explicit. Parameters are fp32, always; the embeddings hand their output over in `compute_dtype`, and each
-layer casts its weights to the dtype of what it is given (kernels/layers.py says why there is no autocast).
+layer casts its weights to the dtype of what it is given (kernels/layers.py says why there is no autocast). For fused
+layers the encoder does so, for all of them together (kernels/products.py says why).
 
 Weights have Google's and NVIDIA's names in every state dict (`bert.encoder.layer.0.attention.self.query.weight`),
 whatever is fused inside: hooks split the fused query-key-value product and trim the padded vocabulary on the way out,
@@ -18,6 +19,7 @@ exact GELU and LayerNorm epsilon (1e-12) are followed.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +34,7 @@ from ranges import named_range
 
 if TYPE_CHECKING:
     from kernels.fused_blocks import Hidden
+    from kernels.products import Prepared
 
 
 class BertEmbeddings(nn.Module):
@@ -148,6 +151,7 @@ def _rename_dense_act(module, state_dict, prefix, *unused) -> None:
 class BertLayer(nn.Module):
     """Attention block and feed-forward block, as modules or, with `is_fused`, by kernels/fused_blocks.py.
 
+    A fused layer computes with what `prepare_layers` made of its parameters; given nothing, it has that made.
     Where a fused layer follows, one with `returns_hidden` returns what that can use, and not the hidden states alone;
     with `leaves_fp8`, in fp8 as well.
     """
@@ -161,30 +165,43 @@ class BertLayer(nn.Module):
         self.returns_hidden = self.leaves_fp8 = False
 
     def forward(
-        self, hidden_states: "Tensor | Hidden", cu_seqlens: Tensor, max_seqlen: int, backend: str
+        self,
+        hidden_states: "Tensor | Hidden",
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        backend: str,
+        prepared: "Sequence[Prepared] | None" = None,
     ) -> "Tensor | Hidden":
         if self.is_fused:
-            return self._forward_fused(hidden_states, cu_seqlens, max_seqlen, backend)
+            return self._forward_fused(hidden_states, cu_seqlens, max_seqlen, backend, prepared)
         attended = self.attention(hidden_states, cu_seqlens, max_seqlen, backend)
         return self.output(self.intermediate(attended), attended)
 
     def _forward_fused(
-        self, hidden_states: "Tensor | Hidden", cu_seqlens: Tensor, max_seqlen: int, backend: str
+        self,
+        hidden_states: "Tensor | Hidden",
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        backend: str,
+        prepared: "Sequence[Prepared] | None",
     ) -> "Tensor | Hidden":
         from kernels import fused_blocks, recorded_attention  # need Triton, which comes with PyTorch for CUDA alone
 
+        hidden = fused_blocks.as_hidden(hidden_states)
+        if prepared is None:
+            (prepared,) = prepare_layers([self], hidden.states.dtype)
         block, inner = self.attention, self.attention.self
         attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
         attention = recorded_attention.RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
         attended = fused_blocks.attention_block(
-            fused_blocks.as_hidden(hidden_states),
+            hidden,
             inner.query_key_value,
             block.output.dense,
             block.output.LayerNorm,
+            prepared[:2],
             inner.n_heads,
             attention,
             hidden_p,
-            self.in_fp8,
             to_fp8=self.in_fp8,
         )
         hidden = fused_blocks.feed_forward_block(
@@ -192,11 +209,31 @@ class BertLayer(nn.Module):
             self.intermediate.dense,
             self.output.dense,
             self.output.LayerNorm,
+            prepared[2:],
             hidden_p,
-            self.in_fp8,
             to_fp8=self.leaves_fp8,
         )
         return hidden if self.returns_hidden else hidden.states
+
+    def linears(self) -> tuple[Linear, ...]:
+        """The products, in order."""
+        block = self.attention
+        return block.self.query_key_value, block.output.dense, self.intermediate.dense, self.output.dense
+
+
+def prepare_layers(layers: Sequence[BertLayer], dtype: torch.dtype) -> "list[Sequence[Prepared] | None]":
+    """What the products of each fused layer take, those of all layers made together; None for each where not fused.
+
+    Args:
+        layers: of one shape, which run alike.
+        dtype: of the activations.
+    """
+    if not all(layer.is_fused for layer in layers):
+        return [None] * len(layers)
+    from kernels.products import prepare  # needs Triton
+
+    alike = zip(*(layer.linears() for layer in layers), strict=True)
+    return list(zip(*(prepare(linears, dtype, layers[0].in_fp8) for linears in alike), strict=True))
 
 
 class BertEncoder(nn.Module):
@@ -210,11 +247,12 @@ class BertEncoder(nn.Module):
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         backend = self.attention_backend or default_backend(hidden_states.device, hidden_states.dtype)
+        prepared = prepare_layers(self.layer, hidden_states.dtype)
         for number, layer in enumerate(self.layer):
             if self.checkpoint_activations and torch.is_grad_enabled():
                 layer = functools.partial(checkpoint, layer, use_reentrant=False)
             with named_range(f"layer {number}"):
-                hidden_states = layer(hidden_states, cu_seqlens, max_seqlen, backend)
+                hidden_states = layer(hidden_states, cu_seqlens, max_seqlen, backend, prepared[number])
         return hidden_states
 
 

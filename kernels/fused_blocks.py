@@ -3,7 +3,8 @@
 Between the matrix products, a layer only moves memory, and left to itself autograd moves it often: a pass for every
 operation, one more wherever gradients meet, one for every bias. Here dropout, residual and LayerNorm are one pass
 (dropout_add_norm.py) and GELU is one (gelu.py), forward and backward, with the gradients of the biases as by-products.
-Weight gradients leave their products in fp32, as the parameters are, and are rounded nowhere.
+Weight gradients leave their products in fp32, as the parameters are, and are rounded nowhere. A block is handed its
+weights twice: as parameters, for autograd, and as the products take them (`products.prepare`), to compute with.
 
 A block uses its input twice, in a product and as the residual, and autograd would add the two gradients in a pass. So
 the input travels from block to block as two tensors in one memory (`Hidden`). Their gradients come back apart, and the
@@ -25,7 +26,7 @@ from kernels.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backwar
 from kernels.dropout_mask import random_seed
 from kernels.fp8 import Rows
 from kernels.gelu import gelu, gelu_backward_
-from kernels.products import input_gradient, is_fp8, linear, prepare_weight, weight_gradient
+from kernels.products import Prepared, input_gradient, is_fp8, linear, weight_gradient
 from kernels.recorded_attention import RecordedAttention
 
 
@@ -50,24 +51,26 @@ def attention_block(
     query_key_value: nn.Linear,
     output: nn.Linear,
     norm: nn.LayerNorm,
+    prepared: Sequence[Prepared],
     n_heads: int,
     attention: RecordedAttention,
     dropout_p: float,
-    in_fp8: bool = False,
     to_fp8: bool = False,
 ) -> Hidden:
     """LayerNorm(dropout(output(attention(query_key_value(hidden)))) + hidden).
 
     Args:
         query_key_value, output, norm: their parameters are fp32.
+        prepared: what `products.prepare` made of both products' parameters; it decides what the products run in.
         n_heads: that the result of `query_key_value` is divided into.
         attention: made for this call.
         dropout_p: of the result of `output`.
-        in_fp8: products forward and to the inputs run in fp8; `hidden` is bf16 then.
         to_fp8: leave the result in fp8 as well.
     """
-    parameters = query_key_value.weight, query_key_value.bias, output.weight, output.bias, norm.weight, norm.bias
-    return Hidden(*_AttentionBlock.apply(*hidden, *parameters, n_heads, attention, norm.eps, dropout_p, in_fp8, to_fp8))
+    settings = *prepared, n_heads, attention, norm.eps, dropout_p, to_fp8
+    return Hidden(
+        *_AttentionBlock.apply(*hidden, norm.weight, norm.bias, *settings, *_parameters(query_key_value, output))
+    )
 
 
 def feed_forward_block(
@@ -75,16 +78,23 @@ def feed_forward_block(
     intermediate: nn.Linear,
     output: nn.Linear,
     norm: nn.LayerNorm,
+    prepared: Sequence[Prepared],
     dropout_p: float,
-    in_fp8: bool = False,
     to_fp8: bool = False,
 ) -> Hidden:
     """LayerNorm(dropout(output(gelu(intermediate(hidden)))) + hidden).
 
     Arguments are those of `attention_block`.
     """
-    parameters = intermediate.weight, intermediate.bias, output.weight, output.bias, norm.weight, norm.bias
-    return Hidden(*_FeedForwardBlock.apply(*hidden, *parameters, norm.eps, dropout_p, in_fp8, to_fp8))
+    settings = *prepared, norm.eps, dropout_p, to_fp8
+    return Hidden(
+        *_FeedForwardBlock.apply(*hidden, norm.weight, norm.bias, *settings, *_parameters(intermediate, output))
+    )
+
+
+def _parameters(*linears: nn.Linear) -> list[Tensor]:
+    """What a block's gradients of its weights and biases are for."""
+    return [parameter for linear in linears for parameter in (linear.weight, linear.bias)]
 
 
 class _AttentionBlock(torch.autograd.Function):
@@ -94,32 +104,28 @@ class _AttentionBlock(torch.autograd.Function):
         hidden_TH,
         residual_TH,
         rows,
-        qkv_weight,
-        qkv_bias,
-        weight,
-        bias,
         norm_weight,
         norm_bias,
+        query_key_value,
+        output,
         n_heads,
         attention,
         eps,
         dropout_p,
-        in_fp8,
         to_fp8,
+        *parameters,
     ):
-        qkv_weight, weight = (prepare_weight(w, hidden_TH.dtype, in_fp8) for w in (qkv_weight, weight))
-        qkv = linear(hidden_TH, qkv_weight, qkv_bias, rows).unflatten(1, (3, n_heads, -1))
+        qkv = linear(hidden_TH, query_key_value, rows).unflatten(1, (3, n_heads, -1))
         attended, recorded = attention.forward(qkv)
-        summed = linear(attended.flatten(1), weight, bias)
+        summed = linear(attended.flatten(1), output)
         seed = random_seed(hidden_TH.device)
         normalised, mean, scale, rows = dropout_add_norm_(
             summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, to_fp8
         )
         ctx.set_materialize_grads(False)
-        ctx.attention, ctx.dropout_p, ctx.n_per_weight = attention, dropout_p, len(weight)
-        ctx.save_for_backward(
-            hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *qkv_weight, *weight, *recorded
-        )
+        ctx.attention, ctx.dropout_p, ctx.n_per_weight = attention, dropout_p, len(output.weight)
+        weights = *query_key_value.weight, *output.weight
+        ctx.save_for_backward(hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *weights, *recorded)
         return normalised, normalised.detach(), rows
 
     @staticmethod
@@ -141,13 +147,13 @@ class _AttentionBlock(torch.autograd.Function):
             input_gradient(qkv_gradient, qkv_weight),
             residual_gradient,
             None,
+            norm_weight_gradient,
+            norm_bias_gradient,
+            *(None,) * 7,
             qkv_weight_gradient,
             qkv_bias_gradient,
             output_weight_gradient,
             bias_gradient,
-            norm_weight_gradient,
-            norm_bias_gradient,
-            *(None,) * 6,
         )
 
 
@@ -158,30 +164,26 @@ class _FeedForwardBlock(torch.autograd.Function):
         hidden_TH,
         residual_TH,
         rows,
-        inner_weight,
-        inner_bias,
-        weight,
-        bias,
         norm_weight,
         norm_bias,
+        intermediate,
+        output,
         eps,
         dropout_p,
-        in_fp8,
         to_fp8,
+        *parameters,
     ):
-        inner_weight, weight = (prepare_weight(w, hidden_TH.dtype, in_fp8) for w in (inner_weight, weight))
-        inner_TI = linear(hidden_TH, inner_weight, inner_bias, rows)
-        activated_TI, rows = gelu(inner_TI, in_fp8)
-        summed = linear(activated_TI, weight, bias, rows)
+        inner_TI = linear(hidden_TH, intermediate, rows)
+        activated_TI, rows = gelu(inner_TI, is_fp8(output.weight))
+        summed = linear(activated_TI, output, rows)
         seed = random_seed(hidden_TH.device)
         normalised, mean, scale, rows = dropout_add_norm_(
             summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, to_fp8
         )
         ctx.set_materialize_grads(False)
-        ctx.dropout_p, ctx.n_per_weight = dropout_p, len(weight)
-        ctx.save_for_backward(
-            hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *inner_weight, *weight
-        )
+        ctx.dropout_p, ctx.n_per_weight = dropout_p, len(output.weight)
+        weights = *intermediate.weight, *output.weight
+        ctx.save_for_backward(hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *weights)
         return normalised, normalised.detach(), rows
 
     @staticmethod
@@ -201,13 +203,13 @@ class _FeedForwardBlock(torch.autograd.Function):
             input_gradient(inner_gradient, inner_weight, rows),
             residual_gradient,
             None,
+            norm_weight_gradient,
+            norm_bias_gradient,
+            *(None,) * 5,
             inner_weight_gradient,
             inner_bias_gradient,
             output_weight_gradient,
             bias_gradient,
-            norm_weight_gradient,
-            norm_bias_gradient,
-            *(None,) * 4,
         )
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from configuration import BertConfig
 from encoder import BertEncoder, BertLayer
-from kernels import dropout_add_norm, fp8, fused_blocks
+from kernels import dropout_add_norm, fp8, fused_blocks, products
 from kernels.dropout_add_norm import dropout_add_norm_
 from kernels.dropout_mask import random_seed
 from kernels.layers import Linear
@@ -200,6 +200,62 @@ def test_checkpointed_layers_drop_the_same_elements_again(backend, in_fp8):
         results.append(gradients(output, torch.ones_like(output), leaf, fused))
     for once, again in zip(*results, strict=True):
         torch.testing.assert_close(once, again, rtol=0, atol=0)
+
+
+def low_precision(in_fp8: bool) -> torch.dtype:
+    """What activations are in, such that weights have to be prepared; products in fp8 return fp32 on a CPU alone."""
+    return torch.float32 if in_fp8 and DEVICE.type == "cpu" else torch.bfloat16
+
+
+@pytest.mark.parametrize("in_fp8", [False, True])
+def test_a_layer_by_itself_prepares_its_own_weights(in_fp8):
+    fused = encoder(0.0, in_fp8=in_fp8)
+    hidden, *lengths = batch()
+    hidden = hidden.to(low_precision(in_fp8))
+    first = fused.layer[0](hidden, *lengths, "reference")
+    assert torch.equal(fused.layer[1](first, *lengths, "reference"), fused(hidden, *lengths))
+
+
+@pytest.mark.parametrize("in_fp8", [False, True])
+def test_weights_are_those_of_now(in_fp8):
+    """Forward and backward, whatever they were in the pass before."""
+    fused, other = (encoder(0.0, in_fp8=in_fp8) for _ in range(2))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.1 * parameter.flip(0)
+    hidden, *lengths = batch()
+    leaf = hidden.to(low_precision(in_fp8)).requires_grad_()
+
+    def output_and_gradients(model: BertEncoder) -> list[torch.Tensor]:
+        output = model(leaf, *lengths)
+        return [output, *gradients(output, torch.ones_like(output), leaf, model)]
+
+    before = output_and_gradients(fused)
+    fused.load_state_dict(other.state_dict())
+    after, expected = output_and_gradients(fused), output_and_gradients(other)
+    assert all(torch.equal(*pair) for pair in zip(after, expected, strict=True))
+    assert not torch.equal(before[0], after[0])
+
+
+@pytest.mark.parametrize("in_fp8", [False, True])
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_weights_are_prepared_once_for_all_layers(monkeypatch, checkpoint_activations, in_fp8):
+    """The four products' in turn, also where layers are computed again."""
+    prepared = []
+
+    def recording(linears, *arguments):
+        prepared.append([linear.weight for linear in linears])
+        return original(linears, *arguments)
+
+    original = products.prepare
+    monkeypatch.setattr(products, "prepare", recording)
+    fused = encoder(0.0, in_fp8=in_fp8)
+    fused.checkpoint_activations = checkpoint_activations
+    hidden, *lengths = batch()
+    fused(hidden.to(low_precision(in_fp8)).requires_grad_(), *lengths).sum().backward()
+    assert [len(weights) for weights in prepared] == [len(fused.layer)] * 4
+    matrices = {id(weight) for weight in fused.parameters() if weight.ndim == 2}
+    assert {id(weight) for weights in prepared for weight in weights} == matrices
 
 
 @pytest.mark.parametrize("used", [(0,), (1,), (0, 1), (0, 0, 1, 1)])
