@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 r"""How fast a training step is: ours in its variants, and Hugging Face's BERT on the same batch.
 
-All variants train on the same sequences in turns within one process, so that a busy or throttling machine slows all; only
-those with CUDA graphs, whose memory nobody else can use, come one by one afterwards. At each of several batch sizes; a variant's best one counts, as each may have another. Sequences are full unless a mean
-length is given. What does not fit into memory is said and left out. A variant that fails is shown with its error and
-the others go on; it then ends with status 1.
+All variants train on the same sequences in turns within one process, so that a busy or throttling machine slows all;
+only those with CUDA graphs, whose memory nobody else can use, come one by one afterwards. At each of several batch
+sizes; a variant's best one counts, as each may have another. Sequences are full unless a mean length is given. What
+does not fit into memory is said and left out. A variant that fails is shown with its error and the others go on; it
+then ends with status 1.
 
   python3 benchmark/training_step.py                                           # tiny, on a CPU in a minute
   python3 benchmark/training_step.py --bert_model large --batch_size 128 256   # phase 1
