@@ -2,13 +2,14 @@
 
 LAMB is written here because apex's is not on PyPI and PyTorch has none. It follows apex's FusedLAMB, with which the
 published recipes were tuned, to the order of its operations: average, correct the bias, add the decoupled weight
-decay, and only then take the trust ratio. It runs over lists of tensors, with PyTorch's operations (`torch._foreach_*`)
-or, in a third of the memory traffic, with kernels of our own (kernels/lamb.py); the state is the same. Nothing is read
-back from the device, so the next step's forward pass is queued behind it.
+decay, and only then take the trust ratio. AdamW is written here to have LAMB's state, in which a group counts its steps
+and a new phase starts the count anew; PyTorch's counts them for each parameter. Both run over lists of tensors, with
+PyTorch's operations (`torch._foreach_*`, `torch._fused_adamw_`) or, in less memory traffic, with kernels of our own
+(kernels/optimizers.py). Nothing is read back from the device, so the next step's forward pass is queued behind it.
 
 No optimizer here finds the norm to clip to by itself, but for apex's LAMB: the norm is over all gradients, and an
 optimizer may hold a share of the parameters only. So `gradient_norm` comes before the step. Dividing by it is a pass
-over the gradients, which LAMB makes together with its first (`clip_and_step`).
+over the gradients, which kernels of our own make together with their first (`clip_and_step`).
 
 The trust ratio belongs to a weight matrix as published. The model keeps query, key and value in one parameter, which
 would give the three one ratio and train differently; such parameters sit in a group with `n_blocks = 3` and are seen
@@ -19,10 +20,11 @@ https://arxiv.org/abs/1711.05101 (AdamW); the recipes of NVIDIA's DeepLearningEx
 """
 
 import collections
+import functools
 import importlib
 import math
 from collections.abc import Iterable
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from errors import UserError
 
 OPTIMIZERS = ("lamb", "adamw", "apex_fused_lamb", "apex_fused_adam")
-LAMB_OF_KERNELS = MappingProxyType({"torch": "foreach", "triton": "triton"})
+KERNELS = ("torch", "triton")
 SCHEDULES = ("poly", "linear", "cosine", "constant")
 
 BETAS = (0.9, 0.999)
@@ -40,49 +42,47 @@ POLY_DEGREE = 0.5
 FUSED_BLOCKS = 3  # query, key and value
 
 
-class LAMB(torch.optim.Optimizer):
-    """Layer-wise adaptive moments for large batches, multi-tensor, without host synchronisation.
+class _AdaptiveMoments(torch.optim.Optimizer):
+    """What LAMB and AdamW share: two moments for each fp32 parameter, and for each group the number of its steps.
 
-    Per weight block p with gradient g:
-    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-    u = m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + decay p;
-    p = p - lr r u, with r = |p| / |u| where both norms are positive and the group has weight decay, else 1.
-
-    `step` leaves the update u in the gradients, which saves a buffer of the model's size (apex does the same): clear
-    them before the next backward pass.
+    All kernels differ in rounding only, and take up each other's state.
 
     Args:
-        params: fp32 parameters or groups of them, as `parameter_groups` makes them. A group's `n_blocks` divides the
-            first dimension of its parameters into that many equal blocks, each with a trust ratio of its own.
+        params: fp32 parameters or groups of them, as `parameter_groups` makes them.
         lr: learning rate, a Python float; schedules overwrite the groups' `lr`.
         betas: decay rates of the two moments.
         eps: added to the square root.
         weight_decay: decoupled decay of groups that name none.
-        implementation: `foreach` for PyTorch's operations, `triton` for kernels of our own, which want all parameters
-            on one GPU. They differ in rounding only, and take up each other's state.
+        kernels: `torch` for PyTorch's operations, `triton` for kernels of our own, which want all parameters on one
+            GPU.
 
     Raises:
         UserError: Triton's kernels cannot run here.
-        ValueError: a parameter is not fp32, or there is no such implementation.
+        ValueError: a parameter is not fp32, or there are no such kernels.
     """
 
     divides_gradients = True
     """Its step takes a `gradient_divisor`."""
+    takes_ratios: bool
+    """Whether updates are scaled by trust ratios."""
 
-    def __init__(self, params, lr, betas=BETAS, eps=EPSILON, weight_decay=0.01, implementation="foreach"):
-        if implementation not in LAMB_OF_KERNELS.values():
-            raise ValueError(f"unknown LAMB {implementation!r}: choose foreach or triton")
+    def __init__(self, params, lr, betas=BETAS, eps=EPSILON, weight_decay=0.01, kernels="torch"):
+        if kernels not in KERNELS:
+            raise ValueError(f"unknown kernels {kernels!r}: choose one of {', '.join(KERNELS)}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "n_blocks": 1})
         parameters = [p for group in self.param_groups for p in group["params"]]
         if any(p.dtype != torch.float32 for p in parameters):
-            raise ValueError("LAMB keeps master weights: every parameter must be float32")
-        new_update = _lamb_kernels({p.device for p in parameters}).GroupUpdate if implementation == "triton" else None
-        self._updates = collections.defaultdict(new_update or (lambda: _lamb_update))
+            raise ValueError(f"{type(self).__name__} keeps master weights: every parameter must be float32")
+        new_update = None
+        if kernels == "triton":
+            group_update = _triton_kernels({p.device for p in parameters}).GroupUpdate
+            new_update = functools.partial(group_update, self.takes_ratios)
+        self._updates = collections.defaultdict(new_update or (lambda: self._torch_update))
         """By the group's place: what updates it, called with its tensors."""
 
     @torch.no_grad()
     def step(self, gradient_divisor: Tensor | None = None) -> None:
-        """One update of every parameter that has a gradient; the gradients are used up.
+        """One update of every parameter that has a gradient; what the gradients hold afterwards is left open.
 
         Args:
             gradient_divisor: as `gradient_divisor` gives it: the gradients are divided by it first.
@@ -92,6 +92,15 @@ class LAMB(torch.optim.Optimizer):
             tensors = self._collect(group)
             if tensors[0]:
                 self._updates[place](*tensors, group, gradient_divisor)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, or from a state of `torch.optim.AdamW`, as checkpoints once held it: the
+        steps that it counted for each parameter become their group's."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            states = [self.state[p] for p in group["params"] if p in self.state]
+            if steps := [int(state.pop("step")) for state in states if "step" in state]:
+                group["step"] = max(steps)
 
     def _collect(self, group: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Weights, gradients, first and second moments of a group's parameters that have a gradient."""
@@ -109,63 +118,112 @@ class LAMB(torch.optim.Optimizer):
             exp_avg_sqs.append(state["exp_avg_sq"])
         return parameters, gradients, exp_avgs, exp_avg_sqs
 
-
-def _lamb_update(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    group: dict,
-    gradient_divisor: Tensor | None,
-) -> None:
-    """LAMB on one group's gradients, in place, without a temporary of the weights' size."""
-    if gradient_divisor is not None:
-        torch._foreach_div_(gradients, gradient_divisor)
-    if (n_blocks := group["n_blocks"]) > 1:
-        parameters, gradients, exp_avgs, exp_avg_sqs = (
-            [block for tensor in tensors for block in tensor.chunk(n_blocks)]
-            for tensors in (parameters, gradients, exp_avgs, exp_avg_sqs)
-        )
-    (beta1, beta2), step = group["betas"], group["step"]
-    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
-    torch._foreach_lerp_(exp_avgs, gradients, 1 - beta1)
-    torch._foreach_mul_(exp_avg_sqs, beta2)
-    torch._foreach_addcmul_(exp_avg_sqs, gradients, gradients, 1 - beta2)
-
-    updates = gradients  # spent by now, their memory holds the update
-    torch._foreach_copy_(updates, exp_avg_sqs)
-    torch._foreach_sqrt_(updates)
-    torch._foreach_mul_(updates, correction1 / math.sqrt(correction2))
-    torch._foreach_add_(updates, correction1 * group["eps"])
-    torch._foreach_reciprocal_(updates)
-    torch._foreach_mul_(updates, exp_avgs)
-    if group["weight_decay"] == 0:
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
-        return
-    torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-    torch._foreach_addcmul_(parameters, updates, _trust_ratios(parameters, updates), -group["lr"])
+    @staticmethod
+    def _torch_update(
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        group: dict,
+        gradient_divisor: Tensor | None,
+    ) -> None:
+        """The update of one group, in place, with PyTorch's operations."""
+        raise NotImplementedError
 
 
-def _lamb_kernels(devices: set[torch.device]) -> ModuleType:
-    """kernels/lamb.py, which only those who ask for it need to be able to import.
+class AdamW(_AdaptiveMoments):
+    """Adam with decoupled weight decay, multi-tensor, without host synchronisation. Arguments: `_AdaptiveMoments`.
 
-    Raises:
-        UserError: there is no Triton, or it cannot run on one of the devices.
+    For a parameter p with gradient g:
+    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+    p = p - lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + decay p).
     """
-    try:
-        kernels = importlib.import_module("kernels.lamb")
-    except ImportError as error:
-        raise UserError(
-            f"LAMB's kernels need triton, and it cannot be imported ({error}): install the one that this PyTorch "
-            "requires, or take --kernels torch."
-        ) from error
-    for device in devices:
-        if not kernels.runs_on(device):
-            raise UserError(
-                f"LAMB's kernels cannot run on {device} (they run on NVIDIA GPUs, and on CPUs in Triton's interpreter "
-                "alone): take --kernels torch."
+
+    takes_ratios = False
+
+    @staticmethod
+    def _torch_update(
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        group: dict,
+        gradient_divisor: Tensor | None,
+    ) -> None:
+        """In place, by the kernel that `torch.optim.AdamW(fused=True)` launches."""
+        if gradient_divisor is not None:
+            torch._foreach_div_(gradients, gradient_divisor)
+        beta1, beta2 = group["betas"]
+        step = torch.full((), group["step"], dtype=torch.float32, device=parameters[0].device)
+        torch._fused_adamw_(
+            parameters,
+            gradients,
+            exp_avgs,
+            exp_avg_sqs,
+            [],
+            [step] * len(parameters),
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class LAMB(_AdaptiveMoments):
+    """Layer-wise adaptive moments for large batches, multi-tensor, without host synchronisation.
+
+    Per weight block p with gradient g:
+    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+    u = m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + decay p;
+    p = p - lr r u, with r = |p| / |u| where both norms are positive and the group has weight decay, else 1.
+
+    `step` leaves the update u in the gradients, which saves a buffer of the model's size (apex does the same): clear
+    them before the next backward pass.
+
+    Arguments are those of `_AdaptiveMoments`. A group's `n_blocks` divides the first dimension of its parameters into
+    that many equal blocks, each with a trust ratio of its own.
+    """
+
+    takes_ratios = True
+
+    @staticmethod
+    def _torch_update(
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        group: dict,
+        gradient_divisor: Tensor | None,
+    ) -> None:
+        """In place, without a temporary of the weights' size."""
+        if gradient_divisor is not None:
+            torch._foreach_div_(gradients, gradient_divisor)
+        if (n_blocks := group["n_blocks"]) > 1:
+            parameters, gradients, exp_avgs, exp_avg_sqs = (
+                [block for tensor in tensors for block in tensor.chunk(n_blocks)]
+                for tensors in (parameters, gradients, exp_avgs, exp_avg_sqs)
             )
-    return kernels
+        (beta1, beta2), step = group["betas"], group["step"]
+        correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+        torch._foreach_lerp_(exp_avgs, gradients, 1 - beta1)
+        torch._foreach_mul_(exp_avg_sqs, beta2)
+        torch._foreach_addcmul_(exp_avg_sqs, gradients, gradients, 1 - beta2)
+
+        updates = gradients  # spent by now, their memory holds the update
+        torch._foreach_copy_(updates, exp_avg_sqs)
+        torch._foreach_sqrt_(updates)
+        torch._foreach_mul_(updates, correction1 / math.sqrt(correction2))
+        torch._foreach_add_(updates, correction1 * group["eps"])
+        torch._foreach_reciprocal_(updates)
+        torch._foreach_mul_(updates, exp_avgs)
+        if group["weight_decay"] == 0:
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+            return
+        torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+        torch._foreach_addcmul_(parameters, updates, _trust_ratios(parameters, updates), -group["lr"])
 
 
 def _trust_ratios(parameters: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
@@ -174,6 +232,28 @@ def _trust_ratios(parameters: list[Tensor], updates: list[Tensor]) -> list[Tenso
     update_norms = torch.stack(torch._foreach_norm(updates))
     either_zero = (parameter_norms == 0) | (update_norms == 0)
     return list((parameter_norms / update_norms).masked_fill_(either_zero, 1.0).unbind())
+
+
+def _triton_kernels(devices: set[torch.device]) -> ModuleType:
+    """kernels/optimizers.py, which only those who ask for it need to be able to import.
+
+    Raises:
+        UserError: there is no Triton, or it cannot run on one of the devices.
+    """
+    try:
+        kernels = importlib.import_module("kernels.optimizers")
+    except ImportError as error:
+        raise UserError(
+            f"the optimizers' kernels need triton, and it cannot be imported ({error}): install the one that this "
+            "PyTorch requires, or take --kernels torch."
+        ) from error
+    for device in devices:
+        if not kernels.runs_on(device):
+            raise UserError(
+                f"the optimizers' kernels cannot run on {device} (they run on NVIDIA GPUs, and on CPUs in Triton's "
+                "interpreter alone): take --kernels torch."
+            )
+    return kernels
 
 
 @torch.no_grad()
@@ -261,7 +341,7 @@ def build_optimizer(
         groups: from `parameter_groups`.
         lr: learning rate of the first step.
         max_grad_norm: for those that clip themselves, see `clips_itself`.
-        kernels: `triton` takes kernels of our own for our LAMB, `torch` PyTorch's operations; others have theirs.
+        kernels: `triton` takes kernels of our own, `torch` PyTorch's operations; apex's optimizers have theirs.
 
     Raises:
         UserError: apex or Triton is asked for and cannot be used here.
@@ -269,14 +349,12 @@ def build_optimizer(
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
-    if kernels not in LAMB_OF_KERNELS:
-        raise ValueError(f"unknown kernels {kernels!r}: choose one of {', '.join(LAMB_OF_KERNELS)}")
     if name == "lamb":
-        return LAMB(groups, lr, implementation=LAMB_OF_KERNELS[kernels])
+        return LAMB(groups, lr, kernels=kernels)
+    if name == "adamw":
+        return AdamW(groups, lr, kernels=kernels)
     if problem := unavailable(name):
         raise UserError(problem + ".")
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr, betas=BETAS, eps=EPSILON, fused=_fused_adamw_runs_on(groups))
     if name == "apex_fused_adam":
         fused_adam = importlib.import_module("apex.optimizers").FusedAdam
         return fused_adam(groups, lr=lr, betas=BETAS, eps=EPSILON, adam_w_mode=True)
@@ -303,10 +381,6 @@ def unavailable(name: str) -> str | None:
     if not torch.cuda.is_available():
         return f"the optimizer {name} runs on NVIDIA GPUs only, and torch sees none: use lamb or adamw"
     return None
-
-
-def _fused_adamw_runs_on(groups: list[dict]) -> bool:
-    return all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
 
 
 def learning_rate(

@@ -93,14 +93,14 @@ class Kernel:
 
 def kernels() -> list[Kernel]:
     """The table. A kernel more is an entry more."""
-    from kernels import blocked_attention, dropout_add_norm, fp8, gelu, lamb, short_attention, whole_attention
+    from kernels import blocked_attention, dropout_add_norm, fp8, gelu, optimizers, short_attention, whole_attention
 
     norm = {"n_columns": HIDDEN, "block_columns": HIDDEN, "has_dropout": True}
     rows = {"n_columns": INTERMEDIATE, "block_columns": INTERMEDIATE, "block_rows": 1}
     heads = {"n_heads": HEADS, "head_size": HEAD_SIZE, "has_dropout": True}
     query_blocks = heads | short_attention.query_blocks_settings(HEAD_SIZE, element_size=2)
     key_blocks = heads | short_attention.key_blocks_settings(element_size=2)
-    chunks = {"chunk": lamb.CHUNK, "tile": lamb.TILE, "num_warps": lamb.WARPS}
+    chunks = {"chunk": optimizers.CHUNK, "tile": optimizers.TILE, "num_warps": optimizers.WARPS}
     return [
         *(
             kernel
@@ -154,19 +154,22 @@ def kernels() -> list[Kernel]:
             fp32=("scale_ptr",),
             to_fp8=True,
         ),
-        Kernel(
-            "lamb first pass",
-            lamb._lamb_first_pass,
-            chunks | {"takes_ratio": True, "maxnreg": lamb.FIRST_PASS_REGISTERS},
-            fp32=("sums_ptr", "divisor_ptr"),
+        *(
+            Kernel(
+                name,
+                optimizers._adam_pass,
+                chunks | {"takes_ratio": takes_ratio, "maxnreg": optimizers.ADAM_REGISTERS},
+                fp32=("sums_ptr", "divisor_ptr"),
+            )
+            for name, takes_ratio in (("adamw", False), ("lamb first pass", True))
         ),
         Kernel(
             "lamb trust ratios",
-            lamb._lamb_trust_ratios,
-            {"chunk": lamb.CHUNK, "tile": lamb.CHUNKS_AT_A_TIME},
+            optimizers._lamb_trust_ratios,
+            {"chunk": optimizers.CHUNK, "tile": optimizers.CHUNKS_AT_A_TIME},
             fp32=("sums_ptr", "ratios_ptr"),
         ),
-        Kernel("lamb second pass", lamb._lamb_second_pass, chunks, fp32=("ratios_ptr",)),
+        Kernel("lamb second pass", optimizers._lamb_second_pass, chunks, fp32=("ratios_ptr",)),
         *(
             kernel
             for length in (64, 128)

@@ -60,6 +60,8 @@ CONTENDERS = MappingProxyType(
         "LAMB, our kernels": Contender("lamb", "triton", (1, 7, 3)),
         # norm, division; g, p, m, v to p, m, v
         "AdamW, PyTorch's fused": Contender("adamw", "torch", (1, 2, 7)),
+        # norm; g, p, m, v to p, m, v
+        "AdamW, our kernels": Contender("adamw", "triton", (1, 7)),
         # the step's norm and its own; g, p, m, v to m, v, u; two norms; p, u to p
         "LAMB, apex's fused": Contender("apex_fused_lamb", "torch", (1, 1, 7, 1, 1, 3)),
     }

@@ -238,6 +238,40 @@ def test_adamw_equals_naive_adamw_with_clipping():
             torch.testing.assert_close(parameters[name].double(), naive[name][0], rtol=1e-5, atol=1e-6)
 
 
+def test_adamw_is_pytorchs_fused_one_bit_for_bit_and_goes_on_from_its_state():
+    theirs, ours = named_parameters(), named_parameters()
+    groups = parameter_groups(theirs.items())
+    their_optimizer = torch.optim.AdamW(groups, 0.05, betas=(BETA1, BETA2), eps=EPS, fused=True)
+    for step in range(6):
+        if step in (0, 3):  # with the state of a checkpoint that has steps for each parameter
+            optimizer = build_optimizer("adamw", parameter_groups(ours.items()), lr=0.5)
+            optimizer.load_state_dict(copy.deepcopy(their_optimizer.state_dict()))
+        for parameters, each in ((theirs, their_optimizer), (ours, optimizer)):
+            set_gradients(parameters, random_gradients(0.2, seed=step))
+            each.step()
+        assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
+    assert {group["step"] for group in optimizer.param_groups} == {6}
+    assert {key for state in optimizer.state.values() for key in state} == {"exp_avg", "exp_avg_sq"}
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_steps_are_counted_anew_where_a_phase_begins(name):
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = build_optimizer(name, [{"params": [parameter], "weight_decay": 0.0}], lr=0.1)
+    for _ in range(5):
+        parameter.grad = torch.ones(1)
+        optimizer.step()
+    (state,) = optimizer.state.values()
+    for moment in state.values():
+        moment.fill_(1.0)
+    optimizer.param_groups[0]["step"] = 0
+    parameter.grad = torch.ones(1)
+    before = parameter.item()
+    optimizer.step()
+    # The moments stay 1; in a first step they are divided by 0.1 and 0.001.
+    assert before - parameter.item() == pytest.approx(0.1 * 10 / math.sqrt(1000), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["apex_fused_lamb", "apex_fused_adam"])
 def test_missing_apex_is_one_sentence(name, monkeypatch):
     # What PyPI's package of that name looks like: importable, and without optimizers.

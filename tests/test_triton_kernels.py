@@ -73,6 +73,18 @@ def test_pre_training_from_the_command_line(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
+@pytest.mark.parametrize("first", ["torch", "triton"])
+def test_a_run_with_adamw_goes_on_with_other_kernels(tmp_path, first):
+    second = {"torch": "triton", "triton": "torch"}[first]
+    make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
+    shared = {"optimizer": "adamw", "learning_rate": 0.005, "max_steps": 4}
+    main(command(tmp_path, output_dir=tmp_path / "straight", **shared))
+    main(command(tmp_path, output_dir=tmp_path / "changed", kernels=first, steps_this_run=2, **shared))
+    main(command(tmp_path, output_dir=tmp_path / "changed", kernels=second, resume_from_checkpoint=True, **shared))
+    assert losses(tmp_path / "changed") == pytest.approx(losses(tmp_path / "straight"), rel=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
 def test_fp8_from_the_command_line(tmp_path, capsys):
     """Near fp32, and with no share of a peak that half of its products have not."""
     make_inputs(tmp_path, **{**SMALL, "intermediate_size": 64}, **WITHOUT_DROPOUT)

@@ -97,10 +97,14 @@ class ShardedOptimizer:
             for group, of_share in zip(self._share, self._inner.param_groups, strict=True):
                 of_share.update(_hyperparameters(self.param_groups[group]))
             self._inner.step(**options)
-            for group, of_share in zip(self._share, self._inner.param_groups, strict=True):
-                self.param_groups[group].update(_hyperparameters(of_share))
+            self._read_groups_of_share()
         if self.world_size > 1:
             self._broadcast_parameters()
+
+    def _read_groups_of_share(self) -> None:
+        """Take over what the optimizer of this rank's share has written into its groups."""
+        for group, of_share in zip(self._share, self._inner.param_groups, strict=True):
+            self.param_groups[group].update(_hyperparameters(of_share))
 
     @torch.no_grad()
     def _broadcast_parameters(self) -> None:
@@ -196,6 +200,7 @@ class ShardedOptimizer:
                 "param_groups": [{**groups[group], "params": indices} for group, indices in self._share.items()],
             }
         )
+        self._read_groups_of_share()
 
 
 def partition(sizes: list[int], n_shares: int) -> list[int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kernels.lamb
+import kernels.optimizers
 from benchmark import optimizer as benchmark
 from errors import UserError
 
@@ -44,6 +44,7 @@ def test_bytes_are_those_that_the_operations_move():
 def test_bytes_of_fused_steps_by_hand():
     # The norm reads g. Ours: reads g, p, m, v, writes m, v, u; reads p, u, writes p. apex: two norms more.
     by_hand = {"LAMB, our kernels": 4 * (1 + 4 + 3 + 2 + 1), "AdamW, PyTorch's fused": 4 * (1 + 2 + 4 + 3)}
+    by_hand["AdamW, our kernels"] = 4 * (1 + 4 + 3)
     by_hand["LAMB, apex's fused"] = 4 * (1 + 1 + 4 + 3 + 2 + 2 + 1)
     assert {name: benchmark.CONTENDERS[name].bytes_per_parameter for name in by_hand} == by_hand
 
@@ -71,9 +72,9 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_on_a_cpu_without_the_interpreter(run, monkeypatch):
-    monkeypatch.setattr(kernels.lamb, "runs_on", lambda device: device.type == "cuda")
+    monkeypatch.setattr(kernels.optimizers, "runs_on", lambda device: device.type == "cuda")
     printed = run()
-    assert "Left out: LAMB, our kernels. LAMB's kernels cannot run on cpu" in printed
+    assert "Left out: LAMB, our kernels. the optimizers' kernels cannot run on cpu" in printed
     assert "| AdamW, PyTorch's fused " in printed
     assert "| LAMB, our kernels " not in printed
     assert "A copy reads and writes" in printed
@@ -82,8 +83,9 @@ def test_on_a_cpu_without_the_interpreter(run, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, tests compile kernels instead of interpreting them")
 def test_in_the_interpreter(run):
     printed = run()
-    assert "| LAMB, our kernels " in printed
-    assert "Left out: LAMB, our kernels" not in printed
+    for name in ("LAMB", "AdamW"):
+        assert f"| {name}, our kernels " in printed
+        assert f"Left out: {name}, our kernels" not in printed
 
 
 @pytest.mark.gpu

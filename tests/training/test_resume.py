@@ -182,6 +182,15 @@ def test_phase_2_starts_anew_from_phase_1s_weights_and_moments(folder, straight,
     assert 0 < change < 0.01
 
 
+def test_phase_2_counts_adamws_steps_anew(folder):
+    output, changes = "adamw", {"optimizer": "adamw", "learning_rate": 0.001}
+    main(phase1(folder, output, max_steps=2, **changes))
+    main(phase2(folder, output, phase1_end_step=2, steps_this_run=1, **changes))
+    state = torch.load(folder / output / "ckpt_3.pt", weights_only=True)["optimizer"]
+    assert {group["step"] for group in state["param_groups"]} == {1}
+    assert not any("step" in values for values in state["state"].values())
+
+
 def test_a_finished_run_does_nothing_and_says_so(folder, straight, capsys):
     log_freq, output = straight
     checkpoints = {path: path.stat().st_mtime_ns for _, path in find_checkpoints(output)}

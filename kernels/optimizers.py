@@ -1,14 +1,16 @@
-"""LAMB over many tensors in two passes, which move 40 bytes for each parameter.
+"""AdamW and LAMB over many tensors, in one pass and in two: 28 and 40 bytes for each parameter.
 
-The first pass reads gradient, weight and both moments once, and writes the moments and, over the gradient, the update;
-it also adds up the squares for the trust ratios. The ratio is of a whole weight, so a second pass must follow: it reads
-weight and update, and writes the weight. Without weight decay the ratio is 1, and the first pass does it all.
+AdamW's pass reads gradient, weight and both moments once, divides the gradient by what clips it, and writes weight and
+moments. LAMB's first pass is the same, but writes the update over the gradient and adds up the squares for the trust
+ratios. A ratio is of a whole weight, so a second pass must follow: it reads weight and update, and writes the weight.
+Without weight decay the ratio is 1, and LAMB is AdamW.
 
 The tensors stay where they are: the kernels find them by a table of addresses and share them out in chunks. Gradients
 may lie elsewhere at each step, so the host compares addresses, and sends a new table when one has changed. Each chunk's
 sums have a place of their own and are added up in one order: the same input gives the same bits.
 
-Sources: You et al. 2019, https://arxiv.org/abs/1904.00962; NVIDIA's apex (lists of addresses and chunks).
+Sources: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101 (AdamW); You et al. 2019,
+https://arxiv.org/abs/1904.00962 (LAMB); NVIDIA's apex (lists of addresses and chunks).
 """
 
 import itertools
@@ -20,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 CHUNK = 8192  # elements of a program: enough to forget how long it looked for them; BERT-large has 41,000 such chunks
-TILE, WARPS = 1024, 4  # elements at a time, eight per thread, of which the first pass has 128 bytes under way
-FIRST_PASS_REGISTERS = 64  # told nothing, ptxas saves registers and reads the weight when all else has arrived
+TILE, WARPS = 1024, 4  # elements at a time, eight per thread, of which Adam's pass has 128 bytes under way
+ADAM_REGISTERS = 64  # told nothing, ptxas saves registers and reads the weight when all else has arrived
 CHUNKS_AT_A_TIME = 256
 
 # Columns of the table of weight blocks.
@@ -52,15 +54,16 @@ class Tables(NamedTuple):
 
 
 class GroupUpdate:
-    """LAMB's step for one group. It keeps the group's tables, and never waits for the device.
+    """AdamW's or LAMB's step for one group. It keeps the group's tables, and never waits for the device.
 
     Args:
+        takes_ratios: LAMB's, which in groups with weight decay scales a block's update by its trust ratio.
         chunk: elements that one program updates, a multiple of `tile`.
         tile: elements that it holds at a time, a power of two.
     """
 
-    def __init__(self, chunk: int = CHUNK, tile: int = TILE):
-        self.chunk, self.tile = chunk, tile
+    def __init__(self, takes_ratios: bool, chunk: int = CHUNK, tile: int = TILE):
+        self.takes_ratios, self.chunk, self.tile = takes_ratios, chunk, tile
         self._key: list[int] = []
         self._tables: Tables | None = None
 
@@ -73,23 +76,24 @@ class GroupUpdate:
         group: dict[str, Any],
         gradient_divisor: Tensor | None = None,
     ) -> None:
-        """One update of the weights and moments, in place; the gradients are used up.
+        """One update of the weights and moments, in place. Where ratios are taken, the gradients are used up.
 
         Args:
             parameters: any shapes, fp32 and contiguous as all tensors here; the others are in the same order.
             group: `lr`, `betas`, `eps`, `weight_decay`, the number `step` of this step, from 1, and `n_blocks`, into
-                which the first dimension of every parameter is divided.
+                which the first dimension of every parameter is divided where ratios are taken.
             gradient_divisor: 0-d, fp32, on the device: what the gradients are to be divided by first.
 
         Raises:
             ValueError: a tensor is not fp32 or not contiguous, or a parameter has no such equal blocks.
         """
-        tables = self._tables_of([gradients, parameters, exp_avgs, exp_avg_sqs], group["n_blocks"])
+        takes_ratio = self.takes_ratios and group["weight_decay"] != 0
+        n_blocks = group["n_blocks"] if takes_ratio else 1
+        tables = self._tables_of([gradients, parameters, exp_avgs, exp_avg_sqs], n_blocks)
         (beta1, beta2), step, lr = group["betas"], group["step"], float(group["lr"])
-        takes_ratio = group["weight_decay"] != 0
         sizes = {"chunk": self.chunk, "tile": self.tile, "num_warps": WARPS}
         grid = (len(tables.block_of_chunk),)
-        _lamb_first_pass[grid](
+        _adam_pass[grid](
             tables.blocks,
             tables.block_of_chunk,
             tables.sums,
@@ -104,7 +108,7 @@ class GroupUpdate:
             group["eps"],
             float(group["weight_decay"]),
             takes_ratio=takes_ratio,
-            maxnreg=FIRST_PASS_REGISTERS,
+            maxnreg=ADAM_REGISTERS,
             **sizes,
         )
         if takes_ratio:
@@ -119,7 +123,7 @@ class GroupUpdate:
         for tensor in itertools.chain(*columns):
             if tensor.dtype != torch.float32 or not tensor.is_contiguous():
                 raise ValueError(
-                    "LAMB's kernels take contiguous float32 weights, gradients and moments, "
+                    "the optimizers' kernels take contiguous float32 weights, gradients and moments, "
                     f"not {tensor.dtype} of shape {tuple(tensor.shape)} and strides {tensor.stride()}"
                 )
             key.append(tensor.data_ptr())
@@ -164,7 +168,7 @@ def _sent(table: Tensor, device: torch.device) -> Tensor:
 
 
 @triton.jit
-def _lamb_first_pass(
+def _adam_pass(
     blocks_ptr,
     block_of_chunk_ptr,
     sums_ptr,
@@ -190,18 +194,18 @@ def _lamb_first_pass(
     settings = (lr, factor, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay)
     addresses = tl.load(row + GRADIENT) | tl.load(row + PARAMETER) | tl.load(row + EXP_AVG) | tl.load(row + EXP_AVG_SQ)
     if (first + chunk <= size) & (addresses % VECTOR_BYTES == 0):
-        parameter_sum, update_sum = _first_pass_of_chunk(row, first, chunk, settings, takes_ratio, tile, True)
+        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, chunk, settings, takes_ratio, tile, True)
     else:
         n_elements = tl.minimum(size - first, chunk).to(tl.int32)
         small: tl.constexpr = tile // SMALLER
-        parameter_sum, update_sum = _first_pass_of_chunk(row, first, n_elements, settings, takes_ratio, small, False)
+        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, n_elements, settings, takes_ratio, small, False)
     if takes_ratio:
         tl.store(sums_ptr + 2 * tl.program_id(0), parameter_sum)
         tl.store(sums_ptr + 2 * tl.program_id(0) + 1, update_sum)
 
 
 @triton.jit
-def _first_pass_of_chunk(
+def _adam_pass_of_chunk(
     row, first, n_elements, settings, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorised: tl.constexpr
 ):
     """The sums of squares of a chunk's weights and updates, after its pass."""
@@ -297,5 +301,5 @@ def _pointer(row, column: tl.constexpr, first, is_vectorised: tl.constexpr):
 
 def runs_on(device: torch.device) -> bool:
     """Whether the kernels run there: on GPUs as they are compiled, on CPUs where Triton's interpreter was asked for."""
-    is_compiled = isinstance(_lamb_first_pass, triton.runtime.JITFunction)
+    is_compiled = isinstance(_adam_pass, triton.runtime.JITFunction)
     return device.type == ("cuda" if is_compiled else "cpu")

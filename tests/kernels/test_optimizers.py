@@ -1,4 +1,4 @@
-"""kernels/lamb.py against LAMB written from the papers: values, places in memory, state, and what is refused."""
+"""LAMB's and AdamW's kernels against fp64 ones: values, places in memory, state, and what is refused."""
 
 import copy
 import functools
@@ -10,12 +10,12 @@ import torch
 import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_lamb import NaiveLamb
+from naive_lamb import BETA1, BETA2, EPS, NaiveLamb, clipped
 
-import kernels.lamb
+import kernels.optimizers
 from errors import UserError
-from kernels.lamb import GroupUpdate, make_tables
-from optimization import LAMB, build_optimizer, clip_and_step, gradient_norm, parameter_groups
+from kernels.optimizers import GroupUpdate, make_tables
+from optimization import LAMB, AdamW, build_optimizer, clip_and_step, gradient_norm, parameter_groups
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CHUNK, TILE = 128, 64  # so that small weights have several chunks, and chunks several tiles
@@ -32,7 +32,7 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(kernels.lamb, "GroupUpdate", functools.partial(GroupUpdate, CHUNK, TILE))
+    monkeypatch.setattr(kernels.optimizers, "GroupUpdate", functools.partial(GroupUpdate, chunk=CHUNK, tile=TILE))
 
 
 def named_parameters(shapes=SHAPES, seed=0):
@@ -48,8 +48,35 @@ def random_gradients(shapes=SHAPES, scale=1.0, seed=0):
     return {name: torch.randn(shape, generator=generator) * scale for name, shape in shapes.items()}
 
 
-def new_lamb(parameters, implementation="triton", lr=0.02):
-    return LAMB(parameter_groups(parameters.items()), lr, implementation=implementation)
+class PyTorchAdamW:
+    """`torch.optim.AdamW` in float64, after clipping; looks like `NaiveLamb`."""
+
+    def __init__(self, parameters, lr, max_norm=1.0):
+        self.max_norm = max_norm
+        self.parameters = {name: torch.nn.Parameter(p.detach().double().cpu()) for name, p in parameters.items()}
+        groups = parameter_groups(self.parameters.items())
+        self.optimizer = torch.optim.AdamW(groups, lr, betas=(BETA1, BETA2), eps=EPS, foreach=False)
+
+    def step(self, gradients):
+        gradients, norm = clipped(gradients, self.max_norm)
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients.get(name)
+        self.optimizer.step()
+        return norm
+
+    def parameter(self, name):
+        return self.parameters[name].detach()
+
+
+REFERENCES = [(LAMB, NaiveLamb), (AdamW, PyTorchAdamW)]
+
+
+def new_optimizer(optimizer_class, parameters, kernels="triton", lr=0.02):
+    return optimizer_class(parameter_groups(parameters.items()), lr, kernels=kernels)
+
+
+def new_lamb(parameters):
+    return new_optimizer(LAMB, parameters)
 
 
 def train(parameters, optimizer, gradients, max_norm=1.0, loss_scale=1.0):
@@ -66,20 +93,22 @@ def assert_close(parameters, naive, rtol=5e-6, atol=5e-7):
         torch.testing.assert_close(parameter.detach().double().cpu(), naive.parameter(name), rtol=rtol, atol=atol)
 
 
+@pytest.mark.parametrize(("optimizer_class", "reference"), REFERENCES)
 @pytest.mark.parametrize(
     ("scale", "max_norm", "loss_scale"),
-    [(0.001, 1.0, 1.0), (30.0, 1.0, 2.0**12), (0.1, math.inf, 1024.0)],
+    [(0.001, 1.0, 1.0), (30.0, 1.0, 2.0**12), (0.1, math.inf, 1024.0), (0.1, math.inf, 1.0)],
 )
-def test_it_equals_naive_lamb_over_steps(scale, max_norm, loss_scale):
+def test_they_equal_those_in_fp64_over_steps(optimizer_class, reference, scale, max_norm, loss_scale):
     parameters = named_parameters()
-    naive, optimizer = NaiveLamb(parameters, 0.02, max_norm), new_lamb(parameters)
+    expected, optimizer = reference(parameters, 0.02, max_norm), new_optimizer(optimizer_class, parameters)
     for step in range(3):
         gradients = random_gradients(scale=scale * (1 + step), seed=step)
         norm = train(parameters, optimizer, gradients, max_norm, loss_scale)
-        assert norm.item() == pytest.approx(naive.step(gradients), rel=1e-6)
-        assert_close(parameters, naive)
+        assert norm.item() == pytest.approx(expected.step(gradients), rel=1e-6)
+        assert_close(parameters, expected)
 
 
+@pytest.mark.parametrize(("optimizer_class", "reference"), REFERENCES)
 @settings(max_examples=6, deadline=None)
 @given(
     shapes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=3),
@@ -88,33 +117,34 @@ def test_it_equals_naive_lamb_over_steps(scale, max_norm, loss_scale):
     chunk=st.sampled_from([32, 64, 256]),
     exponent=st.floats(-6, 4),
 )
-def test_it_equals_naive_lamb_for_any_shapes(shapes, rows, columns, chunk, exponent):
+def test_they_equal_those_in_fp64_for_any_shapes(optimizer_class, reference, shapes, rows, columns, chunk, exponent):
     named = {f"{number}.weight": shape for number, shape in enumerate(shapes)}
     named |= {"query_key_value.weight": (3 * rows, columns), "query_key_value.bias": (3 * rows,)}
     parameters = named_parameters(named, seed=rows)
-    naive = NaiveLamb(parameters, 0.02)
+    expected = reference(parameters, 0.02)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.lamb, "GroupUpdate", functools.partial(GroupUpdate, chunk, 32))
-        optimizer = new_lamb(parameters)
+        patch.setattr(kernels.optimizers, "GroupUpdate", functools.partial(GroupUpdate, chunk=chunk, tile=32))
+        optimizer = new_optimizer(optimizer_class, parameters)
     for step in range(2):
         gradients = random_gradients(named, 10**exponent, seed=step)
         train(parameters, optimizer, gradients)
-        naive.step(gradients)
-    assert_close(parameters, naive, rtol=1e-5, atol=1e-6)
+        expected.step(gradients)
+    assert_close(parameters, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_sizes_that_are_used_give_the_same():
+@pytest.mark.parametrize(("optimizer_class", "reference"), REFERENCES)
+def test_the_sizes_that_are_used_give_the_same(optimizer_class, reference):
     shapes = {"long.weight": (3, 4096), "query_key_value.weight": (6, 2048), "long.bias": (9001,)}
     parameters = named_parameters(shapes)
-    naive = NaiveLamb(parameters, 0.02)
+    expected = reference(parameters, 0.02)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.lamb, "GroupUpdate", GroupUpdate)
-        optimizer = new_lamb(parameters)
+        patch.setattr(kernels.optimizers, "GroupUpdate", GroupUpdate)
+        optimizer = new_optimizer(optimizer_class, parameters)
     for step in range(2):
         gradients = random_gradients(shapes, seed=step)
         train(parameters, optimizer, gradients)
-        naive.step(gradients)
-    assert_close(parameters, naive)
+        expected.step(gradients)
+    assert_close(parameters, expected)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
@@ -154,7 +184,7 @@ def test_ratios_are_one_without_decay_and_for_weights_or_updates_of_zero():
     zero.grad, undecayed.grad = torch.tensor([[0.1, -0.1]] * 2, device=DEVICE)
     idle.grad = torch.zeros(2, device=DEVICE)
     groups = [{"params": [zero, idle]}, {"params": [undecayed], "weight_decay": 0.0}]
-    LAMB(groups, lr=0.5, implementation="triton").step()
+    LAMB(groups, lr=0.5, kernels="triton").step()
     assert zero.tolist() == pytest.approx([-0.5, 0.5], rel=1e-4)
     assert idle.tolist() == [0.0, 0.0]
     assert undecayed.tolist() == pytest.approx([99.5, 100.5], rel=1e-6)
@@ -163,33 +193,51 @@ def test_ratios_are_one_without_decay_and_for_weights_or_updates_of_zero():
 def test_nan_gradients_reach_their_weights_alone():
     bad, good = (torch.nn.Parameter(torch.ones(3, device=DEVICE)) for _ in range(2))
     bad.grad, good.grad = torch.tensor([[1.0, math.nan, 1.0], [1.0, 1.0, 1.0]], device=DEVICE)
-    LAMB([bad, good], lr=0.1, implementation="triton").step()
+    LAMB([bad, good], lr=0.1, kernels="triton").step()
     assert bad.isnan().all()
     assert good.isfinite().all()
 
 
-@pytest.mark.parametrize("first", ["foreach", "triton"])
-def test_each_implementation_goes_on_from_the_others_state(first):
-    second = {"foreach": "triton", "triton": "foreach"}[first]
+@pytest.mark.parametrize(("optimizer_class", "reference"), REFERENCES)
+@pytest.mark.parametrize("first", ["torch", "triton"])
+def test_all_kernels_go_on_from_the_others_state(optimizer_class, reference, first):
+    second = {"torch": "triton", "triton": "torch"}[first]
     parameters = named_parameters()
-    naive, optimizer = NaiveLamb(parameters, 0.02), new_lamb(parameters, first)
+    expected, optimizer = reference(parameters, 0.02), new_optimizer(optimizer_class, parameters, first)
     for step in range(4):
         if step == 2:
             state = copy.deepcopy(optimizer.state_dict())
-            optimizer = new_lamb(parameters, second, lr=0.5)
+            optimizer = new_optimizer(optimizer_class, parameters, second, lr=0.5)
             optimizer.load_state_dict(state)
         gradients = random_gradients(seed=step)
         train(parameters, optimizer, gradients)
-        naive.step(gradients)
-        assert_close(parameters, naive)
+        expected.step(gradients)
+        assert_close(parameters, expected)
     assert state["state"].keys() == optimizer.state_dict()["state"].keys()
     assert {frozenset(values) for values in state["state"].values()} == {frozenset({"exp_avg", "exp_avg_sq"})}
+    assert {group["step"] for group in optimizer.param_groups} == {4}
 
 
-def test_parameters_without_gradients_are_left_alone_whenever_that_is():
+def test_adamw_leaves_gradients_alone():
+    parameters, gradients = named_parameters(), random_gradients()
+    optimizer = new_optimizer(AdamW, parameters)
+    train(parameters, optimizer, gradients, max_norm=0.1)
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter.grad.cpu(), gradients[name])
+
+
+def test_adamw_asks_for_no_blocks():
+    odd = torch.nn.Parameter(torch.ones(4, 3, device=DEVICE))
+    odd.grad = torch.ones_like(odd)
+    AdamW([{"params": [odd], "n_blocks": 3}], lr=0.5, weight_decay=0.1, kernels="triton").step()
+    assert odd.flatten().tolist() == pytest.approx([1 - 0.5 * (1 + 0.1)] * 12, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer_class", [LAMB, AdamW])
+def test_parameters_without_gradients_are_left_alone_whenever_that_is(optimizer_class):
     parameters = named_parameters()
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    optimizer = new_lamb(parameters)
+    optimizer = new_optimizer(optimizer_class, parameters)
     some = ["whole_chunks.weight", "query_key_value.weight"]
     for names in (some, list(SHAPES), some[:1]):
         gradients = {name: random_gradients()[name] for name in names}
@@ -201,7 +249,7 @@ def test_parameters_without_gradients_are_left_alone_whenever_that_is():
 
 def test_tables_are_made_again_only_when_a_tensor_has_moved(monkeypatch):
     made = []
-    monkeypatch.setattr(kernels.lamb, "make_tables", lambda *arguments: made.append(1) or make_tables(*arguments))
+    monkeypatch.setattr(kernels.optimizers, "make_tables", lambda *arguments: made.append(1) or make_tables(*arguments))
     parameters = named_parameters()
     naive, optimizer = NaiveLamb(parameters, 0.02, math.inf), new_lamb(parameters)
     first, second = random_gradients(seed=1), random_gradients(seed=2)
@@ -246,7 +294,7 @@ def test_gradients_that_are_not_contiguous_are_refused():
     parameter = torch.nn.Parameter(torch.zeros(4, 3, device=DEVICE))
     parameter.grad = torch.zeros(3, 4, device=DEVICE).T
     with pytest.raises(ValueError, match=r"contiguous float32.*\(4, 3\) and strides \(1, 4\)"):
-        LAMB([parameter], lr=0.1, implementation="triton").step()
+        LAMB([parameter], lr=0.1, kernels="triton").step()
 
 
 @pytest.mark.parametrize("shape", [(4, 3), ()])
@@ -254,25 +302,26 @@ def test_weights_without_equal_blocks_are_refused(shape):
     parameter = torch.nn.Parameter(torch.zeros(shape, device=DEVICE))
     parameter.grad = torch.zeros_like(parameter)
     with pytest.raises(ValueError, match="3 equal blocks"):
-        LAMB([{"params": [parameter], "n_blocks": 3}], lr=0.1, implementation="triton").step()
+        LAMB([{"params": [parameter], "n_blocks": 3}], lr=0.1, kernels="triton").step()
 
 
-def test_it_is_chosen_by_name_and_refused_where_it_cannot_run(monkeypatch):
+@pytest.mark.parametrize(("name", "takes_ratios"), [("lamb", True), ("adamw", False)])
+def test_they_are_chosen_by_name_and_refused_where_they_cannot_run(monkeypatch, name, takes_ratios):
     parameters = list(named_parameters().items())
 
     def build(**options):
-        return build_optimizer("lamb", parameter_groups(parameters), lr=0.1, **options)
+        return build_optimizer(name, parameter_groups(parameters), lr=0.1, **options)
 
-    assert build()._updates[0].__name__ == "_lamb_update"
-    assert isinstance(build(kernels="triton")._updates[0], GroupUpdate)
+    assert not isinstance(build()._updates[0], GroupUpdate)
+    update = build(kernels="triton")._updates[0]
+    assert isinstance(update, GroupUpdate)
+    assert update.takes_ratios == takes_ratios
     with pytest.raises(ValueError, match=r"cuda.*torch, triton"):
         build(kernels="cuda")
-    with pytest.raises(ValueError, match=r"fused.*foreach or triton"):
-        LAMB([parameters[0][1]], lr=0.1, implementation="fused")
     elsewhere = torch.nn.Parameter(torch.zeros(2, device="meta"))
     with pytest.raises(UserError, match=r"cannot run on meta .*take --kernels torch"):
-        LAMB([elsewhere], lr=0.1, implementation="triton")
-    monkeypatch.setitem(sys.modules, "kernels.lamb", None)
+        build_optimizer(name, [{"params": [elsewhere]}], lr=0.1, kernels="triton")
+    monkeypatch.setitem(sys.modules, "kernels.optimizers", None)
     with pytest.raises(UserError, match="need triton, and it cannot be imported"):
         build(kernels="triton")
 
@@ -283,8 +332,8 @@ def test_compiled_kernels_are_for_gpus_and_interpreted_ones_for_cpus(monkeypatch
 
     devices = [torch.device("cpu"), torch.device("cuda")]
     for first_pass, expected in ((triton.runtime.JITFunction(kernel), [False, True]), (kernel, [True, False])):
-        monkeypatch.setattr(kernels.lamb, "_lamb_first_pass", first_pass)
-        assert [kernels.lamb.runs_on(device) for device in devices] == expected
+        monkeypatch.setattr(kernels.optimizers, "_adam_pass", first_pass)
+        assert [kernels.optimizers.runs_on(device) for device in devices] == expected
 
 
 @pytest.mark.gpu
