@@ -81,8 +81,8 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernels",
         choices=("torch", "triton"),
         default=None,
-        help="what layers and LAMB run on: PyTorch's kernels, or those written by hand in Triton, which need an NVIDIA "
-        "GPU; --compile then fuses what is left, embeddings and heads (default: triton on Hopper GPUs in 16 bits and "
+        help="what layers and optimizer run on: PyTorch's kernels, or those written by hand in Triton, for NVIDIA "
+        "GPUs; --compile then fuses what is left, embeddings and heads (default: triton on Hopper GPUs in 16 bits and "
         "fp8, where that was measured to be faster, else torch)",
     )
     group.add_argument(
