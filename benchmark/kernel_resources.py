@@ -93,7 +93,16 @@ class Kernel:
 
 def kernels() -> list[Kernel]:
     """The table. A kernel more is an entry more."""
-    from kernels import blocked_attention, dropout_add_norm, fp8, gelu, optimizers, short_attention, whole_attention
+    from kernels import (
+        blocked_attention,
+        column_sums,
+        dropout_add_norm,
+        fp8,
+        gelu,
+        optimizers,
+        short_attention,
+        whole_attention,
+    )
 
     norm = {"n_columns": HIDDEN, "block_columns": HIDDEN, "has_dropout": True}
     rows = {"n_columns": INTERMEDIATE, "block_columns": INTERMEDIATE, "block_rows": 1}
@@ -139,6 +148,17 @@ def kernels() -> list[Kernel]:
                     to_fp8=to_fp8,
                 ),
             )
+        ),
+        Kernel(
+            "column sums",
+            column_sums._column_sums,
+            {
+                "block_rows": column_sums.BLOCK_ROWS,
+                "block_columns": column_sums.BLOCK_COLUMNS,
+                "num_warps": column_sums.WARPS,
+                "maxnreg": column_sums.REGISTERS,
+            },
+            fp32=("partial_ptr", "sums_ptr"),
         ),
         Kernel(
             "rows into fp8",

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold, is_kept, row_key
 from kernels.fp8 import Rows, empty_rows, store_rows
 from kernels.launch import n_resident_programs
@@ -136,7 +137,8 @@ def dropout_add_norm_backward(
         to_fp8=to_fp8,
         num_warps=BACKWARD_WARPS,
     )
-    return residual_gradient, hidden_gradient, partial_sums.sum(0), fp8
+    sums = column_sums(partial_sums.flatten(1)).view(3, n_columns)
+    return residual_gradient, hidden_gradient, sums, fp8
 
 
 @triton.jit

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.column_sums import column_sums
 from kernels.fp8 import Rows, empty_rows, store_rows
 from kernels.launch import n_resident_programs
 
@@ -94,7 +95,7 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
         to_fp8=to_fp8,
         num_warps=BACKWARD_WARPS_FP8 if to_fp8 else BACKWARD_WARPS,
     )
-    return partial_sums.sum(0), fp8
+    return column_sums(partial_sums), fp8
 
 
 def _block(n_columns: int) -> tuple[int, int]:

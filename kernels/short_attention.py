@@ -21,6 +21,7 @@ import triton
 from torch import Tensor
 
 from kernels.blocked_attention import attention_backward_keys, attention_backward_queries, attention_forward_blocks
+from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold
 from kernels.whole_attention import attention_backward_whole, attention_forward_whole
 
@@ -113,7 +114,7 @@ def short_attention_backward(
         tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums)
         settings = whole_backward_settings(max_seqlen)
         attention_backward_whole[(n_sequences * n_heads,)](*tensors, *rest, *numbers, **constants, **settings)
-        torch.sum(sums, 1, out=bias_gradient[::2])
+        column_sums(sums, out=bias_gradient[::2])
     else:
         delta = torch.empty_like(log_sum_exp)
         settings = query_blocks_settings(head_size, qkv.element_size())
@@ -122,7 +123,7 @@ def short_attention_backward(
         tensors = (gradient, qkv, output, log_sum_exp, delta, qkv_gradient, sums)
         grid = (n_sequences * n_blocks * n_heads,)
         attention_backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
-        torch.sum(sums, 0, out=bias_gradient[0])
+        column_sums(sums, out=bias_gradient[0])
 
         settings = key_blocks_settings(qkv.element_size())
         n_blocks = triton.cdiv(max_seqlen, settings["block_keys"])
@@ -130,7 +131,7 @@ def short_attention_backward(
         tensors = (gradient, qkv, log_sum_exp, delta, qkv_gradient, sums)
         grid = (n_sequences * n_blocks * n_heads,)
         attention_backward_keys[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
-        torch.sum(sums, 0, out=bias_gradient[2])
+        column_sums(sums, out=bias_gradient[2])
     return qkv_gradient, bias_gradient.flatten()
 
 
