@@ -36,6 +36,7 @@ POINTERS = MappingProxyType(  # all others are to bf16 or fp32
     {
         "cu_seqlens_ptr": "*i32",
         "seed_ptr": "*i64",
+        "row_keys_ptr": "*i32",
         "blocks_ptr": "*i64",
         "block_of_chunk_ptr": "*i32",
     }

@@ -8,7 +8,7 @@ from outside, so a tile needs no other tile of its row. Probabilities are recomp
 import triton
 import triton.language as tl
 
-from kernels.dropout_mask import is_kept
+from kernels.dropout_mask import is_kept, key_from
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -43,7 +43,7 @@ def tile_gradients(
     log_sum_exp,
     delta,
     row_keys,
-    key_places,
+    first_key,
     length,
     scale,
     threshold,
@@ -58,7 +58,7 @@ def tile_gradients(
         log_sum_exp: (m,), from `load_scaled_log_sum_exp`.
         delta: (m,) fp32, the sum of output times gradient over D, divided by `kept_scale`.
         row_keys: (m,) uint32, the queries' keys of the dropout mask.
-        key_places: (n,) int32, places in the sequence.
+        first_key: the first key's place in the sequence, a multiple of 32.
         has_end: whether results are zero for keys behind the sequence's end; else they may be anything there, NaN too.
 
     Returns:
@@ -69,10 +69,11 @@ def tile_gradients(
     kept_gradients = tl.dot(gradient, tl.trans(value), input_precision="ieee")
     probabilities = tl.exp2(scores * (scale * LOG2_E) - log_sum_exp[:, None])
     if has_end:
-        probabilities = tl.where((key_places < length)[None, :], probabilities, 0.0)
+        is_inside = first_key + tl.arange(0, key.shape[0]) < length
+        probabilities = tl.where(is_inside[None, :], probabilities, 0.0)
     # One tile in registers instead of two: the sign says whether a probability is dropped.
     if has_dropout:
-        is_left = is_kept(row_keys[:, None], key_places[None, :], threshold)
+        is_left = is_kept(key_from(row_keys, first_key), key.shape[0], threshold)
         probabilities = tl.where(is_left, probabilities, -probabilities)
     kept = tl.maximum(probabilities, 0.0)
     score_gradients = kept * kept_gradients - tl.abs(probabilities) * delta[:, None]

@@ -172,7 +172,7 @@ def _dropout_add_norm(
     values = tl.load(hidden_ptr + places, inside, 0.0).to(tl.float32)
     if has_dropout:
         key = row_key(tl.load(seed_ptr), rows)
-        values = tl.where(is_kept(key[:, None], columns[None, :], threshold), values * kept_scale, 0.0)
+        values = tl.where(is_kept(key, block_columns, threshold), values * kept_scale, 0.0)
     values += tl.load(residual_ptr + places, inside, 0.0).to(tl.float32)
     tl.store(hidden_ptr + places, values.to(hidden_ptr.dtype.element_ty), inside)
 
@@ -242,7 +242,7 @@ def _dropout_add_norm_gradients(
         tl.store(residual_gradient_ptr + places, result.to(residual_gradient_ptr.dtype.element_ty), inside)
         if has_dropout:
             key = row_key(tl.load(seed_ptr), rows)
-            result = tl.where(is_kept(key[:, None], columns[None, :], threshold), result * kept_scale, 0.0)
+            result = tl.where(is_kept(key, block_columns, threshold), result * kept_scale, 0.0)
             tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
         if to_fp8:
             store_rows(result, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)

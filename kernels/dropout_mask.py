@@ -2,12 +2,22 @@
 
 Forward and backward must drop the same elements, so a mask is a function of a seed and an element's place. PyTorch's
 kernels draw it by Philox, some 100 integer operations for four numbers, and keep it, a byte per element. Here Philox
-runs once per row and gives the row's key; within a row, column c has the c-th number of a SplitMix sequence that starts
-at the key: one multiplication and one hash of seven operations, in whatever layout the elements lie. The comparison has
-all 32 bits, so a probability of 0.1 is 0.1 to ten digits, and not a multiple of 1/256 as in FlashAttention-2.
+runs once per row and gives the row's key. Within a row, four columns share one number: the next of a SplitMix sequence
+that starts at the key, hashed. Each of the four multiplies it by a constant of its own and compares the product.
+
+A constant is odd, so each product takes every value of 32 bits once as the number does: a probability of 0.1 is 0.1 to
+ten digits, and not a multiple of 1/256 as in FlashAttention-2. The constants are one after the other the power of the
+multiplier of a congruential generator with a good spectral test: two of the four are both dropped with probability p^2
+to six digits. A product's high bits, which decide the comparison, depend on all bits of the number, so the hash ends
+with a multiplication and not, as usual, with one more mixing of the low bits.
+
+Columns that share a number are 8 apart. In a matrix product's result one thread has all four of them, so that there
+the hash costs a quarter per element. That four elements get the same number is in the shape of the computation, a
+broadcast, and not left to the compiler to find out: with columns' numbers masked it often did not.
 
 Sources: Salmon et al. 2011 (Philox, with its 7 rounds); Steele, Lea and Flood 2014 (SplitMix); C. Wellons 2018,
-https://nullprogram.com/blog/2018/07/31/, for the constants of the 32-bit hash.
+https://nullprogram.com/blog/2018/07/31/, for the constants of the 32-bit hash; Steele and Vigna 2022,
+https://doi.org/10.1002/spe.3030, for the multiplier.
 """
 
 import torch
@@ -18,7 +28,11 @@ from torch import Tensor
 PHILOX_ROUNDS = tl.constexpr(7)
 WEYL_INCREMENT = tl.constexpr(0x9E3779B9)  # 2^32 over the golden ratio, odd: the sequence has full period
 HASH_1 = tl.constexpr(0x7FEB352D)
-HASH_2 = tl.constexpr(0x846CA68B)
+HASH_2 = 0x846CA68B
+MULTIPLIER = 0x93D765DD
+FACTOR_0, FACTOR_1, FACTOR_2, FACTOR_3 = (tl.constexpr(HASH_2 * MULTIPLIER**power % 2**32) for power in range(4))
+SHARING = tl.constexpr(4)
+APART = tl.constexpr(8)
 
 
 @triton.jit
@@ -28,19 +42,34 @@ def row_key(seed, row):
 
 
 @triton.jit
-def is_kept(key, column, threshold):
-    """Whether elements are kept, true with probability 1 - threshold / 2^32.
+def key_from(key, column):
+    """The keys with which `is_kept` goes on from this column of the rows, a multiple of 32."""
+    return key + tl.cast(column, tl.uint32) * WEYL_INCREMENT
+
+
+@triton.jit
+def is_kept(key, n_columns: tl.constexpr, threshold):
+    """Whether the first elements of rows are kept, (m, n_columns), each with probability 1 - threshold / 2^32.
 
     Args:
-        key: uint32, from `row_key`.
-        column: integers below 2^32, broadcastable with `key`.
+        key: (m,) uint32, from `row_key`, or `key_from` for later elements.
+        n_columns: a power of two; what it is does not change the mask.
         threshold: uint32, the probability to be dropped times 2^32; see `drop_threshold`.
     """
-    x = key + column.to(tl.uint32) * WEYL_INCREMENT
+    apart: tl.constexpr = min(APART, n_columns)
+    sharing: tl.constexpr = min(SHARING, n_columns // apart)
+    n_blocks: tl.constexpr = n_columns // (sharing * apart)
+    shape: tl.constexpr = (n_blocks, sharing, apart)
+    first = tl.arange(0, n_blocks)[:, None, None] * (SHARING * APART) + tl.arange(0, apart)[None, None, :]
+    first = tl.reshape(tl.broadcast_to(first, shape), (n_columns,))
+    member = tl.reshape(tl.broadcast_to(tl.arange(0, sharing)[None, :, None], shape), (n_columns,))
+    factor = tl.where(
+        member < 2, tl.where(member == 0, FACTOR_0, FACTOR_1), tl.where(member == 2, FACTOR_2, FACTOR_3)
+    ).to(tl.uint32)
+
+    x = key[:, None] + (first.to(tl.uint32) * WEYL_INCREMENT)[None, :]
     x = (x ^ (x >> 16)) * HASH_1
-    x = (x ^ (x >> 15)) * HASH_2
-    x = x ^ (x >> 16)
-    return x >= threshold
+    return (x ^ (x >> 15)) * factor[None, :] >= threshold
 
 
 def drop_threshold(probability: float) -> int:

@@ -57,7 +57,8 @@ def attention_forward_whole(
         total = tl.sum(weights, 1)
         if has_dropout:
             row_keys = row_key(seed, (start.to(tl.int32) + places) * n_heads + head)
-            weights = tl.where(is_kept(row_keys[:, None], key_places[None, :], threshold), weights, 0.0)
+            # Not a constant zero: that would be chosen after the rounding, of which two come in one register.
+            weights = tl.where(is_kept(row_keys, block, threshold), weights, weights * 0.0)
         output = tl.dot(weights.to(value.dtype), value, input_precision="ieee") * (kept_scale / total)[:, None]
         store_rows(output_ptr, output, places, length, width, head_size)
         tl.store(log_sum_exp_ptr + places, (highest + tl.log2(total)) * LN_2, places < length)
@@ -120,12 +121,12 @@ def attention_backward_whole(
     row_keys = row_key(tl.load(seed_ptr), (start.to(tl.int32) + places) * n_heads + head)
 
     early_gradients, value_sum = _key_gradients(
-        query, early_key, early_value, gradient, log_sum_exp, delta, row_keys, early, length, scale, threshold,
+        query, early_key, early_value, gradient, log_sum_exp, delta, row_keys, 0, length, scale, threshold,
         qkv_gradient_ptr, width, head_size, has_dropout,
     )  # fmt: skip
     if block > block_keys:
         late_gradients, late_sum = _key_gradients(
-            query, late_key, late_value, gradient, log_sum_exp, delta, row_keys, late, length, scale, threshold,
+            query, late_key, late_value, gradient, log_sum_exp, delta, row_keys, block_keys, length, scale, threshold,
             qkv_gradient_ptr, width, head_size, has_dropout,
         )  # fmt: skip
         value_sum += late_sum
@@ -147,7 +148,7 @@ def _key_gradients(
     log_sum_exp,
     delta,
     row_keys,
-    key_places,
+    first_key: tl.constexpr,
     length,
     scale,
     threshold,
@@ -158,8 +159,9 @@ def _key_gradients(
 ):
     """Store the gradients of these keys and values; the gradient of the scores, and the values' sum over the places."""
     kept, score_gradients = tile_gradients(
-        query, key, value, gradient, log_sum_exp, delta, row_keys, key_places, length, scale, threshold, has_dropout
+        query, key, value, gradient, log_sum_exp, delta, row_keys, first_key, length, scale, threshold, has_dropout
     )
+    key_places = first_key + tl.arange(0, key.shape[0])
     key_gradient = tl.dot(tl.trans(query), score_gradients, input_precision="ieee") * scale
     store_rows(qkv_gradient_ptr + width, tl.trans(key_gradient), key_places, length, 3 * width, head_size)
     value_gradient = tl.dot(tl.trans(gradient), kept, input_precision="ieee")

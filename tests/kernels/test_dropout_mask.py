@@ -17,7 +17,7 @@ def write_mask(mask_ptr, seed_ptr, threshold, n_columns: tl.constexpr, rows_per_
     rows = tl.program_id(0) * rows_per_program + tl.arange(0, rows_per_program)
     columns = tl.arange(0, n_columns)
     key = row_key(tl.load(seed_ptr), rows)
-    kept = is_kept(key[:, None], columns[None, :], threshold)
+    kept = is_kept(key, n_columns, threshold)
     tl.store(mask_ptr + rows[:, None] * n_columns + columns[None, :], kept.to(tl.int8))
 
 

@@ -41,8 +41,9 @@ def random_inputs(lengths, n_heads=1, head_size=16, dtype=torch.float32, spread=
 @triton.jit
 def write_mask(mask_ptr, seed_ptr, threshold, n_columns: tl.constexpr):
     columns = tl.arange(0, n_columns)
-    kept = is_kept(row_key(tl.load(seed_ptr), tl.program_id(0)), columns, threshold)
-    tl.store(mask_ptr + tl.program_id(0) * n_columns + columns, kept.to(tl.int8))
+    row = tl.program_id(0) + tl.arange(0, 1)
+    kept = is_kept(row_key(tl.load(seed_ptr), row), n_columns, threshold)
+    tl.store(mask_ptr + row[:, None] * n_columns + columns[None, :], kept.to(tl.int8))
 
 
 def kept_weights(n_tokens, n_heads, dropout_p, n_columns):
