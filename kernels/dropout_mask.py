@@ -5,11 +5,11 @@ kernels draw it by Philox, some 100 integer operations for four numbers, and kee
 runs once per row and gives the row's key. Within a row, four columns share one number: the next of a SplitMix sequence
 that starts at the key, hashed. Each of the four multiplies it by a constant of its own and compares the product.
 
-A constant is odd, so each product takes every value of 32 bits once as the number does: a probability of 0.1 is 0.1 to
-ten digits, and not a multiple of 1/256 as in FlashAttention-2. The constants are one after the other the power of the
-multiplier of a congruential generator with a good spectral test: two of the four are both dropped with probability p^2
-to six digits. A product's high bits, which decide the comparison, depend on all bits of the number, so the hash ends
-with a multiplication and not, as usual, with one more mixing of the low bits.
+The constants are odd, so each product takes every value of 32 bits as evenly as the number does, and the comparison has
+all 32 bits: a probability of 0.1 is 0.1 to nine digits, and not a multiple of 1/256 as in FlashAttention-2. From one
+constant to the next is the multiplier of a congruential generator that does well in the spectral test: two of the four
+are both dropped with probability p^2 to six digits. A product's high bits, which decide, depend on all bits of the
+number, so the hash ends with that multiplication and not, as usual, with one more mixing of the low bits.
 
 Columns that share a number are 8 apart. In a matrix product's result one thread has all four of them, so that there
 the hash costs a quarter per element. That four elements get the same number is in the shape of the computation, a
