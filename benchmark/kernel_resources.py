@@ -108,6 +108,7 @@ def kernels() -> list[Kernel]:
     norm = {"n_columns": HIDDEN, "block_columns": HIDDEN, "has_dropout": True}
     rows = {"n_columns": INTERMEDIATE, "block_columns": INTERMEDIATE, "block_rows": 1}
     heads = {"n_heads": HEADS, "head_size": HEAD_SIZE, "has_dropout": True}
+    forward_blocks = heads | short_attention.forward_blocks_settings(HEAD_SIZE, element_size=2)
     query_blocks = heads | short_attention.query_blocks_settings(HEAD_SIZE, element_size=2)
     key_blocks = heads | short_attention.key_blocks_settings(element_size=2)
     chunks = {"chunk": optimizers.CHUNK, "tile": optimizers.TILE, "num_warps": optimizers.WARPS}
@@ -212,7 +213,7 @@ def kernels() -> list[Kernel]:
         Kernel(
             "attention of 512 forward",
             blocked_attention.attention_forward_blocks,
-            query_blocks,
+            forward_blocks,
             fp32=("log_sum_exp_ptr",),
         ),
         Kernel(

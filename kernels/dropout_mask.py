@@ -28,9 +28,11 @@ from torch import Tensor
 PHILOX_ROUNDS = tl.constexpr(7)
 WEYL_INCREMENT = tl.constexpr(0x9E3779B9)  # 2^32 over the golden ratio, odd: the sequence has full period
 HASH_1 = tl.constexpr(0x7FEB352D)
-HASH_2 = 0x846CA68B
-MULTIPLIER = 0x93D765DD
-FACTOR_0, FACTOR_1, FACTOR_2, FACTOR_3 = (tl.constexpr(HASH_2 * MULTIPLIER**power % 2**32) for power in range(4))
+# The hash's second constant, and it times 0x93D765DD once, twice and three times.
+FACTOR_0 = tl.constexpr(0x846CA68B)
+FACTOR_1 = tl.constexpr(0xDF3D9CFF)
+FACTOR_2 = tl.constexpr(0x4E4A2323)
+FACTOR_3 = tl.constexpr(0x71422437)
 SHARING = tl.constexpr(4)
 APART = tl.constexpr(8)
 

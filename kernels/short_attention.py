@@ -69,7 +69,7 @@ def short_attention(
             *tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen)
         )
     else:
-        settings = query_blocks_settings(head_size, qkv.element_size())
+        settings = forward_blocks_settings(head_size, qkv.element_size())
         n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
         attention_forward_blocks[(n_programs * n_blocks,)](
             *tensors, n_tokens, n_blocks, *numbers, **constants, **settings
@@ -153,8 +153,8 @@ def whole_backward_settings(max_seqlen: int) -> dict[str, int]:
     return {"block": block, "block_keys": min(block, 64), "num_warps": n_warps, "maxnreg": REGISTERS}
 
 
-def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
-    """Block shapes, and how `attention_forward_blocks` and `attention_backward_queries` are compiled and launched.
+def forward_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
+    """Block shapes, and how `attention_forward_blocks` is compiled and launched.
 
     Args:
         head_size: D.
@@ -164,6 +164,11 @@ def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
         return {"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2}
     settings = {"block_queries": 128, "block_keys": 64, "num_warps": 8, "num_stages": 2}
     return settings | ({"maxnreg": REGISTERS} if head_size * element_size <= WIDEST_ROW else {})
+
+
+def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
+    """Block shapes, and how `attention_backward_queries` is compiled and launched; arguments as above."""
+    return forward_blocks_settings(head_size, element_size)
 
 
 def key_blocks_settings(element_size: int) -> dict[str, int]:
