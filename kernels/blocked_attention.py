@@ -3,6 +3,10 @@
 Backward has two kernels, since no program sees all of a sequence and nothing is added up through memory: one has a
 block of queries and meets all keys, the other a block of keys and meets all queries. Both make the scores again, seven
 products instead of five; in return every gradient is written once, and the same bits come every time.
+
+By count it is instructions, some 14 to 17 per score, and neither products nor memory that bounds these kernels. So only
+the last block of keys is asked whether the sequence ends within it, and the mask's keys, a hundred instructions per
+query, are made by the first kernel of backward and read by the second.
 """
 
 import triton

@@ -32,7 +32,7 @@ HEAD_SIZES = (16, 32, 64, 128)
 WIDEST_ROW = 128  # bytes of a row of one head, above which a whole sequence is too much for a program
 
 # Of a thread, so that two programs of 8 warps or four of 4 share a processor's 65,536. They suffice for
-# heads of 64 in 16 bits: at most 16 bytes are spilled to memory, none by Triton 3.7 (benchmark/kernel_resources.py).
+# heads of 64 in 16 bits: at most 24 bytes are spilled to memory (benchmark/kernel_resources.py).
 REGISTERS = 128
 
 
