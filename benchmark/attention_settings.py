@@ -13,6 +13,7 @@ round the settings, and the table has medians.
 """
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -253,15 +254,19 @@ def problem_of(kernel: str, settings: Mapping[str, int], inputs: Inputs) -> str 
     return None
 
 
-def launched(kernel: str, settings: Mapping[str, int] | None, inputs: Inputs, pool: Any) -> Callable[[], Any]:
-    """The pass with these settings, ready to be timed: on a GPU as a CUDA graph, whose memory is the pool's."""
-    work = work_of(kernel, inputs)
+def launched(
+    kernel: str, settings: Mapping[str, int] | None, work: Callable[[], Any], pool: tuple[int, int] | None
+) -> Callable[[], Any]:
+    """The pass with these settings, ready to be timed: as a CUDA graph, whose memory is the pool's, if there is one.
+
+    What the pass reads must live as long as the graph.
+    """
 
     def run() -> Any:
         with in_use(kernel, settings):
             return work()
 
-    if inputs.qkv.device.type != "cuda":
+    if pool is None:
         return run
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -304,10 +309,9 @@ def check(args: argparse.Namespace) -> None:
         problems.check(1 <= length <= 512, f"--lengths has {length}; it must lie between 1 and 512.")
     problems.check(args.repeats >= 1, f"--repeats is {args.repeats}; it must be 1 or more.")
     problems.check(args.tokens is None or args.tokens >= 1, f"--tokens is {args.tokens}; it must be 1 or more.")
-    problems.check(
-        not args.device.startswith("cuda") or torch.cuda.is_available(),
-        f"--device {args.device}: there is no GPU; its interpreter runs Triton with TRITON_INTERPRET=1 --device cpu.",
-    )
+    problems.check(args.most is None or args.most >= 0, f"--most is {args.most}; it must be 0 or more.")
+    able = torch.cuda.is_available() if args.device.startswith("cuda") else os.environ.get("TRITON_INTERPRET") == "1"
+    problems.check(able, f"--device {args.device} cannot run Triton; take a GPU, or TRITON_INTERPRET=1 --device cpu.")
     problems.raise_if_any()
 
 
@@ -326,7 +330,8 @@ def measured(kernel: str, inputs: Inputs, args: argparse.Namespace) -> list[list
         else:
             able.append(settings)
     pool = torch.cuda.graph_pool_handle() if inputs.qkv.device.type == "cuda" else None
-    works = [launched(kernel, settings, inputs, pool) for settings in able]
+    the_pass = work_of(kernel, inputs)
+    works = [launched(kernel, settings, the_pass, pool) for settings in able]
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(args.repeats):
         for work, times in zip(works, seconds, strict=True):

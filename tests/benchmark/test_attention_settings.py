@@ -52,8 +52,15 @@ def test_settings_are_as_they_were_afterwards():
         (["--lengths", "513"], "--lengths has 513; it must lie between 1 and 512"),
         (["--repeats", "0"], "--repeats is 0; it must be 1 or more"),
         (["--tokens", "0"], "--tokens is 0; it must be 1 or more"),
+        (["--most", "-1"], "--most is -1; it must be 0 or more"),
     ],
 )
 def test_bad_input(flags, sentence):
     with pytest.raises(UserError, match=sentence):
         attention_settings.main([*SMALL, *flags])
+
+
+def test_without_a_gpu_or_the_interpreter(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(UserError, match="--device cpu cannot run Triton; take a GPU"):
+        attention_settings.main(SMALL)
