@@ -110,7 +110,7 @@ def kernels() -> list[Kernel]:
     heads = {"n_heads": HEADS, "head_size": HEAD_SIZE, "has_dropout": True}
     forward_blocks = heads | short_attention.forward_blocks_settings(HEAD_SIZE, element_size=2)
     query_blocks = heads | short_attention.query_blocks_settings(HEAD_SIZE, element_size=2)
-    key_blocks = heads | short_attention.key_blocks_settings(element_size=2)
+    key_blocks = heads | short_attention.key_blocks_settings(HEAD_SIZE, element_size=2)
     chunks = {"chunk": optimizers.CHUNK, "tile": optimizers.TILE, "num_warps": optimizers.WARPS}
     return [
         *(

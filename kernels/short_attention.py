@@ -125,7 +125,7 @@ def short_attention_backward(
         attention_backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
         column_sums(sums, out=bias_gradient[0])
 
-        settings = key_blocks_settings(qkv.element_size())
+        settings = key_blocks_settings(head_size, qkv.element_size())
         n_blocks = triton.cdiv(max_seqlen, settings["block_keys"])
         sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
         tensors = (gradient, qkv, log_sum_exp, delta, row_keys, qkv_gradient, sums)
@@ -162,8 +162,10 @@ def forward_blocks_settings(head_size: int, element_size: int) -> dict[str, int]
     """
     if element_size > 2:
         return {"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2}
-    settings = {"block_queries": 128, "block_keys": 64, "num_warps": 8, "num_stages": 2}
-    return settings | ({"maxnreg": REGISTERS} if head_size * element_size <= WIDEST_ROW else {})
+    settings = {"block_queries": 128, "block_keys": 64, "num_warps": 8}
+    if head_size * element_size > WIDEST_ROW:
+        return settings | {"num_stages": 2}
+    return settings | {"num_stages": 3, "maxnreg": REGISTERS}
 
 
 def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
@@ -171,10 +173,11 @@ def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
     return forward_blocks_settings(head_size, element_size)
 
 
-def key_blocks_settings(element_size: int) -> dict[str, int]:
-    """Block shapes, and how `attention_backward_keys` is compiled and launched; `element_size` as above."""
+def key_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
+    """Block shapes, and how `attention_backward_keys` is compiled and launched; arguments as above."""
     block = 64 if element_size == 2 else 32
-    return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": 2}
+    n_stages = 3 if head_size * element_size <= WIDEST_ROW else 2
+    return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": n_stages}
 
 
 def _numbers(head_size: int, dropout_p: float) -> tuple[float, int, float]:
