@@ -31,6 +31,7 @@ from training.run import TrainingSetup
 from training.throughput import window_problem
 
 CPU_MICRO_BATCH = 32
+MOST_TOKENS_OF_GRAPHS = 16384  # of a micro-batch; with twice as many the GPU is the limit, and memory counts
 FP8_MULTIPLE = 16  # elements of fp8 in the 16 bytes that products are aligned to
 
 
@@ -112,6 +113,15 @@ def check_graphs(args: argparse.Namespace, world: World, device: torch.device, p
     )
 
 
+def choose_graphs(args: argparse.Namespace, batches: BatchSizes | None, world: World, device: torch.device) -> None:
+    """Put into `args` whether to record CUDA graphs, where nobody said: as far as docs/performance-log.md has it."""
+    if args.cuda_graphs is None:
+        is_measured = args.kernels == "triton" and is_hopper(device)
+        is_possible = world.size == 1 and not args.checkpoint_activations
+        is_small = batches is not None and batches.micro * args.max_seq_length <= MOST_TOKENS_OF_GRAPHS
+        args.cuda_graphs = is_measured and is_possible and is_small
+
+
 def check_config(config: BertConfig, args: argparse.Namespace, problems: Problems) -> None:
     """Note where the flags ask for what the model cannot."""
     problems.check(
@@ -179,7 +189,7 @@ def _fitting(
         bytes_per_element=dtype.itemsize,
         checkpoint_activations=args.checkpoint_activations,
         padded_attention=(args.attention or default_backend(device, dtype)) == "sdpa",
-        cuda_graphs=args.cuda_graphs,
+        cuda_graphs=bool(args.cuda_graphs),
     )
 
 
@@ -258,6 +268,7 @@ def resolve_setup(
         UserError: all that was and is wrong, a sentence each; on rank 0 what any rank found, on the others without
             sentences.
     """
+    choose_graphs(args, batches, world, device)
     new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
     total_steps = total_steps or 1
     first_step = 0 if resumed is None else resumed["step"] - first_global_step(args)

@@ -111,7 +111,7 @@ measure_curves() {
   fi
   local name
   rm -rf "$RESULTS_DIR/curves" # a log is appended to
-  part curve_bf16 train bf16 --precision bf16
+  part curve_bf16 train bf16 --precision bf16 --kernels torch
   part curve_triton train triton --precision bf16 --kernels triton --attention triton
   part curve_fp8 train fp8 --precision fp8 --kernels triton --attention triton
   for name in triton fp8; do

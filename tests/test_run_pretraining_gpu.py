@@ -27,6 +27,10 @@ def on_gpu(folder, output, **changes):
     return command(folder, output_dir=folder / output, no_cuda=None, **changes)
 
 
+def graphs_flag(graphs):
+    return "cuda_graphs" if graphs else "no-cuda_graphs"
+
+
 @pytest.fixture(scope="module")
 def fp32_losses(folder):
     main(on_gpu(folder, "fp32", precision="fp32", max_steps=20))
@@ -81,7 +85,11 @@ def test_graphs_change_no_bit(folder, flags, accumulation_steps):
     for graphs in (False, True):
         torch._dynamo.reset()
         output = f"graphs {graphs} {accumulation_steps} {' '.join(map(str, flags.values()))}"
-        changes = flags | {"cuda_graphs": graphs, "gradient_accumulation_steps": accumulation_steps, "max_steps": 20}
+        changes = flags | {
+            graphs_flag(graphs): True,
+            "gradient_accumulation_steps": accumulation_steps,
+            "max_steps": 20,
+        }
         changes |= {"skip_checkpoint": True, "deterministic": True, "config_file": folder / "dropout.json"}
         main(on_gpu(folder, output, **changes))
         curves.append(losses(folder / output))
@@ -108,7 +116,7 @@ def test_no_step_waits_for_the_device(folder, monkeypatch, kernels, compiled, gr
 
     monkeypatch.setattr(TrainingStep, "__call__", without_waiting)
     flags = {"kernels": kernels, "compile": compiled, "precision": "bf16", "synthetic": "full", "input_dir": None}
-    flags["cuda_graphs"] = graphs
+    flags[graphs_flag(graphs)] = True
     main(on_gpu(folder, f"unwaiting {kernels} {compiled} {graphs}", **flags, max_steps=10, skip_checkpoint=True))
     assert next(calls) > 10
 

@@ -95,3 +95,26 @@ def test_what_cuda_graphs_cannot_do_is_said(device, n_processes, checkpoints, na
     run_setup.check_graphs(args, types.SimpleNamespace(size=n_processes), torch.device(device), problems)
     assert len(problems.sentences) == len(named)
     assert all(part in sentence for part, sentence in zip(named, problems.sentences, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "changes", "expected"),
+    [
+        (128, {}, True),
+        (256, {}, False),  # 32,768 tokens
+        (256, {"cuda_graphs": True}, True),
+        (128, {"cuda_graphs": False}, False),
+        (128, {"kernels": "torch"}, False),
+        (128, {"checkpoint_activations": True}, False),
+        (128, {"n_processes": 2}, False),
+        (128, {"capability": (8, 0)}, False),
+    ],
+)
+def test_graphs_nobody_asked_for(monkeypatch, micro_batch, changes, expected):
+    settings = {"cuda_graphs": None, "kernels": "triton", "checkpoint_activations": False, "max_seq_length": 128}
+    others = {"n_processes": 1, "capability": (9, 0)} | changes
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: others["capability"])
+    args = argparse.Namespace(**settings | {n: v for n, v in changes.items() if n in settings})
+    world, batches = types.SimpleNamespace(size=others["n_processes"]), types.SimpleNamespace(micro=micro_batch)
+    run_setup.choose_graphs(args, batches, world, torch.device("cuda", 0))
+    assert args.cuda_graphs is expected

@@ -95,9 +95,11 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cuda_graphs",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="launch forward and backward pass as one CUDA graph per shape of batch, where the processor cannot launch "
-        "kernels as fast as the GPU runs them: small batches, and fp8. For one GPU; takes more memory",
+        "kernels as fast as the GPU runs them: small batches, and fp8. For one GPU; takes more memory (default: on "
+        "Hopper GPUs with --kernels triton and micro-batches of at most 16,384 tokens)",
     )
     group.add_argument(
         "--disable_jit_fusions",

@@ -136,8 +136,9 @@ class TrainingRun:
         device, n_ranks = self.setup.device.type, self.world.size
         parameters = sum(p.numel() for p in self.model.parameters())
         devices = f"{device} x {n_ranks}" if n_ranks > 1 else device
-        kernels = "Triton's kernels | " if self.args.kernels == "triton" else ""
-        return f"{devices} | {self.setup.precision.name} | {kernels}{parameters / 1e6:.1f} M parameters"
+        fast_paths = "Triton's kernels | " if self.args.kernels == "triton" else ""
+        fast_paths += "CUDA graphs | " if self.args.cuda_graphs else ""
+        return f"{devices} | {self.setup.precision.name} | {fast_paths}{parameters / 1e6:.1f} M parameters"
 
     @property
     def guessing_loss(self) -> float:
