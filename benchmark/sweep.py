@@ -128,8 +128,15 @@ class Sweep:
                 lengths=_describe_data(args),
                 start=args.start,
                 stop=args.stop,
-                flags=shlex.join(args.extra),
+                flags=shlex.join([*self._kernels(precision), *args.extra]),
             )
+
+    def _kernels(self, precision: str) -> list[str]:
+        """Names what a run would choose by itself, so that results say it and differ from those of other kernels."""
+        is_named = any(word.split("=")[0] in ("--kernels", "--layer_norm") for word in self.args.extra)
+        if is_named or self.environment.get("kernels") != "triton" or precision not in ("bf16", "fp16", "fp8"):
+            return []
+        return ["--kernels", "triton"]
 
     def _first_round(self, series: Configuration) -> Iterator[int]:
         """Measure each batch size once, in rising order while they double; the sizes that fit."""
@@ -156,7 +163,7 @@ class Sweep:
                 print(f"  {_line(point, self.args.repeats)} (measured before)", flush=True)
                 return point
         folder = self.args.output_dir / "runs" / f"{configuration.name}_{repeat}"
-        words = command(configuration, self.data, self.args.extra, folder)
+        words = command(configuration, self.data, shlex.split(configuration.flags), folder)
         words += ["--measure_peak"] if self.args.measure_peak else []
         point = measure(configuration, repeat, words, folder, self.args.timeout)
         self.points.append(point)
@@ -249,14 +256,17 @@ def _describe_data(args: argparse.Namespace) -> str:
 
 
 def _look_at_machine() -> dict:
-    """The environment of a measuring process, and its default precision; from another process, as CUDA would hold
-    memory in this one."""
+    """The environment of a measuring process, and its default precision and kernels; from another process, as CUDA
+    would hold memory in this one."""
     program = (
         "import json, torch\n"
+        "from kernels.launch import is_hopper, triton_problem\n"
         "from training.environment import describe_environment\n"
         "from training.precision import resolve_precision\n"
         "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
-        "print(json.dumps(describe_environment() | {'precision': resolve_precision(None, device).name}))"
+        "kernels = 'triton' if is_hopper(device) and triton_problem(device) is None else 'torch'\n"
+        "precision = resolve_precision(None, device).name\n"
+        "print(json.dumps(describe_environment() | {'precision': precision, 'kernels': kernels}))"
     )
     finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     if finished.returncode:

@@ -143,6 +143,24 @@ def test_other_flags_are_another_measurement(made_up, tmp_path):
     assert points[1]["command"].endswith("--layer_norm apex")
 
 
+@pytest.mark.parametrize(
+    ("flags", "precision", "expected"),
+    [
+        ([], "bf16", "--kernels triton"),
+        (["--seed", "3"], "fp8", "--kernels triton --seed 3"),
+        ([], "fp32", ""),
+        (["--kernels", "torch"], "bf16", "--kernels torch"),
+        (["--kernels=torch"], "bf16", "--kernels=torch"),
+    ],
+)
+def test_kernels_that_a_machine_chooses_are_named(made_up, tmp_path, monkeypatch, flags, precision, expected):
+    machine = MACHINE | {"precision": precision, "kernels": "triton"}
+    monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: machine)
+    (point,) = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--precisions", precision, *flags)
+    assert point["configuration"]["flags"] == expected
+    assert point["command"].endswith(expected)
+
+
 @pytest.mark.parametrize(("name", "other"), [("git_commit", "def"), ("gpus", ["NVIDIA A100"]), ("torch", "2.11.0")])
 def test_points_of_another_environment_are_not_mixed_in(made_up, tmp_path, monkeypatch, name, other):
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
