@@ -156,7 +156,7 @@ def test_other_flags_are_another_measurement(made_up, tmp_path):
 def test_kernels_that_a_machine_chooses_are_named(made_up, tmp_path, monkeypatch, flags, precision, expected):
     machine = MACHINE | {"precision": precision, "kernels": "triton"}
     monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: machine)
-    (point,) = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--precisions", precision, *flags)
+    (point,) = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--precisions", precision, "--", *flags)
     assert point["configuration"]["flags"] == expected
     assert point["command"].endswith(expected)
 
