@@ -48,8 +48,9 @@ profiler_command() { # fills `profiler`, what the run is started through, and `p
     nsys)
       profile=(--profile)
       mkdir -p "$folder"
-      profiler=(nsys profile '--trace=cuda,nvtx,osrt,cudnn,cublas' --capture-range cudaProfilerApi --capture-range-end stop
-        --force-overwrite true --output "$folder/nsys")
+      # Of a CUDA graph, too, each kernel.
+      profiler=(nsys profile '--trace=cuda,nvtx,osrt,cudnn,cublas' '--cuda-graph-trace=node' --capture-range cudaProfilerApi
+        --capture-range-end stop --force-overwrite true --output "$folder/nsys")
       ;;
     ncu)
       profile=(--profile)

@@ -116,6 +116,7 @@ def test_nsys_waits_for_the_steps_and_nvprof_means_it(machine, tmp_path, word):
     assert value(arguments, "--capture-range") == "cudaProfilerApi"
     assert value(arguments, "--capture-range-end") == "stop"
     assert "--trace=cuda,nvtx,osrt,cudnn,cublas" in arguments
+    assert "--cuda-graph-trace=node" in arguments
     assert (value(arguments, "--profile-start"), value(arguments, "--profile-steps")) == ("6", "3")
     assert ("nvprof does not run on GPUs of compute capability 8.0 and up" in ended.stderr) == (word == "nvprof")
     assert json.loads((tmp_path / "out" / "profile" / "timeline.json").read_text())["source"] == "nsys"
