@@ -31,7 +31,7 @@ class GradientGraphs:
     Args:
         loss_function: takes a micro-batch that lies on the device; returns scalars, the first of which is trained on.
         parameters: what to leave gradients in; the loss depends on all of them.
-        record: runs a function once, recording it, and returns what runs it again on the same memory.
+        record: calls a function once, which queues nothing but is recorded, and returns what runs the recording.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class GradientGraphs:
         # Not backward(), whose accumulation belongs to the stream in which it first ran.
         gradients = torch.autograd.grad(losses[0] * self._scale, self._parameters)
         if not self._gradients:
-            self._gradients = list(gradients)
+            self._gradients = [gradient.contiguous() for gradient in gradients]
         elif accumulates:
             torch._foreach_add_(self._gradients, gradients)
         else:
