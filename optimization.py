@@ -25,7 +25,7 @@ import importlib
 import math
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,17 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-6  # BERT's and LAMB's; PyTorch's Adam has 1e-8
 POLY_DEGREE = 0.5
 FUSED_BLOCKS = 3  # query, key and value
+
+
+class _Tensors(NamedTuple):
+    """Of a group's parameters that have a gradient, in one order."""
+
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+    exp_avgs: list[Tensor]
+    """First moments."""
+    exp_avg_sqs: list[Tensor]
+    """Second moments."""
 
 
 class _AdaptiveMoments(torch.optim.Optimizer):
@@ -77,7 +88,7 @@ class _AdaptiveMoments(torch.optim.Optimizer):
         if kernels == "triton":
             group_update = _triton_kernels({p.device for p in parameters}).GroupUpdate
             new_update = functools.partial(group_update, self.takes_ratios)
-        self._updates = collections.defaultdict(new_update or (lambda: self._torch_update))
+        self._updates = collections.defaultdict(new_update or (lambda: self._divide_and_update))
         """By the group's place: what updates it, called with its tensors."""
 
     @torch.no_grad()
@@ -90,7 +101,7 @@ class _AdaptiveMoments(torch.optim.Optimizer):
         for place, group in enumerate(self.param_groups):
             group["step"] = group.get("step", 0) + 1
             tensors = self._collect(group)
-            if tensors[0]:
+            if tensors.parameters:
                 self._updates[place](*tensors, group, gradient_divisor)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -102,9 +113,8 @@ class _AdaptiveMoments(torch.optim.Optimizer):
             if steps := [int(state.pop("step")) for state in states if "step" in state]:
                 group["step"] = max(steps)
 
-    def _collect(self, group: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Weights, gradients, first and second moments of a group's parameters that have a gradient."""
-        parameters, gradients, exp_avgs, exp_avg_sqs = [], [], [], []
+    def _collect(self, group: dict) -> _Tensors:
+        tensors = _Tensors([], [], [], [])
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
@@ -112,14 +122,13 @@ class _AdaptiveMoments(torch.optim.Optimizer):
             if not state:
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-            parameters.append(parameter)
-            gradients.append(parameter.grad)
-            exp_avgs.append(state["exp_avg"])
-            exp_avg_sqs.append(state["exp_avg_sq"])
-        return parameters, gradients, exp_avgs, exp_avg_sqs
+            of_parameter = parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"]
+            for tensor, column in zip(of_parameter, tensors, strict=True):
+                column.append(tensor)
+        return tensors
 
-    @staticmethod
-    def _torch_update(
+    def _divide_and_update(
+        self,
         parameters: list[Tensor],
         gradients: list[Tensor],
         exp_avgs: list[Tensor],
@@ -127,6 +136,13 @@ class _AdaptiveMoments(torch.optim.Optimizer):
         group: dict,
         gradient_divisor: Tensor | None,
     ) -> None:
+        """What kernels/optimizers.py does in one pass, with PyTorch's operations."""
+        if gradient_divisor is not None:
+            torch._foreach_div_(gradients, gradient_divisor)
+        self._update(_Tensors(parameters, gradients, exp_avgs, exp_avg_sqs), group)
+
+    @staticmethod
+    def _update(tensors: _Tensors, group: dict) -> None:
         """The update of one group, in place, with PyTorch's operations."""
         raise NotImplementedError
 
@@ -142,26 +158,14 @@ class AdamW(_AdaptiveMoments):
     takes_ratios = False
 
     @staticmethod
-    def _torch_update(
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        group: dict,
-        gradient_divisor: Tensor | None,
-    ) -> None:
+    def _update(tensors: _Tensors, group: dict) -> None:
         """In place, by the kernel that `torch.optim.AdamW(fused=True)` launches."""
-        if gradient_divisor is not None:
-            torch._foreach_div_(gradients, gradient_divisor)
         beta1, beta2 = group["betas"]
-        step = torch.full((), group["step"], dtype=torch.float32, device=parameters[0].device)
+        step = torch.full((), group["step"], dtype=torch.float32, device=tensors.parameters[0].device)
         torch._fused_adamw_(
-            parameters,
-            gradients,
-            exp_avgs,
-            exp_avg_sqs,
+            *tensors,
             [],
-            [step] * len(parameters),
+            [step] * len(tensors.parameters),
             lr=group["lr"],
             beta1=beta1,
             beta2=beta2,
@@ -190,22 +194,13 @@ class LAMB(_AdaptiveMoments):
     takes_ratios = True
 
     @staticmethod
-    def _torch_update(
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        group: dict,
-        gradient_divisor: Tensor | None,
-    ) -> None:
+    def _update(tensors: _Tensors, group: dict) -> None:
         """In place, without a temporary of the weights' size."""
-        if gradient_divisor is not None:
-            torch._foreach_div_(gradients, gradient_divisor)
         if (n_blocks := group["n_blocks"]) > 1:
-            parameters, gradients, exp_avgs, exp_avg_sqs = (
-                [block for tensor in tensors for block in tensor.chunk(n_blocks)]
-                for tensors in (parameters, gradients, exp_avgs, exp_avg_sqs)
+            tensors = _Tensors(
+                *([block for tensor in column for block in tensor.chunk(n_blocks)] for column in tensors)
             )
+        parameters, gradients, exp_avgs, exp_avg_sqs = tensors
         (beta1, beta2), step = group["betas"], group["step"]
         correction1, correction2 = 1 - beta1**step, 1 - beta2**step
         torch._foreach_lerp_(exp_avgs, gradients, 1 - beta1)

@@ -89,7 +89,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         nargs="+",
         choices=(*OURS, *(name + GRAPHS for name in OURS), *THEIRS),
         default=None,
-        help="(default: eager and hf on a CPU; on a GPU all that it can, but fp8 only when named)",
+        help="(default: eager and hf on a CPU; on a GPU all that it can, but fp8 and graphs only when named)",
     )
     parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="sequences per step (default: 32)")
     parser.add_argument("--max_seq_length", type=int, default=128, help="(default: 128)")

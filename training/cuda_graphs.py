@@ -92,9 +92,8 @@ class _Recording:
     """One shape's inputs and outputs, and how to get from these to those."""
 
     def __init__(self, micro_batch: Any, record: Callable, compute: Callable[[Any, bool], Tensor], accumulates: bool):
-        self._inputs = [tensor.clone() for tensor in _tensors(micro_batch).values()]
-        names = _tensors(micro_batch).keys()
-        static = dataclasses.replace(micro_batch, **dict(zip(names, self._inputs, strict=True)))
+        self._inputs = {name: tensor.clone() for name, tensor in _tensors(micro_batch).items()}
+        static = dataclasses.replace(micro_batch, **self._inputs)
 
         def run() -> None:
             self._losses = compute(static, accumulates)
@@ -102,8 +101,8 @@ class _Recording:
         self._replay = record(run)
 
     def __call__(self, micro_batch: Any) -> Tensor:
-        for static, tensor in zip(self._inputs, _tensors(micro_batch).values(), strict=True):
-            static.copy_(tensor)
+        for name, tensor in _tensors(micro_batch).items():
+            self._inputs[name].copy_(tensor)
         self._replay()
         return self._losses.clone()
 
