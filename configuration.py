@@ -74,6 +74,11 @@ class BertConfig:
         return found
 
     @property
+    def head_size(self) -> int:
+        """Of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def padded_vocab_size(self) -> int:
         """`vocab_size` up to the next multiple of 8: the rows of the embedding inside the model."""
         return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE

@@ -17,7 +17,7 @@ from torch import nn
 from configuration import BertConfig, Execution
 from errors import Problems, UserError
 from kernels.attention import backend_problem, default_backend
-from kernels.launch import is_hopper, triton_problem
+from kernels.launch import default_kernels, is_hopper, triton_problem
 from kernels.layers import layer_norm_function
 from tokenization import load_vocab
 from training import checkpoint
@@ -49,28 +49,31 @@ def check_kernels(
     problems.check(problem is None, problem)
     for sentence in _without_triton(args) if args.kernels == "torch" else _with_triton(args, config):
         problems.add(sentence)
-    precision = precision_name(args)
+    dtype = _compute_dtype(args, device)
     has_backend = args.attention != "triton" or (args.kernels == "triton" and not problem)
-    if args.attention and config and has_backend and not (precision and precision_problem(precision, device)):
-        dtype = resolve_precision(precision, device).compute_dtype
-        head_size = config.hidden_size // config.num_attention_heads
-        if problem := backend_problem(args.attention, device, dtype, head_size, args.max_seq_length):
-            problems.add(f"--attention {args.attention}: {problem}; leave the flag out.")
+    if args.attention and config and has_backend and dtype:
+        problem = backend_problem(args.attention, device, dtype, config.head_size, args.max_seq_length)
+        problems.check(problem is None, f"--attention {args.attention}: {problem}; leave the flag out.")
 
 
 def choose_kernels(args: argparse.Namespace, config: BertConfig | None, device: torch.device) -> None:
     """Put into `args` the kernels that nobody named: the fastest by docs/performance-log.md that compute this model."""
-    precision = precision_name(args)
-    is_known = config is not None and not (precision and precision_problem(precision, device))
-    dtype = resolve_precision(precision, device).compute_dtype if is_known else torch.float32
-    on_hopper = is_known and dtype.itemsize == 2 and is_hopper(device) and triton_problem(device) is None
+    dtype = _compute_dtype(args, device)
+    is_triton_faster = config is not None and dtype is not None and default_kernels(device, dtype) == "triton"
     if args.kernels is None:
-        is_fused = on_hopper and config.hidden_act == "gelu" and args.layer_norm == "torch"
+        is_fused = is_triton_faster and config.hidden_act == "gelu" and args.layer_norm == "torch"
         args.kernels = "triton" if is_fused else "torch"
-    if args.attention is None and args.kernels == "triton" and on_hopper:
-        head_size = config.hidden_size // config.num_attention_heads
-        if backend_problem("triton", device, dtype, head_size, args.max_seq_length) is None:
-            args.attention = "triton"
+    if args.attention is None and args.kernels == "triton" and is_triton_faster:
+        problem = backend_problem("triton", device, dtype, config.head_size, args.max_seq_length)
+        args.attention = "triton" if problem is None else None
+
+
+def _compute_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype | None:
+    """Of the precision asked for, or of the device's own; None where the device has no such precision."""
+    name = precision_name(args)
+    if name and precision_problem(name, device):
+        return None
+    return resolve_precision(name, device).compute_dtype
 
 
 def _without_triton(args: argparse.Namespace) -> Iterator[str]:

@@ -119,7 +119,7 @@ def made_inputs(args: argparse.Namespace, length: int, n_sequences: int, dtype: 
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
     mean = None if args.mean_length == "full" else float(args.mean_length)
     cu_seqlens = synthetic_batch(n_sequences, length, 1, config.vocab_size, mean).cu_seqlens
-    shape = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    shape = config.num_attention_heads, config.head_size
     generator = torch.Generator(args.device).manual_seed(0)
     qkv, gradient = (
         torch.randn(int(cu_seqlens[-1]), *parts, *shape, device=args.device, dtype=dtype, generator=generator)

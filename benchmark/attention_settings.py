@@ -30,11 +30,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.summarize import markdown_table
 from errors import Problems, run_main
+from training.cuda_graphs import CudaRecorder
 from training.measured_peak import seconds_of
 
 HEADS, HEAD_SIZE, DROPOUT = 16, 64, 0.1
 LENGTHS = (128, 384, 512)
-LONGEST_WHOLE = 128  # as in kernels/short_attention.py, which needs Triton to be imported
 TOKENS = MappingProxyType({384: 12288})  # as SQuAD's steps have them; others have 131,072
 TOLERANCE = 0.01  # of the norm: two roundings to bf16 apart
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
@@ -255,9 +255,9 @@ def problem_of(kernel: str, settings: Mapping[str, int], inputs: Inputs) -> str 
 
 
 def launched(
-    kernel: str, settings: Mapping[str, int] | None, work: Callable[[], Any], pool: tuple[int, int] | None
+    kernel: str, settings: Mapping[str, int] | None, work: Callable[[], Any], record: CudaRecorder | None
 ) -> Callable[[], Any]:
-    """The pass with these settings, ready to be timed: as a CUDA graph, whose memory is the pool's, if there is one.
+    """The pass with these settings, ready to be timed: as a CUDA graph, if there is what records one.
 
     What the pass reads must live as long as the graph.
     """
@@ -266,17 +266,10 @@ def launched(
         with in_use(kernel, settings):
             return work()
 
-    if pool is None:
+    if record is None:
         return run
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        run()
-    return graph.replay
+    run()  # compiles
+    return record(run)
 
 
 def shown(settings: Mapping[str, int] | None) -> str:
@@ -329,9 +322,9 @@ def measured(kernel: str, inputs: Inputs, args: argparse.Namespace) -> list[list
             print(f"{kernel}, {inputs.max_seqlen}: {shown(settings)}: {problem}", flush=True)
         else:
             able.append(settings)
-    pool = torch.cuda.graph_pool_handle() if inputs.qkv.device.type == "cuda" else None
+    record = CudaRecorder() if inputs.qkv.device.type == "cuda" else None
     the_pass = work_of(kernel, inputs)
-    works = [launched(kernel, settings, the_pass, pool) for settings in able]
+    works = [launched(kernel, settings, the_pass, record) for settings in able]
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(args.repeats):
         for work, times in zip(works, seconds, strict=True):
@@ -347,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check all, time all, and print one table."""
     args = parse_arguments(arguments)
     check(args)
+    from kernels.short_attention import is_whole  # needs Triton
+
     device = torch.device(args.device)
     # Triton's interpreter multiplies no bf16.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
@@ -354,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for length in args.lengths:
         inputs = made_inputs(length, args.tokens or TOKENS.get(length, 131072), device, dtype)
         for kernel in args.kernels:
-            if KERNELS[kernel].is_whole == (length <= LONGEST_WHOLE):
+            if KERNELS[kernel].is_whole == is_whole(inputs.qkv, length):
                 rows += measured(kernel, inputs, args)
     print(markdown_table(("kernel", "length", "settings", "the pass, ms", "of that in use"), rows))
 

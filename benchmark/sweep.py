@@ -134,9 +134,8 @@ class Sweep:
     def _kernels(self, precision: str) -> list[str]:
         """Names what a run would choose by itself, so that results say it and differ from those of other kernels."""
         is_named = any(word.split("=")[0] in ("--kernels", "--layer_norm") for word in self.args.extra)
-        if is_named or self.environment.get("kernels") != "triton" or precision not in ("bf16", "fp16", "fp8"):
-            return []
-        return ["--kernels", "triton"]
+        chosen = self.environment.get("kernels", {}).get(precision)
+        return ["--kernels", "triton"] if chosen == "triton" and not is_named else []
 
     def _first_round(self, series: Configuration) -> Iterator[int]:
         """Measure each batch size once, in rising order while they double; the sizes that fit."""
@@ -256,15 +255,16 @@ def _describe_data(args: argparse.Namespace) -> str:
 
 
 def _look_at_machine() -> dict:
-    """The environment of a measuring process, and its default precision and kernels; from another process, as CUDA
-    would hold memory in this one."""
+    """The environment of a measuring process, its default precision, and each precision's default kernels; from another
+    process, as CUDA would hold memory in this one."""
     program = (
         "import json, torch\n"
-        "from kernels.launch import is_hopper, triton_problem\n"
+        "from kernels.launch import default_kernels\n"
         "from training.environment import describe_environment\n"
-        "from training.precision import resolve_precision\n"
+        "from training.precision import PRECISIONS, precision_problem, resolve_precision\n"
         "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
-        "kernels = 'triton' if is_hopper(device) and triton_problem(device) is None else 'torch'\n"
+        "able = [resolve_precision(name, device) for name in PRECISIONS if not precision_problem(name, device)]\n"
+        "kernels = {precision.name: default_kernels(device, precision.compute_dtype) for precision in able}\n"
         "precision = resolve_precision(None, device).name\n"
         "print(json.dumps(describe_environment() | {'precision': precision, 'kernels': kernels}))"
     )

@@ -36,6 +36,12 @@ def is_hopper(device: torch.device) -> bool:
     return is_nvidia and torch.cuda.get_device_capability(device)[0] == HOPPER
 
 
+def default_kernels(device: torch.device, dtype: torch.dtype) -> str:
+    """The faster by docs/performance-log.md: `triton` on Hopper in 16 bits, else `torch`."""
+    is_measured = dtype.itemsize == 2 and is_hopper(device) and triton_problem(device) is None
+    return "triton" if is_measured else "torch"
+
+
 @functools.cache
 def n_resident_programs(device: torch.device, per_processor: int) -> int:
     """`per_processor` for each streaming multiprocessor of the device, so that all of them run at once."""

@@ -66,7 +66,7 @@ def test_kernels_nobody_named(monkeypatch, changes, capability, expected):
     """Those written by hand on Hopper, where they were measured to be faster, as far as they go."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(run_setup, "triton_problem", lambda device: None)
+    monkeypatch.setattr("kernels.launch.triton_problem", lambda device: None)
     monkeypatch.setattr(run_setup, "precision_problem", lambda name, device: None)
     monkeypatch.setattr("training.precision.precision_problem", lambda name, device: None)
     shape = {"hidden_size": 32, "hidden_act": "gelu"}

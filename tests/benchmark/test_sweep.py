@@ -154,7 +154,8 @@ def test_other_flags_are_another_measurement(made_up, tmp_path):
     ],
 )
 def test_kernels_that_a_machine_chooses_are_named(made_up, tmp_path, monkeypatch, flags, precision, expected):
-    machine = MACHINE | {"precision": precision, "kernels": "triton"}
+    kernels = {"fp32": "torch", "fp16": "triton", "bf16": "triton", "fp8": "triton"}
+    machine = MACHINE | {"precision": precision, "kernels": kernels}
     monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: machine)
     (point,) = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--precisions", precision, "--", *flags)
     assert point["configuration"]["flags"] == expected
