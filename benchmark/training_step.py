@@ -279,9 +279,16 @@ def allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
+def release_memory(device: torch.device) -> None:
+    """Give back what nobody holds, cycles of objects included: what else runs here needs it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
 def _failing_alone(name: str, work: Work, failed: list[str]) -> Iterator[None]:
-    """Say what ran out of memory, show and note what failed, and go on."""
+    """Say what ran out of memory, show and note what failed, release what it held, and go on."""
     variant = f"{name} with {len(work.batch.next_sentence_labels)} sequences"
     try:
         yield
@@ -290,6 +297,9 @@ def _failing_alone(name: str, work: Work, failed: list[str]) -> Iterator[None]:
     except Exception:  # whatever it is, the others are worth their table
         traceback.print_exc()
         failed.append(variant)
+    else:
+        return
+    release_memory(work.batch.input_ids.device)
 
 
 def matrix_product_tflops(dtype: torch.dtype, device: torch.device) -> float:
@@ -347,9 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, windows in measure_all(group, args, work, precision, device, failed).items():
                 found[name, batch_size] = windows
                 print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            release_memory(device)
 
     best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in names}
     theirs = max((best[name] for name in names if name in THEIRS), default=0.0)
