@@ -50,6 +50,7 @@ from errors import UserError, run_main
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
+from training.allocator import use_expandable_segments
 from training.cuda_graphs import GradientGraphs
 from training.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.pretraining_arguments import BERT_CONFIGS
@@ -342,6 +343,7 @@ def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     args = parse_arguments(arguments)
+    use_expandable_segments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = check(args, device)
     precision = resolve_precision(args.precision, device)

@@ -15,6 +15,7 @@ import torch
 
 from errors import UserError
 from training import checkpoint
+from training.allocator import use_expandable_segments
 from training.arguments import reduce_dtype
 from training.checkpoint_writer import CheckpointWriter
 from training.determinism import deterministic
@@ -45,6 +46,7 @@ def run_entry(args: argparse.Namespace, check: Check, make_run: MakeRun) -> None
     world = read_world(os.environ, args.local_rank)
     device = torch.device("cuda", world.local_rank) if n_gpus else torch.device("cpu")
     if n_gpus:
+        use_expandable_segments()
         torch.cuda.set_device(device)
     with connected(world, device, args.startup_timeout, _description(args)) as world:
         setup = check(args, world, device)

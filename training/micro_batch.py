@@ -4,12 +4,11 @@ An estimate, not a trial: a trial costs a minute, must run the step as it will b
 see the batch of another token count that comes an hour later. It counts what autograd keeps, tensor by tensor, and
 agrees with what was measured on one H200 to 8 % (docs/performance-log.md, section 10).
 
-Batches of several token counts leave blocks of several sizes in PyTorch's allocator, so it reserves up to 1.4 times
-what is in use. Close below a card's memory it gives blocks back and asks for them again, at half the speed. Hence
-`HEADROOM`.
+`HEADROOM` is for what the estimate does not see: CUDA's own memory, NCCL's and the libraries', and what lies unused
+between blocks. Close below a card's memory PyTorch gives blocks back and asks for them again, at half the speed.
 """
 
-HEADROOM = 1.4
+HEADROOM = 1.2
 LOGIT_ROWS = 4096  # of one block of the masked-LM loss, see kernels/cross_entropy.py
 
 
