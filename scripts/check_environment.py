@@ -138,7 +138,7 @@ def all_reduce_finding(n_gpus: int) -> Finding:
     command += [str(PROJECT / "scripts" / "all_reduce.py")]
     try:
         ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=ALL_REDUCE_SECONDS)
-        said, output = ended.returncode, ended.stdout + ended.stderr
+        said, output = ended.returncode, ended.stdout + (ended.stderr if ended.returncode else "")
     except subprocess.TimeoutExpired:
         said, output = 1, f"error: it took longer than {ALL_REDUCE_SECONDS} seconds"
     if said == 0:

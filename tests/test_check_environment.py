@@ -236,7 +236,8 @@ def test_the_last_line(states, sentence):
 
 
 @pytest.mark.slow
-def test_two_processes_add_up(folder):
+def test_two_processes_add_up(folder, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # without, torchrun has something to say on stderr
     ended, findings, _ = check(folder, "--all_reduce", CUDA_VISIBLE_DEVICES="")
     found = findings["all-reduce"]["found"]
     assert re.fullmatch(r"2 processes added up 64 MB by gloo: right, [\d.]+ GB/s", found), ended.stdout
