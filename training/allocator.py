@@ -3,7 +3,7 @@
 Batches of several token counts want blocks of several sizes. PyTorch's allocator by default asks CUDA for a new segment
 for each size that fits none it has, and so reserves up to twice what is in use; every such request also stops the
 device for a moment. An expandable segment is a range of addresses behind which memory is put as it is needed: what is
-reserved is then what is in use. Figures are in docs/performance-log.md, section 10.
+reserved is then what is in use. Figures are in docs/performance-log.md, section 18.
 
 Known to fail with it are NCCL's reductions within CUDA graphs, and ours have none (https://github.com/pytorch/pytorch/
 issues/158029).
