@@ -293,14 +293,14 @@ def _failing_alone(name: str, work: Work, failed: list[str]) -> Iterator[None]:
     variant = f"{name} with {len(work.batch.next_sentence_labels)} sequences"
     try:
         yield
-    except torch.OutOfMemoryError:
-        print(f"{variant}: out of memory", flush=True)
-    except Exception:  # whatever it is, the others are worth their table
-        traceback.print_exc()
-        failed.append(variant)
-    else:
-        return
-    release_memory(work.batch.input_ids.device)
+    except Exception as error:  # whatever it is, the others are worth their table
+        if isinstance(error, torch.OutOfMemoryError):
+            print(f"{variant}: out of memory", flush=True)
+        else:
+            traceback.print_exc()
+            failed.append(variant)
+        traceback.clear_frames(error.__traceback__)  # they hold the step's tensors for as long as the error lives
+        release_memory(work.batch.input_ids.device)
 
 
 def matrix_product_tflops(dtype: torch.dtype, device: torch.device) -> float:

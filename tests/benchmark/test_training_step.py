@@ -1,6 +1,8 @@
 """The benchmark compares like with like, runs, and says what it cannot run."""
 
 import dataclasses
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,6 +84,21 @@ def test_what_does_not_fit_is_said_and_the_others_go_on(capsys, monkeypatch):
     assert "eager with 3 sequences: out of memory" in printed
     assert [line.split("|")[2].strip() for line in printed.splitlines() if line[:7] == "| eager"] == ["2"]
     assert "| hf      |     3 |" in printed
+
+
+def test_what_ran_out_of_memory_holds_none_when_it_is_released(monkeypatch):
+    held, alive = [], []
+
+    def fail():
+        activations = torch.zeros(3)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(training_step, "release_memory", lambda device: alive.append(held[0]() is not None))
+    batch = SimpleNamespace(next_sentence_labels=[0], input_ids=torch.zeros(1))
+    with training_step._failing_alone("hf", SimpleNamespace(batch=batch), []):
+        fail()
+    assert alive == [False]
 
 
 def test_what_fails_is_shown_once_and_the_others_go_on(capsys, monkeypatch):
