@@ -25,6 +25,7 @@ from run_setup import (
     check_config,
     check_graphs,
     check_kernels,
+    choose_graphs,
     count_parameters,
     count_steps,
     divide_batch,
@@ -60,6 +61,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Pretr
     check_graphs(args, world, device, problems)
     n_parameters = count_parameters(BertForPreTraining, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)
+    choose_graphs(args, config, n_parameters, batches, world, device)
     dataset, eval_dataset = _open_shards(args, config, batches, world, problems)
     for what, value in (("training shards", dataset), ("evaluation shards", eval_dataset)):
         rows = _files_and_rows(value) if isinstance(value, PretrainingDataset) else None

@@ -24,7 +24,7 @@ from training import checkpoint
 from training.arguments import precision_name
 from training.batch_sizes import BatchSizes, resolve_batch_sizes
 from training.distributed import World
-from training.micro_batch import micro_batch_that_fits
+from training.micro_batch import fits, micro_batch_that_fits
 from training.precision import precision_problem, resolve_precision
 from training.resume import find_start, first_global_step
 from training.run import TrainingSetup
@@ -46,7 +46,7 @@ def check_kernels(
     with problems.collect():
         layer_norm_function(args.layer_norm)
     problem = triton_problem(device) if args.kernels == "triton" else None
-    problems.check(problem is None, problem)
+    problems.check(problem is None, f"--kernels triton: {problem}; use torch.")
     for sentence in _without_triton(args) if args.kernels == "torch" else _with_triton(args, config):
         problems.add(sentence)
     dtype = _compute_dtype(args, device)
@@ -102,6 +102,7 @@ def check_graphs(args: argparse.Namespace, world: World, device: torch.device, p
     """Note what CUDA graphs are asked for and cannot do."""
     if not args.cuda_graphs:
         return
+    problems.check(args.do_train, "--cuda_graphs is for training, and there is no --do_train; leave it out.")
     problems.check(
         device.type == "cuda", f"--cuda_graphs needs an NVIDIA GPU, and this run is on {device.type}; leave it out."
     )
@@ -116,13 +117,23 @@ def check_graphs(args: argparse.Namespace, world: World, device: torch.device, p
     )
 
 
-def choose_graphs(args: argparse.Namespace, batches: BatchSizes | None, world: World, device: torch.device) -> None:
+def choose_graphs(
+    args: argparse.Namespace,
+    config: BertConfig | None,
+    n_parameters: int | None,
+    batches: BatchSizes | None,
+    world: World,
+    device: torch.device,
+) -> None:
     """Put into `args` whether to record CUDA graphs, where nobody said: as far as docs/performance-log.md has it."""
-    if args.cuda_graphs is None:
-        is_measured = args.kernels == "triton" and is_hopper(device)
-        is_possible = world.size == 1 and not args.checkpoint_activations
-        is_small = batches is not None and batches.micro * args.max_seq_length <= MOST_TOKENS_OF_GRAPHS
-        args.cuda_graphs = is_measured and is_possible and is_small
+    if args.cuda_graphs is not None:
+        return
+    is_measured = args.kernels == "triton" and is_hopper(device)
+    is_possible = args.do_train and world.size == 1 and not args.checkpoint_activations
+    n_tokens = batches.micro * args.max_seq_length if batches and config else math.inf
+    args.cuda_graphs = is_measured and is_possible and n_tokens <= MOST_TOKENS_OF_GRAPHS
+    if args.cuda_graphs:  # which their memory counts for from here on
+        args.cuda_graphs = fits(_memory_bytes(device), n_tokens, **_memory_facts(args, config, n_parameters, device))
 
 
 def check_config(config: BertConfig, args: argparse.Namespace, problems: Problems) -> None:
@@ -178,22 +189,30 @@ def _fitting(
     """The micro-batch for this device: see `training.micro_batch`; 32 at most on a CPU, whose caches are small."""
     if device.type == "cpu" or config is None or precision_problem(precision_name(args) or "fp32", device):
         return max(size for size in range(1, min(batch_size, CPU_MICRO_BATCH) + 1) if batch_size % size == 0)
-    precision = resolve_precision(precision_name(args), device)
-    dtype = precision.compute_dtype
-    return micro_batch_that_fits(
-        torch.cuda.get_device_properties(device).total_memory,
-        batch_size,
-        args.max_seq_length,
-        hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        layers=config.num_hidden_layers,
-        vocab=config.vocab_size,
-        n_parameters=n_parameters,
-        bytes_per_element=dtype.itemsize,
-        checkpoint_activations=args.checkpoint_activations,
-        padded_attention=(args.attention or default_backend(device, dtype)) == "sdpa",
-        cuda_graphs=bool(args.cuda_graphs),
-    )
+    facts = _memory_facts(args, config, n_parameters, device)
+    return micro_batch_that_fits(_memory_bytes(device), batch_size, args.max_seq_length, **facts)
+
+
+def _memory_bytes(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def _memory_facts(
+    args: argparse.Namespace, config: BertConfig, n_parameters: int, device: torch.device
+) -> dict[str, int | bool]:
+    """What `training.micro_batch.estimated_memory` asks for."""
+    dtype = resolve_precision(precision_name(args), device).compute_dtype
+    return {
+        "hidden": config.hidden_size,
+        "intermediate": config.intermediate_size,
+        "layers": config.num_hidden_layers,
+        "vocab": config.vocab_size,
+        "n_parameters": n_parameters,
+        "bytes_per_element": dtype.itemsize,
+        "checkpoint_activations": args.checkpoint_activations,
+        "padded_attention": (args.attention or default_backend(device, dtype)) == "sdpa",
+        "cuda_graphs": bool(args.cuda_graphs),
+    }
 
 
 def check_all_see_the_same(what: str, value: Any, world: World, problems: Problems) -> None:
@@ -271,7 +290,6 @@ def resolve_setup(
         UserError: all that was and is wrong, a sentence each; on rank 0 what any rank found, on the others without
             sentences.
     """
-    choose_graphs(args, batches, world, device)
     new_phase = resumed is not None and args.phase2 and resumed["step"] == args.phase1_end_step
     total_steps = total_steps or 1
     first_step = 0 if resumed is None else resumed["step"] - first_global_step(args)

@@ -26,6 +26,7 @@ from run_setup import (
     check_config,
     check_graphs,
     check_kernels,
+    choose_graphs,
     count_parameters,
     count_steps,
     divide_batch,
@@ -70,6 +71,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
     tokenizer = _open_tokenizer(args, config, pretrained, problems)
     n_parameters = count_parameters(BertForQuestionAnswering, config) if config else None
     batches = divide_batch(args, config, n_parameters, world, device, problems)
+    choose_graphs(args, config, n_parameters, batches, world, device)
     if args.eval_script and not Path(args.eval_script).is_file():
         problems.add(f"there is no script {args.eval_script}; give --eval_script evaluate-v1.1.py or evaluate-v2.0.py.")
     examples = _read_examples(args, world, problems)

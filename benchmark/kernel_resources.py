@@ -5,7 +5,8 @@
   python3 benchmark/kernel_resources.py --kernels attention --keep code     # and the code, to be read
 
 Registers and shared memory decide how many programs a processor runs beside each other, and so how much of the time
-that memory takes is hidden. What does not fit into registers is spilled to memory: the column should be all zeros.
+that memory takes is hidden. What does not fit into registers is spilled to memory: the column should be zeros, but
+for some bytes of attention's kernels.
 
 `products` says which instructions multiply matrices: wgmma is Hopper's own, and twice as fast there as mma. Each group
 of them is waited for once; as many waits as products mean that the assembler, short of registers, has lined them up.

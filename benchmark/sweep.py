@@ -33,6 +33,7 @@ from benchmark.points import FILE_NAME, OPTIMIZERS, Point, by_configuration, rat
 from benchmark.report_data import Bar
 from benchmark.summarize import MISSING, markdown_table, text
 from benchmark.sweep_point import ROOT, Configuration, command, measure
+from configuration import BertConfig
 from errors import Problems, UserError, run_main
 from file_utils import atomic_write
 from optimization import OPTIMIZERS as ALL_OPTIMIZERS
@@ -134,7 +135,8 @@ class Sweep:
     def _kernels(self, precision: str) -> list[str]:
         """Names what a run would choose by itself, so that results say it and differ from those of other kernels."""
         is_named = any(word.split("=")[0] in ("--kernels", "--layer_norm") for word in self.args.extra)
-        chosen = self.environment.get("kernels", {}).get(precision)
+        model = BertConfig.from_json_file(BERT_CONFIGS.get(self.args.bert_model, self.args.bert_model))
+        chosen = self.environment.get("kernels", {}).get(precision) if model.hidden_act == "gelu" else None
         return ["--kernels", "triton"] if chosen == "triton" and not is_named else []
 
     def _first_round(self, series: Configuration) -> Iterator[int]:

@@ -45,8 +45,8 @@ from benchmark.hugging_face_step import (
 from benchmark.summarize import markdown_table
 from configuration import BertConfig, Execution
 from data.flat_batch import PretrainingBatch
-from data.synthetic import synthetic_batch
-from errors import UserError, run_main
+from data.synthetic import mean_length_problem, synthetic_batch
+from errors import Problems, run_main
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
@@ -108,24 +108,33 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def check(args: argparse.Namespace, device: torch.device) -> list[str]:
+def check(args: argparse.Namespace, config: BertConfig, device: torch.device) -> list[str]:
     """The variants to measure.
 
     Raises:
-        UserError: one that is asked for cannot run here, or a number is below one.
+        UserError: variants that are asked for cannot run here, or numbers that the model does not take.
     """
+    problems = Problems()
     for name in ("max_seq_length", "max_predictions_per_seq", "steps", "windows"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
-    if min(args.batch_size) < 1:
-        raise UserError(f"--batch_size is {min(args.batch_size)}; it must be 1 or more.")
+        problems.check(getattr(args, name) >= 1, f"--{name} is {getattr(args, name)}; it must be 1 or more.")
+    problems.check(min(args.batch_size) >= 1, f"--batch_size is {min(args.batch_size)}; it must be 1 or more.")
+    for name, most, whose in (
+        ("max_seq_length", config.max_position_embeddings, "the model's max_position_embeddings"),
+        ("max_predictions_per_seq", args.max_seq_length, "--max_seq_length"),
+    ):
+        problems.check(
+            getattr(args, name) <= most, f"--{name} is {getattr(args, name)}; {whose} allows {most} at most."
+        )
+    if args.mean_length is not None and (problem := mean_length_problem(args.mean_length, args.max_seq_length)):
+        problems.add(f"--mean_length {problem}")
     if args.precision and (problem := precision_problem(args.precision, device)):
-        raise UserError(problem + ".")
+        problems.add(problem + ".")
+    for name in args.variants or ():
+        if problem := _problem(name, device):
+            problems.add(f"--variants has {name}: {problem}; leave it out.")
+    problems.raise_if_any()
     if args.variants is None:
         return [name for name in _usual_variants(device) if _problem(name, device) is None]
-    for name in args.variants:
-        if problem := _problem(name, device):
-            raise UserError(f"--variants has {name}: {problem}")
     return list(dict.fromkeys(args.variants))
 
 
@@ -136,15 +145,14 @@ def _usual_variants(device: torch.device) -> list[str]:
 
 
 def _problem(variant: str, device: torch.device) -> str | None:
-    """Why it cannot run here, a sentence."""
+    """Why it cannot run here."""
     if variant.endswith(GRAPHS) and device.type != "cuda":
-        return "CUDA graphs need an NVIDIA GPU; leave it out."
+        return "CUDA graphs need an NVIDIA GPU"
     if variant in THEIRS or execution_of(variant).kernels == "torch":
         return None
     if problem := triton_problem(device):
         return problem
-    problem = precision_problem("fp8", device) if execution_of(variant).in_fp8 else None
-    return problem and problem + "."
+    return precision_problem("fp8", device) if execution_of(variant).in_fp8 else None
 
 
 class Work:
@@ -266,13 +274,20 @@ def measure_all(
             at_rest[name] = allocated(device) - before
     for _ in range(args.windows):
         for name in list(steps):
-            step = steps.pop(name)  # what fails is not tried again, and leaves its memory to the others
-            others = allocated(device) - at_rest[name]
             with _failing_alone(name, work, failed):
-                window = measure(step, args.steps, work, device)
-                windows[name].append(window | {"others_bytes": others})
-                steps[name] = step
+                windows[name].append(_window(steps, name, at_rest[name], args.steps, work, device))
     return {name: found for name, found in windows.items() if len(found) == args.windows}
+
+
+def _window(
+    steps: dict[str, Callable[[], None]], name: str, at_rest: int, n_steps: int, work: Work, device: torch.device
+) -> dict:
+    """One window of a variant; one that fails is in `steps` no more, and leaves its memory to the others."""
+    step = steps.pop(name)
+    others = allocated(device) - at_rest
+    window = measure(step, n_steps, work, device)
+    steps[name] = step
+    return window | {"others_bytes": others}
 
 
 def allocated(device: torch.device) -> int:
@@ -345,10 +360,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     use_expandable_segments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    names = check(args, device)
+    config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
+    names = check(args, config, device)
     precision = resolve_precision(args.precision, device)
     precision.apply()
-    config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
     peak = matrix_product_tflops(precision.compute_dtype, device) if device.type == "cuda" else None
 
     found: dict[tuple[str, int], list[dict]] = {}

@@ -40,9 +40,15 @@ def synthetic_problem(lengths: str, max_seq_length: int) -> str | None:
         mean = mean_length(lengths)
     except ValueError:
         return f"--synthetic is {lengths!r}; give {FULL}, or the mean length of the sequences."
-    if mean is not None and not SHORTEST <= mean <= max_seq_length:
-        return f"--synthetic {lengths} is no mean length between {SHORTEST} and --max_seq_length {max_seq_length}."
-    return None
+    problem = mean is not None and mean_length_problem(mean, max_seq_length)
+    return f"--synthetic {problem}" if problem else None
+
+
+def mean_length_problem(mean: float, max_seq_length: int) -> str | None:
+    """Why sequences cannot have this mean length, for a sentence that begins with a flag; None where they can."""
+    if SHORTEST <= mean <= max_seq_length:
+        return None
+    return f"{mean:g} is no mean length between {SHORTEST} and --max_seq_length {max_seq_length}."
 
 
 class SyntheticPretraining:

@@ -17,16 +17,16 @@ INTERPRETED_PROCESSORS = 2  # on a CPU: enough to have more than one program, fe
 
 
 def triton_problem(device: torch.device) -> str | None:
-    """Why kernels written in Triton cannot run on this device, a sentence; None where they can."""
+    """Why kernels written in Triton cannot run on this device, for a sentence to go on from; None where they can."""
     if importlib.util.find_spec("triton") is None:
-        return "--kernels triton needs Triton, which PyTorch for CUDA brings along and this one did not; use torch."
+        return "they need Triton, which PyTorch for CUDA brings along and this one did not"
     if device.type != "cuda":
         if os.environ.get("TRITON_INTERPRET") == "1":
             return None
-        return f"--kernels triton runs on NVIDIA GPUs only, and this run is on {device.type}; use torch."
+        return f"they run on NVIDIA GPUs only, and this run is on {device.type}"
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < MINIMUM_CAPABILITY:
         name = torch.cuda.get_device_name(device)
-        return f"--kernels triton needs an NVIDIA GPU of compute capability 8.0 or more, not {name}; use torch."
+        return f"they need an NVIDIA GPU of compute capability 8.0 or more, not {name}"
     return None
 
 

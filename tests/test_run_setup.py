@@ -10,13 +10,15 @@ import run_setup
 from configuration import BertConfig
 from errors import Problems
 from training.distributed import World
+from training.pretraining_arguments import BERT_CONFIGS
 
 
+@pytest.mark.parametrize("graphs", [None, True])
 @pytest.mark.parametrize(
     ("attention", "default", "is_padded"),
     [(None, "flash", False), (None, "sdpa", True), ("sdpa", "flash", True), ("triton", "sdpa", False)],
 )
-def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, attention, default, is_padded):
+def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, attention, default, is_padded, graphs):
     asked = []
     monkeypatch.setattr(run_setup, "default_backend", lambda device, dtype: default)
     monkeypatch.setattr(run_setup, "precision_problem", lambda name, device: None)
@@ -32,7 +34,7 @@ def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, atte
         amp=False,
         max_seq_length=128,
         checkpoint_activations=False,
-        cuda_graphs=False,
+        cuda_graphs=graphs,
         train_batch_size=None,
         gradient_accumulation_steps=None,
         global_batch_size=8,
@@ -41,7 +43,7 @@ def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, atte
     config = BertConfig(100, 32, 2, 2, 64)
     batches = run_setup.divide_batch(args, config, 1000, World(), torch.device("cuda", 0), Problems())
     assert batches.micro == 8
-    assert [model["padded_attention"] for model in asked] == [is_padded]
+    assert [(model["padded_attention"], model["cuda_graphs"]) for model in asked] == [(is_padded, bool(graphs))]
 
 
 @pytest.mark.parametrize(
@@ -86,12 +88,17 @@ def test_a_cpu_has_pytorchs_kernels():
 
 
 @pytest.mark.parametrize(
-    ("device", "n_processes", "checkpoints", "named"),
-    [("cuda", 1, False, []), ("cpu", 1, False, ["on cpu"]), ("cuda", 4, True, ["there are 4", "exclude each other"])],
+    ("device", "n_processes", "checkpoints", "trains", "named"),
+    [
+        ("cuda", 1, False, True, []),
+        ("cpu", 1, False, True, ["on cpu"]),
+        ("cuda", 4, True, True, ["there are 4", "exclude each other"]),
+        ("cuda", 1, False, False, ["there is no --do_train"]),
+    ],
 )
-def test_what_cuda_graphs_cannot_do_is_said(device, n_processes, checkpoints, named):
+def test_what_cuda_graphs_cannot_do_is_said(device, n_processes, checkpoints, trains, named):
     problems = Problems()
-    args = argparse.Namespace(cuda_graphs=True, checkpoint_activations=checkpoints)
+    args = argparse.Namespace(cuda_graphs=True, checkpoint_activations=checkpoints, do_train=trains)
     run_setup.check_graphs(args, types.SimpleNamespace(size=n_processes), torch.device(device), problems)
     assert len(problems.sentences) == len(named)
     assert all(part in sentence for part, sentence in zip(named, problems.sentences, strict=True))
@@ -108,13 +115,19 @@ def test_what_cuda_graphs_cannot_do_is_said(device, n_processes, checkpoints, na
         (128, {"checkpoint_activations": True}, False),
         (128, {"n_processes": 2}, False),
         (128, {"capability": (8, 0)}, False),
+        (128, {"do_train": False}, False),
+        (128, {"gigabytes": 33}, False),  # without graphs these sequences take 20
     ],
 )
 def test_graphs_nobody_asked_for(monkeypatch, micro_batch, changes, expected):
     settings = {"cuda_graphs": None, "kernels": "triton", "checkpoint_activations": False, "max_seq_length": 128}
-    others = {"n_processes": 1, "capability": (9, 0)} | changes
+    settings |= {"do_train": True, "precision": "bf16", "fp16": False, "attention": "triton"}
+    others = {"n_processes": 1, "capability": (9, 0), "gigabytes": 85} | changes
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: others["capability"])
+    monkeypatch.setattr(run_setup, "_memory_bytes", lambda device: others["gigabytes"] * 10**9)
+    monkeypatch.setattr("training.precision.precision_problem", lambda name, device: None)
+    config, n_parameters = BertConfig.from_json_file(BERT_CONFIGS["large"]), 336_000_000
     args = argparse.Namespace(**settings | {n: v for n, v in changes.items() if n in settings})
     world, batches = types.SimpleNamespace(size=others["n_processes"]), types.SimpleNamespace(micro=micro_batch)
-    run_setup.choose_graphs(args, batches, world, torch.device("cuda", 0))
+    run_setup.choose_graphs(args, config, n_parameters, batches, world, torch.device("cuda", 0))
     assert args.cuda_graphs is expected

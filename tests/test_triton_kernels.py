@@ -120,7 +120,12 @@ def test_what_it_cannot_do_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apex", None)
     with pytest.raises(UserError) as raised:
         main(command(tmp_path, kernels="triton", layer_norm="apex"))
-    parts = ("runs on NVIDIA GPUs only, and this run is on cpu", "hidden_act is relu", "--layer_norm is apex", "apex")
+    parts = (
+        "they run on NVIDIA GPUs only, and this run is on cpu",
+        "hidden_act is relu",
+        "--layer_norm is apex",
+        "apex",
+    )
     for part in parts:
         assert any(part in sentence for sentence in raised.value.sentences), raised.value.sentences
     assert len(raised.value.sentences) == len(parts)
@@ -166,7 +171,7 @@ def test_without_triton(tmp_path, monkeypatch):
     write_config(tmp_path / "config.json")
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs Triton, which PyTorch for CUDA brings along"):
+    with pytest.raises(UserError, match="they need Triton, which PyTorch for CUDA brings along"):
         main(command(tmp_path, kernels="triton"))
     monkeypatch.delitem(sys.modules, "kernels.short_attention", raising=False)  # or it would be there already
     with pytest.raises(UserError, match="--attention triton is of the kernels written in Triton alone"):

@@ -3,7 +3,8 @@
 A step of BERT-large is some 1,200 to 1,900 kernels, and Python takes 30 us and more to launch one. Batches of 64
 sequences and less so wait for the processor, and fp8 at any. A graph is launched as one. It works on the same memory
 each time, and so does all that meets it: a micro-batch is copied into the graph's inputs, and all graphs leave the
-gradients in the same buffers. In the first graph they come to be there; the others take one pass over them more.
+gradients in the same buffers. If the first graph begins a step, they come to be there; the others take one pass over
+them more.
 
 Shapes must repeat, for which batches are padded to buckets (data/flat_batch.py). Each shape's first micro-batch runs as
 it would without graphs, for torch.compile to make its code; the second is recorded, and replayed from then on. What
@@ -52,7 +53,8 @@ class GradientGraphs:
         """Leave the gradients of the first loss in the parameters' `grad`.
 
         Args:
-            micro_batch: a dataclass of tensors on the device and of numbers.
+            micro_batch: a dataclass of tensors on the device and of numbers. It has `max_seqlen`, the one number that a
+                loss may use: a graph keeps those it was recorded with.
             scale: that the loss is multiplied by first.
             accumulates: add to the gradients that the last call left, and do not replace them.
 
@@ -127,5 +129,5 @@ def _tensors(micro_batch: Any) -> dict[str, Tensor]:
 
 
 def _shape(micro_batch: Any) -> Hashable:
-    """All that a graph depends on."""
+    """What a graph is recorded for."""
     return micro_batch.max_seqlen, tuple(tensor.shape for tensor in _tensors(micro_batch).values())

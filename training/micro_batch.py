@@ -47,6 +47,11 @@ def estimated_memory(
     return fixed + activations + (activations + 4 * n_parameters if cuda_graphs else 0)
 
 
+def fits(memory_bytes: int, n_tokens: int, **model: int | bool) -> bool:
+    """Whether a micro-batch of so many tokens is thought to fit a device; `model` is for `estimated_memory`."""
+    return HEADROOM * estimated_memory(n_tokens, **model) <= memory_bytes
+
+
 def micro_batch_that_fits(memory_bytes: int, batch_size: int, max_seq_length: int, **model: int | bool) -> int | None:
     """The largest micro-batch that divides a process's batch and fits a device, all sequences at full length.
 
@@ -59,6 +64,6 @@ def micro_batch_that_fits(memory_bytes: int, batch_size: int, max_seq_length: in
         sequences; None where not even one fits.
     """
     for size in range(batch_size, 0, -1):
-        if batch_size % size == 0 and HEADROOM * estimated_memory(size * max_seq_length, **model) <= memory_bytes:
+        if batch_size % size == 0 and fits(memory_bytes, size * max_seq_length, **model):
             return size
     return None

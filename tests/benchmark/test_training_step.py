@@ -16,6 +16,7 @@ from configuration import BertConfig
 from data.synthetic import synthetic_batch
 from errors import UserError
 from modeling import BertForPreTraining, BertForQuestionAnswering
+from training.precision import resolve_precision
 
 CPU = torch.device("cpu")
 CONFIG = BertConfig(100, 32, 2, 2, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -101,6 +102,26 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_released(monkeypatch):
     assert alive == [False]
 
 
+def test_a_step_that_ran_out_of_memory_is_gone_when_its_memory_is_released(monkeypatch):
+    held, alive = [], []
+
+    class Step:
+        def __call__(self):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def build(*_):
+        step = Step()
+        held.append(weakref.ref(step))
+        return step
+
+    monkeypatch.setattr(training_step, "build", build)
+    monkeypatch.setattr(training_step, "release_memory", lambda device: alive.append(held[0]() is not None))
+    args = parse_arguments(SMALL)
+    work = Work(args, CONFIG, 2, CPU)
+    assert training_step.measure_all(["eager"], args, work, resolve_precision(None, CPU), CPU, []) == {}
+    assert alive == [False]
+
+
 def test_what_fails_is_shown_once_and_the_others_go_on(capsys, monkeypatch):
     measure = training_step.measure
     calls = []
@@ -136,7 +157,13 @@ def test_memory_is_without_what_the_others_keep():
         (["--batch_size", "0"], "--batch_size is 0"),
         (["--windows", "0"], "--windows is 0"),
         (["--precision", "tf32"], "tf32 exists on NVIDIA GPUs only"),
-        (["--variants", "triton"], "--variants has triton: --kernels triton runs on NVIDIA GPUs only"),
+        (["--variants", "triton"], "--variants has triton: they run on NVIDIA GPUs only"),
+        (
+            ["--max_seq_length", "1024"],
+            "--max_seq_length is 1024; the model's max_position_embeddings allows 512 at most",
+        ),
+        (["--max_seq_length", "16"], "--max_predictions_per_seq is 20; --max_seq_length allows 16 at most"),
+        (["--mean_length", "129"], "--mean_length 129 is no mean length between 5 and --max_seq_length 128"),
     ],
 )
 def test_one_sentence_for_what_cannot_be(arguments, complaint, monkeypatch):

@@ -69,6 +69,7 @@ def test_it_agrees_with_what_one_h200_took(n_tokens, bytes_per_element, checkpoi
         (34.1, 512, {"padded_attention": True}, 32),
         (150.1, 128, {"bytes_per_element": 4}, 512),
         (150.1, 128, {"checkpoint_activations": True}, 8192),
+        (85.0, 128, {"cuda_graphs": True}, 256),
     ],
 )
 def test_the_micro_batch_of_bert_large_on_known_cards(gigabytes, length, options, expected):
