@@ -97,6 +97,8 @@ def _flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p
 
 
 class _ShortAttention(torch.autograd.Function):
+    """Attention by hand alone; layers by hand have it within a function of their own (recorded_attention.py)."""
+
     @staticmethod
     def forward(ctx, qkv, cu_seqlens, max_seqlen, dropout_p):
         from kernels.dropout_mask import random_seed
