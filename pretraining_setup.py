@@ -117,6 +117,11 @@ def _open_shards(
     if args.synthetic is not None:
         if problem := synthetic_problem(args.synthetic, args.max_seq_length):
             problems.add(problem)
+        elif args.max_predictions_per_seq > args.max_seq_length:
+            problems.add(
+                f"--max_predictions_per_seq {args.max_predictions_per_seq} is more than --max_seq_length "
+                f"{args.max_seq_length} has tokens; give fewer."
+            )
         elif config is not None:
             dataset = SyntheticPretraining(args.synthetic, **shape, seed=args.seed)
         return dataset, eval_dataset

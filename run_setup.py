@@ -47,7 +47,7 @@ def check_kernels(
         layer_norm_function(args.layer_norm)
     problem = triton_problem(device) if args.kernels == "triton" else None
     problems.check(problem is None, f"--kernels triton: {problem}; use torch.")
-    for sentence in _without_triton(args) if args.kernels == "torch" else _with_triton(args, config):
+    for sentence in _without_triton(args, device) if args.kernels == "torch" else _with_triton(args, config):
         problems.add(sentence)
     dtype = _compute_dtype(args, device)
     has_backend = args.attention != "triton" or (args.kernels == "triton" and not problem)
@@ -76,11 +76,12 @@ def _compute_dtype(args: argparse.Namespace, device: torch.device) -> torch.dtyp
     return resolve_precision(name, device).compute_dtype
 
 
-def _without_triton(args: argparse.Namespace) -> Iterator[str]:
-    if args.attention == "triton":
-        yield "--attention triton is of the kernels written in Triton alone; add --kernels triton."
-    if precision_name(args) == "fp8":
-        yield "--precision fp8 is of the kernels written in Triton alone; add --kernels triton."
+def _without_triton(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    problem = triton_problem(device)
+    for name, value, other in (("attention", args.attention, "sdpa"), ("precision", precision_name(args), "bf16")):
+        if value in ("triton", "fp8"):
+            remedy = "add --kernels triton" if problem is None else f"{problem}; use {other}"
+            yield f"--{name} {value} is of the kernels written in Triton alone; {remedy}."
 
 
 def _with_triton(args: argparse.Namespace, config: BertConfig | None) -> Iterator[str]:

@@ -23,6 +23,7 @@ itself PyTorch does not count, so there it is left out.
 import argparse
 import contextlib
 import gc
+import importlib.util
 import statistics
 import sys
 import traceback
@@ -134,7 +135,11 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
             problems.add(f"--variants has {name}: {problem}; leave it out.")
     problems.raise_if_any()
     if args.variants is None:
-        return [name for name in _usual_variants(device) if _problem(name, device) is None]
+        reasons = {name: _problem(name, device) for name in _usual_variants(device)}
+        for name, reason in reasons.items():
+            if reason:
+                print(f"{name} is left out: {reason}")
+        return [name for name, reason in reasons.items() if reason is None]
     return list(dict.fromkeys(args.variants))
 
 
@@ -148,6 +153,8 @@ def _problem(variant: str, device: torch.device) -> str | None:
     """Why it cannot run here."""
     if variant.endswith(GRAPHS) and device.type != "cuda":
         return "CUDA graphs need an NVIDIA GPU"
+    if variant in THEIRS and importlib.util.find_spec("transformers") is None:
+        return "Hugging Face's model needs transformers, of requirements-dev.txt"
     if variant in THEIRS or execution_of(variant).kernels == "torch":
         return None
     if problem := triton_problem(device):

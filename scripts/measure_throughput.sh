@@ -23,7 +23,9 @@ read_window() { # [START [STOP]] FLAGS...: the window into `window`, the rest in
     window+=("$1")
     shift
   done
-  if ((${#window[@]} == 1)); then window+=($((window[0] + STEPS_IN_WINDOW))); fi
+  if ((${#window[@]} == 1)) && [[ ${window[0]} =~ ^[0-9]+$ ]]; then
+    window+=($((10#${window[0]} + STEPS_IN_WINDOW)))
+  fi
   entry_flags=("$@")
 }
 

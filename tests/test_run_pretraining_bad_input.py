@@ -105,6 +105,12 @@ def test_shards_of_another_length(folder):
     assert f"holds sequences of {LENGTH} tokens, not of the --max_seq_length 24 asked for" in found
 
 
+def test_made_sequences_with_more_predictions_than_tokens(folder):
+    made = {"input_dir": None, "synthetic": "full", "max_predictions_per_seq": LENGTH + 1}
+    (found,) = refusal(command(folder, **made))
+    assert found.startswith(f"--max_predictions_per_seq {LENGTH + 1} is more than --max_seq_length {LENGTH} has tokens")
+
+
 def test_unknown_keys_and_impossible_values_in_a_configuration(folder):
     write_config(folder / "config.json", hiden_size=3, n_layer=2)
     found = refusal(command(folder, log_freq=0))

@@ -166,6 +166,13 @@ def test_what_fp8_cannot_do_is_said(tmp_path):
         main(command(tmp_path, precision="fp8", kernels="triton"))
 
 
+def test_fp8_where_no_triton_runs_is_not_told_to_use_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    make_inputs(tmp_path)
+    with pytest.raises(UserError, match="they run on NVIDIA GPUs only, and this run is on cpu; use bf16"):
+        main(command(tmp_path, precision="fp8"))
+
+
 def test_without_triton(tmp_path, monkeypatch):
     make_inputs(tmp_path)
     write_config(tmp_path / "config.json")

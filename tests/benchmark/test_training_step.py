@@ -151,6 +151,14 @@ def test_memory_is_without_what_the_others_keep():
     assert training_step.row("eager", 8, [window | {"others_bytes": 0}], None, None)[6] == ""
 
 
+def test_without_transformers_theirs_is_left_out_and_refused_when_named(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    main([*SMALL, "--windows", "1"])
+    assert "hf is left out: Hugging Face's model needs transformers" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--variants has hf: Hugging Face's model needs transformers"):
+        main(["--variants", "hf"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
