@@ -66,6 +66,13 @@ fi
 use_environment requirements.txt
 SECONDS=0 # installation does not count
 
+if (($#)); then # a slip in a flag must not cost the results of before
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  python3 "$PROJECT_DIR/run_pretraining.py" --check_only --do_train --synthetic full --bert_model tiny --max_steps 1 \
+    --output_dir "$scratch" "$@" >/dev/null
+fi
+
 mkdir -p "$OUTPUT_DIR"
 touch "$MARK"
 rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/squad" "$OUTPUT_DIR/throughput" \

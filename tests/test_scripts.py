@@ -255,6 +255,16 @@ def test_quickstart_replaces_no_folder_that_is_not_its_own(tmp_path):
     assert (tmp_path / "data" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
+def test_quickstart_with_an_unknown_flag_keeps_what_an_earlier_one_made(tmp_path):
+    (tmp_path / "pretraining").mkdir()
+    (tmp_path / ".quickstart").touch()
+    (tmp_path / "pretraining" / "ckpt_3.pt").write_text("weights", encoding="utf-8")
+    ended = run("scripts/quickstart.sh", "--bogus", cwd=tmp_path, OUTPUT_DIR=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("error: unrecognized arguments: --bogus\n")
+    assert (tmp_path / "pretraining" / "ckpt_3.pt").read_text(encoding="utf-8") == "weights"
+
+
 def steps_by_phase(log):
     """The steps that were trained, in the order of the log."""
     steps, phase = {1: [], 2: []}, None
