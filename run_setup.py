@@ -132,9 +132,11 @@ def choose_graphs(
     is_measured = args.kernels == "triton" and is_hopper(device)
     is_possible = args.do_train and world.size == 1 and not args.checkpoint_activations
     n_tokens = batches.micro * args.max_seq_length if batches and config else math.inf
-    args.cuda_graphs = is_measured and is_possible and n_tokens <= MOST_TOKENS_OF_GRAPHS
-    if args.cuda_graphs:  # which their memory counts for from here on
-        args.cuda_graphs = fits(_memory_bytes(device), n_tokens, **_memory_facts(args, config, n_parameters, device))
+    if not (is_measured and is_possible and n_tokens <= MOST_TOKENS_OF_GRAPHS):
+        args.cuda_graphs = False
+        return
+    with_graphs = _memory_facts(args, config, n_parameters, device) | {"cuda_graphs": True}
+    args.cuda_graphs = fits(_memory_bytes(device), n_tokens, **with_graphs)
 
 
 def check_config(config: BertConfig, args: argparse.Namespace, problems: Problems) -> None:

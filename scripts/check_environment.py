@@ -138,11 +138,11 @@ def all_reduce_finding(n_gpus: int) -> Finding:
     command += [str(PROJECT / "scripts" / "all_reduce.py")]
     try:
         ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=ALL_REDUCE_SECONDS)
-        said, output = ended.returncode, ended.stdout + (ended.stderr if ended.returncode else "")
+        if ended.returncode == 0:
+            return Finding("all-reduce", ended.stdout.strip().splitlines()[-1])
+        output = ended.stdout + ended.stderr
     except subprocess.TimeoutExpired:
-        said, output = 1, f"error: it took longer than {ALL_REDUCE_SECONDS} seconds"
-    if said == 0:
-        return Finding("all-reduce", output.strip().splitlines()[-1])
+        output = f"error: it took longer than {ALL_REDUCE_SECONDS} seconds"
     errors = [line.partition("error: ")[2] for line in output.splitlines() if "error: " in line]
     remedy = (
         "Try NCCL_DEBUG=INFO, which tells what NCCL does, and NCCL_P2P_DISABLE=1, which keeps GPUs from direct access."
