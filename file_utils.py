@@ -25,8 +25,8 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from errors import UserError
-from remote_files import download, is_remote, last_part, shown
+from common.errors import UserError
+from common.remote_files import download, is_remote, last_part, shown
 
 
 @contextlib.contextmanager

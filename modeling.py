@@ -1,4 +1,4 @@
-"""BERT's heads, and the models that people train: an encoder (encoder.py) with what is asked of it.
+"""BERT's heads, and the models that people train: an encoder (models/encoder.py) with what is asked of it.
 
 The heads compute only what is asked: the masked-LM head sees the masked positions alone. The vocabulary is padded to a
 multiple of 8 inside, and exact in every state dict.
@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configuration import BertConfig, Execution
-from encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation, initialise
+from common.profiler_ranges import named_range
 from kernels.cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from kernels.layers import LayerNorm, Linear
-from ranges import named_range
+from models.config import BertConfig, Execution
+from models.encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation, initialise
 
 
 class PredictionTransform(DenseActivation):

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from common.errors import UserError
 
 OPTIMIZERS = ("lamb", "adamw", "apex_fused_lamb", "apex_fused_adam")
 KERNELS = ("torch", "triton")

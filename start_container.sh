@@ -69,7 +69,7 @@ resolve_gpus() { # adds --gpus where the GPUs can be reached; says so where not
   fi
 }
 
-# What the preparation makes has the names of data/layout.py. The dataset folder cannot lie over data/, since the scripts
+# What the preparation makes has the names of data/artifacts/layout.py. The dataset folder cannot lie over data/, since the scripts
 # are there; so each of its folders is mounted into data/ by itself. The places to mount them at must exist. They are
 # empty folders of the checkout, which git ignores, and containers with other data are not disturbed by them.
 mount_views() {

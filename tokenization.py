@@ -28,7 +28,7 @@ from types import MappingProxyType
 import numpy as np
 from tokenizers.models import WordPiece
 
-from errors import UserError
+from common.errors import UserError
 
 VOCAB_NAME = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"

@@ -32,12 +32,12 @@ from torch import Tensor
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.summarize import markdown_table
-from configuration import BertConfig
-from data.synthetic import synthetic_batch, synthetic_problem
-from errors import Problems, run_main
-from kernels.attention import variable_length_attention
-from training.measured_peak import copy_rate, seconds_of
-from training.pretraining_arguments import BERT_CONFIGS
+from common.errors import Problems, run_main
+from kernels.attention.backends import variable_length_attention
+from models.config import BertConfig
+from tasks.pretraining.arguments import BERT_CONFIGS
+from tasks.synthetic import synthetic_batch, synthetic_problem
+from training.metrics.measured_peak import copy_rate, seconds_of
 
 BACKENDS = ("flash", "sdpa", "triton")
 DTYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})

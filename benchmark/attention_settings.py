@@ -29,9 +29,9 @@ from torch import Tensor
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.summarize import markdown_table
-from errors import Problems, run_main
+from common.errors import Problems, run_main
 from training.cuda_graphs import CudaRecorder
-from training.measured_peak import seconds_of
+from training.metrics.measured_peak import seconds_of
 
 HEADS, HEAD_SIZE, DROPOUT = 16, 64, 0.1
 LENGTHS = (128, 384, 512)
@@ -44,7 +44,7 @@ class Tuned(NamedTuple):
     """A kernel's settings, and what else there is to try."""
 
     function: str
-    """That returns them, in kernels/short_attention.py."""
+    """That returns them, in kernels/attention/short.py."""
     is_backward: bool
     is_whole: bool
     """Whether it is for sequences of up to 128 tokens, else for longer ones."""
@@ -203,7 +203,7 @@ def settings_of(kernel: str, numbers: Sequence[int]) -> dict[str, int]:
 @contextmanager
 def in_use(kernel: str, settings: Mapping[str, int] | None) -> Iterator[None]:
     """Launches of a kernel have these settings; None: those in the code."""
-    from kernels import short_attention
+    from kernels.attention import short as short_attention
 
     if settings is None:
         yield
@@ -214,14 +214,14 @@ def in_use(kernel: str, settings: Mapping[str, int] | None) -> Iterator[None]:
 
 def forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp."""
-    from kernels.short_attention import short_attention
+    from kernels.attention.short import short_attention
 
     return short_attention(inputs.qkv, inputs.cu_seqlens, inputs.max_seqlen, DROPOUT, inputs.seed)
 
 
 def backward(inputs: Inputs, output: Tensor, log_sum_exp: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of query, key and value, and of their bias."""
-    from kernels.short_attention import short_attention_backward
+    from kernels.attention.short import short_attention_backward
 
     rest = inputs.cu_seqlens, inputs.max_seqlen, DROPOUT, inputs.seed
     return short_attention_backward(inputs.gradient, inputs.qkv, output, log_sum_exp, *rest)
@@ -340,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check all, time all, and print one table."""
     args = parse_arguments(arguments)
     check(args)
-    from kernels.short_attention import is_whole  # needs Triton
+    from kernels.attention.short import is_whole  # needs Triton
 
     device = torch.device(args.device)
     # Triton's interpreter multiplies no bf16.

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.points import Point, by_configuration, rate_of, read_points, title
-from errors import Problems, UserError, run_main
+from benchmark.sweeps.points import Point, by_configuration, rate_of, read_points, title
+from common.errors import Problems, UserError, run_main
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

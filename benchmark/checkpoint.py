@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from configuration import BertConfig
 from modeling import BertForPreTraining
+from models.config import BertConfig
 from optimization import build_optimizer, parameter_groups
-from training.checkpoint_writer import CheckpointWriter
-from training.pretraining_arguments import BERT_CONFIGS
+from tasks.pretraining.arguments import BERT_CONFIGS
+from training.checkpointing.writer import CheckpointWriter
 
 
 def parse_arguments() -> argparse.Namespace:

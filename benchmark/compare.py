@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmark.report_data import SUBJECT, Bar, Result, bars
+from benchmark.reports.data import SUBJECT, Bar, Result, bars
 
 CONFIDENCE = 0.95
 ENUMERATED = 200_000  # groupings at most for the exact test; 10 and 10 repeats are 184,756

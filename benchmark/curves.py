@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.summarize import markdown_table, read_phases
-from errors import Problems, UserError, run_main
+from common.errors import Problems, UserError, run_main
 
 
 class Stretch(NamedTuple):

@@ -26,8 +26,8 @@ import h5py
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.create_pretraining_data import create_shards
-from data.hdf5_writer import COMPRESSIONS
-from data.instances import InstanceOptions
+from data.masked_lm.hdf5_writer import COMPRESSIONS
+from data.masked_lm.instances import InstanceOptions
 
 PUBLISHED_LENGTHS = ((128, 20), (512, 80))
 BOUND_OF_BOTH = 4.0

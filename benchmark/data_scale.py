@@ -27,13 +27,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmark.made_corpus import write_dump, write_formatted
+from benchmark.workloads.made_corpus import write_dump, write_formatted
+from common.workers import Workers, workers
+from data.corpus.sentences import split_sentences
+from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
+from data.corpus.wikipedia import extract_wikipedia
 from data.create_pretraining_data import create_shards
-from data.instances import InstanceOptions
-from data.parallel import Workers, workers
-from data.sentences import split_sentences
-from data.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
-from data.wikipedia import extract_wikipedia
+from data.masked_lm.instances import InstanceOptions
 
 LENGTHS = ((128, 20), (512, 80))
 MB_PER_SHARD = 50

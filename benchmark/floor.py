@@ -28,10 +28,10 @@ import torch
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.summarize import markdown_table
-from configuration import BertConfig
-from errors import UserError, run_main
-from training.measured_peak import Product, copy_rate, encoder_products, seconds_of, seconds_of_product
-from training.pretraining_arguments import BERT_CONFIGS
+from common.errors import UserError, run_main
+from models.config import BertConfig
+from tasks.pretraining.arguments import BERT_CONFIGS
+from training.metrics.measured_peak import Product, copy_rate, encoder_products, seconds_of, seconds_of_product
 
 DTYPES = MappingProxyType({"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
 FP8 = ("fp8-tensor", "fp8-row")

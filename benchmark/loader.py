@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from data.hdf5_shards import DATASETS, find_shards
-from data.pretraining_dataset import PretrainingDataset
-from errors import Problems, UserError, run_main
+from common.errors import Problems, UserError, run_main
+from data.loading.hdf5_shards import DATASETS, find_shards
+from data.loading.pretraining_dataset import PretrainingDataset
 
 VOCAB_SIZE = 30522
 

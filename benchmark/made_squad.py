@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmark.made_corpus import documents
+from benchmark.workloads.made_corpus import documents
 from file_utils import atomic_write
 
 BYTES_PER_CONTEXT = 6000

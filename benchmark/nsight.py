@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark import nsight_compute, timeline
 from benchmark.nsight_metrics import SHARES
+from benchmark.profiles import nsight_compute, timeline
 from benchmark.summarize import markdown_table, text
-from errors import Problems, UserError, run_main
+from common.errors import Problems, UserError, run_main
 from file_utils import atomic_write
 
 

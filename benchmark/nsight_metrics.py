@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from errors import UserError, run_main
+from common.errors import UserError, run_main
 
 ACTIVE = ".avg.pct_of_peak_sustained_active"
 ELAPSED = ".avg.pct_of_peak_sustained_elapsed"

@@ -27,12 +27,12 @@ import torch
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.summarize import markdown_table
-from configuration import BertConfig
-from errors import UserError, run_main
+from common.errors import UserError, run_main
 from modeling import BertForPreTraining
+from models.config import BertConfig
 from optimization import build_optimizer, clip_and_step, clips_itself, gradient_norm, parameter_groups
-from training.measured_peak import copy_rate
-from training.pretraining_arguments import BERT_CONFIGS
+from tasks.pretraining.arguments import BERT_CONFIGS
+from training.metrics.measured_peak import copy_rate
 
 MAX_GRAD_NORM = 1.0
 LEARNING_RATE = 1e-6  # weights stay themselves over thousands of steps

@@ -19,10 +19,10 @@ from pathlib import Path
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.report_data import Result, read_results
-from benchmark.report_figures import Figure, make_figures
-from benchmark.report_page import make_page
-from benchmark.report_tables import (
+from benchmark.reports.data import Result, read_results
+from benchmark.reports.figures import Figure, make_figures
+from benchmark.reports.page import make_page
+from benchmark.reports.tables import (
     Table,
     commands,
     comparison_tables,
@@ -32,7 +32,7 @@ from benchmark.report_tables import (
     run_tables,
     throughput_tables,
 )
-from errors import UserError, run_main
+from common.errors import UserError, run_main
 from file_utils import atomic_write
 
 COMPARE = "compare"

@@ -18,8 +18,8 @@ from typing import Any
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from errors import Problems, UserError, run_main
-from training.metrics import read_log
+from common.errors import Problems, UserError, run_main
+from training.metrics.logger import read_log
 
 HEADER = (
     "phase",

@@ -29,16 +29,16 @@ from types import MappingProxyType
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.points import FILE_NAME, OPTIMIZERS, Point, by_configuration, rate_of, read_points, title, window
-from benchmark.report_data import Bar
+from benchmark.reports.data import Bar
 from benchmark.summarize import MISSING, markdown_table, text
-from benchmark.sweep_point import ROOT, Configuration, command, measure
-from configuration import BertConfig
-from errors import Problems, UserError, run_main
+from benchmark.sweeps.measurement import ROOT, Configuration, command, measure
+from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, by_configuration, rate_of, read_points, title, window
+from common.errors import Problems, UserError, run_main
 from file_utils import atomic_write
+from models.config import BertConfig
 from optimization import OPTIMIZERS as ALL_OPTIMIZERS
-from training.precision import PRECISIONS
-from training.pretraining_arguments import BERT_CONFIGS
+from tasks.pretraining.arguments import BERT_CONFIGS
+from training.config.precision import PRECISIONS
 
 LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried

@@ -36,26 +36,26 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmark.hugging_face_step import (
+from benchmark.summarize import markdown_table
+from benchmark.workloads.hugging_face_step import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
     hugging_face_step,
     padded_inputs,
     padded_question_inputs,
 )
-from benchmark.summarize import markdown_table
-from configuration import BertConfig, Execution
-from data.flat_batch import PretrainingBatch
-from data.synthetic import mean_length_problem, synthetic_batch
-from errors import Problems, run_main
+from common.errors import Problems, run_main
+from data.loading.flat_batch import PretrainingBatch
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
+from models.config import BertConfig, Execution
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
-from training.allocator import use_expandable_segments
+from tasks.pretraining.arguments import BERT_CONFIGS
+from tasks.synthetic import mean_length_problem, synthetic_batch
+from training.config.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.cuda_graphs import GradientGraphs
-from training.precision import PRECISIONS, Precision, precision_problem, resolve_precision
-from training.pretraining_arguments import BERT_CONFIGS
-from training.throughput import ThroughputMeter, bert_flops, question_answering_flops
+from training.environment.allocator import use_expandable_segments
+from training.metrics.throughput import ThroughputMeter, bert_flops, question_answering_flops
 
 MATRIX_SIZE = 8192
 WARM_UP_STEPS = 3
@@ -190,7 +190,7 @@ class Work:
         return padded_question_inputs(self.batch, self._positions)
 
     def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
-        """Forward and backward, of the model, whoever runs it: see training/throughput.py."""
+        """Forward and backward, of the model, whoever runs it: see training/metrics/throughput.py."""
         config = self.config
         shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers)
         if self.task == "squad":

@@ -23,18 +23,18 @@ from pathlib import Path
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from common.dask_workers import scheduler_problem
+from common.errors import Problems, UserError, run_main
+from common.workers import Workers, usable_cores, workers
 from data import stages
+from data.artifacts.layout import BOOKS, BOTH, DATASETS, DOWNLOADS, WEIGHTS, WIKIPEDIA, Layout, default_working_dir
+from data.artifacts.stage_output import locked
+from data.corpus.sharding import ShardingPlan
 from data.create_pretraining_data import add_instance_arguments, instance_options
-from data.dask_workers import scheduler_problem
-from data.download import download, download_problems
-from data.download_folder import DownloadOptions
-from data.instances import InstanceOptions
-from data.layout import BOOKS, BOTH, DATASETS, DOWNLOADS, WEIGHTS, WIKIPEDIA, Layout, default_working_dir
-from data.parallel import Workers, usable_cores, workers
-from data.sharding import ShardingPlan
-from data.sources import PRETRAINED_MODELS, SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
-from data.stage_output import locked
-from errors import Problems, UserError, run_main
+from data.downloaders.datasets import download, download_problems
+from data.downloaders.folder import DownloadOptions
+from data.downloaders.sources import PRETRAINED_MODELS, SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
+from data.masked_lm.instances import InstanceOptions
 from tokenization import check_casing
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files", "verify")

@@ -24,10 +24,10 @@ import numpy as np
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from data.hdf5_writer import COMPRESSIONS, write_instances
-from data.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
-from data.manifest import FileRecord
-from errors import Problems, UserError, run_main
+from common.errors import Problems, UserError, run_main
+from data.artifacts.manifest import FileRecord
+from data.masked_lm.hdf5_writer import COMPRESSIONS, write_instances
+from data.masked_lm.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
 from tokenization import BertTokenizer
 
 SHORTEST_SEQUENCE = 8  # [CLS] a [SEP] b [SEP] with something to truncate

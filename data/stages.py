@@ -13,19 +13,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.errors import Problems, UserError
+from common.workers import Workers
+from data.artifacts.layout import BOOKS, Layout
+from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest, versions_of
+from data.artifacts.stage_output import StageOutput, file_records, relative_to, replace_folder, scratch_folder
+from data.corpus.sentences import splitter_name
+from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
+from data.corpus.text_formatting import MIN_WORDS, book_files, format_books, format_wikipedia
+from data.corpus.wikipedia import extract_wikipedia, extracted_files
 from data.create_pretraining_data import create_shards
-from data.instances import InstanceOptions
-from data.layout import BOOKS, Layout
-from data.manifest import FILE_NAME, FileRecord, Manifest, versions_of
-from data.parallel import Workers
-from data.sentences import splitter_name
-from data.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
-from data.stage_output import StageOutput, file_records, relative_to, replace_folder, scratch_folder
-from data.text_formatting import MIN_WORDS, book_files, format_books, format_wikipedia
-from data.verify import verify
-from data.verify_text import verify_text
-from data.wikipedia import extract_wikipedia, extracted_files
-from errors import Problems, UserError
+from data.masked_lm.instances import InstanceOptions
+from data.verify.shards import verify
+from data.verify.text import verify_text
 from file_utils import atomic_write, sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 # Run as a script, Python's path holds data/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from errors import Problems, UserError, run_main
+from common.errors import Problems, UserError, run_main
 from file_utils import atomic_write
 from tokenization import SPECIAL_TOKENS, UNK, BasicTokenizer, split_words
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from errors import UserError
+from common.errors import UserError
 
 LAYER_NORM_EPS = 1e-12  # Google's and NVIDIA's
 ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")

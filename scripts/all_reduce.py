@@ -4,9 +4,9 @@
     python3 -m torch.distributed.run --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint node1:29500 \
         scripts/all_reduce.py
 
-One GPU per process, or the CPU. They meet as the processes of a training do (training/distributed.py), so what keeps
-these apart would keep those apart too, and is named in the same way. The rate is what nccl-tests calls bus bandwidth:
-2 (n - 1) / n times the bytes of the tensor, over the time.
+One GPU per process, or the CPU. They meet as the processes of a training do (training/distributed/world.py), so what
+keeps these apart would keep those apart too, and is named in the same way. The rate is what nccl-tests calls bus
+bandwidth: 2 (n - 1) / n times the bytes of the tensor, over the time.
 """
 
 import argparse
@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from errors import UserError, run_main
-from training.distributed import connected, read_world, world_problems
+from common.errors import UserError, run_main
+from training.distributed.world import connected, read_world, world_problems
 
 REPETITIONS = 5
 

@@ -2,7 +2,7 @@
 
 Usually started as scripts/check_environment.sh. It needs nothing but Python: what cannot be imported is reported as
 that, and the checks that need it are left out. The facts are those that each run writes into its log; what they mean is
-judged in training/machine_checks.py, and the data by the code that training and the preparation use.
+judged in training/environment/machine_checks.py, and the data by the code that training and the preparation use.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from errors import run_main
-from training import machine, machine_checks
-from training.machine_checks import OK, PROBLEM, WARNING, Finding
+from common.errors import run_main
+from training.environment import machine, machine_checks
+from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding
 
 PROJECT = Path(__file__).resolve().parent.parent
 GIB = 2**30
@@ -67,8 +67,8 @@ def check_all(args: argparse.Namespace) -> list[Finding]:
     missing = import_error("pretraining_run", "squad_run")
     findings = machine_checks.python_findings(sys.version_info[:3], requirements, missing, install)
     n_gpus = 0
-    if import_error("training.environment") is None:
-        facts = importlib.import_module("training.environment").gpu_facts()
+    if import_error("training.environment.description") is None:
+        facts = importlib.import_module("training.environment.description").gpu_facts()
         n_gpus = len(facts["gpus"])
         findings += torch_findings(facts)
         if args.all_reduce:
@@ -201,8 +201,8 @@ def _number(count: int, noun: str) -> str:
 def write_json(file: Path, findings: Sequence[Finding]) -> None:
     """Findings and facts. Not by file_utils, which needs packages that may be what is missing."""
     facts = machine.machine_facts(PROJECT / "requirements.txt")
-    if import_error("training.environment") is None:
-        facts = importlib.import_module("training.environment").describe_environment()
+    if import_error("training.environment.description") is None:
+        facts = importlib.import_module("training.environment.description").describe_environment()
     can_train = all(finding.state != PROBLEM for finding in findings)
     content = {"can_train": can_train, "findings": list(map(dataclasses.asdict, findings)), "environment": facts}
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")

@@ -1,7 +1,7 @@
 """Turns any BERT that this program reads into a Hugging Face folder, or into a .pt file of its own.
 
-The conversion is a read and a write (pretrained.py, hugging_face.py). What is here is the command line, and the choice
-of configuration and vocabulary where the model does not come with them.
+The conversion is a read and a write (pretrained/load.py, pretrained/hugging_face.py). What is here is the command line,
+and the choice of configuration and vocabulary where the model does not come with them.
 """
 
 import argparse
@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from errors import UserError, run_main
+from common.errors import UserError, run_main
 from file_utils import atomic_path
-from hugging_face import (
+from pretrained.hugging_face import (
     TOKENIZER_NAME,
     check_writable,
     extract_vocabulary,
@@ -24,7 +24,7 @@ from hugging_face import (
     read_config,
     write_hugging_face,
 )
-from pretrained import Pretrained, few, lower_case_of, read_pretrained
+from pretrained.load import Pretrained, few, lower_case_of, read_pretrained
 from tokenization import VOCAB_NAME, is_cased, load_vocab
 
 HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.layout import SQUAD, WEIGHTS
-from data.manifest import FILE_NAME, JOURNAL_NAME
-from data.parallel import usable_cores, workers
-from data.prepared import prepared_shards, read_manifest, vocabulary_problem
-from data.sentences import splitter_name
-from data.verify import verify
-from errors import Problems, UserError
+from common.errors import Problems, UserError
+from common.workers import usable_cores, workers
+from data.artifacts.layout import SQUAD, WEIGHTS
+from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
+from data.corpus.sentences import splitter_name
+from data.loading.prepared import prepared_shards, read_manifest, vocabulary_problem
+from data.verify.shards import verify
 from tokenization import load_vocab
-from training.machine_checks import OK, PROBLEM, REBUILD, WARNING, Finding
+from training.environment.machine_checks import OK, PROBLEM, REBUILD, WARNING, Finding
 
 PREPARE = "bash data/create_datasets_from_start.sh"
 PHASES = (("phase 1", "_seq_len_128_"), ("phase 2", "_seq_len_512_"))

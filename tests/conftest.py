@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 # Read when a kernel is defined, so before any test imports one. With a GPU the kernels are compiled as for users.
 if not torch.cuda.is_available():

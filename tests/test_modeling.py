@@ -7,7 +7,7 @@ import torch
 import transformers
 from flat_batches import BATCH_LAYOUTS, as_padded, random_flat_batch
 
-from errors import UserError
+from common.errors import UserError
 from modeling import (
     BertConfig,
     BertForMaskedLM,
@@ -16,7 +16,7 @@ from modeling import (
     BertModel,
     LayerNorm,
 )
-from padded_model import PaddedBertModel
+from models.padded import PaddedBertModel
 
 VOCAB = 101  # not a multiple of 8, so that the padding of the vocabulary takes part
 SHAPE = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from naive_lamb import BETA1, BETA2, DECAY, EPS, NaiveLamb, clipped
 
 import optimization
-from errors import UserError
+from common.errors import UserError
 from optimization import (
     LAMB,
     SCHEDULES,

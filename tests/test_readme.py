@@ -6,9 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import benchmark.check
 import benchmark.checkpoint
@@ -30,17 +30,16 @@ import data.train_vocab
 import scripts.all_reduce
 import scripts.check_environment
 import scripts.convert_checkpoint
-import training.pretraining_arguments
-import training.squad_arguments
-from benchmark.points import by_configuration, rate_of, read_points
+import tasks.pretraining.arguments
+import tasks.squad.arguments
+from benchmark.sweeps.points import by_configuration, rate_of, read_points
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
 SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_tests.sh")
 PREPARATION = "data/create_datasets_from_start.sh"
 
 PARSERS = {
-    "run_pretraining.py": training.pretraining_arguments.parse_arguments,
+    "run_pretraining.py": tasks.pretraining.arguments.parse_arguments,
     "benchmark/training_step.py": benchmark.training_step.parse_arguments,
     "benchmark/data_preparation.py": benchmark.data_preparation.parse_arguments,
     "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,
@@ -52,7 +51,7 @@ PARSERS = {
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,
     "benchmark/sweep.py": benchmark.sweep.parse_arguments,
-    "run_squad.py": training.squad_arguments.parse_arguments,
+    "run_squad.py": tasks.squad.arguments.parse_arguments,
     "benchmark/floor.py": benchmark.floor.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tokenization
-from errors import UserError
+from common.errors import UserError
 from tokenization import SPECIAL_TOKENS, BasicTokenizer, BertTokenizer, load_vocab
 
 PIECES = (

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from errors import UserError
+from common.errors import UserError
 from file_utils import unpack
 
 FILES = {"a.txt": b"one", "folder/b.txt": b"two" * 1000, "folder/deep/c": b""}

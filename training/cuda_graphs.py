@@ -6,9 +6,9 @@ each time, and so does all that meets it: a micro-batch is copied into the graph
 gradients in the same buffers. If the first graph begins a step, they come to be there; the others take one pass over
 them more.
 
-Shapes must repeat, for which batches are padded to buckets (data/flat_batch.py). Each shape's first micro-batch runs as
-it would without graphs, for torch.compile to make its code; the second is recorded, and replayed from then on. What
-runs once without is why the peak of memory is up to twice that of a step.
+Shapes must repeat, for which batches are padded to buckets (data/loading/flat_batch.py). Each shape's first micro-batch
+runs as it would without graphs, for torch.compile to make its code; the second is recorded, and replayed from then on.
+What runs once without is why the peak of memory is up to twice that of a step.
 
 The update is left out: it is few kernels, and the learning rate changes. The random numbers of a replay are those of a
 run without graphs, as seeds are read when it starts.

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError
-from training import checkpoint
-from training.allocator import use_expandable_segments
-from training.arguments import reduce_dtype
-from training.checkpoint_writer import CheckpointWriter
+from common.errors import UserError
+from training.checkpointing import checkpoint
+from training.checkpointing.resume import first_global_step
+from training.checkpointing.writer import CheckpointWriter
+from training.config.arguments import reduce_dtype
 from training.determinism import deterministic
-from training.distributed import World, connected, read_world, world_problems
-from training.environment import describe_environment
+from training.distributed.stop_signal import REQUEUE_EXIT_CODE, StopSignal
+from training.distributed.world import World, connected, read_world, world_problems
+from training.environment.allocator import use_expandable_segments
+from training.environment.description import describe_environment
 from training.loop import METRICS, train
-from training.metrics import MetricsLogger
-from training.resume import first_global_step
+from training.metrics.logger import MetricsLogger
 from training.run import TrainingRun, TrainingSetup
-from training.stop_signal import REQUEUE_EXIT_CODE, StopSignal
 from training.verdict import measure_device, verdict
 
 Check = Callable[[argparse.Namespace, World, torch.device], TrainingSetup]

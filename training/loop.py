@@ -6,15 +6,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from errors import UserError
-from ranges import named_range
-from training.checkpoint_writer import CheckpointWriter
-from training.gpu_telemetry import GpuTelemetry
-from training.metrics import MetricsLogger
-from training.profiling import ProfiledSteps
+from common.errors import UserError
+from common.profiler_ranges import named_range
+from training.checkpointing.writer import CheckpointWriter
+from training.metrics.gpu_telemetry import GpuTelemetry
+from training.metrics.logger import MetricsLogger
+from training.metrics.profiling import ProfiledSteps
+from training.metrics.throughput import ThroughputMeter
 from training.run import TrainingRun
 from training.step import Outcome
-from training.throughput import ThroughputMeter
 
 # Name, unit and printed form of what the loop logs.
 METRICS = (

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from optimization import WarmupSchedule, build_optimizer, clips_itself, parameter_groups
-from training.arguments import reduce_dtype
-from training.batch_sizes import BatchSizes
-from training.checkpoint_writer import CheckpointWriter, to_host
+from training.checkpointing.resume import first_global_step
+from training.checkpointing.writer import CheckpointWriter, to_host
+from training.config.arguments import reduce_dtype
+from training.config.batch_sizes import BatchSizes
+from training.config.precision import Precision
 from training.cuda_graphs import GradientGraphs
-from training.data_parallel import data_parallel
-from training.distributed import World
+from training.distributed.data_parallel import data_parallel
+from training.distributed.sharded_optimizer import ShardedOptimizer
+from training.distributed.stop_signal import StopSignal
+from training.distributed.world import World
 from training.loss_scale import LossScale
-from training.metrics import MetricsLogger
-from training.precision import Precision
-from training.resume import first_global_step
-from training.sharded_optimizer import ShardedOptimizer
+from training.metrics.logger import MetricsLogger
+from training.metrics.step_times import StepTimes
 from training.step import TrainingStep
-from training.step_times import StepTimes
-from training.stop_signal import StopSignal
 
 
 @dataclasses.dataclass
@@ -43,8 +43,8 @@ class TrainingSetup:
     config: Any
     """The model's shape, a dataclass of numbers and strings."""
     dataset: Any
-    """Has `iterate`, `epoch`, `n_samples` and `seed`, as `data.pretraining_dataset.PretrainingDataset`; None where
-    nothing is trained."""
+    """Has `iterate`, `epoch`, `n_samples` and `seed`, as the stream of micro-batches has; None where nothing is
+    trained."""
     total_steps: int
     """Of this phase, which the schedule spans; 1 where nothing is trained."""
     first_step: int

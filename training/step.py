@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.profiler_ranges import named_range
 from optimization import WarmupSchedule, clip_and_step, gradient_norm
-from ranges import named_range
 from training.cuda_graphs import GradientGraphs
 from training.loss_scale import LossScale
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from training.measured_peak import encoder_products, measure_peak
-from training.metrics import MetricsLogger
-from training.peaks import utilisation
+from training.metrics.logger import MetricsLogger
+from training.metrics.measured_peak import encoder_products, measure_peak
+from training.metrics.peaks import utilisation
 from training.run import TrainingRun
 
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmark import attention
 from benchmark.attention import Inputs
-from errors import UserError
+from common.errors import UserError
 
 SMALL = ["--bert_model", "tiny", "--tokens", "64", "--lengths", "32", "--repeats", "1", "--device", "cpu"]
 

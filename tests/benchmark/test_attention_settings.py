@@ -3,8 +3,8 @@
 import pytest
 
 from benchmark import attention_settings
-from errors import UserError
-from kernels import short_attention
+from common.errors import UserError
+from kernels.attention import short as short_attention
 
 SMALL = ["--device", "cpu", "--repeats", "1", "--most", "1"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.check import main
-from benchmark.points import read_points
-from errors import UserError
+from benchmark.sweeps.points import read_points
+from common.errors import UserError
 
 
 def write(path, rates, status="ok", problem=None):

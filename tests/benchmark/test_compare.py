@@ -9,8 +9,8 @@ import pytest
 from made_points import point, sweep, write
 
 from benchmark.compare import compare, permutation_p, quantile_of_t, ratio_interval
-from benchmark.report_data import read_results
-from benchmark.report_tables import comparison_tables
+from benchmark.reports.data import read_results
+from benchmark.reports.tables import comparison_tables
 
 RATES = st.lists(st.floats(1.0, 1e4), min_size=1, max_size=4)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmark.curves import main, stretches
-from errors import UserError
-from training.metrics import MetricsLogger
+from common.errors import UserError
+from training.metrics.logger import MetricsLogger
 
 
 def write_log(path, losses, **arguments):

@@ -6,9 +6,9 @@ from collections import Counter
 from corpora import write_vocab
 
 from benchmark import data_scale
-from benchmark.made_corpus import documents, write_dump, write_formatted, write_text_shard
-from data.parallel import workers
-from data.wikipedia import extract_wikipedia
+from benchmark.workloads.made_corpus import documents, write_dump, write_formatted, write_text_shard
+from common.workers import workers
+from data.corpus.wikipedia import extract_wikipedia
 
 
 def test_made_text():

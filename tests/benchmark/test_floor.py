@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmark import floor
-from errors import UserError
-from training.measured_peak import Product
+from common.errors import UserError
+from training.metrics.measured_peak import Product
 
 
 @pytest.mark.parametrize("row_wise", [False, True])

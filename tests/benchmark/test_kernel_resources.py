@@ -10,7 +10,7 @@ import pytest
 
 from benchmark import kernel_resources
 from benchmark.kernel_resources import Resources
-from errors import UserError
+from common.errors import UserError
 
 SCRIPT = Path(kernel_resources.__file__)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmark.loader import PerSampleDataset, main, write_shards
-from data.pretraining_dataset import PretrainingDataset
-from errors import UserError
+from common.errors import UserError
+from data.loading.pretraining_dataset import PretrainingDataset
 
 SIZES = [
     *("--batch_size", "8", "--max_seq_length", "32", "--max_predictions_per_seq", "5"),

@@ -6,8 +6,8 @@ import numpy as np
 from corpora import write_vocab
 
 from benchmark.made_squad import made_squad
-from data.squad import read_squad
-from data.squad_features import squad_features
+from tasks.squad.examples import read_squad
+from tasks.squad.features import squad_features
 from tokenization import BertTokenizer
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from made_traces import write_nsys, write_trace
+from paths import ROOT
 
 from benchmark.nsight import main
-from errors import UserError
+from common.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-REAL = Path(__file__).parent / "ncu_h200_details.csv"
+REAL = Path(__file__).parent / "profiles" / "ncu_h200_details.csv"
 
 
 def stub(folder, name, body):

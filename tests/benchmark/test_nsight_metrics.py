@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from benchmark.nsight_metrics import ONE_OF, OPERATIONS, choose, known_metrics
-from errors import UserError
+from common.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 KNOWN = json.loads((Path(__file__).parent / "ncu_known_metrics.json").read_text(encoding="utf-8"))
 BEFORE_ADA = ("tu102", "ga100")
 

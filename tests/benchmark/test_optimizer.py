@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels.optimizers
 from benchmark import optimizer as benchmark
-from errors import UserError
+from common.errors import UserError
 
 SIZE = 1000
 

@@ -5,20 +5,20 @@ import json
 import re
 import shlex
 import struct
-from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 from made_points import KERNELS, TIMELINE, configuration, point, sweep, write, write_log
 from matplotlib.figure import Figure
+from paths import ROOT
 
-from benchmark import report_figures
-from benchmark.references import references_for
 from benchmark.report import main
-from benchmark.report_data import Result, bars, by_series, read_results
-from benchmark.report_tables import environment_table, profile_tables, run_tables, throughput_tables
-from errors import UserError
+from benchmark.reports import figures as report_figures
+from benchmark.reports.data import Result, bars, by_series, read_results
+from benchmark.reports.references import references_for
+from benchmark.reports.tables import environment_table, profile_tables, run_tables, throughput_tables
+from common.errors import UserError
 
 
 def report(*arguments):
@@ -331,7 +331,7 @@ def test_a_roofline_leaves_out_what_takes_no_time(tmp_path):
 
 
 def test_the_shipped_report_is_that_of_its_points(tmp_path, monkeypatch):
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     folder = root / "docs" / "reports"
     text = (folder / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
     (line,) = re.findall(r"^python3 benchmark/report.py (docs.*)$", text, re.MULTILINE)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmark.summarize import main, markdown_table, read_phases
-from errors import UserError
+from common.errors import UserError
 
 
 def start(phase=1, first_step=0, do_train=True):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmark.summarize_squad import main
-from errors import UserError
+from common.errors import UserError
 
 
 def start(predict_file):

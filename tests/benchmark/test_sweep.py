@@ -14,11 +14,11 @@ import pytest
 from real_sweep import PLANTED, PLANTED_LIMIT, ROOT, TINY, cpu_environment, start
 
 from benchmark import sweep as sweep_module
-from benchmark import sweep_point
-from benchmark.points import by_configuration, rate_of, read_points, title
 from benchmark.sweep import Sweep, main, parse_arguments
-from benchmark.sweep_point import OUT_OF_MEMORY, Configuration, command, max_predictions
-from errors import UserError
+from benchmark.sweeps import measurement as sweep_point
+from benchmark.sweeps.measurement import OUT_OF_MEMORY, Configuration, command, max_predictions
+from benchmark.sweeps.points import by_configuration, rate_of, read_points, title
+from common.errors import UserError
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 import transformers
 
 from benchmark import training_step
-from benchmark.hugging_face_step import padded_inputs
 from benchmark.training_step import Work, main, parse_arguments
-from configuration import BertConfig
-from data.synthetic import synthetic_batch
-from errors import UserError
+from benchmark.workloads.hugging_face_step import padded_inputs
+from common.errors import UserError
 from modeling import BertForPreTraining, BertForQuestionAnswering
-from training.precision import resolve_precision
+from models.config import BertConfig
+from tasks.synthetic import synthetic_batch
+from training.config.precision import resolve_precision
 
 CPU = torch.device("cpu")
 CONFIG = BertConfig(100, 32, 2, 2, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

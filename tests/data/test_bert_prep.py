@@ -6,18 +6,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from corpora import tree, write_text_shard, write_vocab
+from paths import ROOT
 
 import data.stages
+from common.errors import UserError
+from data.artifacts.layout import Layout
 from data.bertPrep import main
-from data.layout import Layout
-from data.sentences import splitter_name
-from errors import UserError
+from data.corpus.sentences import splitter_name
 
-ROOT = Path(__file__).resolve().parents[2]
 REAL_CREATE = data.stages._create_shard_files
 TWO_AND_ONE = ["--n_training_shards", "2", "--n_test_shards", "1"]
 

@@ -4,19 +4,19 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from corpora import SAMPLE, read_as_nvidia, tree
 from http_servers import serve
+from paths import ROOT
 
-from data.manifest import Manifest
-from data.pretraining_dataset import PretrainingDataset
+from data.artifacts.manifest import Manifest
+from data.loading.pretraining_dataset import PretrainingDataset
 from data.train_vocab import count_words, train_wordpiece_vocab
 from tokenization import BertTokenizer
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data" / "create_datasets_from_start.sh"
+SCRIPT = ROOT / "data" / "create_datasets_from_start.sh"
 HDF5 = "hdf5_lower_case_1_seq_len_{}_max_pred_{}_masked_lm_prob_0.15_random_seed_12345_dupe_factor_5"
 PHASES = ((128, 20), (512, 80))
 

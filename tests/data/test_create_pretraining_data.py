@@ -10,10 +10,10 @@ import pytest
 from corpora import WORDS, read_as_nvidia, tree, write_text_shard, write_vocab
 
 import data.create_pretraining_data
+from common.errors import UserError
 from data.create_pretraining_data import create_shards, read_documents
-from data.instances import InstanceOptions, choose_pairs
-from data.pretraining_dataset import PretrainingDataset
-from errors import UserError
+from data.loading.pretraining_dataset import PretrainingDataset
+from data.masked_lm.instances import InstanceOptions, choose_pairs
 from tokenization import SPECIAL_TOKENS, BertTokenizer
 
 OPTIONS = InstanceOptions(64, 10, 0.15, 0.1, 3)
@@ -117,7 +117,7 @@ def test_failure_keeps_the_earlier_file(tmp_path, vocab, shard, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("data.instances.mask", fail)
+    monkeypatch.setattr("data.masked_lm.instances.mask", fail)
     with pytest.raises(OSError, match="disk full"):
         create_shard([shard], output, vocab, seed=2)
     assert tree(tmp_path) == before

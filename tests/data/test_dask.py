@@ -12,9 +12,9 @@ import pytest
 from corpora import write_vocab
 from preparation_runs import STAGES, command, output, write_long_dump
 
-from data import dask_workers
-from data.parallel import workers
-from errors import UserError
+from common import dask_workers
+from common.errors import UserError
+from common.workers import workers
 
 PATH = os.pathsep.join(sys.path)  # to this file's functions, and the project
 distributed = pytest.importorskip("distributed")

@@ -3,12 +3,12 @@
 import bz2
 import re
 from collections import Counter
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from paths import ROOT
 
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+SAMPLE = ROOT / "data" / "sample"
 NAMESPACE = "{http://www.mediawiki.org/xml/export-0.10/}"
 
 

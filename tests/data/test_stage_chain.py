@@ -3,9 +3,9 @@
 import pytest
 from corpora import SAMPLE, write_vocab
 
+from common.errors import UserError
+from data.artifacts.layout import Layout
 from data.bertPrep import main
-from data.layout import Layout
-from errors import UserError
 
 SHARDS = ["--n_training_shards", "3", "--n_test_shards", "2", "--fraction_test_set", "0.3"]
 

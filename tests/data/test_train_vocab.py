@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
+from common.errors import UserError
 from data.train_vocab import count_words, main, train_wordpiece_vocab
-from errors import UserError
 from tokenization import BertTokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The cat sat; the CAT sat on the mat.\nCafé, cafés and the cats' mats: 中国 [MASK]\n" * 3
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 IN_CI = bool(os.environ.get("CI"))
 BASE_IMAGE = "bert-test-base:2"  # another number where base_image.sh makes another one

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from naive_lamb import BETA1, BETA2, EPS, NaiveLamb, clipped
 
 import kernels.optimizers
-from errors import UserError
+from common.errors import UserError
 from kernels.optimizers import GroupUpdate, make_tables
 from optimization import LAMB, AdamW, build_optimizer, clip_and_step, gradient_norm, parameter_groups
 

@@ -31,10 +31,10 @@ from shards import write_shards
 
 import run_pretraining
 import training.run as training_run
-from errors import UserError
-from training import checkpoint_writer
-from training.checkpoint import find_checkpoints
-from training.stop_signal import REQUEUE_EXIT_CODE
+from common.errors import UserError
+from training.checkpointing import writer as checkpoint_writer
+from training.checkpointing.checkpoint import find_checkpoints
+from training.distributed.stop_signal import REQUEUE_EXIT_CODE
 
 PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24
 ACCUMULATION = 2

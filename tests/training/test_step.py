@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pretraining_runs import LENGTH, PREDICTIONS, SHAPE
 from shards import write_shards
 
-from configuration import BertConfig
-from data.pretraining_dataset import PretrainingDataset
+from data.loading.pretraining_dataset import PretrainingDataset
 from modeling import BertForPreTraining
+from models.config import BertConfig
 from optimization import WarmupSchedule
 from training.loss_scale import GROWTH_INTERVAL, LossScale
 from training.step import Outcome, TrainingStep, seed_generator

@@ -15,10 +15,11 @@ from pathlib import Path
 import phase1_runs
 import pytest
 from distributed_runs import PATIENCE, Job
+from paths import ROOT
 from pretraining_runs import curve, losses
-from test_scripts import ROOT, environment, run
+from script_runs import environment, run
 
-from training.checkpoint import find_checkpoints
+from training.checkpointing.checkpoint import find_checkpoints
 
 pytestmark = pytest.mark.slow
 

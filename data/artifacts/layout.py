@@ -1,0 +1,106 @@
+"""Where each stage of the data preparation reads and writes.
+
+The names are those of NVIDIA's scripts, which other tools and people's habits rely on. They spell out the parameters
+that shape a stage's output, so that two settings never share a folder. All lie under $BERT_PREP_WORKING_DIR.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from common.errors import UserError
+from data.artifacts.manifest import FILE_NAME, Manifest
+
+WIKIPEDIA, BOOKS, BOTH = "wikicorpus_en", "bookscorpus", "books_wiki_en_corpus"
+DATASETS = (WIKIPEDIA, BOOKS, BOTH)
+SQUAD, WEIGHTS = "squad", "google_pretrained_weights"
+DOWNLOADS = (SQUAD, WEIGHTS, "all")  # what else can be downloaded
+SPLITS = ("training", "test")
+
+
+def default_working_dir() -> Path:
+    """$BERT_PREP_WORKING_DIR, or the folder of these sources: the project's data/."""
+    return Path(os.environ.get("BERT_PREP_WORKING_DIR") or Path(__file__).resolve().parents[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The folders and files of the data preparation for one dataset."""
+
+    working_dir: Path
+    dataset: str
+
+    @property
+    def download(self) -> Path:
+        return self.working_dir / "download" / self.dataset
+
+    @property
+    def dump(self) -> Path:
+        """The Wikipedia dump as downloaded."""
+        return self.download / "wikicorpus_en.xml.bz2"
+
+    @property
+    def extracted(self) -> Path:
+        return self.working_dir / "extracted" / self.dataset
+
+    @property
+    def formatted_files(self) -> list[Path]:
+        """One file for a corpus of its own, two for both together."""
+        folder = self.working_dir / "formatted_one_article_per_line"
+        books, articles = (
+            folder / "bookscorpus_one_book_per_line.txt",
+            folder / "wikicorpus_en_one_article_per_line.txt",
+        )
+        return {BOOKS: [books], WIKIPEDIA: [articles], BOTH: [articles, books]}[self.dataset]
+
+    @property
+    def formatted_manifest(self) -> Path:
+        """Of the formatted text of a corpus of its own; it has its name, as two corpora share the folder."""
+        return self.formatted_files[0].with_name(f"{self.dataset}.{FILE_NAME}")
+
+    @property
+    def formatted_manifests(self) -> dict[Path, Path]:
+        """The manifest of each corpus's formatted text, and that text; two for both together."""
+        corpora = (WIKIPEDIA, BOOKS) if self.dataset == BOTH else (self.dataset,)
+        layouts = (dataclasses.replace(self, dataset=corpus) for corpus in corpora)
+        return {layout.formatted_manifest: layout.formatted_files[0] for layout in layouts}
+
+    def sharded(self, n_training_shards: int, n_test_shards: int, fraction_test_set: float) -> Path:
+        name = f"sharded_training_shards_{n_training_shards}_test_shards_{n_test_shards}_fraction_{fraction_test_set}"
+        return self.working_dir / name / self.dataset
+
+    def hdf5(
+        self,
+        do_lower_case: bool,
+        max_seq_length: int,
+        max_predictions_per_seq: int,
+        masked_lm_prob: float,
+        random_seed: int,
+        dupe_factor: int,
+    ) -> Path:
+        name = (
+            f"hdf5_lower_case_{int(do_lower_case)}_seq_len_{max_seq_length}_max_pred_{max_predictions_per_seq}"
+            f"_masked_lm_prob_{masked_lm_prob}_random_seed_{random_seed}_dupe_factor_{dupe_factor}"
+        )
+        return self.working_dir / name / self.dataset
+
+    def shard_names(self, n_training_shards: int, n_test_shards: int) -> list[str]:
+        """Names without their endings, such as wikicorpus_en_training_0."""
+        counts = zip(SPLITS, (n_training_shards, n_test_shards), strict=True)
+        return [f"{self.dataset}_{split}_{index}" for split, count in counts for index in range(count)]
+
+    def recorded_shards(self) -> list[tuple[Path, list[str]]]:
+        """Every folder of text shards of this dataset that has a manifest, and the names of the shards there."""
+        found = []
+        for path in sorted(self.working_dir.glob(f"sharded_*/{self.dataset}/{FILE_NAME}")):
+            parameters = Manifest.read(path).parameters
+            numbers = parameters.get("n_training_shards"), parameters.get("n_test_shards")
+            if None in numbers:
+                raise UserError(f"{path} does not say how many shards there are; run --action sharding --overwrite.")
+            found.append((path.parent, self.shard_names(*numbers)))
+        return found
+
+    def prepared_folders(self) -> list[Path]:
+        """Every folder of text shards and of HDF5 shards of this dataset."""
+        kinds = ("sharded", "hdf5")
+        return sorted(path for kind in kinds for path in self.working_dir.glob(f"{kind}_*/{self.dataset}"))

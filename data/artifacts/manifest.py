@@ -1,0 +1,100 @@
+"""What each stage of the data preparation read, made and with what: the file that lies beside its output.
+
+A shard cannot say which vocabulary it was tokenized with, which sentence splitter cut it, or whether it is the file
+that was written. The manifest does. It lets the next stage and the trainer find and check what they read, a finished
+stage be recognised, and anybody prove months later that the data is what it was: every file is named with its size and
+SHA-256.
+
+Paths are relative, inputs' to the working folder where they lie in it, so that a folder may be moved or mounted
+elsewhere. There is no time in it: the same input and parameters give the same bytes.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from file_utils import atomic_write, sha256_of
+
+FILE_NAME = "manifest.json"
+JOURNAL_NAME = "manifest.unfinished.jsonl"  # what a stage has done so far; see data/artifacts/stage_output.py
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """A file as it was: its size, its hash and what was counted in it."""
+
+    bytes: int
+    sha256: str
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """For example {"rows": 1000}, or documents and sentences."""
+
+    @classmethod
+    def of(cls, path: Path, **counts: int) -> "FileRecord":
+        """Reads the file at `path` for its size and hash."""
+        return cls(path.stat().st_size, sha256_of(path), counts)
+
+    def describes(self, path: Path) -> bool:
+        """Whether the file at `path` is there and has this size and hash."""
+        return path.is_file() and path.stat().st_size == self.bytes and sha256_of(path) == self.sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a stage did. Written as JSON with these fields, and `format_version`."""
+
+    stage: str
+    """download, extraction, text_formatting, sharding or create_hdf5_files"""
+    dataset: str
+    parameters: Mapping[str, Any]
+    """What shapes the output, by the names of the flags."""
+    inputs: Mapping[str, FileRecord]
+    """By path: relative to the working folder, absolute or an address for what lies elsewhere."""
+    outputs: Mapping[str, FileRecord]
+    """By path relative to the manifest's folder."""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of Python and the libraries that had a part in it; see `versions_of`."""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What only became known on the way, such as the date of the latest dump."""
+
+    def total(self, count: str) -> int:
+        """The sum of a count over the outputs."""
+        return sum(record.counts.get(count, 0) for record in self.outputs.values())
+
+    def write(self, path: Path) -> None:
+        """Write to `path` in one piece."""
+        fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        with atomic_write(path) as file:
+            json.dump(fields, file, indent=1)
+            file.write("\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Raises UserError if the file cannot be read or is no manifest of this format."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            version = fields.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise UserError(
+                    f"{path} is a manifest of format {version}, and this program knows format {FORMAT_VERSION}; "
+                    "make the data anew, or use the program that made it."
+                )
+            for name in ("inputs", "outputs"):
+                fields[name] = {path: FileRecord(**record) for path, record in fields[name].items()}
+            return cls(**fields)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} is no manifest ({error!r}); make the data beside it anew, or remove this file to go without."
+            ) from error
+
+
+def versions_of(libraries: Iterable[str]) -> dict[str, str]:
+    """The versions of Python, of its Unicode tables and of installed libraries."""
+    versions = {"python": platform.python_version(), "unicode": unicodedata.unidata_version}
+    return versions | {library: importlib.metadata.version(library) for library in libraries}

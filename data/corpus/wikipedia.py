@@ -1,0 +1,197 @@
+"""Wikipedia's dump to the articles' text, with the parts of wikiextractor.
+
+Its own command line feeds processes through queues that do not know when one of them was killed, and works on one
+machine. So its parts run on our workers instead, and give the same bytes: pages are collected here, in the order of the
+dump, and cleaned there. Templates, a gigabyte of English Wikipedia, go to files as they are read, and all workers map
+these into memory, so that there is one copy of them on each machine.
+"""
+
+import bz2
+import dataclasses
+import functools
+import io
+import itertools
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+from wikiextractor import WikiExtractor, template_blob
+from wikiextractor.extract import _DEFAULT_IGNORED_TAG_PATTERNS, Extractor, ignoreTag
+
+from common.errors import UserError
+from common.workers import Workers
+
+BYTES_PER_FILE = 100 * 2**20
+PAGES_PER_TASK = 32
+FETCH_AGAIN = "fetch it again with --action download --dataset wikicorpus_en --overwrite"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Site:
+    """What a dump says of its wiki before the first page."""
+
+    urlbase: str
+    namespaces: frozenset[str]
+    template_namespace: str
+
+
+def extracted_files(extracted: Path) -> list[Path]:
+    """The files that extraction wrote, in its order."""
+    return sorted(path for path in extracted.rglob("wiki_*") if path.is_file())
+
+
+def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, int]:
+    """Write the articles of a dump (.xml or .xml.bz2) to AA/wiki_00 and so on in the folder `extracted`, which is new.
+
+    The bytes are those of `python -m wikiextractor.WikiExtractor --json --bytes 100M`.
+
+    Returns:
+        the number of articles of each file, by its path from `extracted`.
+
+    Raises:
+        UserError: no dump, a damaged or truncated one, something else, or one without articles.
+    """
+    if not dump.is_file():
+        raise UserError(f"There is no Wikipedia dump at {dump}; get one with --action download.")
+    # Beside the output, where workers of a cluster see it too.
+    with (
+        tempfile.TemporaryDirectory(prefix=".templates.", dir=extracted.parent) as folder,
+        tqdm(total=2 * dump.stat().st_size, unit="B", unit_scale=True, desc="extraction, in two passes") as bar,
+    ):
+        site = _site(_lines(dump, bar=None), dump)
+        prefix = f"{site.template_namespace}:" if site.template_namespace else ""
+        # The library skips pages of this name by a variable of its module.
+        WikiExtractor.templateNamespace = site.template_namespace
+        prefix = _save_templates(_lines(dump, bar), Path(folder), prefix)
+        pages = WikiExtractor.collect_pages(_lines(dump, bar))
+        extract = functools.partial(_extract, templates=Path(folder), site=site, prefix=prefix)
+        articles = pool.map(extract, _batches(pages), "extraction", _batch_name)
+        counts = _write(itertools.chain.from_iterable(articles), extracted)
+    if not counts:
+        raise UserError(f"wikiextractor found no article in {dump}; check that it is a pages-articles dump.")
+    return counts
+
+
+def _lines(dump: Path, bar: tqdm | None) -> Iterator[str]:
+    """The dump's lines; raises UserError when it is damaged or ends before </mediawiki>."""
+    last = ""
+    with open(dump, "rb") as raw:
+        content = bz2.BZ2File(raw) if dump.suffix == ".bz2" else raw
+        before = 0
+        try:
+            for line in io.TextIOWrapper(content, encoding="utf-8"):
+                last = line if line.strip() else last
+                if bar is not None and (now := raw.tell()) != before:
+                    bar.update(now - before)
+                    before = now
+                yield line
+        except (EOFError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The dump {dump} is damaged or cut short ({error}); {FETCH_AGAIN}.") from error
+    if not last.rstrip().endswith("</mediawiki>"):
+        raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump; {FETCH_AGAIN}.")
+
+
+def _site(lines: Iterable[str], dump: Path) -> _Site:
+    urlbase, namespaces, template_namespace = "", {"Template"}, ""
+    for line in lines:
+        if not (match := WikiExtractor.tagRE.search(line)):
+            continue
+        tag, content = match[2], match[3]
+        if tag == "base":
+            urlbase = content[: content.rfind("/")]
+        elif tag == "namespace":
+            namespaces.add(content)
+            if 'key="10"' in line:
+                template_namespace = content
+        elif tag in ("/siteinfo", "page"):
+            return _Site(urlbase, frozenset(namespaces), template_namespace)
+    raise UserError(f"wikiextractor found no article in {dump}; check that it is a pages-articles dump.")
+
+
+class _TemplateFiles(template_blob.StreamingTemplateBlobBuilder):
+    """The library's builder, which writes the templates' texts to a file instead of gathering them."""
+
+    def __init__(self, content: BinaryIO):
+        super().__init__()
+        self.content = content
+
+    def add(self, title: str, text: str) -> None:
+        encoded = text.encode("utf-8")
+        self._metadata.append((title, self._content_offset, len(encoded)))
+        self._content_offset += len(encoded)
+        self.content.write(encoded)
+
+
+def _save_templates(lines: Iterable[str], folder: Path, prefix: str) -> str:
+    with open(folder / "templates2", "wb") as templates_file, open(folder / "redirects2", "wb") as redirects_file:
+        templates, redirects = _TemplateFiles(templates_file), _TemplateFiles(redirects_file)
+        _, prefix = WikiExtractor.load_templates(
+            lines, blob_builder=templates, redirects_blob_builder=redirects, template_prefix=prefix
+        )
+    for kind, builder in (("templates", templates), ("redirects", redirects)):
+        records, titles, _ = builder.finish()
+        (folder / f"{kind}0").write_bytes(records)
+        (folder / f"{kind}1").write_bytes(titles)
+    return prefix
+
+
+@functools.lru_cache(maxsize=2)
+def _mapped(folder: Path, kind: str) -> template_blob.CompactedTemplates:
+    return template_blob.CompactedTemplates(*(_map(folder / f"{kind}{number}") for number in range(3)))
+
+
+def _map(path: Path) -> mmap.mmap | bytes:
+    if path.stat().st_size == 0:  # which mmap refuses
+        return b""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _batches(pages: Iterator[tuple]) -> Iterator[list[tuple]]:
+    while batch := list(itertools.islice(pages, PAGES_PER_TASK)):
+        yield batch
+
+
+def _batch_name(batch: list[tuple]) -> str:
+    return f"articles {batch[0][2]!r} to {batch[-1][2]!r}"
+
+
+def _extract(batch: list[tuple], templates: Path, site: _Site, prefix: str) -> list[str]:
+    return [_article(page, templates, site, prefix) for page in batch]
+
+
+def _article(page: tuple[str, str, str, list[str]], templates: Path, site: _Site, prefix: str) -> str:
+    number, revision, title, lines = page
+    out = io.StringIO()
+    Extractor(
+        number,
+        revision,
+        site.urlbase,
+        title,
+        lines,
+        templates=_mapped(templates, "templates"),
+        redirects=_mapped(templates, "redirects"),
+        templatePrefix=prefix,
+        knownNamespaces=set(site.namespaces),
+        ignored_tag_patterns=[*_DEFAULT_IGNORED_TAG_PATTERNS, ignoreTag("a")],
+        to_json=True,
+    ).extract(out)
+    return out.getvalue()
+
+
+def _write(articles: Iterable[str], extracted: Path) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    output = None
+    try:
+        for article in articles:
+            output = output or WikiExtractor.OutputSplitter(WikiExtractor.NextFile(extracted), BYTES_PER_FILE, False)
+            output.write(article)
+            name = Path(output.file.name).relative_to(extracted).as_posix()
+            counts[name] = counts.get(name, 0) + 1
+    finally:
+        if output:
+            output.close()
+    return counts

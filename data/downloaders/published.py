@@ -1,0 +1,98 @@
+"""SQuAD's files, and the weights of BERT that Google published.
+
+Google's archives never change, so the sums of the files in them are known (sources.py), and a folder of weights appears
+only when all of them fit.
+"""
+
+import json
+from pathlib import Path
+
+from common.errors import UserError
+from common.workers import Workers
+from data.artifacts.layout import SQUAD, WEIGHTS
+from data.artifacts.manifest import FileRecord
+from data.artifacts.stage_output import file_records
+from data.downloaders.folder import DownloadFolder, DownloadOptions, link_or_copy
+from data.downloaders.sources import PRETRAINED_MODELS, SQUAD_VERSIONS
+from file_utils import cached_path, unpack
+
+
+def download_weights(parent: Path, name: str, options: DownloadOptions, pool: Workers) -> str:
+    """Put one of Google's models, by its name in `PRETRAINED_MODELS`, under `parent`; returns what was done.
+
+    Raises:
+        UserError: it cannot be had, or its files are not the published ones.
+    """
+    model = PRETRAINED_MODELS[name]
+    address = f"{options.weights_mirror}/{model.archive}"
+    target = DownloadFolder(parent / model.folder, WEIGHTS, address, pool, options.overwrite)
+    if target.finished():
+        return f"{name} was downloaded before and is as it was: {target.folder}"
+    archive = cached_path(address, target.cache, name=f"{model.folder}.zip")
+    with target.new() as new:
+        unpack(archive, new, overwrite=True)
+        outputs = {}
+        for file, expected in model.sha256.items():
+            unpacked = new / model.folder / file
+            found = FileRecord.of(unpacked) if unpacked.is_file() else None
+            if found is None or found.sha256 != expected:
+                archive.unlink()
+                what = f"with SHA-256 {found.sha256}" if found else "missing"
+                raise UserError(
+                    f"{file} in {address} is {what}, and {expected} was published; the archive was removed, try again."
+                )
+            unpacked.rename(new / file)
+            outputs[file] = found
+        for left in (new / model.folder).iterdir():
+            left.unlink()
+        (new / model.folder).rmdir()
+        target.publish(new, outputs)
+    return f"{name}: {len(outputs)} files, as published, in {target.folder}"
+
+
+def download_squad(folder: Path, options: DownloadOptions, pool: Workers) -> str:
+    """Put SQuAD v1.1 and v2.0 into folders of these names, from the network or a folder; returns what was done.
+
+    Raises:
+        UserError: a file cannot be had, or is no SQuAD of its version.
+    """
+    names = [f"{version}/{part}-{version}.json" for version in SQUAD_VERSIONS for part in ("train", "dev")]
+    local = {name: _local_file(Path(options.source), name) for name in names} if options.source else {}
+    inputs = dict(zip(local, file_records(local.values(), pool, "checking SQuAD"), strict=True))
+    source = "a local folder" if options.source else options.squad_mirror
+    target = DownloadFolder(folder, SQUAD, source, pool, options.overwrite, inputs)
+    if target.finished():
+        return f"SQuAD was downloaded before and is as it was: {folder}"
+    outputs = {}
+    with target.new() as new:
+        for name in names:
+            version, _, file_name = name.partition("/")
+            # The published addresses have no folder for the version.
+            path = local.get(name) or cached_path(f"{options.squad_mirror}/{file_name}", target.cache, name=file_name)
+            n_questions = _check_squad(path, version)
+            link_or_copy(path, new / name)
+            outputs[name] = FileRecord.of(new / name, questions=n_questions)
+        target.publish(new, outputs)
+    return f"SQuAD v1.1 and v2.0: {len(outputs)} files in {folder}"
+
+
+def _local_file(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / name.partition("/")[2]):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"There is no {name.partition('/')[2]} in {folder}; give --source a folder with SQuAD's four files."
+    )
+
+
+def _check_squad(path: Path, version: str) -> int:
+    """The number of questions; raises UserError if this is no SQuAD of that version."""
+    try:
+        squad = json.loads(path.read_bytes())
+        found = squad["version"]
+        n_questions = sum(len(paragraph["qas"]) for article in squad["data"] for paragraph in article["paragraphs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no SQuAD file ({error!r}); get it again, or give a folder by --source.") from error
+    if found not in (version, version.removeprefix("v")):
+        raise UserError(f"{path} is SQuAD of version {found}, not {version}; give the right file.")
+    return n_questions

@@ -1,0 +1,249 @@
+"""Sentence pairs with masked words, out of tokenized documents: the published algorithm, over arrays.
+
+A shard's tokens are one array, and every segment of every pair is a run of it. So choosing pairs, the only step that
+goes one by one, handles five integers per pair and no token; truncating, assembling and masking are numpy over
+thousands of pairs at a time. The results are the published algorithm's in distribution, not number by number.
+Which positions are masked is chosen in masking.py.
+
+Source: google-research/bert, create_pretraining_data.py; Devlin et al. 2018, appendix A.2 (80/10/10 masking).
+"""
+
+import random
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from data.masked_lm.masking import choose_tokens, choose_words
+
+N_SPECIAL = 3  # [CLS] a [SEP] b [SEP]
+ROWS_PER_BLOCK = 4096  # pairs assembled at a time: a few MB per intermediate array
+# Name in the file -> number of dimensions: (rows,), (rows, sequence length) or (rows, predictions).
+DATASETS = MappingProxyType(
+    {
+        "input_ids": 2,
+        "input_mask": 2,
+        "segment_ids": 2,
+        "masked_lm_positions": 2,
+        "masked_lm_ids": 2,
+        "next_sentence_labels": 1,
+    }
+)
+
+
+@dataclass(frozen=True)
+class InstanceOptions:
+    """What shapes the training instances; names as on the command line."""
+
+    max_seq_length: int
+    max_predictions_per_seq: int
+    masked_lm_prob: float
+    short_seq_prob: float
+    dupe_factor: int
+    whole_word_masking: bool = False
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """What instances need to know of the vocabulary."""
+
+    cls: int
+    sep: int
+    mask: int
+    vocab_size: int
+    is_continuation: np.ndarray | None = field(default=None, compare=False)
+    """(vocab_size,) bool: whether a token goes on with a word (##...); for whole-word masking only."""
+
+
+@dataclass(frozen=True)
+class TokenizedDocuments:
+    """Documents of at least one sentence, sentences of at least one token."""
+
+    ids: np.ndarray
+    """(tokens,) int32, all sentences one after the other."""
+    sentence_offsets: np.ndarray
+    """(sentences + 1,) int64: sentence s is ids[sentence_offsets[s]:sentence_offsets[s + 1]]."""
+    document_offsets: np.ndarray
+    """(documents + 1,) int64: document d is the sentences document_offsets[d] to document_offsets[d + 1] - 1."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """n rows of the HDF5 datasets of the same names; S tokens, P masked positions, zero-padded."""
+
+    input_ids: np.ndarray  # (n, S) int32
+    input_mask: np.ndarray  # (n, S) int8
+    segment_ids: np.ndarray  # (n, S) int8
+    masked_lm_positions: np.ndarray  # (n, P) int32
+    masked_lm_ids: np.ndarray  # (n, P) int32
+    next_sentence_labels: np.ndarray  # (n,) int8, 1: the second segment is random
+
+
+def choose_pairs(documents: TokenizedDocuments, options: InstanceOptions, seed: int) -> np.ndarray:
+    """Segments of every pair of one pass over the documents.
+
+    A document's sentences are gathered up to a target length, drawn once per document: the longest possible or, with
+    `short_seq_prob`, a random one. The first of them are segment a. Segment b is the rest or, half of the time and
+    always after a single sentence, a run of sentences of another document; the sentences it replaces are used again.
+
+    Returns:
+        (pairs, 5) int64: first and end token of a, first and end token of b, 1 if b is random. Not yet truncated.
+
+    Raises:
+        ValueError: there are fewer than two documents, so none to take a random segment from.
+    """
+    n_documents = len(documents.document_offsets) - 1
+    if n_documents < 2:
+        raise ValueError("a random next sentence needs a second document")
+    # Plain lists and `random`: numpy would spend more on each of these single numbers than the rest of the loop.
+    offsets, document_starts = documents.sentence_offsets.tolist(), documents.document_offsets.tolist()
+    draw = random.Random(seed).random
+    longest = options.max_seq_length - N_SPECIAL
+    pairs = array("q")  # a list of tuples takes five times the memory
+    for document in range(n_documents):
+        sentence, last = document_starts[document], document_starts[document + 1]
+        target = 2 + int(draw() * (longest - 1)) if draw() < options.short_seq_prob else longest
+        while sentence < last:
+            end = bisect_left(offsets, offsets[sentence] + target, sentence + 1, last)
+            n_sentences = end - sentence
+            a_end = sentence + 1 + (int(draw() * (n_sentences - 1)) if n_sentences > 1 else 0)
+            a_start_token, a_end_token = offsets[sentence], offsets[a_end]
+            if n_sentences > 1 and draw() >= 0.5:
+                pairs.extend((a_start_token, a_end_token, a_end_token, offsets[end], 0))
+                sentence = end
+                continue
+            other = int(draw() * (n_documents - 1))
+            other += other >= document
+            first, stop = document_starts[other], document_starts[other + 1]
+            start = first + int(draw() * (stop - first))
+            b_length = target - (a_end_token - a_start_token)
+            b_end = bisect_left(offsets, offsets[start] + b_length, start + 1, stop)
+            pairs.extend((a_start_token, a_end_token, offsets[start], offsets[b_end], 1))
+            sentence = a_end
+    return np.frombuffer(pairs, dtype=np.int64).reshape(-1, 5)
+
+
+def truncate_pairs(pairs: np.ndarray, max_tokens: int, rng: np.random.Generator) -> np.ndarray:
+    """Shorten pairs to `max_tokens` tokens of a and b together: (pairs, 5), as `choose_pairs` gives them.
+
+    The published loop takes one token at a time from the longer segment, from b when both are equally long, and each
+    time from the front or the back at random. How many each loses follows from the lengths; how many of these in front
+    is binomial.
+    """
+    a_start, a_end, b_start, b_end, is_random = pairs.T
+    a_length, b_length = a_end - a_start, b_end - b_start
+    excess = np.maximum(0, a_length + b_length - max_tokens)
+    to_level = np.minimum(excess, np.abs(a_length - b_length))
+    alternating = excess - to_level
+    from_a = np.where(a_length > b_length, to_level, 0) + alternating // 2
+    from_b = excess - from_a
+    front_a, front_b = rng.binomial(from_a, 0.5), rng.binomial(from_b, 0.5)
+    columns = a_start + front_a, a_end - (from_a - front_a), b_start + front_b, b_end - (from_b - front_b), is_random
+    return np.stack(columns, axis=1)
+
+
+def make_instances(
+    documents: TokenizedDocuments, options: InstanceOptions, special: SpecialIds, seed: np.random.SeedSequence
+) -> tuple[int, Iterator[Instances]]:
+    """All instances of a shard in random order: how many, and the blocks of them, made one at a time."""
+    rng = np.random.default_rng(seed)
+    pairs = np.concatenate(
+        [
+            choose_pairs(documents, options, int(child.generate_state(2, np.uint64)[0]))
+            for child in seed.spawn(options.dupe_factor)
+        ]
+    )
+    order = rng.permutation(len(pairs))
+    blocks = (pairs[order[start : start + ROWS_PER_BLOCK]] for start in range(0, len(pairs), ROWS_PER_BLOCK))
+    return len(pairs), (_make_block(documents.ids, block, options, special, rng) for block in blocks)
+
+
+def _make_block(
+    ids: np.ndarray, pairs: np.ndarray, options: InstanceOptions, special: SpecialIds, rng: np.random.Generator
+) -> Instances:
+    pairs = truncate_pairs(pairs, options.max_seq_length - N_SPECIAL, rng)
+    input_ids, lengths, first_sep = assemble(ids, pairs, options.max_seq_length, special)
+    columns = np.arange(options.max_seq_length, dtype=np.int32)
+    is_token = columns < lengths[:, None]
+    positions, masked_ids = mask(input_ids, lengths, first_sep, options, special, rng)
+    return Instances(
+        input_ids=input_ids,
+        input_mask=is_token.astype(np.int8),
+        segment_ids=(is_token & (columns > first_sep[:, None])).astype(np.int8),
+        masked_lm_positions=positions,
+        masked_lm_ids=masked_ids,
+        next_sentence_labels=pairs[:, 4].astype(np.int8),
+    )
+
+
+def assemble(
+    ids: np.ndarray, pairs: np.ndarray, max_seq_length: int, special: SpecialIds
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[CLS] a [SEP] b [SEP] and zeros: ids (n, S), lengths (n,), places of the first [SEP] (n,), int32."""
+    a_start, a_end, b_start, b_end, _ = pairs.T
+    first_sep = (a_end - a_start + 1).astype(np.int32)
+    lengths = (first_sep + b_end - b_start + 2).astype(np.int32)
+    columns = np.arange(max_seq_length, dtype=np.int64)
+    in_b = columns > first_sep[:, None]
+    # Column c holds token a_start + c - 1 of the first segment, or b_start + c - first_sep - 1 of the second.
+    sources = columns + np.where(in_b, (b_start - first_sep - 1)[:, None], (a_start - 1)[:, None])
+    input_ids = ids.take(sources, mode="clip")
+    input_ids[columns >= lengths[:, None]] = 0
+    rows = np.arange(len(pairs))
+    input_ids[:, 0] = special.cls
+    input_ids[rows, first_sep] = special.sep
+    input_ids[rows, lengths - 1] = special.sep
+    return input_ids, lengths, first_sep
+
+
+def mask(
+    input_ids: np.ndarray,
+    lengths: np.ndarray,
+    first_sep: np.ndarray,
+    options: InstanceOptions,
+    special: SpecialIds,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose positions to predict and change `input_ids` (n, S) there, in place.
+
+    Of each row's length, special tokens counted, `masked_lm_prob` are chosen, at least one and at most
+    `max_predictions_per_seq`, uniformly among all but the special tokens; or whole words of at most so many tokens (see
+    `choose_words`). A chosen token becomes [MASK] with probability 0.8, any token of the vocabulary with 0.1, and stays
+    with 0.1, each piece of a word for itself.
+
+    Returns:
+        positions (n, P) int32, ascending, and the ids that were there (n, P) int32; both zero where there is none.
+    """
+    n_rows, seq_length = input_ids.shape
+    n_positions = options.max_predictions_per_seq
+    n_wanted = np.clip(np.rint(lengths * options.masked_lm_prob), 1, n_positions).astype(np.int32)
+    n_wanted = np.minimum(n_wanted, lengths - N_SPECIAL)
+    rows = np.arange(n_rows)
+    is_candidate = np.arange(seq_length) < lengths[:, None] - 1
+    is_candidate[:, 0] = False
+    is_candidate[rows, first_sep] = False
+    if options.whole_word_masking:
+        is_continuation = special.is_continuation[input_ids]
+        positions = choose_words(is_candidate, is_continuation, n_wanted, n_positions, rng)
+    else:
+        positions = choose_tokens(is_candidate, n_wanted, n_positions, rng)
+
+    is_chosen = positions < seq_length
+    chosen_rows = np.broadcast_to(rows[:, None], positions.shape)[is_chosen]
+    chosen = positions[is_chosen]
+    original = input_ids[chosen_rows, chosen]
+    fate = rng.random(len(chosen), dtype=np.float32)
+    replaced = np.where(fate < 0.8, special.mask, original)
+    is_random = fate >= 0.9
+    replaced[is_random] = rng.integers(special.vocab_size, size=int(is_random.sum()))
+    input_ids[chosen_rows, chosen] = replaced
+
+    masked_positions = np.zeros((n_rows, n_positions), dtype=np.int32)
+    masked_ids = np.zeros((n_rows, n_positions), dtype=np.int32)
+    n_sorted = positions.shape[1]
+    masked_positions[:, :n_sorted][is_chosen] = chosen
+    masked_ids[:, :n_sorted][is_chosen] = original
+    return masked_positions, masked_ids

@@ -1,0 +1,202 @@
+"""Attention with dropout for BERT's short sequences, forward and backward.
+
+FlashAttention-2 is made for sequences that no program can hold: it walks over them in blocks, adds the queries'
+gradients up through memory, takes and gives query, key and value as three tensors, and leaves the gradient of their
+bias to others. A sequence of 128 tokens needs none of that. Here one program has the whole of it, for one head: it
+reads query, key and value once from where their product has written them, writes all three gradients to where the
+product's backward reads them, and has the bias's sums on the way. Up to 512 tokens it goes in blocks, as there, but
+without atomic additions. The same bits come every time.
+
+Whether a weight is dropped depends on the seed, the head, the query's token and the key's place in its sequence alone
+(`kernels.dropout_mask`), so all kernels and block shapes have the same mask, and none is stored.
+
+The key's bias moves all scores of a query alike, which softmax does not see: its gradient is zero, and is not summed.
+
+Sources: Dao 2023, https://arxiv.org/abs/2307.08691 (FlashAttention-2); Milakov and Gimelshein 2018,
+https://arxiv.org/abs/1805.02867 (the running softmax).
+"""
+
+import torch
+import triton
+from torch import Tensor
+
+from kernels.attention.blocked import attention_backward_keys, attention_backward_queries, attention_forward_blocks
+from kernels.attention.whole import attention_backward_whole, attention_forward_whole
+from kernels.column_sums import column_sums
+from kernels.dropout_mask import drop_threshold
+
+LONGEST_WHOLE = 128
+LONGEST = 512
+SMALLEST_BLOCK = 32
+HEAD_SIZES = (16, 32, 64, 128)
+WIDEST_ROW = 128  # bytes of a row of one head, above which a whole sequence is too much for a program
+
+# Of a thread, so that two programs of 8 warps or four of 4 share a processor's 65,536. They suffice for
+# heads of 64 in 16 bits: at most 24 bytes are spilled to memory (benchmark/kernel_resources.py).
+REGISTERS = 128
+
+
+def short_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float, seed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention in which a token sees its own sequence only, its weights dropped at random.
+
+    Args:
+        qkv: (T, 3, N, D), contiguous: query, key and value of each token, N heads of size D, a power of two from 16 to
+            128; bf16, fp16 or fp32.
+        cu_seqlens: (B + 1,) int32 on the device, cumulative sequence lengths; the last is T. Sequences may be empty.
+        max_seqlen: no sequence is longer; at most 512.
+        dropout_p: probability with which an attention weight is dropped, below 1, the others scaled by 1 / (1 - p).
+        seed: one int64 on the device.
+
+    Returns:
+        (T, N, D) in the dtype of `qkv`; and for backward the logarithm of the sum of the exponentiated scores of each
+        query, (N, T) in fp32.
+
+    Raises:
+        ValueError: sequences may be longer, or heads have another size, than the kernels are made for.
+    """
+    _check(qkv, max_seqlen)
+    n_tokens, _, n_heads, head_size = qkv.shape
+    output = torch.empty(n_tokens, n_heads, head_size, dtype=qkv.dtype, device=qkv.device)
+    log_sum_exp = torch.empty(n_heads, n_tokens, dtype=torch.float32, device=qkv.device)
+    n_programs = (cu_seqlens.shape[0] - 1) * n_heads
+    tensors = (qkv, output, log_sum_exp, cu_seqlens, seed)
+    numbers = _numbers(head_size, dropout_p)
+    constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
+    if is_whole(qkv, max_seqlen):
+        attention_forward_whole[(n_programs,)](
+            *tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen)
+        )
+    else:
+        settings = forward_blocks_settings(head_size, qkv.element_size())
+        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
+        attention_forward_blocks[(n_programs * n_blocks,)](
+            *tensors, n_tokens, n_blocks, *numbers, **constants, **settings
+        )
+    return output, log_sum_exp
+
+
+def short_attention_backward(
+    gradient: Tensor,
+    qkv: Tensor,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dropout_p: float,
+    seed: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """From the gradient of the output to that of query, key and value.
+
+    Args:
+        gradient: (T, N, D), contiguous, the dtype of `qkv`.
+        output, log_sum_exp: what `short_attention` returned.
+        qkv, cu_seqlens, max_seqlen, dropout_p, seed: as given to it.
+
+    Returns:
+        (T, 3, N, D) in the dtype of `qkv`; and its sum over the tokens, (3 N D,) in fp32, the gradient of a bias that
+        was added to `qkv`, exactly zero for the keys.
+
+    Raises:
+        ValueError: as `short_attention`.
+    """
+    _check(qkv, max_seqlen)
+    n_tokens, _, n_heads, head_size = qkv.shape
+    n_sequences, width = cu_seqlens.shape[0] - 1, n_heads * head_size
+    qkv_gradient = torch.empty_like(qkv)
+    bias_gradient = qkv.new_zeros(3, width, dtype=torch.float32)
+    numbers = _numbers(head_size, dropout_p)
+    constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
+    rest = (cu_seqlens, seed, n_tokens)
+    if is_whole(qkv, max_seqlen):
+        sums = qkv.new_empty(2, n_sequences, width, dtype=torch.float32)
+        tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums)
+        settings = whole_backward_settings(max_seqlen)
+        attention_backward_whole[(n_sequences * n_heads,)](*tensors, *rest, *numbers, **constants, **settings)
+        column_sums(sums, out=bias_gradient[::2])
+    else:
+        delta, row_keys = torch.empty_like(log_sum_exp), torch.empty_like(log_sum_exp, dtype=torch.int32)
+        settings = query_blocks_settings(head_size, qkv.element_size())
+        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
+        sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
+        tensors = (gradient, qkv, output, log_sum_exp, delta, row_keys, qkv_gradient, sums)
+        grid = (n_sequences * n_blocks * n_heads,)
+        attention_backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
+        column_sums(sums, out=bias_gradient[0])
+
+        settings = key_blocks_settings(head_size, qkv.element_size())
+        n_blocks = triton.cdiv(max_seqlen, settings["block_keys"])
+        sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
+        tensors = (gradient, qkv, log_sum_exp, delta, row_keys, qkv_gradient, sums)
+        grid = (n_sequences * n_blocks * n_heads,)
+        attention_backward_keys[grid](*tensors, cu_seqlens, n_tokens, n_blocks, *numbers, **constants, **settings)
+        column_sums(sums, out=bias_gradient[2])
+    return qkv_gradient, bias_gradient.flatten()
+
+
+def is_whole(qkv: Tensor, max_seqlen: int) -> bool:
+    """Whether one program can hold a sequence of that length."""
+    return max_seqlen <= LONGEST_WHOLE and qkv.shape[-1] * qkv.element_size() <= WIDEST_ROW
+
+
+def whole_forward_settings(max_seqlen: int) -> dict[str, int]:
+    """Block shapes, and how `attention_forward_whole` is compiled and launched."""
+    block = _whole_block(max_seqlen)
+    return {"block": block, "block_queries": min(block, 64), "num_warps": 4, "maxnreg": REGISTERS}
+
+
+def whole_backward_settings(max_seqlen: int) -> dict[str, int]:
+    """Block shapes, and how `attention_backward_whole` is compiled and launched."""
+    block = _whole_block(max_seqlen)
+    n_warps = 8 if block == LONGEST_WHOLE else 4
+    return {"block": block, "block_keys": min(block, 64), "num_warps": n_warps, "maxnreg": REGISTERS}
+
+
+def forward_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
+    """Block shapes, and how `attention_forward_blocks` is compiled and launched.
+
+    Args:
+        head_size: D.
+        element_size: in bytes; fp32 needs twice the memory, and its products twice the registers.
+    """
+    if element_size > 2:
+        return {"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2}
+    settings = {"block_queries": 128, "block_keys": 64, "num_warps": 8}
+    if head_size * element_size > WIDEST_ROW:
+        return settings | {"num_stages": 2}
+    return settings | {"num_stages": 3, "maxnreg": REGISTERS}
+
+
+def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
+    """Block shapes, and how `attention_backward_queries` is compiled and launched; arguments as above."""
+    return forward_blocks_settings(head_size, element_size)
+
+
+def key_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
+    """Block shapes, and how `attention_backward_keys` is compiled and launched; arguments as above."""
+    block = 64 if element_size == 2 else 32
+    n_stages = 3 if head_size * element_size <= WIDEST_ROW else 2
+    return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": n_stages}
+
+
+def _numbers(head_size: int, dropout_p: float) -> tuple[float, int, float]:
+    return head_size**-0.5, drop_threshold(dropout_p), 1 / (1 - dropout_p)
+
+
+def _whole_block(max_seqlen: int) -> int:
+    return max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
+
+
+def shape_problem(head_size: int, max_seqlen: int) -> str | None:
+    """What the kernels are not made for, a sentence without its full stop; None where they are."""
+    if max_seqlen > LONGEST:
+        return f"attention in Triton is for sequences of at most {LONGEST} tokens, not of {max_seqlen}"
+    if head_size not in HEAD_SIZES:
+        return f"attention in Triton is for heads of size {', '.join(map(str, HEAD_SIZES))}, not of {head_size}"
+    return None
+
+
+def _check(qkv: Tensor, max_seqlen: int) -> None:
+    if problem := shape_problem(qkv.shape[-1], max_seqlen):
+        raise ValueError(f"{problem}: choose another backend.")

@@ -1,0 +1,254 @@
+"""Dropout, residual and LayerNorm in one pass, and their gradients in another.
+
+PyTorch runs them as three kernels forward and four backward, each of which reads and writes the whole of the hidden
+states; that memory traffic is all that they cost. Here a row is read once, dropped, added, normalised and written, and
+backward has its four results (the gradients of residual, input, weight and biases) from one reading. The mask is
+computed again from its seed and never stored. The biases' gradients are sums over all tokens: each program adds up its
+rows in registers, and the programs' sums are added by one small kernel, in the same order every time.
+
+The normalised rows are used twice, in a product and as a residual. Backward takes both gradients and adds them in
+registers, which spares a pass that does nothing else.
+
+What is kept for backward is the sum before the norm, in the memory of the input, and each row's mean and scale.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.column_sums import column_sums
+from kernels.dropout_mask import drop_threshold, is_kept, row_key
+from kernels.fused.fp8 import Rows, empty_rows, store_rows
+from kernels.launch import n_resident_programs
+
+FORWARD_ROWS, FORWARD_WARPS = 2, 4
+BACKWARD_ROWS, BACKWARD_WARPS = 1, 4
+PROGRAMS_PER_PROCESSOR = 6  # as many as fit beside each other, by benchmark/kernel_resources.py
+
+
+def dropout_add_norm_(
+    hidden_states: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dropout_p: float,
+    seed: Tensor,
+    to_fp8: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Rows | None]:
+    """LayerNorm(dropout(hidden_states) + residual); `hidden_states` holds the sum before the norm afterwards.
+
+    Args:
+        hidden_states: (T, H), contiguous; overwritten.
+        residual: (T, H), contiguous, the dtype of `hidden_states`.
+        weight, bias: (H,), fp32.
+        eps: added to the variance.
+        dropout_p: probability to drop an element, below 1.
+        seed: one int64 on the device; with the same seed `dropout_add_norm_backward` has the same mask.
+        to_fp8: leave the result in fp8 as well.
+
+    Returns:
+        the normalised (T, H); for backward each row's mean and 1 / standard deviation, (T,) in fp32; and the first
+        one's rows in fp8 or None.
+    """
+    n_rows, n_columns = hidden_states.shape
+    normalised = torch.empty_like(hidden_states)
+    fp8 = empty_rows(normalised) if to_fp8 else None
+    mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
+    _dropout_add_norm[(triton.cdiv(n_rows, FORWARD_ROWS),)](
+        hidden_states,
+        residual,
+        weight,
+        bias,
+        normalised,
+        mean,
+        scale,
+        *(fp8 or (normalised, normalised)),
+        seed,
+        n_rows,
+        eps,
+        drop_threshold(dropout_p),
+        1 / (1 - dropout_p),
+        n_columns=n_columns,
+        block_columns=triton.next_power_of_2(n_columns),
+        block_rows=FORWARD_ROWS,
+        has_dropout=dropout_p > 0,
+        to_fp8=to_fp8,
+        num_warps=FORWARD_WARPS,
+    )
+    return normalised, mean, scale, fp8
+
+
+def dropout_add_norm_backward(
+    gradients: Sequence[Tensor],
+    summed: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    dropout_p: float,
+    seed: Tensor,
+    to_fp8: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Rows | None]:
+    """From the gradient of the normalised rows to all others.
+
+    Args:
+        gradients: one or two (T, H), contiguous, whose sum is meant.
+        summed, mean, scale: what `dropout_add_norm_` left in `hidden_states` and returned.
+        weight, dropout_p, seed: as given to it.
+        to_fp8: leave the gradient of the hidden states in fp8 as well.
+
+    Returns:
+        the gradient of the residual (T, H); that of the hidden states (T, H), the same tensor without dropout; (3, H)
+        in fp32: the gradients of the weight, of the bias, and of a bias that was added to the hidden states; and the
+        second one's rows in fp8 or None.
+    """
+    gradient, *others = gradients
+    n_rows, n_columns = gradient.shape
+    residual_gradient = torch.empty_like(gradient)
+    hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
+    fp8 = empty_rows(gradient) if to_fp8 else None
+    n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
+    n_programs = min(n_blocks, n_resident_programs(gradient.device, PROGRAMS_PER_PROCESSOR))
+    partial_sums = torch.empty(n_programs, 3, n_columns, dtype=torch.float32, device=gradient.device)
+    _dropout_add_norm_gradients[(n_programs,)](
+        gradient,
+        *(others or (gradient,)),
+        summed,
+        mean,
+        scale,
+        weight,
+        residual_gradient,
+        hidden_gradient,
+        partial_sums,
+        *(fp8 or (gradient, gradient)),
+        seed,
+        n_rows,
+        n_blocks,
+        drop_threshold(dropout_p),
+        1 / (1 - dropout_p),
+        n_columns=n_columns,
+        block_columns=triton.next_power_of_2(n_columns),
+        block_rows=BACKWARD_ROWS,
+        has_second=bool(others),
+        has_dropout=dropout_p > 0,
+        to_fp8=to_fp8,
+        num_warps=BACKWARD_WARPS,
+    )
+    sums = column_sums(partial_sums.flatten(1)).view(3, n_columns)
+    return residual_gradient, hidden_gradient, sums, fp8
+
+
+@triton.jit
+def _dropout_add_norm(
+    hidden_ptr,
+    residual_ptr,
+    weight_ptr,
+    bias_ptr,
+    normalised_ptr,
+    mean_ptr,
+    scale_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
+    seed_ptr,
+    n_rows,
+    eps,
+    threshold,
+    kept_scale,
+    n_columns: tl.constexpr,
+    block_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+    has_dropout: tl.constexpr,
+    to_fp8: tl.constexpr,
+):
+    columns = tl.arange(0, block_columns)
+    rows = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+    is_column = columns < n_columns
+    inside = (rows < n_rows)[:, None] & is_column[None, :]
+    places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
+
+    values = tl.load(hidden_ptr + places, inside, 0.0).to(tl.float32)
+    if has_dropout:
+        key = row_key(tl.load(seed_ptr), rows)
+        values = tl.where(is_kept(key, block_columns, threshold), values * kept_scale, 0.0)
+    values += tl.load(residual_ptr + places, inside, 0.0).to(tl.float32)
+    tl.store(hidden_ptr + places, values.to(hidden_ptr.dtype.element_ty), inside)
+
+    mean = tl.sum(values, 1) / n_columns
+    centred = tl.where(is_column[None, :], values - mean[:, None], 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / n_columns + eps)
+    weight = tl.load(weight_ptr + columns, is_column, 0.0)
+    bias = tl.load(bias_ptr + columns, is_column, 0.0)
+    normalised = centred * scale[:, None] * weight[None, :] + bias[None, :]
+    tl.store(normalised_ptr + places, normalised.to(normalised_ptr.dtype.element_ty), inside)
+    tl.store(mean_ptr + rows, mean, rows < n_rows)
+    tl.store(scale_ptr + rows, scale, rows < n_rows)
+    if to_fp8:
+        store_rows(normalised, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+
+
+@triton.jit
+def _dropout_add_norm_gradients(
+    gradient_ptr,
+    second_gradient_ptr,
+    summed_ptr,
+    mean_ptr,
+    scale_ptr,
+    weight_ptr,
+    residual_gradient_ptr,
+    hidden_gradient_ptr,
+    partial_sums_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
+    seed_ptr,
+    n_rows,
+    n_blocks,
+    threshold,
+    kept_scale,
+    n_columns: tl.constexpr,
+    block_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+    has_second: tl.constexpr,
+    has_dropout: tl.constexpr,
+    to_fp8: tl.constexpr,
+):
+    columns = tl.arange(0, block_columns)
+    is_column = columns < n_columns
+    weight = tl.load(weight_ptr + columns, is_column, 0.0)
+    weight_sum = tl.zeros((block_rows, block_columns), tl.float32)
+    bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
+    hidden_sum = tl.zeros((block_rows, block_columns), tl.float32)
+
+    for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
+        rows = block * block_rows + tl.arange(0, block_rows)
+        inside = (rows < n_rows)[:, None] & is_column[None, :]
+        places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
+        gradient = tl.load(gradient_ptr + places, inside, 0.0).to(tl.float32)
+        if has_second:
+            gradient += tl.load(second_gradient_ptr + places, inside, 0.0).to(tl.float32)
+        summed = tl.load(summed_ptr + places, inside, 0.0).to(tl.float32)
+        mean = tl.load(mean_ptr + rows, rows < n_rows, 0.0)
+        scale = tl.load(scale_ptr + rows, rows < n_rows, 0.0)
+
+        centred = tl.where(is_column[None, :], (summed - mean[:, None]) * scale[:, None], 0.0)
+        weighted = gradient * weight[None, :]
+        along = tl.sum(weighted * centred, 1) / n_columns
+        average = tl.sum(weighted, 1) / n_columns
+        result = (weighted - centred * along[:, None] - average[:, None]) * scale[:, None]
+        weight_sum += gradient * centred
+        bias_sum += gradient
+        tl.store(residual_gradient_ptr + places, result.to(residual_gradient_ptr.dtype.element_ty), inside)
+        if has_dropout:
+            key = row_key(tl.load(seed_ptr), rows)
+            result = tl.where(is_kept(key, block_columns, threshold), result * kept_scale, 0.0)
+            tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
+        if to_fp8:
+            store_rows(result, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+        hidden_sum += result
+
+    sums = partial_sums_ptr + tl.program_id(0) * 3 * n_columns + columns
+    tl.store(sums, tl.sum(weight_sum, 0), is_column)
+    tl.store(sums + n_columns, tl.sum(bias_sum, 0), is_column)
+    tl.store(sums + 2 * n_columns, tl.sum(hidden_sum, 0), is_column)

@@ -1,0 +1,171 @@
+"""The exact GELU and its gradient, at the speed of memory.
+
+The activation lies between the widest tensors of the model (T x 4H), so a pass over them is all it should cost, and
+erf as compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with
+t = 1 / (1 + p |z|), off by 1.5e-7 at most, below fp32's own rounding of the product it goes into and 10,000 times below
+bf16's. exp(-z^2) is the normal density as well, which the gradient needs anyway.
+
+Backward writes over the gradient it is given and adds up the gradient of the bias before the activation. Each program
+has whole rows, so that both directions can leave their result in fp8 beside (kernels/fused/fp8.py).
+
+Sources: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415; Abramowitz and Stegun 1964, formula 7.1.26.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.column_sums import column_sums
+from kernels.fused.fp8 import Rows, empty_rows, store_rows
+from kernels.launch import n_resident_programs
+
+ELEMENTS_PER_PROGRAM = 4096
+FORWARD_WARPS, BACKWARD_WARPS, BACKWARD_WARPS_FP8 = 4, 8, 16
+PROGRAMS_PER_PROCESSOR, PROGRAMS_PER_PROCESSOR_FP8 = 4, 2  # as many as fit, by benchmark/kernel_resources.py
+
+ERF_P = tl.constexpr(0.3275911)
+ERF_1 = tl.constexpr(0.254829592)
+ERF_2 = tl.constexpr(-0.284496736)
+ERF_3 = tl.constexpr(1.421413741)
+ERF_4 = tl.constexpr(-1.453152027)
+ERF_5 = tl.constexpr(1.061405429)
+HALF_LOG2_E = tl.constexpr(0.7213475204444817)  # exp(-x^2 / 2) = 2^(-x^2 log2(e) / 2)
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
+
+
+def gelu(inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
+    """inputs * Phi(inputs), with Phi the normal distribution's cumulative function.
+
+    Args:
+        inputs: (T, I), contiguous.
+        to_fp8: leave the result in fp8 as well.
+
+    Returns:
+        (T, I) in the dtype of the inputs, and its rows in fp8 or None.
+    """
+    n_rows, n_columns = inputs.shape
+    outputs = torch.empty_like(inputs)
+    fp8 = empty_rows(inputs) if to_fp8 else None
+    block_rows, block_columns = _block(n_columns)
+    _gelu[(triton.cdiv(n_rows, block_rows),)](
+        inputs,
+        outputs,
+        *(fp8 or (outputs, outputs)),
+        n_rows,
+        n_columns=n_columns,
+        block_columns=block_columns,
+        block_rows=block_rows,
+        to_fp8=to_fp8,
+        num_warps=FORWARD_WARPS,
+    )
+    return outputs, fp8
+
+
+def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
+    """Turn the gradient of the activation's output into that of its input, in place.
+
+    Args:
+        gradient: (T, I), contiguous; overwritten.
+        inputs: (T, I), contiguous: what `gelu` was given.
+        to_fp8: leave the new gradient in fp8 as well.
+
+    Returns:
+        (I,) in fp32, the new gradient's sum over T, which is the gradient of a bias that was added to the inputs; and
+        the new gradient's rows in fp8 or None.
+    """
+    n_rows, n_columns = inputs.shape
+    fp8 = empty_rows(gradient) if to_fp8 else None
+    block_rows, block_columns = _block(n_columns)
+    n_blocks = triton.cdiv(n_rows, block_rows)
+    per_processor = PROGRAMS_PER_PROCESSOR_FP8 if to_fp8 else PROGRAMS_PER_PROCESSOR
+    n_programs = min(n_blocks, n_resident_programs(inputs.device, per_processor))
+    partial_sums = torch.empty(n_programs, n_columns, dtype=torch.float32, device=inputs.device)
+    _gelu_gradient[(n_programs,)](
+        gradient,
+        inputs,
+        partial_sums,
+        *(fp8 or (gradient, gradient)),
+        n_rows,
+        n_blocks,
+        n_columns=n_columns,
+        block_columns=block_columns,
+        block_rows=block_rows,
+        to_fp8=to_fp8,
+        num_warps=BACKWARD_WARPS_FP8 if to_fp8 else BACKWARD_WARPS,
+    )
+    return column_sums(partial_sums), fp8
+
+
+def _block(n_columns: int) -> tuple[int, int]:
+    """Rows and columns of a program's block: whole rows, and several where they are short."""
+    block_columns = triton.next_power_of_2(n_columns)
+    return max(1, ELEMENTS_PER_PROGRAM // block_columns), block_columns
+
+
+@triton.jit
+def _normal(x):
+    """Phi(x) and the density at x, for fp32 x."""
+    bell = tl.exp2(-x * x * HALF_LOG2_E)
+    inverse = 1.0 + ERF_P * SQRT_HALF * tl.abs(x)
+    root = tl.rsqrt(inverse)  # a third of a division's instructions, which bound this pass beside memory
+    t = root * root
+    tail = t * (0.5 * ERF_1 + t * (0.5 * ERF_2 + t * (0.5 * ERF_3 + t * (0.5 * ERF_4 + t * 0.5 * ERF_5)))) * bell
+    return tl.where(x < 0, tail, 1.0 - tail), DENSITY_AT_0 * bell
+
+
+@triton.jit
+def _gelu(
+    inputs_ptr,
+    outputs_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
+    n_rows,
+    n_columns: tl.constexpr,
+    block_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+    to_fp8: tl.constexpr,
+):
+    columns = tl.arange(0, block_columns)
+    rows = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
+    x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
+    cumulative, _ = _normal(x)
+    activated = x * cumulative
+    tl.store(outputs_ptr + places, activated.to(outputs_ptr.dtype.element_ty), inside)
+    if to_fp8:
+        store_rows(activated, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+
+
+@triton.jit
+def _gelu_gradient(
+    gradient_ptr,
+    inputs_ptr,
+    partial_sums_ptr,
+    fp8_ptr,
+    fp8_scale_ptr,
+    n_rows,
+    n_blocks,
+    n_columns: tl.constexpr,
+    block_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+    to_fp8: tl.constexpr,
+):
+    columns = tl.arange(0, block_columns)
+    is_column = columns < n_columns
+    bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
+    for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
+        rows = block * block_rows + tl.arange(0, block_rows)
+        inside = (rows < n_rows)[:, None] & is_column[None, :]
+        places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
+        x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
+        gradient = tl.load(gradient_ptr + places, inside, 0.0).to(tl.float32)
+        cumulative, density = _normal(x)
+        gradient *= cumulative + x * density
+        tl.store(gradient_ptr + places, gradient.to(gradient_ptr.dtype.element_ty), inside)
+        if to_fp8:
+            store_rows(gradient, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+        bias_sum += gradient
+    tl.store(partial_sums_ptr + tl.program_id(0) * n_columns + columns, tl.sum(bias_sum, 0), is_column)

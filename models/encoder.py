@@ -1,0 +1,300 @@
+"""BERT's encoder over flat tokens.
+
+There is no (batch, sequence) rectangle inside: a batch is a run of T tokens and `cu_seqlens`, the cumulative sequence
+lengths, so padding costs nothing and full-length benchmarks run the very same code. models/padded.py serves those who
+have rectangles.
+
+Precision is explicit. Parameters are fp32, always; the embeddings hand their output over in `compute_dtype`, and each
+layer casts its weights to the dtype of what it is given (kernels/layers.py says why there is no autocast). For fused
+layers the encoder does so, for all of them together (kernels/fused/linear.py says why).
+
+Weights have Google's and NVIDIA's names in every state dict (`bert.encoder.layer.0.attention.self.query.weight`),
+whatever is fused inside: hooks split the fused query-key-value product and trim the padded vocabulary on the way out,
+and undo both on the way in.
+
+Shape suffixes: T tokens, B sequences, S longest sequence, H hidden size, N heads, D head size.
+
+Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and google-research/bert, whose initialisation, dropout,
+exact GELU and LayerNorm epsilon (1e-12) are followed.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from common.profiler_ranges import named_range
+from kernels.attention.backends import default_backend, variable_length_attention
+from kernels.layers import LayerNorm, Linear, activation_function
+from models.config import BertConfig
+
+if TYPE_CHECKING:
+    from kernels.fused.blocks import Hidden
+    from kernels.fused.linear import Prepared
+
+
+class BertEmbeddings(nn.Module):
+    """Sum of word, position and segment embeddings, LayerNorm, dropout."""
+
+    def __init__(self, config: BertConfig, layer_norm: str):
+        super().__init__()
+        self.vocab_size = config.vocab_size
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config.hidden_size, layer_norm)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.register_state_dict_post_hook(_trim_vocabulary)
+        self.register_load_state_dict_pre_hook(_pad_vocabulary)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """(T,) ids to (T, H) in `dtype`."""
+        embeddings = self.word_embeddings(input_ids)
+        embeddings = embeddings + self.position_embeddings(position_ids)
+        embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(embeddings).to(dtype))
+
+
+def _trim_vocabulary(module, state_dict, prefix, local_metadata) -> None:
+    name = prefix + "word_embeddings.weight"
+    state_dict[name] = state_dict[name][: module.vocab_size]
+
+
+def _pad_vocabulary(module, state_dict, prefix, *unused) -> None:
+    # Files may hold the exact vocabulary (Google, Hugging Face, ours) or one padded with meaningless rows (NVIDIA's).
+    name = prefix + "word_embeddings.weight"
+    weight, rows = state_dict.get(name), module.word_embeddings.weight.shape[0]
+    if weight is not None and module.vocab_size <= weight.shape[0] <= rows:
+        weight = weight[: module.vocab_size]
+        state_dict[name] = F.pad(weight, (0, 0, 0, rows - weight.shape[0]))
+
+
+class BertSelfAttention(nn.Module):
+    """Multi-head self-attention within each sequence: one product for query, key and value."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.n_heads = config.num_attention_heads
+        self.dropout_p = config.attention_probs_dropout_prob
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.register_state_dict_post_hook(_split_query_key_value)
+        self.register_load_state_dict_pre_hook(_fuse_query_key_value)
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
+        qkv_T3ND = self.query_key_value(hidden_states).unflatten(1, (3, self.n_heads, -1))
+        dropout_p = self.dropout_p if self.training else 0.0
+        return variable_length_attention(qkv_T3ND, cu_seqlens, max_seqlen, dropout_p, backend).flatten(1)
+
+
+def _split_query_key_value(module, state_dict, prefix, local_metadata) -> None:
+    for kind in ("weight", "bias"):
+        fused = state_dict.pop(f"{prefix}query_key_value.{kind}")
+        for name, part in zip(("query", "key", "value"), fused.chunk(3), strict=True):
+            state_dict[f"{prefix}{name}.{kind}"] = part
+
+
+def _fuse_query_key_value(module, state_dict, prefix, *unused) -> None:
+    for kind in ("weight", "bias"):
+        names = [f"{prefix}{name}.{kind}" for name in ("query", "key", "value")]
+        if all(name in state_dict for name in names):
+            state_dict[f"{prefix}query_key_value.{kind}"] = torch.cat([state_dict.pop(name) for name in names])
+
+
+class BertOutput(nn.Module):
+    """Product, dropout, residual, LayerNorm: the end of the attention block and of the feed-forward block."""
+
+    def __init__(self, input_size: int, config: BertConfig, layer_norm: str):
+        super().__init__()
+        self.dense = Linear(input_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config.hidden_size, layer_norm)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+
+
+class BertAttention(nn.Module):
+    """The attention block. Its attributes are named for the published weights (`attention.self.query`)."""
+
+    def __init__(self, config: BertConfig, layer_norm: str):
+        super().__init__()
+        self.self = BertSelfAttention(config)
+        self.output = BertOutput(config.hidden_size, config, layer_norm)
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
+        return self.output(self.self(hidden_states, cu_seqlens, max_seqlen, backend), hidden_states)
+
+
+class DenseActivation(nn.Module):
+    """A product and the activation; NVIDIA's files call its weight `dense_act`, which loads as well."""
+
+    def __init__(self, input_size: int, output_size: int, activation: str):
+        super().__init__()
+        self.dense = Linear(input_size, output_size)
+        self.activation = activation_function(activation)
+        self.register_load_state_dict_pre_hook(_rename_dense_act)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.activation(self.dense(hidden_states))
+
+
+def _rename_dense_act(module, state_dict, prefix, *unused) -> None:
+    for kind in ("weight", "bias"):
+        if f"{prefix}dense_act.{kind}" in state_dict:
+            state_dict[f"{prefix}dense.{kind}"] = state_dict.pop(f"{prefix}dense_act.{kind}")
+
+
+class BertLayer(nn.Module):
+    """Attention block and feed-forward block, as modules or, with `is_fused`, by kernels/fused/blocks.py.
+
+    A fused layer computes with what `prepare_layers` made of its parameters; given nothing, it has that made.
+    Where a fused layer follows, one with `returns_hidden` returns what that can use, and not the hidden states alone;
+    with `leaves_fp8`, in fp8 as well.
+    """
+
+    def __init__(self, config: BertConfig, layer_norm: str):
+        super().__init__()
+        self.attention = BertAttention(config, layer_norm)
+        self.intermediate = DenseActivation(config.hidden_size, config.intermediate_size, config.hidden_act)
+        self.output = BertOutput(config.intermediate_size, config, layer_norm)
+        self.is_fused = self.in_fp8 = False
+        self.returns_hidden = self.leaves_fp8 = False
+
+    def forward(
+        self,
+        hidden_states: "Tensor | Hidden",
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        backend: str,
+        prepared: "Sequence[Prepared] | None" = None,
+    ) -> "Tensor | Hidden":
+        if self.is_fused:
+            return self._forward_fused(hidden_states, cu_seqlens, max_seqlen, backend, prepared)
+        attended = self.attention(hidden_states, cu_seqlens, max_seqlen, backend)
+        return self.output(self.intermediate(attended), attended)
+
+    def _forward_fused(
+        self,
+        hidden_states: "Tensor | Hidden",
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        backend: str,
+        prepared: "Sequence[Prepared] | None",
+    ) -> "Tensor | Hidden":
+        from kernels.attention import (
+            recorded as recorded_attention,  # need Triton, which comes with PyTorch for CUDA alone
+        )
+        from kernels.fused import blocks as fused_blocks
+
+        hidden = fused_blocks.as_hidden(hidden_states)
+        if prepared is None:
+            (prepared,) = prepare_layers([self], hidden.states.dtype)
+        block, inner = self.attention, self.attention.self
+        attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
+        attention = recorded_attention.RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
+        attended = fused_blocks.attention_block(
+            hidden,
+            inner.query_key_value,
+            block.output.dense,
+            block.output.LayerNorm,
+            prepared[:2],
+            inner.n_heads,
+            attention,
+            hidden_p,
+            to_fp8=self.in_fp8,
+        )
+        hidden = fused_blocks.feed_forward_block(
+            attended,
+            self.intermediate.dense,
+            self.output.dense,
+            self.output.LayerNorm,
+            prepared[2:],
+            hidden_p,
+            to_fp8=self.leaves_fp8,
+        )
+        return hidden if self.returns_hidden else hidden.states
+
+    def linears(self) -> tuple[Linear, ...]:
+        """The products, in order."""
+        block = self.attention
+        return block.self.query_key_value, block.output.dense, self.intermediate.dense, self.output.dense
+
+
+def prepare_layers(layers: Sequence[BertLayer], dtype: torch.dtype) -> "list[Sequence[Prepared] | None]":
+    """What the products of each fused layer take, those of all layers made together; None for each where not fused.
+
+    Args:
+        layers: of one shape, which run alike.
+        dtype: of the activations.
+    """
+    if not all(layer.is_fused for layer in layers):
+        return [None] * len(layers)
+    from kernels.fused.linear import prepare  # needs Triton
+
+    alike = zip(*(layer.linears() for layer in layers), strict=True)
+    return list(zip(*(prepare(linears, dtype, layers[0].in_fp8) for linears in alike), strict=True))
+
+
+class BertEncoder(nn.Module):
+    """The stack of layers; `checkpoint_activations` keeps only each layer's input and computes the rest again."""
+
+    def __init__(self, config: BertConfig, layer_norm: str):
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config, layer_norm) for _ in range(config.num_hidden_layers))
+        self.checkpoint_activations = False
+        self.attention_backend: str | None = None  # None: by device and dtype
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        backend = self.attention_backend or default_backend(hidden_states.device, hidden_states.dtype)
+        prepared = prepare_layers(self.layer, hidden_states.dtype)
+        for number, layer in enumerate(self.layer):
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                layer = functools.partial(checkpoint, layer, use_reentrant=False)
+            with named_range(f"layer {number}"):
+                hidden_states = layer(hidden_states, cu_seqlens, max_seqlen, backend, prepared[number])
+        return hidden_states
+
+
+class BertModel(nn.Module):
+    """Embeddings and encoder, and the pooler where a head needs it."""
+
+    def __init__(self, config: BertConfig, add_pooler: bool = True, layer_norm: str = "torch"):
+        super().__init__()
+        self.config = config
+        self.compute_dtype = torch.float32
+        self.embeddings = BertEmbeddings(config, layer_norm)
+        self.encoder = BertEncoder(config, layer_norm)
+        self.pooler = DenseActivation(config.hidden_size, config.hidden_size, "tanh") if add_pooler else None
+        self.apply(functools.partial(initialise, std=config.initializer_range))
+        with torch.no_grad():
+            self.embeddings.word_embeddings.weight[config.vocab_size :] = 0
+
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int
+    ) -> Tensor:
+        """The last layer's hidden states (T, H) in `compute_dtype`.
+
+        Args:
+            input_ids, token_type_ids, position_ids: (T,) integers; positions restart at 0 in each sequence.
+            cu_seqlens: (B + 1,) int32, cumulative sequence lengths from 0 to T.
+            max_seqlen: no sequence is longer.
+        """
+        with named_range("embeddings"):
+            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, self.compute_dtype)
+        return self.encoder(hidden_states, cu_seqlens, max_seqlen)
+
+    def pool(self, hidden_states: Tensor, cu_seqlens: Tensor, n_sequences: int) -> Tensor:
+        """Dense and tanh over the first token, [CLS], of the first `n_sequences` sequences: (n_sequences, H)."""
+        return self.pooler(hidden_states.index_select(0, cu_seqlens[:n_sequences]))
+
+
+def initialise(module: nn.Module, std: float) -> None:
+    """Google's initialisation: normal, cut at two standard deviations; biases zero, LayerNorm the identity."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

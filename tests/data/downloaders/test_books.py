@@ -1,0 +1,193 @@
+"""Books from folders, archives, addresses and lists of addresses; what is no book is named, and nothing is lost."""
+
+import csv
+import tarfile
+import zipfile
+from urllib.parse import unquote
+
+import pytest
+from corpora import tree
+from http_servers import serve
+
+from common import remote_files
+from common.errors import UserError
+from common.workers import workers
+from data.artifacts.layout import Layout
+from data.artifacts.manifest import Manifest
+from data.downloaders.books import AT_ONCE, AT_ONCE_PER_HOST
+from data.downloaders.datasets import download, download_problems
+from data.downloaders.folder import DownloadOptions
+
+BOOKS = {"a.txt": b"Once upon a time.", "deep/er/b.txt": "Zwölf Bücher.".encode()}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(remote_files, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(remote_files, "LONGEST_WAIT", 0.0)
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(tmp_path / "work", "bookscorpus")
+
+
+def get(layout, source, **options):
+    with workers(1) as pool:
+        (line,) = download(layout, DownloadOptions(source=str(source), **options), pool)
+    return line
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def books_in(layout):
+    return {name: content for name, content in tree(layout.download).items() if name.endswith(".txt")}
+
+
+def archived(path, files):
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        write(path.parent / "to_pack", files)
+        with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:
+            archive.add(path.parent / "to_pack", ".")
+    return path
+
+
+def test_a_folder_and_only_what_is_in_it(layout, tmp_path):
+    source = write(tmp_path / "books", {**BOOKS, "cover.jpg": b"\xff\xd8"})
+    assert get(layout, source).startswith("2 books in")
+    assert books_in(layout) == BOOKS
+    assert "were downloaded before and are as they were" in get(layout, source)
+    write(source, {"c.txt": b"A third one."})
+    with pytest.raises(UserError, match=r"made from other input than c\.txt; add --overwrite"):
+        get(layout, source)
+    assert books_in(layout) == BOOKS
+    (source / "a.txt").unlink()
+    get(layout, source, overwrite=True)
+    assert sorted(books_in(layout)) == ["c.txt", "deep/er/b.txt"]
+
+
+def test_a_file(layout, tmp_path):
+    get(layout, write(tmp_path, {"one.txt": b"A book."}) / "one.txt")
+    assert books_in(layout) == {"one.txt": b"A book."}
+
+
+@pytest.mark.parametrize("name", ["b.zip", "b.tar.gz", "b.tar.bz2"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_archives(layout, tmp_path, name, remote):
+    path = archived(tmp_path / name, {**BOOKS, "LICENSE": b"mine"})
+    with serve({name: path.read_bytes()}) as server:
+        get(layout, f"{server.url}/{name}" if remote else path)
+    assert books_in(layout) == BOOKS
+    assert len(Manifest.read(layout.download / "manifest.json").outputs) == 2
+    assert "LICENSE" not in tree(layout.download)
+
+
+def test_the_address_of_a_book(layout):
+    with serve({"x/b.txt": b"A book."}) as server:
+        get(layout, f"{server.url}/x/b.txt")
+    assert books_in(layout) == {"b.txt": b"A book."}
+
+
+def list_of(path, addresses):
+    path.write_text("# my books\n\n" + "\n".join(addresses) + "\n", encoding="utf-8")
+    return path
+
+
+def results_in(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_a_list_is_downloaded_politely_and_in_order(layout, tmp_path):
+    files = {f"b{i}.txt": f"Book {i}.".encode() for i in range(20)}
+    with serve(files, delay=0.02) as server:
+        get(layout, list_of(tmp_path / "urls.txt", [f"{server.url}/b{i}.txt" for i in range(20)]))
+        assert server.most_connections <= AT_ONCE_PER_HOST <= AT_ONCE
+    assert books_in(layout) == {f"{i:06d}-b{i}.txt": f"Book {i}.".encode() for i in range(20)}
+    results = results_in(layout.download / "results.tsv")
+    assert [(r["result"], r["file or error"]) for r in results] == [("ok", f"{i:06d}-b{i}.txt") for i in range(20)]
+    assert [int(r["bytes"]) for r in results] == [len(content) for content in files.values()]
+
+
+def test_a_few_of_a_list_may_fail_and_too_many_are_asked_for_again(layout, tmp_path):
+    files = {f"b{i}.txt": f"Book {i}.".encode() for i in range(10)}
+    with serve({name: files[name] for name in ("b0.txt", "b1.txt")}) as server:
+        source = list_of(tmp_path / "urls.txt", [f"{server.url}/{name}" for name in files])
+        with pytest.raises(UserError, match=r"8 of 10 books could not be had, more than --max_failed_share 0.2.*404"):
+            get(layout, source, max_failed_share=0.2)
+        results = results_in(tmp_path / "work" / "download" / ".bookscorpus.partial" / "results.tsv")
+        assert [r["result"] for r in results] == ["ok"] * 2 + ["failed"] * 8
+        assert not layout.download.exists()
+        server.files = {name: content for name, content in files.items() if name not in ("b0.txt", "b7.txt")}
+        server.requests.clear()
+        line = get(layout, source, max_failed_share=0.2)
+        assert {request.path for request in server.requests} == {f"b{i}.txt" for i in range(2, 10)}
+    assert "9 books in" in line
+    assert "1 failed, see" in line
+    assert "000007-b7.txt" not in books_in(layout)
+    assert Manifest.read(layout.download / "manifest.json").facts == {"asked_for": 10, "failed": 1}
+
+
+def test_a_line_that_is_no_address_fails_alone(layout, tmp_path):
+    long = "%E6%9B%B8" * 100  # 300 bytes, where file systems take 255
+    with serve({"b0.txt": b"Book 0.", f"{unquote(long)}.txt": b"Book 1."}) as server:
+        addresses = [f"{server.url}/b0.txt", f"{server.url}/{long}.txt", "http://[bad/x.txt"]
+        line = get(layout, list_of(tmp_path / "urls.txt", addresses), max_failed_share=0.5)
+    assert "2 books in" in line
+    assert sorted(books_in(layout).values()) == [b"Book 0.", b"Book 1."]
+    assert [r["result"] for r in results_in(layout.download / "results.tsv")] == ["ok", "ok", "failed"]
+
+
+def test_signatures_are_not_written_down(layout):
+    with serve({"a.txt": b"Book."}) as server:
+        source = f"{server.url}/a.txt?X-Amz-Signature=SECRET"
+        assert download_problems("bookscorpus", DownloadOptions(source=source)) == []
+        get(layout, source)
+        assert "were downloaded before" in get(layout, source.replace("SECRET", "RENEWED"))
+    assert books_in(layout) == {"a.txt": b"Book."}
+    assert not any(b"SECRET" in content for content in tree(layout.working_dir).values())
+    problem = download_problems("bookscorpus", DownloadOptions(source="https://user:pw@host/a.pdf?token=SECRET"))
+    assert "host/a.pdf" in problem[0]
+    assert not any(secret in problem[0] for secret in ("pw", "SECRET"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"caf\xe9", "bad.txt is not UTF-8 text"), (b"MZ\0\0", "bad.txt holds zero bytes and is no text")],
+)
+def test_what_is_no_text_is_named(layout, tmp_path, content, words):
+    with pytest.raises(UserError, match=words):
+        get(layout, write(tmp_path / "books", {**BOOKS, "bad.txt": content}))
+    assert not layout.download.exists()
+
+
+def test_an_archive_without_books_or_that_climbs_out(layout, tmp_path):
+    with pytest.raises(UserError, match=r"There is no \.txt file in .*none\.zip"):
+        get(layout, archived(tmp_path / "none.zip", {"a.pdf": b"x"}))
+    with pytest.raises(UserError, match=r"climbs\.zip.*\.\./out\.txt"):
+        get(layout, archived(tmp_path / "climbs.zip", {"../out.txt": b"x"}))
+    assert sorted(tree(tmp_path)) == ["climbs.zip", "none.zip"]
+
+
+def test_what_is_no_source_is_said_before_anything_is_done(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "b.pdf").write_bytes(b"x")
+    for source, words in (
+        (None, "The books need --source"),
+        (tmp_path / "none", "There is no"),
+        (tmp_path / "empty", "There is no .txt file under"),
+        (tmp_path / "b.pdf", "b.pdf is not a folder of .txt files"),
+        ("https://example.com/index.html", "index.html is not a folder of .txt files"),
+    ):
+        options = DownloadOptions(source=None if source is None else str(source))
+        (sentence,) = download_problems("bookscorpus", options)
+        assert words in sentence

@@ -1,0 +1,114 @@
+"""The checks of single rows, against an oracle that reads a row token by token; and the search for repetitions."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive_shards import CLS, MASK, SEP, VOCAB, P, S, make_row, make_rows, save
+
+from data.masked_lm.instances import SpecialIds
+from data.verify.report import FAILED, WARNING, Checks, Repetitions
+from data.verify.rows import Expected, check_shard
+
+
+def is_right(row):
+    """The published form of a row, checked token by token."""
+    n = int(row["input_mask"].sum(dtype=int))
+    ids, segments, positions, labels = (
+        list(map(int, row[name])) for name in ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids")
+    )
+    if list(row["input_mask"]) != [1] * n + [0] * (S - n) or n < 5:
+        return False
+    used = positions.index(0) if 0 in positions else P
+    if any(positions[used:]) or any(labels[used:]) or used != min(P, max(1, round(n * 0.15)), n - 3):
+        return False
+    if positions[:used] != sorted(set(positions[:used])) or not all(0 < p < n for p in positions[:used]):
+        return False
+    if not all(0 <= i < VOCAB for i in ids + labels):
+        return False
+    for place, label in zip(positions[:used], labels[:used], strict=True):
+        ids[place] = label
+    seps = [i for i, token in enumerate(ids) if token == SEP]
+    if len(seps) != 2 or seps[1] != n - 1 or set(seps) & set(positions[:used]):
+        return False
+    if ids[0] != CLS or ids.count(CLS) != 1 or MASK in ids or not 2 <= seps[0] <= n - 3 or any(ids[n:]):
+        return False
+    wanted = [0] * (seps[0] + 1) + [1] * (n - seps[0] - 1) + [0] * (S - n)
+    return segments == wanted and row["next_sentence_labels"] in (0, 1)
+
+
+VALUES = st.one_of(st.sampled_from([-1, 0, 1, 2, 3, 4, 5, S - 1, S, VOCAB - 1, VOCAB, 127]), st.integers(-128, 127))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted(make_row(random.Random(0)))), st.integers(0, 11), st.integers(0, S - 1), VALUES
+        ),
+        max_size=3,
+    )
+)
+def test_any_changed_numbers_as_an_oracle_sees_them(tmp_path_factory, changes):
+    arrays = make_rows(12)
+    for name, row, column, value in changes:
+        array = arrays[name].reshape(12, -1)
+        array[row, column % array.shape[1]] = min(value, np.iinfo(array.dtype).max)
+    path = tmp_path_factory.mktemp("oracle", numbered=True) / "training.hdf5"
+    save(path, arrays, chunks=None)
+    findings = check_shard(path, Expected(SpecialIds(CLS, SEP, MASK, VOCAB), S, P, 0.15))
+    path.unlink()
+    wrong = [row for row in range(12) if not is_right({name: array[row] for name, array in arrays.items()})]
+    assert sum(offence.n_rows for offence in findings.offences.values()) == len(wrong)
+    assert {offence.row for offence in findings.offences.values()} <= set(wrong)
+    assert int(findings.lengths.sum()) == 12 - len(wrong)
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=20, unique=True), max_size=6))
+def test_repetitions_as_a_plain_count_has_them(files):
+    repetitions = Repetitions()
+    for number, hashes in enumerate(files):
+        repetitions.add(np.array(hashes, dtype=np.uint64), number)
+    values = {value for hashes in files for value in hashes}
+    n_links = sum(max(0, sum(value in hashes for hashes in files) - 1) for value in values)
+    pairs = repetitions.between_files()
+    assert sum(n for _, _, n in pairs) == n_links
+    assert repetitions.share == 1
+    assert all(a < b and set(files[a]) & set(files[b]) for a, b, _ in pairs)
+
+
+def test_repetitions_in_bounded_memory_find_a_share():
+    rng = np.random.default_rng(0)
+    shared = rng.integers(2**64, size=2000, dtype=np.uint64)
+    repetitions = Repetitions(max_compared=1000)
+    for number in range(5):
+        own = rng.integers(2**64, size=2000, dtype=np.uint64)
+        repetitions.add(np.concatenate([own, shared]) if number < 2 else own, number)
+    ((a, b, n),) = repetitions.between_files()
+    assert (a, b) == (0, 1)
+    assert n == pytest.approx(2000 * repetitions.share, rel=0.3)
+    assert repetitions.share == 1 / 16  # 12,000 and 2,000 twice, halved until 1,000 are left
+
+
+def test_repetitions_of_a_known_number_are_not_thinned_twice():
+    rng = np.random.default_rng(0)
+    repetitions = Repetitions(n_expected=8000, max_compared=1000)
+    limit = repetitions.limit
+    shared = rng.integers(2**64, size=4000, dtype=np.uint64)
+    repetitions.add(shared, 0)
+    repetitions.add(shared, 1)
+    ((a, b, n),) = repetitions.between_files()
+    assert (a, b) == (0, 1)
+    assert n == np.count_nonzero(shared <= limit) == pytest.approx(4000 / 16, rel=0.2)
+    assert (repetitions.limit, repetitions.share) == (limit, pytest.approx(1 / 16))
+
+
+def test_a_failure_takes_the_place_of_a_warning():
+    checks = Checks(["a"])
+    checks.offend("a", "x", "odd", status=WARNING)
+    checks.offend("a", "y", "wrong", n_rows=2, row=5)
+    checks.offend("a", "z", "odd", status=WARNING)
+    (check,) = checks.as_list()
+    assert (check.status, check.first_file, check.first_row, check.n_files) == (FAILED, "y", 5, 3)

@@ -1,0 +1,516 @@
+"""Verification of HDF5 shards: sound ones pass, and each kind of damage is caught by the check that is named for it.
+
+The sound shards are made without the project's code (naive_shards.py).
+"""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from corpora import write_text_shard, write_vocab
+from naive_shards import CLS, MASK, N_ROWS, SEP, VOCAB, P, S, make_row, make_rows, save, write_vocabulary
+
+from common.errors import UserError
+from common.workers import workers
+from data.artifacts.manifest import FileRecord, Manifest
+from data.create_pretraining_data import create_shards
+from data.masked_lm.instances import InstanceOptions
+from data.verify.report import FAILED, OK, SKIPPED, WARNING, Report
+from data.verify.shards import BY_MANIFEST, CHECKS, verify
+
+
+def write_manifest(folder, **parameters):
+    outputs = {}
+    for path in sorted(folder.glob("*.hdf5")):
+        with h5py.File(path) as file:
+            outputs[path.name] = FileRecord.of(path, rows=len(file["input_ids"]))
+    standard = {
+        "max_seq_length": S,
+        "max_predictions_per_seq": P,
+        "masked_lm_prob": 0.15,
+        "vocabulary": {"sha256": "0" * 64, "size": VOCAB, "cls": CLS, "sep": SEP, "mask": MASK},
+    }
+    Manifest("create_hdf5_files", "corpus", {**standard, **parameters}, {}, outputs).write(folder / "manifest.json")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Two training shards and a test shard."""
+    folder = tmp_path_factory.mktemp("good")
+    for seed, name in enumerate(("training_0", "training_1", "test_0")):
+        save(folder / f"corpus_{name}.hdf5", make_rows(seed=seed))
+    return folder
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    """A copy of the good shards, to be damaged."""
+    return Path(shutil.copytree(good, tmp_path / "shards"))
+
+
+def run(folder, n_processes=1, **options) -> Report:
+    with workers(n_processes) as pool:
+        return verify(folder, pool, **options)
+
+
+def statuses(report):
+    return {check.name: check.status for check in report.checks}
+
+
+def failed(report):
+    return [check.name for check in report.checks if check.status != OK and check.status != SKIPPED]
+
+
+def by_name(report, name):
+    return next(check for check in report.checks if check.name == name)
+
+
+# ---------------------------------------------------------------------------------------------------- sound shards
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_sound_shards_with_a_manifest_pass_every_check(folder, n_processes):
+    write_manifest(folder)
+    report = run(folder, n_processes)
+    # The rows of these tests were never text.
+    assert statuses(report) == {**dict.fromkeys(CHECKS, OK), "made from these text shards": SKIPPED}
+    assert report.failure() is None
+    report.raise_if_failed()
+
+
+def test_without_a_manifest_the_special_tokens_are_inferred(folder):
+    report = run(folder)
+    skipped = (*BY_MANIFEST, "vocabulary", "input_ids in vocabulary", "masked_lm_ids in vocabulary")
+    assert statuses(report) == {name: SKIPPED if name in skipped else OK for name in CHECKS}
+    assert any(f"[CLS] {CLS}, [SEP] {SEP}, [MASK] {MASK}" in note for note in report.notes)
+
+
+def test_without_a_manifest_the_vocabulary_gives_the_special_tokens(folder, tmp_path):
+    vocab_file = write_vocabulary(tmp_path / "vocab.txt")
+    assert failed(run(folder, vocab_file=vocab_file)) == []
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint16", ">i4"])
+@pytest.mark.parametrize("storage", [{"compression": "gzip"}, {"compression": "lzf"}, {"chunks": None}])
+def test_other_integer_types_and_storage(tmp_path, dtype, storage):
+    arrays = {name: array.astype(dtype) for name, array in make_rows().items()}
+    save(tmp_path / "2_training.hdf5", arrays, **storage)
+    assert failed(run(tmp_path)) == []
+
+
+def test_the_statistics_are_those_of_a_plain_count(folder):
+    report = run(folder)
+    rows = [make_rows(seed=seed) for seed in (0, 1)]
+    lengths = [int(length) for arrays in rows for length in arrays["input_mask"].sum(axis=1)]
+    now = [
+        (ids[p], label)
+        for arrays in rows
+        for ids, positions, labels in zip(
+            arrays["input_ids"], arrays["masked_lm_positions"], arrays["masked_lm_ids"], strict=True
+        )
+        for p, label in zip(positions, labels, strict=True)
+        if p
+    ]
+    numbers = report.statistics["training"]
+    assert numbers["files"] == 2
+    assert numbers["rows"] == 2 * N_ROWS
+    assert numbers["mean length"] == pytest.approx(np.mean(lengths))
+    assert numbers["share of real tokens"] == pytest.approx(np.mean(lengths) / S)
+    assert numbers["share masked"] == pytest.approx(len(now) / sum(lengths))
+    assert numbers["of these [MASK]"] == pytest.approx(sum(token == MASK for token, _ in now) / len(now))
+    assert numbers["of these kept"] == pytest.approx(sum(token == label for token, label in now) / len(now))
+    randoms = np.mean([arrays["next_sentence_labels"] for arrays in rows])
+    assert numbers["share of random next sentences"] == pytest.approx(randoms)
+    assert numbers["lengths"]["57-64"] == sum(length >= 57 for length in lengths)
+    assert sum(numbers["lengths"].values()) == 2 * N_ROWS
+    assert report.statistics["test"]["rows"] == N_ROWS
+
+
+def test_the_report_as_text_and_as_json(folder):
+    report = run(folder)
+    text = report.text()
+    for word in ("training:", "test:", "share of real tokens", "57-64", "ok       padding"):
+        assert word in text
+    assert json.loads(json.dumps(report.as_dict()))["statistics"]["test"]["files"] == 1
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_shards_of_our_own_pass(tmp_path, whole_words):
+    vocab = write_vocab(tmp_path / "vocab.txt")
+    output = tmp_path / "hdf5_masked_lm_prob_0.2" / "corpus"
+    options = InstanceOptions(64, 12, 0.2, 0.1, 5, whole_words)
+    for index, name in enumerate(("training_0", "training_1", "test_0")):
+        text = write_text_shard(tmp_path / f"{name}.txt", n_documents=60, seed=index)
+        create_shards([text], [(options, output / f"{name}.hdf5")], vocab, True, 1)
+    assert failed(run(output)) == []
+    assert failed(run(output, vocab_file=vocab)) == []
+
+
+# --------------------------------------------------------------------------------------------------------- damage
+
+
+def put(name, row, column, value):
+    """Damage that sets one number; a function of the row's values may give column and value."""
+
+    def damage(arrays):
+        values = {key: array[row] for key, array in arrays.items()}
+        place = column(values) if callable(column) else column
+        arrays[name][row, place] = value(values) if callable(value) else value
+
+    return damage
+
+
+def length(row):
+    return int(row["input_mask"].sum())
+
+
+def first_sep(row):
+    return int(np.argmax(row["segment_ids"])) - 1
+
+
+def unmasked(row):
+    return next(i for i in range(1, S) if i not in (*row["masked_lm_positions"], first_sep(row)))
+
+
+def end(row):
+    return length(row) - 1
+
+
+def n_masked(row):
+    return int(np.count_nonzero(row["masked_lm_positions"]))
+
+
+def without_last_mask(arrays):
+    last = n_masked({name: array[3] for name, array in arrays.items()}) - 1
+    place = arrays["masked_lm_positions"][3, last]
+    arrays["input_ids"][3, place] = arrays["masked_lm_ids"][3, last]
+    arrays["masked_lm_positions"][3, last] = arrays["masked_lm_ids"][3, last] = 0
+
+
+def swap_positions(arrays):
+    for name in ("masked_lm_positions", "masked_lm_ids"):
+        arrays[name][3, [1, 2]] = arrays[name][3, [2, 1]]
+
+
+def twice_the_same_position(arrays):
+    for name in ("masked_lm_positions", "masked_lm_ids"):
+        arrays[name][3, 2] = arrays[name][3, 1]
+
+
+def gap_in_positions(arrays):
+    for name in ("masked_lm_positions", "masked_lm_ids"):
+        arrays[name][3, 1] = 0
+
+
+def mask_the_sep(arrays):
+    # The one next to a masked place or past it, such that the positions stay in order.
+    positions, sep = arrays["masked_lm_positions"][3], S - 1
+    arrays["input_ids"][3, positions[9]] = arrays["masked_lm_ids"][3, 9]
+    positions[9], arrays["masked_lm_ids"][3, 9] = sep, SEP
+    arrays["input_ids"][3, sep] = MASK
+
+
+def move_the_segments(arrays):
+    arrays["segment_ids"][3, first_sep({name: array[3] for name, array in arrays.items()}) + 1] = 0
+
+
+def one_segment_only(arrays):
+    arrays["segment_ids"][3] = 0
+
+
+def no_tokens(arrays):
+    for name in ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids"):
+        arrays[name][3] = 0
+
+
+def masked_all_kept(arrays):
+    for row, labels, ids in zip(
+        arrays["masked_lm_positions"], arrays["masked_lm_ids"], arrays["input_ids"], strict=True
+    ):
+        ids[row[row > 0]] = labels[row > 0]
+
+
+def masked_all_mask(arrays):
+    for row, ids in zip(arrays["masked_lm_positions"], arrays["input_ids"], strict=True):
+        ids[row[row > 0]] = MASK
+
+
+def repeated_row(arrays):
+    for array in arrays.values():
+        array[7] = array[3]
+
+
+def all_labels(value):
+    def damage(arrays):
+        arrays["next_sentence_labels"][:] = value
+
+    return damage
+
+
+DAMAGE = {
+    "zero in the mask": (put("input_mask", 3, 10, 0), "input_mask", 3),
+    "mask after the end": (put("input_mask", 4, lambda row: length(row) + 2, 1), "input_mask", 4),
+    "two in the mask": (put("input_mask", 3, 10, 2), "input_mask", 3),
+    "minus one in the mask": (put("input_mask", 3, 10, -1), "input_mask", 3),
+    "no tokens": (no_tokens, "row length", 3),
+    "id after the end": (put("input_ids", 4, lambda row: end(row) + 1, 7), "padding", 4),
+    "id of no token": (put("input_ids", 3, unmasked, VOCAB), "input_ids in vocabulary", 3),
+    "negative id": (put("input_ids", 3, unmasked, -1), "input_ids in vocabulary", 3),
+    "no [CLS]": (put("input_ids", 3, 0, 7), "[CLS] first", 3),
+    "no last [SEP]": (put("input_ids", 4, end, 7), "[SEP] last", 4),
+    "no first [SEP]": (put("input_ids", 3, first_sep, 7), "[SEP] between segments", 3),
+    "a third [SEP]": (put("input_ids", 3, unmasked, SEP), "no other special token", 3),
+    "a second [CLS]": (put("input_ids", 3, unmasked, CLS), "no other special token", 3),
+    "[MASK] where nothing is masked": (put("input_ids", 3, unmasked, MASK), "no other special token", 3),
+    "segment two": (put("segment_ids", 3, S - 1, 2), "segment_ids", 3),
+    "segment zero again": (put("segment_ids", 3, S - 1, 0), "segment_ids", 3),
+    "segment after the end": (put("segment_ids", 4, lambda row: end(row) + 2, 1), "segment_ids", 4),
+    "segments moved by one": (move_the_segments, "[SEP] between segments", 3),
+    "one segment only": (one_segment_only, "segment_ids", 3),
+    "gap in the positions": (gap_in_positions, "masked positions zero-padded", 3),
+    "position after the end": (
+        put("masked_lm_positions", 4, lambda row: n_masked(row) - 1, lambda row: end(row) + 1),
+        "masked positions inside",
+        4,
+    ),
+    "position outside": (put("masked_lm_positions", 3, 9, S), "masked positions inside", 3),
+    "negative position": (put("masked_lm_positions", 3, 1, -2), "masked positions inside", 3),
+    "positions swapped": (swap_positions, "masked positions ascending", 3),
+    "position twice": (twice_the_same_position, "masked positions ascending", 3),
+    "[SEP] masked": (mask_the_sep, "[SEP] not masked", 3),
+    "one masked too few": (without_last_mask, "number masked", 3),
+    "masked id of no token": (put("masked_lm_ids", 3, 0, VOCAB), "masked_lm_ids in vocabulary", 3),
+    "masked id where none is": (put("masked_lm_ids", 4, n_masked, 7), "masked_lm_ids zero-padded", 4),
+    "label two": (
+        lambda arrays: arrays["next_sentence_labels"].__setitem__(3, 2),
+        "next_sentence_labels",
+        3,
+    ),
+    "every masked word is kept": (masked_all_kept, "80/10/10 replacement", None),
+    "every masked word is [MASK]": (masked_all_mask, "80/10/10 replacement", None),
+    "no next sentence is random": (all_labels(0), "next-sentence balance", None),
+    "every next sentence is random": (all_labels(1), "next-sentence balance", None),
+    "a row twice": (repeated_row, "rows repeated", None),
+}
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_caught_by_its_check_and_no_other(folder, tmp_path, kind, with_manifest):
+    damage, check, row = DAMAGE[kind]
+    arrays = make_rows(seed=1)
+    damage(arrays)
+    save(folder / "corpus_training_1.hdf5", arrays)
+    options = {}
+    if with_manifest:
+        write_manifest(folder)
+    else:
+        options["vocab_file"] = write_vocabulary(tmp_path / "vocab.txt")
+    report = run(folder, **options)
+    found = by_name(report, check)
+    assert failed(report) == [check]
+    assert (found.status, found.first_file, found.first_row) == (FAILED, "corpus_training_1.hdf5", row)
+    with pytest.raises(UserError, match=r"corpus_training_1\.hdf5") as error:
+        report.raise_if_failed()
+    assert f"'{check}'" in str(error.value)
+    assert "FAILED" in report.text()
+
+
+FILE_DAMAGE = {
+    "a dataset is missing": (lambda arrays: arrays.pop("segment_ids"), "datasets"),
+    "floats": (lambda arrays: arrays.update(segment_ids=arrays["segment_ids"].astype("f4")), "types"),
+    "narrower": (lambda arrays: arrays.update(input_ids=arrays["input_ids"][:, :60]), "shapes"),
+    "fewer positions": (lambda arrays: arrays.update(masked_lm_ids=arrays["masked_lm_ids"][:, :9]), "shapes"),
+    "flat ids": (lambda arrays: arrays.update(input_ids=arrays["input_ids"].reshape(-1)), "shapes"),
+    "a column of labels": (
+        lambda arrays: arrays.update(next_sentence_labels=arrays["next_sentence_labels"][:, None]),
+        "shapes",
+    ),
+    "fewer labels": (
+        lambda arrays: arrays.update(next_sentence_labels=arrays["next_sentence_labels"][:-1]),
+        "shapes",
+    ),
+    "no rows": (lambda arrays: arrays.update({name: array[:0] for name, array in arrays.items()}), "shapes"),
+}
+
+
+@pytest.mark.parametrize("name", ["corpus_test_0.hdf5", "corpus_training_1.hdf5"])  # the first file, and a later one
+@pytest.mark.parametrize("kind", FILE_DAMAGE)
+def test_damaged_datasets(folder, kind, name):
+    damage, check = FILE_DAMAGE[kind]
+    arrays = make_rows(seed=7)
+    damage(arrays)
+    save(folder / name, arrays)
+    report = run(folder)
+    assert failed(report) == [check]
+    assert by_name(report, check).first_file == name
+
+
+def test_other_types_than_the_manifests_stage_writes(folder):
+    arrays = make_rows(seed=1)
+    arrays["input_ids"] = arrays["input_ids"].astype(np.int64)
+    save(folder / "corpus_training_1.hdf5", arrays)
+    assert failed(run(folder)) == []
+    write_manifest(folder)
+    assert failed(run(folder)) == ["types"]
+
+
+def test_a_truncated_file(folder):
+    path = folder / "corpus_training_1.hdf5"
+    path.write_bytes(path.read_bytes()[:-1000])
+    report = run(folder)
+    assert failed(report) == ["readable"]
+    assert "corpus_training_1.hdf5" in report.failure()
+
+
+def test_damaged_compressed_data(folder):
+    path = folder / "corpus_training_1.hdf5"
+    with h5py.File(path) as file:
+        chunk = file["input_ids"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    middle = chunk.byte_offset + chunk.size // 2
+    data[middle : middle + 50] = bytes(50)
+    path.write_bytes(data)
+    assert failed(run(folder)) == ["readable"]
+
+
+def test_a_byte_that_no_reader_notices_is_found_by_its_hash(folder):
+    write_manifest(folder)
+    with h5py.File(folder / "corpus_test_0.hdf5", "r+") as file:
+        file.attrs["note"] = 1
+    report = run(folder)
+    assert failed(report) == ["size and hash"]
+    assert by_name(report, "size and hash").first_file == "corpus_test_0.hdf5"
+
+
+def test_a_changed_byte_of_the_same_size(folder):
+    save(folder / "corpus_test_0.hdf5", make_rows(seed=2), chunks=None)
+    write_manifest(folder)
+    other = make_rows(seed=9)
+    save(folder / "corpus_test_0.hdf5", other, chunks=None)
+    assert failed(run(folder)) == ["size and hash"]
+
+
+def test_rows_other_than_the_manifest_counts(folder):
+    write_manifest(folder)
+    manifest = Manifest.read(folder / "manifest.json")
+    record = manifest.outputs["corpus_test_0.hdf5"]
+    outputs = {**manifest.outputs, "corpus_test_0.hdf5": FileRecord(record.bytes, record.sha256, {"rows": 399})}
+    Manifest("create_hdf5_files", "corpus", manifest.parameters, {}, outputs).write(folder / "manifest.json")
+    assert failed(run(folder)) == ["row counts"]
+
+
+def test_a_lost_file_and_a_stranger(folder):
+    write_manifest(folder)
+    (folder / "corpus_training_1.hdf5").rename(folder / "other_training_1.hdf5")
+    report = run(folder)
+    assert failed(report) == ["files"]
+    found = by_name(report, "files")
+    assert (found.n_files, found.first_file) == (2, "corpus_training_1.hdf5")
+
+
+def test_identical_shards_however_stored(folder):
+    save(folder / "corpus_training_2.hdf5", {k: v.astype(np.int64) for k, v in make_rows(seed=1).items()})
+    report = run(folder)
+    assert failed(report) == ["identical shards"]
+    found = by_name(report, "identical shards")
+    assert (found.first_file, found.n_rows) == ("corpus_training_2.hdf5", N_ROWS)
+    assert "corpus_training_1.hdf5" in found.what
+
+
+def test_rows_of_another_shard(folder):
+    other = make_rows(seed=2)
+    arrays = {name: np.concatenate([array[:40], make_rows(seed=1)[name][40:]]) for name, array in other.items()}
+    save(folder / "corpus_training_1.hdf5", arrays)
+    report = run(folder)
+    found = by_name(report, "rows repeated")
+    assert failed(report) == ["rows repeated"]
+    assert found.first_file == "corpus_training_1.hdf5"
+    assert "corpus_test_0.hdf5" in found.what
+    n_long = int((other["input_mask"][:40].sum(axis=1) > 60).sum())  # those whose masks can hardly come again
+    assert n_long <= found.n_rows <= 40
+
+
+def test_the_same_text_with_other_masks_is_no_repetition(tmp_path):
+    rng = random.Random(5)
+    texts = [make_row(random.Random(seed)) for seed in range(40)]
+    rows = []
+    for text in texts:
+        for _ in range(5):
+            row = {name: value if isinstance(value, int) else list(value) for name, value in text.items()}
+            ids = row["input_ids"]
+            for place, label in zip(text["masked_lm_positions"], text["masked_lm_ids"], strict=True):
+                if place:
+                    ids[place] = label
+            used = sum(map(bool, text["masked_lm_positions"]))
+            words = [i for i, token in enumerate(ids) if token > MASK]
+            places = sorted(rng.sample(words, min(used, len(words))))
+            row["masked_lm_ids"] = [ids[i] for i in places] + [0] * (P - len(places))
+            row["masked_lm_positions"] = places + [0] * (P - len(places))
+            for i in places:
+                fate = rng.random()
+                ids[i] = MASK if fate < 0.8 else ids[i] if fate < 0.9 else rng.randrange(VOCAB)
+            rows.append(row)
+    save(tmp_path / "training.hdf5", {name: np.array([row[name] for row in rows]) for name in rows[0]})
+    assert failed(run(tmp_path)) == []
+
+
+def test_an_unfinished_folder(folder):
+    (folder / "manifest.unfinished.jsonl").write_text("{}\n", encoding="utf-8")
+    assert failed(run(folder)) == ["finished"]
+
+
+def test_another_vocabulary_than_the_manifests(folder, tmp_path):
+    write_manifest(folder)
+    assert failed(run(folder, vocab_file=write_vocabulary(tmp_path / "vocab.txt"))) == ["vocabulary"]
+
+
+def test_whole_words_may_mask_fewer_but_not_more(folder):
+    arrays = make_rows(seed=1)
+    without_last_mask(arrays)
+    save(folder / "corpus_training_1.hdf5", arrays)
+    write_manifest(folder, whole_word_masking=True)
+    assert failed(run(folder)) == []
+    write_manifest(folder, whole_word_masking=True, masked_lm_prob=0.1)
+    assert failed(run(folder)) == ["number masked"]
+
+
+def test_few_special_tokens_in_the_text_and_many_single_sentences_are_warnings(tmp_path):
+    arrays = make_rows(n_rows=3000)
+    arrays["input_ids"][3, unmasked({name: array[3] for name, array in arrays.items()})] = SEP
+    arrays["next_sentence_labels"][:] = np.random.default_rng(0).random(3000) < 0.8
+    save(tmp_path / "training.hdf5", arrays)
+    report = run(tmp_path)
+    assert {name: status for name, status in statuses(report).items() if status not in (OK, SKIPPED)} == {
+        "no other special token": WARNING,
+        "next-sentence balance": WARNING,
+    }
+    assert report.failure() is None
+
+
+def test_a_bias_that_only_all_shards_together_show(tmp_path):
+    for seed in range(8):
+        arrays = make_rows(seed=seed)
+        rng = np.random.default_rng(seed)
+        for ids, positions, labels in zip(
+            arrays["input_ids"], arrays["masked_lm_positions"], arrays["masked_lm_ids"], strict=True
+        ):
+            for place, label in zip(positions[positions > 0], labels[positions > 0], strict=True):
+                if ids[place] == MASK and rng.random() < 0.02:
+                    ids[place] = label
+        save(tmp_path / f"training_{seed}.hdf5", arrays)
+    report = run(tmp_path)
+    assert failed(report) == ["80/10/10 replacement"]
+    assert "together" in by_name(report, "80/10/10 replacement").what
+
+
+def test_nothing_to_verify(tmp_path):
+    with pytest.raises(UserError, match=r"no \.hdf5 file"):
+        run(tmp_path)
+    (tmp_path / "a_training.hdf5").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"a_training\.hdf5 is no pre-training shard"):
+        run(tmp_path)

@@ -1,0 +1,181 @@
+"""Verification of text shards: sound ones pass, and each kind of damage is caught by the check that is named for it."""
+
+import random
+from collections import Counter
+
+import pytest
+from corpora import random_sentences
+
+from common.errors import UserError
+from common.workers import workers
+from data.artifacts.manifest import FileRecord, Manifest
+from data.verify.report import FAILED, OK, SKIPPED, WARNING
+from data.verify.text import BY_MANIFEST, CHECKS, verify_text
+
+NAMES = ("corpus_training_0", "corpus_training_1", "corpus_training_2", "corpus_test_0", "corpus_test_1")
+
+
+def documents_of(index):
+    """Shards of 40 sentences each, in documents of 10, 12 and 18."""
+    rng = random.Random(index)
+    return [random_sentences(n, rng) for n in (10, 12, 18)]
+
+
+def save(folder, name, documents):
+    text = "".join("\n".join(sentences) + "\n\n" for sentences in documents)
+    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index, name in enumerate(NAMES):
+        save(tmp_path, name, documents_of(index))
+    return tmp_path
+
+
+def write_manifest(folder, **changed):
+    outputs = {}
+    for path in sorted(folder.glob("*.txt")):
+        text = path.read_bytes().decode("utf-8", "replace")
+        documents = [part for part in text.split("\n\n") if part.strip()]
+        counts = {"documents": len(documents), "sentences": sum(len(part.strip().split("\n")) for part in documents)}
+        outputs[path.name] = FileRecord.of(path, **{**counts, **changed.get(path.stem, {})})
+    Manifest("sharding", "corpus", {}, {}, outputs).write(folder / "manifest.json")
+
+
+def run(folder, n_processes=1):
+    with workers(n_processes) as pool:
+        return verify_text(folder, pool)
+
+
+def found(report):
+    return {
+        check.name: (check.status, check.first_file) for check in report.checks if check.status in (FAILED, WARNING)
+    }
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_sound_shards_pass_every_check(folder, n_processes):
+    write_manifest(folder)
+    report = run(folder, n_processes)
+    assert {check.name: check.status for check in report.checks} == dict.fromkeys(CHECKS, OK)
+    assert report.statistics == {
+        "training": {"files": 3, "documents": 9, "sentences": 120, "longest document, in sentences": 18},
+        "test": {"files": 2, "documents": 6, "sentences": 80, "longest document, in sentences": 18},
+    }
+    assert report.failure() is None
+
+
+def test_without_a_manifest(folder):
+    statuses = {check.name: check.status for check in run(folder).checks}
+    assert statuses == {name: SKIPPED if name in BY_MANIFEST else OK for name in CHECKS}
+
+
+def test_a_document_in_both_sets_names_both_files(folder):
+    save(folder, "corpus_test_1", [*documents_of(4)[:2], documents_of(1)[2]])
+    write_manifest(folder)
+    report = run(folder)
+    assert found(report) == {"training apart from test": (FAILED, "corpus_test_1.txt")}
+    assert "corpus_training_1.txt" in report.failure()
+    assert "corpus_test_1.txt" in report.failure()
+
+
+def test_white_space_makes_no_other_document(folder):
+    document = documents_of(1)[2]
+    save(folder, "corpus_test_1", [*documents_of(4)[:2], [f" {sentence}\r" for sentence in document]])
+    assert found(run(folder)) == {"training apart from test": (FAILED, "corpus_test_1.txt")}
+
+
+def test_documents_that_repeat_within_a_set_are_a_warning(folder):
+    save(folder, "corpus_training_1", [documents_of(0)[0], documents_of(1)[1], documents_of(1)[2]])
+    save(folder, "corpus_test_1", [documents_of(4)[1], documents_of(4)[1]])
+    report = run(folder)
+    assert found(report) == {"documents repeated": (WARNING, "corpus_test_1.txt")}
+    (check,) = (check for check in report.checks if check.name == "documents repeated")
+    assert (check.n_files, check.n_rows) == (2, 2)
+    assert report.failure() is None
+
+
+def test_every_document_of_both_sets_is_found_among_many(tmp_path):
+    rng = random.Random(0)
+    shards = {f"c_{split}_{i}": [] for split in ("training", "test") for i in range(6)}
+    for number in range(600):
+        for name in rng.sample(sorted(shards), rng.choice([1, 1, 1, 2, 3])):
+            shards[name].append([f"sentence {number} of one document"])
+    for name, documents in shards.items():
+        save(tmp_path, name, documents)
+    splits = {}
+    for name, documents in shards.items():
+        for (sentence,) in documents:
+            splits.setdefault(sentence, []).append("test" in name)
+    counts = Counter(len(set(kinds)) for kinds in splits.values())
+    (check,) = (check for check in run(tmp_path).checks if check.name == "training apart from test")
+    assert check.n_rows == counts[2] > 50
+
+
+def test_not_utf8(folder):
+    path = folder / "corpus_training_1.txt"
+    path.write_bytes(path.read_bytes() + "café and\n\ncaf".encode() + b"\xe9 again\n\n")
+    report = run(folder)
+    assert found(report) == {"UTF-8": (FAILED, "corpus_training_1.txt")}
+    assert "line 46" in report.failure()
+
+
+@pytest.mark.parametrize("documents", [[], [["one."]]])
+def test_too_few_documents(folder, documents):
+    save(folder, "corpus_training_2", documents)
+    assert found(run(folder)) == {"two documents": (FAILED, "corpus_training_2.txt")}
+
+
+def test_a_document_at_the_end_without_an_empty_line_counts(folder):
+    (folder / "corpus_training_2.txt").write_text("\n\nA b.\nC d.\n\n \n\nE f.", encoding="utf-8")
+    report = run(folder)
+    assert found(report) == {}
+    assert report.statistics["training"]["documents"] == 8
+    assert report.statistics["training"]["sentences"] == 83
+
+
+@pytest.mark.parametrize("count", ["documents", "sentences"])
+def test_other_counts_than_the_manifests(folder, count):
+    write_manifest(folder, corpus_test_0={count: 2})
+    assert found(run(folder)) == {"documents and sentences": (FAILED, "corpus_test_0.txt")}
+
+
+def test_other_bytes_than_the_manifests(folder):
+    write_manifest(folder)
+    path = folder / "corpus_test_0.txt"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("a", "e", 1), encoding="utf-8")
+    assert found(run(folder)) == {"size and hash": (FAILED, path.name)}
+    path.write_text(text.replace("a", "aa", 1), encoding="utf-8")
+    assert found(run(folder)) == {"size and hash": (FAILED, path.name)}
+
+
+def test_a_lost_file_and_a_stranger(folder):
+    write_manifest(folder)
+    (folder / "corpus_training_1.txt").rename(folder / "corpus_training_9.txt")
+    assert found(run(folder)) == {"files": (FAILED, "corpus_training_1.txt")}
+
+
+def test_shards_that_differ_by_more_than_a_document(folder):
+    longer = [*documents_of(1), random_sentences(18, random.Random(8))]
+    save(folder, "corpus_training_1", longer)
+    write_manifest(folder)
+    assert found(run(folder)) == {}  # by one document, the longest
+    save(folder, "corpus_training_1", [*longer, random_sentences(1, random.Random(9))])
+    write_manifest(folder)
+    assert found(run(folder)) == {"balance": (FAILED, "corpus_training_1.txt")}
+
+
+def test_nothing_to_verify(tmp_path):
+    with pytest.raises(UserError, match="no text shards"):
+        run(tmp_path)
+
+
+def test_very_few_documents_for_training_and_test_are_a_warning(tmp_path):
+    """Two of the test set's 1,001 are more than a thousandth."""
+    for n_shared, status in ((1, WARNING), (2, FAILED)):
+        save(tmp_path, "corpus_training_0", [[f"Training document {i}."] for i in range(50)])
+        shared = [[f"Training document {i}."] for i in range(n_shared)]
+        save(tmp_path, "corpus_test_0", [*shared, *([f"Test document {i}."] for i in range(1001 - n_shared))])
+        assert found(run(tmp_path)) == {"training apart from test": (status, "corpus_test_0.txt")}

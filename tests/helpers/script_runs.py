@@ -1,0 +1,40 @@
+"""Starts the shell scripts as users do, with settings that do not depend on who runs the tests."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from paths import ROOT
+
+SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("scripts/**/*.sh"), *ROOT.glob("data/*.sh"), ROOT / ".ci" / "run"])
+SETTING = re.compile(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:-")
+BIN = Path(sys.executable).parent
+
+
+def settings_of(script):
+    """The variables that a script takes from the environment."""
+    return set(SETTING.findall((ROOT / script).read_text(encoding="utf-8")))
+
+
+def environment(**variables):
+    """What runs the tests, with these variables, and no others of the scripts' own."""
+    taken = {*set().union(*map(settings_of, SCRIPTS)), "BERT_PREP_WORKING_DIR"}
+    inherited = {name: value for name, value in os.environ.items() if name not in taken}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    inherited |= {"PATH": path, "INSTALL": "0", "OMP_NUM_THREADS": "1"}
+    return inherited | {name: str(value) for name, value in variables.items()}
+
+
+def run(script, *arguments, cwd, **variables):
+    """Starts a script with these variables and waits for its end."""
+    command = ["bash", str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False)
+
+
+def shown_settings(script, cwd, **variables):
+    """What --help says of the configuration."""
+    shown = run(script, "--help", cwd=cwd, **variables)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    return dict(re.findall(r"^  (\w+)=(.*)$", shown.stdout, re.MULTILINE))

@@ -1,0 +1,67 @@
+"""kernels/fused/gelu.py against PyTorch's exact GELU in fp64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.fused.fp8 import quantise_rows
+from kernels.fused.gelu import gelu, gelu_backward_
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check(inputs: torch.Tensor, gradient: torch.Tensor, absolute: float, relative: float) -> None:
+    leaf = inputs.double().requires_grad_()
+    expected = F.gelu(leaf)
+    (expected_gradient,) = torch.autograd.grad(expected, leaf, gradient.double())
+    torch.testing.assert_close(gelu(inputs)[0].double(), expected, atol=absolute, rtol=relative)
+    actual = gradient.clone()
+    bias_gradient, _ = gelu_backward_(actual, inputs)
+    torch.testing.assert_close(actual.double(), expected_gradient, atol=absolute, rtol=relative)
+    n_rows = len(inputs)
+    torch.testing.assert_close(
+        bias_gradient.double(), expected_gradient.sum(0), atol=absolute * n_rows, rtol=relative * n_rows
+    )
+
+
+def test_over_the_whole_range():
+    inputs = torch.linspace(-12, 12, 48 * 500, device=DEVICE).view(48, 500)
+    check(inputs, torch.ones_like(inputs), absolute=1e-6, relative=1e-6)
+
+
+def test_its_ends_are_finite():
+    inputs = torch.tensor([[-1e4, 0.0, 1e4]], device=DEVICE)
+    gradient = torch.ones_like(inputs)
+    gelu_backward_(gradient, inputs)
+    assert gelu(inputs)[0].tolist() == [[0.0, 0.0, 1e4]]
+    assert gradient[0].tolist() == pytest.approx([0.0, 0.5, 1.0], abs=1e-7)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_16_bits_are_off_by_their_rounding_only(dtype, rounding):
+    generator = torch.Generator().manual_seed(1)
+    inputs, gradient = (2 * torch.randn(64, 96, generator=generator).to(DEVICE, dtype) for _ in range(2))
+    check(inputs, gradient, absolute=1e-5, relative=rounding)
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 40), st.integers(1, 1500))
+def test_any_shape(n_rows, n_columns):
+    generator = torch.Generator().manual_seed(n_rows * n_columns)
+    inputs, gradient = (torch.randn(n_rows, n_columns, generator=generator).to(DEVICE) for _ in range(2))
+    check(inputs, gradient, absolute=2e-6, relative=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 24), (3, 4100)])
+def test_fp8_beside(shape):
+    """The same rows as brought into fp8 by themselves."""
+    generator = torch.Generator().manual_seed(3)
+    inputs, gradient = (torch.randn(*shape, generator=generator).to(DEVICE) for _ in range(2))
+    activated, rows = gelu(inputs, to_fp8=True)
+    _, gradient_rows = gelu_backward_(gradient, inputs, to_fp8=True)
+    for matrix, beside in ((activated, rows), (gradient, gradient_rows)):
+        expected = quantise_rows(matrix)
+        torch.testing.assert_close(beside.scale, expected.scale)
+        assert (beside.values.float() == expected.values.float()).float().mean() > 0.999  # but for ties

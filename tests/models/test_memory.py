@@ -1,0 +1,104 @@
+"""The estimate of memory against measurements, and the micro-batch that follows from it."""
+
+import dataclasses
+import functools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling import BertForPreTraining
+from models.config import BertConfig
+from models.memory import HEADROOM, estimated_memory, micro_batch_that_fits
+from tasks.pretraining.arguments import BERT_CONFIGS
+from tasks.setup import count_parameters
+
+
+@functools.cache
+def model(name="large"):
+    config = BertConfig.from_json_file(BERT_CONFIGS[name])
+    shape = dataclasses.asdict(config)
+    return {
+        "hidden": shape["hidden_size"],
+        "intermediate": shape["intermediate_size"],
+        "layers": shape["num_hidden_layers"],
+        "vocab": shape["vocab_size"],
+        "n_parameters": count_parameters(BertForPreTraining, config),
+    }
+
+
+def test_parameters_of_bert_large_are_as_published():
+    # 335.1 M of the encoder with its embeddings and pooler, and the heads.
+    assert count_parameters(BertForPreTraining, BertConfig.from_json_file(BERT_CONFIGS["large"])) == pytest.approx(
+        336.2e6, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "bytes_per_element", "checkpoint_activations", "measured"),
+    [
+        (64 * 128, 2, False, 12.07e9),
+        (256 * 128, 2, False, 33.37e9),
+        (512 * 128, 2, False, 59.37e9),
+        (1024 * 128, 2, False, 116.77e9),
+        (256 * 512, 2, False, 113.27e9),
+        (256 * 128, 2, True, 6.9 * 2**30),
+        (128 * 128, 4, False, 33.34e9),
+    ],
+)
+def test_it_agrees_with_what_one_h200_took(n_tokens, bytes_per_element, checkpoint_activations, measured):
+    """Measured without accumulation, where at the peak there are no gradients yet: 4 bytes per parameter less."""
+    estimate = estimated_memory(
+        n_tokens, **model(), bytes_per_element=bytes_per_element, checkpoint_activations=checkpoint_activations
+    )
+    assert estimate - 4 * model()["n_parameters"] == pytest.approx(
+        measured, rel=0.15 if checkpoint_activations else 0.08
+    )
+    assert estimate > 0.97 * measured
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "length", "options", "expected"),
+    [
+        (150.1, 128, {}, 1024),  # H200
+        (150.1, 512, {}, 256),
+        (85.0, 128, {}, 512),  # H100 and A100 with 80 GB
+        (85.0, 512, {}, 128),
+        (42.4, 128, {}, 256),  # A100 with 40 GB
+        (34.1, 128, {"padded_attention": True}, 128),  # V100 with 32 GB
+        (34.1, 512, {"padded_attention": True}, 32),
+        (150.1, 128, {"bytes_per_element": 4}, 512),
+        (150.1, 128, {"checkpoint_activations": True}, 8192),
+        (85.0, 128, {"cuda_graphs": True}, 256),
+    ],
+)
+def test_the_micro_batch_of_bert_large_on_known_cards(gigabytes, length, options, expected):
+    options = {"bytes_per_element": 2, **options}
+    assert micro_batch_that_fits(int(gigabytes * 1e9), 8192, length, **model(), **options) == expected
+
+
+def test_where_not_one_sequence_fits():
+    assert micro_batch_that_fits(4 * 10**9, 32, 512, **model(), bytes_per_element=2) is None
+
+
+@given(
+    memory=st.integers(10**8, 2 * 10**11),
+    batch_size=st.integers(1, 3000),
+    length=st.sampled_from([128, 384, 512]),
+    name=st.sampled_from(["tiny", "base", "large"]),
+    bytes_per_element=st.sampled_from([2, 4]),
+)
+def test_it_divides_the_batch_stays_below_the_memory_and_grows_with_it(
+    memory, batch_size, length, name, bytes_per_element
+):
+    options = {**model(name), "bytes_per_element": bytes_per_element}
+    found = micro_batch_that_fits(memory, batch_size, length, **options)
+    with_more = micro_batch_that_fits(2 * memory, batch_size, length, **options)
+    if found is None:
+        assert estimated_memory(length, **options) * HEADROOM > memory
+        return
+    assert batch_size % found == 0
+    assert estimated_memory(found * length, **options) < memory
+    assert with_more >= found
+    larger = [size for size in range(found + 1, batch_size + 1) if batch_size % size == 0]
+    assert not larger or HEADROOM * estimated_memory(larger[0] * length, **options) > memory

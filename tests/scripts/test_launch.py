@@ -1,0 +1,154 @@
+"""scripts/launch.sh: how many processes it starts and how, and what becomes of signals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from pretraining_runs import command, make_inputs
+from ranks import PATIENCE
+
+from training.checkpointing.checkpoint import find_checkpoints
+
+BIN = Path(sys.executable).parent
+LAUNCH = f"set -euo pipefail; PROJECT_DIR={ROOT}; source {ROOT}/scripts/launch.sh; problems=(); resolve_launch; "
+
+
+def environment(**variables):
+    settings = ("NUM_GPUS", "NNODES", "MASTER_ADDR", "MASTER_PORT", "MAX_RESTARTS", "WORLD_SIZE", "RANK")
+    inherited = {n: v for n, v in os.environ.items() if n not in settings and not n.startswith(("SLURM_", "CUDA_"))}
+    inherited |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    return inherited | {name: str(value) for name, value in variables.items()}
+
+
+def bash(script, **variables):
+    return subprocess.run(["bash", "-c", script], env=environment(**variables), capture_output=True, text=True)
+
+
+def stub(folder, name, body):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "3"),
+        ({"CUDA_VISIBLE_DEVICES": "0,5"}, "2"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-1a2b"}, "1"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "1"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "1"),
+        ({"NUM_GPUS": 2}, "2"),
+    ],
+)
+def test_one_process_for_each_gpu_that_is_seen_and_at_least_one(tmp_path, variables, expected):
+    stub(tmp_path, "nvidia-smi", "printf 'GPU 0: x\\n  MIG 1\\nGPU 1: x\\nGPU 2: x\\n'")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ended = bash(LAUNCH + 'echo "$NUM_GPUS"', **{"PATH": path, **variables})
+    assert (ended.stdout.strip(), ended.stderr) == (expected, "")
+
+
+def test_without_nvidia_smi_there_is_one_process(tmp_path):
+    stub(tmp_path, "nvidia-smi", "echo 'no driver' >&2; exit 9")
+    ended = bash(LAUNCH + "n_processes", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert (ended.stdout.strip(), ended.stderr) == ("1", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"NUM_GPUS": "all"}, "NUM_GPUS is 'all'; set it to a whole number from 1 on."),
+        ({"NUM_GPUS": 1, "NNODES": "two"}, "NNODES is 'two'"),
+        ({"NUM_GPUS": 1, "NNODES": 2}, "MASTER_ADDR is empty; name the machine"),
+        ({"NUM_GPUS": 1, "MAX_RESTARTS": "-1"}, "MAX_RESTARTS is '-1'"),
+    ],
+)
+def test_settings_that_make_no_sense(variables, sentence):
+    ended = bash(LAUNCH + 'printf "%s\\n" "${problems[@]}"', **variables)
+    (line,) = ended.stdout.splitlines()
+    assert sentence in line
+
+
+def started(tmp_path, **variables):
+    """The arguments of python3."""
+    stub(tmp_path, "python3", 'echo "$@"')
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ended = bash(LAUNCH + "launch train.py --flag 'a b'", PATH=path, **variables)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def test_how_processes_are_started(tmp_path):
+    torchrun = "-m torch.distributed.run"
+    assert started(tmp_path, NUM_GPUS=1) == "train.py --flag a b"
+    on_one = f"{torchrun} --standalone --nproc_per_node 8 --max_restarts 0 train.py --flag a b"
+    assert started(tmp_path, NUM_GPUS=8) == on_one
+    restarted = f"{torchrun} --standalone --nproc_per_node 1 --max_restarts 3 train.py --flag a b"
+    assert started(tmp_path, NUM_GPUS=1, MAX_RESTARTS=3) == restarted
+    several = (
+        f"{torchrun} --nnodes 2:4 --nproc_per_node 8 --max_restarts 0 --rdzv_backend c10d --rdzv_endpoint first:4000"
+    )
+    elastic = started(tmp_path, NUM_GPUS=8, NNODES="2:4", MASTER_ADDR="first", MASTER_PORT=4000)
+    assert elastic == f"{several} --rdzv_id bert-4000 train.py --flag a b"
+
+
+def test_slurm_says_how_many_machines_there_are_and_where_to_meet(tmp_path):
+    stub(tmp_path, "scontrol", "[ \"$*\" = 'show hostnames n[3-4]' ] && printf 'n3\\nn4\\n'")
+    slurm = {"SLURM_NNODES": 2, "SLURM_JOB_NODELIST": "n[3-4]", "SLURM_JOB_ID": 41234}
+    flags = started(tmp_path, NUM_GPUS=8, **slurm)
+    assert "--nnodes 2 --nproc_per_node 8 " in flags
+    assert "--rdzv_endpoint n3:21234 --rdzv_id bert-41234 " in flags
+
+
+@pytest.mark.parametrize("status", [0, 2, 75])
+def test_a_status_is_passed_on(tmp_path, status):
+    stub(tmp_path, "python3", f"exit {status}")
+    ended = bash(LAUNCH + "launch x", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", NUM_GPUS=1)
+    assert ended.returncode == status
+
+
+def is_running(marker):
+    """Whether a process has this in its command line."""
+    return marker in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "number", "status"),
+    [
+        ({"NUM_GPUS": 1}, signal.SIGTERM, 75),
+        ({"NUM_GPUS": 2, "MAX_RESTARTS": 2}, signal.SIGUSR1, 75),
+        ({"NUM_GPUS": 1}, signal.SIGINT, 130),
+    ],
+    ids=["one process", "torchrun", "Ctrl-C"],
+)
+def test_a_signal_makes_all_processes_save_and_end(tmp_path, variables, number, status):
+    folder = make_inputs(tmp_path)
+    flags = {"max_steps": 100000, "global_batch_size": 8, "micro_batch_size": 2, "log_freq": 1000000}
+    arguments = command(folder, train_batch_size=None, gradient_accumulation_steps=None, **flags)
+    script = LAUNCH + f"launch {ROOT}/run_pretraining.py " + " ".join(map(str, arguments))
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        time.sleep(0.5)
+        process.send_signal(number)
+        output = process.stdout.read()
+        assert process.wait(timeout=PATIENCE) == status, output
+    (saved,) = find_checkpoints(folder / "out")
+    assert re.search(rf"stopped by SIGTERM after step {saved[0]} of 100000; start again", output)
+    deadline = time.monotonic() + PATIENCE
+    while is_running(str(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(str(folder))

@@ -1,0 +1,102 @@
+"""scripts/run_squad.sh: its configuration to flags, its errors, a whole run."""
+
+import json
+import os
+
+import pytest
+from script_runs import BIN, run
+from squad_runs import command, make_inputs, write_squad
+
+from run_squad import main
+
+SCRIPT = "scripts/run_squad.sh"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data, and weights to start from."""
+    folder = make_inputs(tmp_path_factory.mktemp("squad"))
+    main(command(folder, max_steps=1, do_eval=False, predict_file=None))
+    return folder
+
+
+def settings(folder, tmp_path, **changes):
+    return {
+        "TRAIN_FILE": folder / "train.json",
+        "PREDICT_FILE": folder / "dev.json",
+        "VOCAB_FILE": folder / "vocab.txt",
+        "CONFIG_FILE": folder / "config.json",
+        "INIT_CHECKPOINT": folder / "out" / "ckpt_1.pt",
+        "OUTPUT_DIR": tmp_path / "out",
+        "NUM_GPUS": 1,
+        "GLOBAL_BATCH": 8,
+        "MICRO_BATCH": 4,
+        "EPOCHS": 1,
+        "MAX_SEQ_LENGTH": 32,
+        "DOC_STRIDE": 8,
+        **changes,
+    }
+
+
+SMALL = ("--max_query_length", 8, "--no_cuda", "--disable_progress_bar")
+
+
+def test_a_run_and_another_that_finds_it_done(folder, tmp_path):
+    ended = run(SCRIPT, *SMALL, cwd=tmp_path, **settings(folder, tmp_path, PROFILER="torch", LOG_FREQ=1), WORLD_SIZE=1)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"Results: {tmp_path / 'out'}"
+    assert "global batch 8 = micro-batch 4 x 2 accumulated x 1 process" in ended.stdout
+    assert "nothing was profiled" in ended.stdout  # five steps are too few
+    answers = (tmp_path / "out" / "predictions.json").read_bytes()
+    assert len(json.loads(answers)) == 9
+    again = run(SCRIPT, *SMALL, cwd=tmp_path, **settings(folder, tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert "nothing is left to train" in again.stdout
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == answers
+
+
+def test_version_2(folder, tmp_path):
+    write_squad(tmp_path / "train.json", share_without_answer=0.5)
+    data = {"TRAIN_FILE": tmp_path / "train.json", "PREDICT_FILE": tmp_path / "train.json", "MODE": "eval train"}
+    ended = run(SCRIPT, *SMALL, cwd=tmp_path, **settings(folder, tmp_path, SQUAD_VERSION="2.0", **data))
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out" / "null_odds.json").is_file()
+
+
+def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
+    wrong = {"SQUAD_VERSION": "3", "COMPILE": "yes", "MODE": "train guess", "PROFILER": "gprof", "MICRO_BATCH": 3}
+    wrong |= {"TRAIN_FILE": tmp_path / "absent.json", "WARMUP": 2}
+    ended = run(SCRIPT, "--learning_rate", 1, cwd=tmp_path, **settings(folder, tmp_path, **wrong))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    for said in (
+        "SQUAD_VERSION is '3'",
+        "COMPILE is 'yes'",
+        "MODE holds 'guess'",
+        "PROFILER is 'gprof'",
+        "GLOBAL_BATCH 8 is not a multiple of 3",
+        "absent.json: no such file",
+        "--warmup_proportion is 2",
+        "--learning_rate is set by the configuration",
+    ):
+        assert any(said in line for line in lines), (said, lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nsight_systems_is_started_around_the_run(folder, tmp_path):
+    nsys = tmp_path / "bin" / "nsys"
+    nsys.parent.mkdir()
+    nsys.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/told\n')
+    nsys.chmod(0o755)
+    variables = settings(folder, tmp_path, PROFILER="nsys")
+    variables["PATH"] = f"{nsys.parent}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
+    ended = run(SCRIPT, "--max_query_length", 8, "--disable_progress_bar", cwd=tmp_path, **variables)
+    # On a CPU the entry refuses Nsight; with a GPU, nsys is told to wait for the entry's signals.
+    if ended.returncode == 2:
+        assert "--profile is for Nsight, which needs a GPU" in ended.stderr
+        return
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told[0] == "profile"
+    assert told[told.index("--capture-range") + 1] == "cudaProfilerApi"
+    assert told[-1] == "--profile"

@@ -1,0 +1,298 @@
+"""The shell scripts as users start them: from another folder, with a wrong configuration, and for real in small."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from ranks import PATIENCE
+from script_runs import BIN, SCRIPTS, environment, run, settings_of, shown_settings
+
+from data.loading.prepared import find_prepared
+from tasks.pretraining.arguments import parse_arguments
+from training.metrics.logger import read_log
+
+STARTED_BY_USERS = (
+    "scripts/run_pretraining.sh",
+    "scripts/run_squad.sh",
+    "scripts/quickstart.sh",
+    "data/create_datasets_from_start.sh",
+    "scripts/measure_fast_paths.sh",
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_scripts_parse(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_shellcheck_finds_nothing(script):
+    shellcheck = shutil.which("shellcheck", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed; requirements-dev.txt has it")
+    found = subprocess.run([shellcheck, "--external-sources", str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert (found.stdout, found.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("script", STARTED_BY_USERS)
+def test_help_shows_every_setting(script, tmp_path):
+    hidden = {"PYTHON", "OMP_WAIT_POLICY"}  # what is not for the user of this script
+    assert settings_of(script) - hidden <= shown_settings(script, tmp_path).keys()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_recipe_is_the_published_one(tmp_path):
+    settings = shown_settings("scripts/run_pretraining.sh", tmp_path)
+    published = {
+        1: {"GLOBAL_BATCH": 65536, "STEPS": 7038, "LEARNING_RATE": 6e-3, "WARMUP": 0.2843},
+        2: {"GLOBAL_BATCH": 32768, "STEPS": 1563, "LEARNING_RATE": 4e-3, "WARMUP": 0.128},
+    }
+    for phase, values in published.items():
+        assert {name: float(settings[f"PHASE{phase}_{name}"]) for name in values} == values
+    assert (settings["BERT_MODEL"], settings["OPTIMIZER"], settings["SCHEDULE"]) == ("large", "lamb", "poly")
+    # What the script leaves to run_pretraining.py.
+    defaults = parse_arguments(["--input_dir", "a", "--output_dir", "b"])
+    assert (defaults.weight_decay, defaults.max_grad_norm) == (0.01, 1.0)
+
+
+def test_the_default_shards_are_where_the_preparation_writes_them(tmp_path):
+    settings = shown_settings("scripts/run_pretraining.sh", tmp_path, BERT_PREP_WORKING_DIR=tmp_path)
+    for phase, length, predictions in ((1, 128, 20), (2, 512, 80)):
+        command = [sys.executable, ROOT / "data" / "bertPrep.py", "--action", "create_hdf5_files", "--print_output_dir"]
+        command += ["--dataset", settings["DATASET"], "--max_seq_length", str(length)]
+        command += ["--max_predictions_per_seq", str(predictions)]
+        environment = {**os.environ, "BERT_PREP_WORKING_DIR": str(tmp_path)}
+        printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        Path(printed.strip()).mkdir(parents=True)
+        found = find_prepared(Path(settings[f"PHASE{phase}_DATA_DIR"]), length, predictions, settings["DATASET"])
+        assert str(found) == printed.strip()
+
+
+def test_pretraining_reports_all_that_is_wrong_at_once(tmp_path):
+    (tmp_path / "ckpt_350.pt").touch()
+    wrong = {"PHASE1_MICRO_BATCH": 100, "COMPILE": "yes", "PHASE2_WARMUP": 2, "PHASE2_DATA_DIR": tmp_path / "nowhere"}
+    wrong |= {"OUTPUT_DIR": tmp_path, "PHASE1_STEPS": 200, "PHASE1_DATA_DIR": "none"}
+    ended = run("scripts/run_pretraining.sh", "--max_steps", 5, "--bert_model=base", cwd=tmp_path, **wrong)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    said = [
+        "COMPILE is 'yes'",
+        "PHASE1_GLOBAL_BATCH 65536 is not a multiple of 100 (1 processes times PHASE1_MICRO_BATCH 100)",
+        f"{tmp_path} has a checkpoint of step 350 and no ckpt_200.pt",
+        "--max_steps is set by",
+        "--bert_model is set by",
+        "phase 1: There is no data folder none;",
+        "phase 2: --warmup_proportion is 2.0",
+        f"phase 2: There is no data folder {tmp_path}/nowhere;",
+    ]
+    assert [sentence for sentence in said if not any(sentence in line for line in lines)] == []
+    assert len(lines) == len(said)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PHASE1_STEPS": "1e3"}, "PHASE1_STEPS is '1e3'; set it to a whole number"),
+        ({"RUN_PHASE1": 0, "RUN_PHASE2": 0}, "RUN_PHASE1 and RUN_PHASE2 are both off"),
+        ({"RUN_PHASE1": 0, "PHASE2_STEPS": 0}, "ckpt_7038.pt, which phase 2 starts from, is not there"),
+    ],
+)
+def test_pretraining_needs_no_python_to_see_what_is_wrong(variables, sentence, tmp_path):
+    ended = run("scripts/run_pretraining.sh", cwd=tmp_path, OUTPUT_DIR=tmp_path / "out", **variables)
+    assert ended.returncode == 2
+    assert sentence in ended.stderr
+
+
+def test_pretraining_says_how_to_get_pytorch(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "bin").mkdir()
+    for name in ("run_pretraining.sh", "configuration.sh", "launch.sh", "profilers.sh"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    python3 = tmp_path / "bin" / "python3"
+    python3.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    python3.chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    ended = run(tmp_path / "scripts" / "run_pretraining.sh", cwd=tmp_path, PATH=path)
+    assert ended.returncode == 2
+    assert "No Python environment with PyTorch is active" in ended.stderr
+    assert "bash scripts/quickstart.sh" in ended.stderr
+
+
+def python_that_only(folder, checks="true", trains="true"):
+    """Variables with a python3 that does these lines of shell in place of run_pretraining.py, in folder."""
+    (folder / "bin").mkdir()
+    python3 = folder / "bin" / "python3"
+    lines = [
+        "#!/bin/bash",
+        'case "$*" in',
+        "*importlib*) ;;",
+        f"*--check_only*) {checks} ;;",
+        f"*) {trains} ;;",
+        "esac",
+    ]
+    python3.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    python3.chmod(0o755)
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "NUM_GPUS": 1, "OUTPUT_DIR": folder, "PHASE1_STEPS": 7}
+
+
+UNTIL_SENT = "until [[ -e sent ]]; do sleep 0.05; done"
+
+
+def signalled(folder, send, number, variables):
+    """Starts pre-training, and once the file `now` is in folder, sends it, or its whole group, a signal.
+
+    Then makes the file `sent`, so that nothing need be over before the signal has come.
+    """
+    with subprocess.Popen(
+        ["bash", ROOT / "scripts" / "run_pretraining.sh"],
+        cwd=folder,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # as a terminal's foreground job, a group of its own
+    ) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "now").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        send(process.pid, number)
+        (folder / "sent").touch()
+        output = process.communicate(timeout=PATIENCE)[0]
+        return process.returncode, output
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_before_training_has_begun_is_not_lost(tmp_path, number, status):
+    variables = python_that_only(tmp_path, checks=f"touch now; {UNTIL_SENT}", trains="touch trained")
+    assert signalled(tmp_path, os.kill, number, variables)[0] == status
+    assert not (tmp_path / "trained").exists()
+
+
+def test_a_signal_at_the_very_end_of_phase_1_does_not_let_phase_2_begin(tmp_path):
+    variables = python_that_only(tmp_path, trains=f"trap '' TERM; touch now; {UNTIL_SENT}; touch ckpt_7.pt")
+    status, output = signalled(tmp_path, os.kill, signal.SIGTERM, variables)
+    assert (status, output) == (75, "== phase 1\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)])
+def test_a_signal_to_all_processes_reaches_training_as_sigterm_alone(tmp_path, number, status):
+    """A terminal's Ctrl-C goes to the whole group, where torchrun ends on it without letting its processes save."""
+    like_torchrun = tmp_path / "like_torchrun.py"
+    like_torchrun.write_text(
+        "import pathlib, signal, sys, time\n"
+        "def end(number, frame):\n"
+        "    pathlib.Path('got').write_text(signal.Signals(number).name)\n"
+        "    sys.exit(1)\n"
+        "for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):\n"
+        "    signal.signal(number, end)\n"
+        "pathlib.Path('now').touch()\n"
+        "time.sleep(30)\n",
+        encoding="utf-8",
+    )
+    variables = python_that_only(tmp_path, trains=f"exec '{sys.executable}' -S '{like_torchrun}'")
+    ended, output = signalled(tmp_path, os.killpg, number, variables)
+    assert ended == status, output
+    assert (tmp_path / "got").read_text(encoding="utf-8") == "SIGTERM"
+
+
+def test_a_phase_2_that_does_not_fit_the_gpu_is_told_before_phase_1(tmp_path):
+    sentence = "not even one sequence fits the memory of this device; try it with --micro_batch_size 1."
+    checks = f'[[ "$*" != *--phase2* ]] || {{ echo "run_pretraining.py: error: {sentence}" >&2; exit 2; }}'
+    variables = python_that_only(tmp_path, checks=checks, trains="touch trained")
+    ended = run("scripts/run_pretraining.sh", cwd=tmp_path, **variables)
+    assert (ended.returncode, ended.stderr) == (2, f"error: phase 2: {sentence}\n")
+    assert not (tmp_path / "trained").exists()
+
+
+def test_quickstart_replaces_no_folder_that_is_not_its_own(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    variables = {"OUTPUT_DIR": tmp_path, "VOCAB_FILE": tmp_path / "absent.txt", "VOCAB_SIZE": "many"}
+    ended = run("scripts/quickstart.sh", cwd=tmp_path, **variables)
+    assert ended.returncode == 2
+    assert [line.split()[1] for line in ended.stderr.splitlines()] == ["VOCAB_FILE", "OUTPUT_DIR", "VOCAB_SIZE"]
+    assert (tmp_path / "data" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_quickstart_with_an_unknown_flag_keeps_what_an_earlier_one_made(tmp_path):
+    (tmp_path / "pretraining").mkdir()
+    (tmp_path / ".quickstart").touch()
+    (tmp_path / "pretraining" / "ckpt_3.pt").write_text("weights", encoding="utf-8")
+    ended = run("scripts/quickstart.sh", "--bogus", cwd=tmp_path, OUTPUT_DIR=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("error: unrecognized arguments: --bogus\n")
+    assert (tmp_path / "pretraining" / "ckpt_3.pt").read_text(encoding="utf-8") == "weights"
+
+
+def steps_by_phase(log):
+    """The steps that were trained, in the order of the log."""
+    steps, phase = {1: [], 2: []}, None
+    for event in read_log(log):
+        if event.get("step") == "PARAMETER":
+            phase = 2 if event["data"]["arguments"]["phase2"] else 1
+        elif isinstance(event.get("step"), list) and "average_loss" in event["data"]:
+            steps[phase].append(event["step"][-1])
+    return steps
+
+
+@pytest.mark.slow
+def test_quickstart_and_going_on_from_it(tmp_path):
+    short = {
+        "PHASE1_STEPS": 3,
+        "PHASE2_STEPS": 4,
+        "PHASE1_GLOBAL_BATCH": 8,
+        "PHASE1_MICRO_BATCH": 4,
+        "PHASE2_GLOBAL_BATCH": 2,
+        "PHASE2_MICRO_BATCH": 2,
+        "SQUAD_STEPS": 2,
+        "LOG_FREQ": 1,
+    }
+    output = tmp_path / "quick start"
+    made = {"OUTPUT_DIR": output.name, "N_PROCESSES": 1, "VOCAB_SIZE": 1000}
+    ended = run("scripts/quickstart.sh", "--steps_this_run", 3, cwd=tmp_path, **made, **short)
+    assert ended.returncode == 0, ended.stderr
+    assert re.fullmatch(r"Done in \d+ seconds\. Results: quick start", ended.stdout.splitlines()[-2])
+    assert ended.stdout.splitlines()[-1] == "Report: quick start/report/report.html"
+    page = (tmp_path / "quick start/report/report.html").read_text(encoding="utf-8")
+    assert all(title in page for title in ("Throughput:", "Training loss, phase 1", "Training loss, SQuAD"))
+    rows = re.findall(r"^\| ([12]) +\| +(\d+) \|(.*)\|$", ended.stdout, re.MULTILINE)
+    assert [row[:2] for row in rows] == [("1", "3"), ("2", "3")]
+    cells = [cell.strip().rstrip("%").replace(",", "") for row in rows for cell in row[2].split("|")]
+    assert len([float(cell) for cell in cells]) == 2 * 5  # none is missing
+    scored = re.findall(
+        r"^\| (\w+)-v2\.0\.json +\| +(\d+) \| +([\d.]+) \| +([\d.]+) \| +2 \|", ended.stdout, re.MULTILINE
+    )
+    assert [row[:2] for row in scored] == [("train", "165"), ("dev", "53")]
+    assert len(json.loads((output / "squad" / "predictions.json").read_text(encoding="utf-8"))) == 53
+    vocabulary = (output / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    shape = json.loads((output / "bert_config.json").read_text(encoding="utf-8"))
+    assert shape["vocab_size"] == len(vocabulary) == 1000
+    training = output / "pretraining"
+    assert steps_by_phase(training / "dllogger.json") == {1: [1, 2, 3], 2: [1, 2, 3]}
+
+    # Its second phase stopped a step early. Started again, the script knows that and where.
+    same = {**short, "CONFIG_FILE": output / "bert_config.json", "BERT_PREP_WORKING_DIR": output / "data"}
+    ended = run("scripts/run_pretraining.sh", cwd=tmp_path, OUTPUT_DIR=training, **same)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[0] == f"== phase 1 is done: {training}/ckpt_3.pt"
+    assert ended.stdout.splitlines()[-1] == f"Results: {training}"
+    assert steps_by_phase(training / "dllogger.json") == {1: [1, 2, 3], 2: [1, 2, 3, 4]}
+    assert sorted(path.name for path in training.glob("*.pt")) == ["ckpt_3.pt", "ckpt_6.pt", "ckpt_7.pt"]
+
+    stopped = tmp_path / "stopped"
+    ended = run("scripts/run_pretraining.sh", "--steps_this_run", 1, cwd=tmp_path, OUTPUT_DIR=stopped, **same)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"Stopped before the end of phase 1; start again to go on: {stopped}"
+    assert steps_by_phase(stopped / "dllogger.json") == {1: [1], 2: []}

@@ -1,0 +1,153 @@
+"""The command line of pre-training: what is wrong with its values is said flag by flag, and all of it."""
+
+import os
+
+import pytest
+import torch
+
+from tasks.pretraining import arguments as pretraining_arguments
+from tasks.pretraining.arguments import BERT_CONFIGS, parse_arguments, value_problems
+from training.config import argument_checks
+from training.config.arguments import HelpFormatter, precision_name, reduce_dtype
+
+CPU = torch.device("cpu")
+POSITIVE = argument_checks.POSITIVE + pretraining_arguments.POSITIVE
+
+
+def problems_of(*arguments, device=CPU):
+    required = ("--input_dir", "data", "--output_dir", "out", "--do_train", "--max_steps", "10")
+    return list(value_problems(parse_arguments([*required, *arguments]), device))
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def test_defaults_have_no_problem():
+    assert problems_of() == []
+
+
+@pytest.mark.parametrize("value", ["0", "-3"])
+@pytest.mark.parametrize("flag", [name for name in POSITIVE if name not in ("max_steps", "num_train_epochs")])
+def test_what_must_be_positive(flag, value):
+    found = problems_of(f"--{flag}", value)
+    assert any(sentence.startswith(f"--{flag} is {value}") and "greater than zero" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max_steps", "0"], "--max_steps is 0"),
+        (["--learning_rate", "nan"], "--learning_rate is nan"),
+        (["--learning_rate", "inf"], "--learning_rate is infinite"),
+        (["--weight_decay", "-0.1"], "--weight_decay is -0.1; it must not be negative"),
+        (["--weight_decay", "nan"], "--weight_decay is nan"),
+        (["--warmup_proportion", "1"], "--warmup_proportion is 1.0; it must lie in [0, 1)"),
+        (["--warmup_proportion", "-0.1"], "--warmup_proportion is -0.1"),
+        (["--num_train_epochs", "2"], "give either --max_steps or --num_train_epochs"),
+        (["--resume_phase2"], "--resume_phase2 belongs to phase 2; add --phase2"),
+        (["--resume_step", "5"], "--resume_step 5 does nothing alone; add --resume_from_checkpoint"),
+        (["--fp16", "--precision", "bf16"], "--fp16 (or --amp) and --precision bf16 contradict"),
+        (["--amp", "--precision", "fp32"], "contradict"),
+        (["--loss_scale", "128"], "--loss_scale 128 is for fp16 alone"),
+        (["--loss_scale", "-1", "--fp16"], "--loss_scale is -1.0; give 0"),
+        (["--min_loss_scale", "2097152"], "--min_loss_scale 2.09715e+06 is above --init_loss_scale 1.04858e+06"),
+        (["--allreduce_post_accumulation_fp16", "--reduce_dtype", "bf16"], "--reduce_dtype bf16 contradict"),
+        (["--num_steps_per_evaluation", "5"], "nothing to evaluate on; add --eval_dir"),
+        (["--precision", "tf32"], "--precision tf32 exists on NVIDIA GPUs only"),
+        (["--optimizer", "apex_fused_lamb"], "use lamb or adamw"),
+    ],
+)
+def test_each_problem_is_one_sentence(arguments, sentence):
+    (found,) = problems_of(*arguments)
+    assert sentence in found
+    assert found.endswith(".")
+
+
+def test_all_problems_are_found_at_once():
+    found = "\n".join(
+        problems_of("--train_batch_size", "-1", "--log_freq", "0", "--resume_phase2", "--precision", "tf32")
+    )
+    for name in ("--train_batch_size", "--log_freq", "--resume_phase2", "--precision"):
+        assert name in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "there is nothing to do"),
+        (["--do_train"], "give either --max_steps or --num_train_epochs"),
+        (["--do_train", "--num_train_epochs", "inf"], "--num_train_epochs is infinite"),
+        (["--eval_dir", "held_out"], "there are no weights to evaluate"),
+    ],
+)
+def test_what_a_run_needs(arguments, sentence):
+    args = parse_arguments(["--input_dir", "data", "--output_dir", "out", *arguments])
+    (found,) = value_problems(args, CPU)
+    assert sentence in found
+
+
+@pytest.mark.parametrize("flags", [["--fp16"], ["--amp"], ["--fp16", "--amp"], ["--amp", "--precision", "fp16"]])
+def test_nvidias_names_for_mixed_precision_mean_fp16(flags):
+    args = parse_arguments(["--input_dir", "data", "--output_dir", "out", *flags])
+    assert precision_name(args) == "fp16"
+    assert problems_of(*flags) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], "fp32"), (["--allreduce_post_accumulation_fp16"], "fp16"), (["--reduce_dtype", "bf16"], "bf16")],
+)
+def test_what_gradients_are_reduced_in(flags, expected):
+    assert reduce_dtype(parse_arguments(["--input_dir", "data", "--output_dir", "out", *flags])) == expected
+
+
+def test_tensorboard_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (found,) = problems_of("--tensorboard_dir", "board")
+    assert "pip install tensorboard" in found
+
+
+def test_an_output_folder_that_cannot_be_one(tmp_path):
+    (tmp_path / "file").touch()
+    (found,) = problems_of("--output_dir", str(tmp_path / "file" / "below"))
+    assert f"{tmp_path / 'file'} is a file" in found
+    assert problems_of("--output_dir", str(tmp_path / "new" / "folders")) == []
+
+
+def test_an_output_folder_that_is_read_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, as tests often are, may write anywhere
+    (found,) = problems_of("--output_dir", str(tmp_path / "new"))
+    assert f"{tmp_path} is read-only" in found
+
+
+def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (found,) = problems_of("--compile")
+    assert "C++ compiler" in found
+    assert problems_of("--compile", device=torch.device("cuda")) == []
+
+
+def test_shipped_configurations_are_where_the_flag_looks():
+    assert all(path.is_file() for path in BERT_CONFIGS.values())
+
+
+def test_help_explains_every_flag_and_shows_defaults_where_there_are_any(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tokens per sequence in the shards (default: 512)" in text
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+
+
+def test_every_flag_has_help(monkeypatch):
+    actions = []
+    add_argument = HelpFormatter.add_argument
+    monkeypatch.setattr(HelpFormatter, "add_argument", lambda self, a: (actions.append(a), add_argument(self, a)))
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    assert len(actions) > 40
+    assert [action.option_strings for action in actions if not action.help] == []

@@ -1,0 +1,136 @@
+"""Exact match and F1: numbers worked out by hand, and transformers' copy of the official v2.0 script."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.data.metrics import squad_metrics as reference
+
+from tasks.squad.examples import Answer, SquadExample, read_squad
+from tasks.squad.metrics import evaluate_predictions, exact_match, f1, normalize_answer
+
+WORDS = st.lists(
+    st.sampled_from(["the", "a", "an", "cat", "Cat,", "sat", "on", "Émile", "mat.", "--", "\u200b"]), max_size=6
+)
+TEXTS = WORDS.map(" ".join) | st.text(max_size=12)
+
+
+def example(key, *answers):
+    return SquadExample(key, "?", " ".join(answers), tuple(Answer(text, 0) for text in answers), not answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("The  Cat,\tsat!", "cat sat"),
+        ("a an the", ""),
+        ("An apple a day", "apple day"),
+        ("theatre another", "theatre another"),
+        ("U.S.-led", "usled"),
+        ("«Émile»", "«émile»"),  # ASCII punctuation only
+    ],
+)
+def test_normalized_by_hand(text, normalized):
+    assert normalize_answer(text) == normalized
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "exact", "score"),
+    [
+        ("the cat", "Cat.", 1, 1),
+        ("black cat sat", "cat", 0, 0.5),  # precision 1/3, recall 1
+        ("cat cat", "cat", 0, 2 / 3),  # the second cat is one too many
+        ("dog", "cat", 0, 0),
+        ("", "cat", 0, 0),
+    ],
+)
+def test_scores_by_hand(prediction, answer, exact, score):
+    assert exact_match(prediction, answer) == exact
+    assert f1(prediction, answer) == pytest.approx(score)
+
+
+def test_where_the_two_scripts_differ():
+    assert f1("the", "a") == 0
+    assert f1("the", "a", version_2_with_negative=True) == 1
+    assert f1("", "", version_2_with_negative=True) == 1
+
+
+@given(TEXTS, TEXTS)
+def test_each_pair_as_the_official_script(prediction, answer):
+    assert normalize_answer(prediction) == reference.normalize_answer(prediction)
+    assert exact_match(prediction, answer) == reference.compute_exact(answer, prediction)
+    assert f1(prediction, answer, version_2_with_negative=True) == pytest.approx(
+        reference.compute_f1(answer, prediction)
+    )
+
+
+def test_v1_by_hand():
+    examples = [example("1", "cat", "black cat"), example("2", "mat"), example("3", "on the mat")]
+    scores = evaluate_predictions(examples, {"1": "the black cat", "2": "a red mat"}, False)
+    # The second scores 2 * (1/2) / (3/2) = 2/3; the third was not answered.
+    assert scores == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (1 + 2 / 3) / 3, "total": 3})
+
+
+QUESTIONS = st.lists(
+    st.tuples(st.lists(TEXTS.filter(str.strip), max_size=3), TEXTS, st.floats(-5, 5)), min_size=1, max_size=8
+)
+
+
+@given(QUESTIONS)
+def test_v2_as_the_official_script(questions):
+    examples = [example(str(i), *answers) for i, (answers, _, _) in enumerate(questions)]
+    answers = {str(i): answer for i, (_, answer, _) in enumerate(questions)}
+    odds = {str(i): value for i, (_, _, value) in enumerate(questions)}
+    theirs = [SimpleNamespace(qas_id=e.id, answers=[{"text": a.text} for a in e.answers]) for e in examples]
+    expected = reference.squad_evaluate(theirs, answers, odds, no_answer_probability_threshold=100)
+    scores = evaluate_predictions(examples, answers, True, odds)
+    names = {
+        "exact_match": "exact",
+        "f1": "f1",
+        "total": "total",
+        "has_answer_exact_match": "HasAns_exact",
+        "has_answer_f1": "HasAns_f1",
+        "has_answer_total": "HasAns_total",
+        "no_answer_exact_match": "NoAns_exact",
+        "no_answer_f1": "NoAns_f1",
+        "no_answer_total": "NoAns_total",
+        "best_exact_match": "best_exact",
+        "best_exact_match_threshold": "best_exact_thresh",
+        "best_f1": "best_f1",
+        "best_f1_threshold": "best_f1_thresh",
+    }
+    assert scores == pytest.approx({ours: expected[name] for ours, name in names.items() if name in expected})
+
+
+def test_the_best_threshold_by_hand():
+    examples = [example("1", "cat"), example("2"), example("3", "mat"), example("4")]
+    best = {"1": "cat", "2": "dog", "3": "mat", "4": "mouse"}
+    odds = {"1": -3.0, "2": 1.0, "3": -1.0, "4": 2.0}
+    given_at_zero = {"1": "cat", "2": "", "3": "mat", "4": ""}
+    scores = evaluate_predictions(examples, given_at_zero, True, odds, best)
+    assert scores["exact_match"] == 100
+    assert (scores["best_exact_match"], scores["best_exact_match_threshold"]) == (100, -1.0)
+    # Without odds that tell, answering nothing is best: two of four.
+    scores = evaluate_predictions(examples, best, True, {"1": 2.0, "2": -3.0, "3": 1.0, "4": -1.0}, best)
+    assert (scores["best_f1"], scores["best_f1_threshold"]) == (50, 0.0)
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_a_real_file_as_the_official_script(version_2, reference_data):
+    path = reference_data / "squad-v1.1-sample.json"
+    examples = read_squad(path, version_2, skip_bad_answers=True, report=lambda sentence: None)
+    rng = random.Random(0)
+    answers = {}
+    for e in examples:  # right, cut, longer, elsewhere, or none
+        start, text = e.answers[0].start, e.answers[0].text
+        end = start + len(text)
+        wrong = e.context[: rng.randint(1, 40)]
+        answers[e.id] = rng.choice([text, text[:-3], e.context[max(0, start - 9) : end + 9], wrong, "", text.upper()])
+    theirs = [SimpleNamespace(qas_id=e.id, answers=[{"text": a.text} for a in e.answers]) for e in examples]
+    expected = reference.squad_evaluate(theirs, answers)
+    scores = evaluate_predictions(examples, answers, version_2)
+    assert scores["exact_match"] == pytest.approx(expected["exact"])
+    assert scores["f1"] == pytest.approx(expected["f1"])
+    assert 20 < scores["exact_match"] < scores["f1"] < 80

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from training.config.precision import PRECISIONS, precision_problem, resolve_precision
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def gpu_of_capability(monkeypatch):
+    def pretend(major, minor):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, minor))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+
+    return pretend
+
+
+@pytest.fixture
+def matmul_precision():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_default_is_bf16_where_hardware_has_it_else_fp32(gpu_of_capability):
+    assert resolve_precision(None, CPU).name == "fp32"
+    gpu_of_capability(9, 0)
+    assert resolve_precision(None, CUDA).name == "bf16"
+    gpu_of_capability(7, 0)
+    assert resolve_precision(None, CUDA).name == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "matmul"),
+    [
+        ("fp32", torch.float32, "highest"),
+        ("tf32", torch.float32, "high"),
+        ("fp16", torch.float16, "highest"),
+        ("bf16", torch.bfloat16, "highest"),
+        ("fp8", torch.bfloat16, "highest"),
+    ],
+)
+def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capability, matmul_precision, recwarn):
+    gpu_of_capability(8, 9)
+    precision = resolve_precision(name, CUDA)
+    precision.apply()
+    assert precision.compute_dtype == dtype
+    assert precision.in_fp8 == (name == "fp8")
+    assert precision.products_format == (None if name == "fp8" else name)
+    assert torch.get_float32_matmul_precision() == matmul
+    assert torch.backends.cuda.matmul.allow_tf32 == (name == "tf32")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["tf32", "bf16"])
+def test_old_gpus_are_named_with_what_they_lack(name, gpu_of_capability):
+    gpu_of_capability(7, 5)
+    problem = precision_problem(name, CUDA)
+    lacks = "needs compute capability 8.0 or higher, and Some GPU has 7.5"
+    assert problem == f"--precision {name} {lacks}: use fp16 or fp32"
+    with pytest.raises(ValueError, match=r"7\.5"):
+        resolve_precision(name, CUDA)
+
+
+def test_fp8_needs_more_than_bf16(gpu_of_capability):
+    gpu_of_capability(8, 0)
+    lacks = "needs compute capability 8.9 or higher, and Some GPU has 8.0"
+    assert precision_problem("fp8", CUDA) == f"--precision fp8 {lacks}: use bf16"
+    gpu_of_capability(9, 0)
+    assert precision_problem("fp8", CUDA) is None
+
+
+def test_fp16_runs_on_old_gpus(gpu_of_capability):
+    gpu_of_capability(7, 0)
+    assert precision_problem("fp16", CUDA) is None
+
+
+def test_tf32_on_a_cpu_and_unknown_names_are_refused():
+    assert "NVIDIA GPUs only" in precision_problem("tf32", CPU)
+    assert precision_problem("bf16", CPU) is None
+    assert "choose one of fp32, tf32, fp16, bf16, fp8" in precision_problem("half", CPU)
+    assert PRECISIONS == ("fp32", "tf32", "fp16", "bf16", "fp8")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["fp32", "tf32", "fp16", "bf16"])
+def test_products_on_a_gpu_have_the_error_of_their_format(name, matmul_precision):
+    precision = resolve_precision(name, CUDA)
+    precision.apply()
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(512, 512, generator=generator, dtype=torch.float64) for _ in range(2))
+    product = a.to(CUDA, precision.compute_dtype) @ b.to(CUDA, precision.compute_dtype)
+    error = ((product.double().cpu() - a @ b).norm() / (a @ b).norm()).item()
+    low, high = {"fp32": (0, 1e-5), "tf32": (5e-5, 2e-3), "fp16": (5e-5, 2e-3), "bf16": (5e-4, 1e-2)}[name]
+    assert low < error < high

@@ -1,0 +1,125 @@
+"""Log lines as DLLogger writes them, and what a killed run leaves behind."""
+
+import datetime
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tqdm import tqdm
+
+from common.errors import UserError
+from training.metrics.logger import MetricsLogger, read_log
+
+
+def lines(path):
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_lines_have_dlloggers_fields_in_dlloggers_order(tmp_path):
+    path = tmp_path / "new" / "log.json"
+    with MetricsLogger(path) as logger:
+        logger.parameters({"learning_rate": 6e-3, "input_dir": tmp_path, "max_steps": 7038, "init_checkpoint": None})
+        logger.metadata("step_loss", unit="nats", format=":.4f")
+        logger.log(5, {"step_loss": 10.25, "learning_rate": 1e-4})
+        logger.log((), {"sequences_per_second": 12.5})
+    texts = lines(path)
+    assert all(text.startswith("DLLL {") for text in texts)
+    parameter, metadata, step, summary = (json.loads(text[5:]) for text in texts)
+    assert list(step) == ["timestamp", "datetime", "elapsedtime", "type", "step", "data"]
+    assert (step["type"], step["step"], step["data"]) == ("LOG", 5, {"step_loss": 10.25, "learning_rate": 1e-4})
+    assert (parameter["type"], parameter["step"]) == ("LOG", "PARAMETER")
+    assert parameter["data"] == {
+        "learning_rate": 6e-3,
+        "input_dir": str(tmp_path),
+        "max_steps": 7038,
+        "init_checkpoint": None,
+    }
+    assert metadata["type"] == "METADATA"
+    assert (metadata["metric"], metadata["metadata"]) == ("step_loss", {"unit": "nats", "format": ":.4f"})
+    assert summary["step"] == []
+    # DLLogger writes all three as strings: seconds since 1970, local time, seconds since the logger was made.
+    written = datetime.datetime.fromisoformat(step["datetime"])
+    assert abs(written.timestamp() - float(step["timestamp"])) < 1e-3
+    assert 0 <= float(step["elapsedtime"]) < 60
+
+
+def test_each_line_is_on_disk_when_it_is_logged(tmp_path):
+    logger = MetricsLogger(tmp_path / "log.json")
+    logger.log(1, {"loss": 1.0})
+    assert len(lines(tmp_path / "log.json")) == 1
+    logger.close()
+
+
+def test_every_value_becomes_valid_json(tmp_path):
+    values = {
+        "nan": math.nan,
+        "tensor": torch.tensor(-math.inf),
+        "numpy": np.float32(0.5),
+        "integer": np.int64(3),
+        "nested": {"list": [math.inf, (1, 2)], 3: True},
+        "dtype": torch.bfloat16,
+    }
+    with MetricsLogger(tmp_path / "log.json") as logger:
+        logger.log(1, values)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    event = json.loads(lines(tmp_path / "log.json")[0][5:], parse_constant=refuse)
+    assert event["data"] == {
+        "nan": "NaN",
+        "tensor": "-Infinity",
+        "numpy": 0.5,
+        "integer": 3,
+        "nested": {"list": ["Infinity", [1, 2]], "3": True},
+        "dtype": "torch.bfloat16",
+    }
+    assert math.isnan(float(event["data"]["nan"]))
+
+
+def test_a_resumed_run_appends_after_a_torn_line_and_a_new_run_starts_anew(tmp_path):
+    path = tmp_path / "log.json"
+    with MetricsLogger(path) as logger:
+        logger.log(1, {"loss": 2.0})
+    with path.open("a", encoding="utf-8") as file:
+        file.write('DLLL {"timestamp": "17')
+    with MetricsLogger(path, append=True) as logger:
+        logger.log(2, {"loss": 1.0})
+    assert len(lines(path)) == 3
+    assert [(event["step"], event["data"]["loss"]) for event in read_log(path)] == [(1, 2.0), (2, 1.0)]
+    with MetricsLogger(path) as logger:
+        logger.log(7, {"loss": 0.5})
+    assert [event["step"] for event in read_log(path)] == [7]
+
+
+def test_console_shows_formats_and_units_and_keeps_off_the_progress_bar(tmp_path, capsys):
+    with MetricsLogger(tmp_path / "log.json") as logger, tqdm(total=3) as bar:
+        logger.metadata("loss", format=":.3f")
+        logger.metadata("throughput", unit="sequences/s", format=":.1f")
+        bar.update()
+        logger.log(12, {"loss": 7.12345, "throughput": 1234.56, "note": "phase 1"})
+        logger.log((1, 12), {"loss": math.nan})
+        logger.log(13, {"loss": 1.0}, console=False)
+        logger.message("done")
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "step 12 | loss 7.123 | throughput 1234.6 sequences/s | note phase 1",
+        "step 1/12 | loss NaN",
+        "done",
+    ]
+
+
+def test_other_processes_of_a_run_write_nothing(capsys):
+    with MetricsLogger(None, console=False) as logger:
+        logger.parameters({"a": 1})
+        logger.log(1, {"loss": 1.0})
+        logger.message("hello")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the log .*file/log\.json cannot be written"):
+        MetricsLogger(tmp_path / "file" / "log.json")

@@ -1,0 +1,107 @@
+"""Peaks by name, utilisation by hand, and a measured peak beside a product timed by the test itself."""
+
+import time
+
+import pytest
+import torch
+
+from models.config import BertConfig
+from training.metrics.measured_peak import Product, encoder_products, measure_peak
+from training.metrics.peaks import data_sheets, find_data_sheet, utilisation
+from training.verdict import loss_problem
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "sheet", "precision", "tflops"),
+    [
+        ("Tesla V100-SXM2-16GB", "V100 SXM2", "fp16", 125.0),
+        ("Tesla V100-SXM3-32GB", "V100 SXM2", "fp32", 15.7),
+        ("Tesla V100-PCIE-32GB", "V100 PCIe", "fp16", 112.0),
+        ("Tesla T4", "T4", "fp16", 65.0),
+        ("NVIDIA A100-SXM4-40GB", "A100 40 GB SXM", "tf32", 156.0),
+        ("A100-SXM4-80GB", "A100 80 GB SXM", "bf16", 312.0),
+        ("NVIDIA A100 80GB PCIe", "A100 80 GB PCIe", "bf16", 312.0),
+        ("NVIDIA A10", "A10", "bf16", 125.0),
+        ("NVIDIA L4", "L4", "fp8", 242.5),
+        ("NVIDIA L40S", "L40S", "bf16", 362.05),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM", "bf16", 989.4),
+        ("NVIDIA H100 PCIe", "H100 PCIe", "bf16", 756.5),
+        ("NVIDIA H100 NVL", "H100 NVL", "bf16", 835.5),
+        ("NVIDIA H200", "H200 SXM", "fp8", 1978.9),
+        ("NVIDIA H200 NVL", "H200 NVL", "bf16", 835.5),
+        ("NVIDIA GH200 480GB", "GH200", "bf16", 989.4),
+        ("NVIDIA B200", "B200 SXM", "bf16", 2250.0),
+        ("NVIDIA GB200", "GB200", "bf16", 2500.0),
+    ],
+)
+def test_names_of_drivers(name, sheet, precision, tflops):
+    found = find_data_sheet(name)
+    assert (found.name, found.tflops[precision]) == (sheet, tflops)
+
+
+@pytest.mark.parametrize(
+    "name", ["NVIDIA GeForce RTX 4090", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "NVIDIA L40", "A1000", "", "NVIDIA H2000"]
+)
+def test_no_peak_is_guessed(name):
+    assert find_data_sheet(name) is None
+    assert utilisation(100.0, [name], "bf16") is None
+
+
+def test_figures_are_dense_and_in_proportion():
+    for _, sheet in data_sheets():
+        rates = sheet.tflops
+        assert sheet.source.startswith("https://")
+        assert rates.get("bf16", rates["fp16"]) == rates["fp16"]
+        if "tf32" in rates:
+            assert rates["fp16"] == pytest.approx(2 * rates["tf32"], rel=0.03)
+        if "fp8" in rates:
+            assert rates["fp8"] == pytest.approx(2 * rates["fp16"], rel=0.03)
+
+
+def test_utilisation_by_hand():
+    found = utilisation(989.4, ["NVIDIA H200", "NVIDIA H200"], "bf16")
+    assert found["fraction"] == 0.5
+    assert found["peak_tflops"] == 2 * 989.4
+    assert found["peak"] == "H200 SXM data sheet, dense bf16"
+    mixed = utilisation(100.0, ["NVIDIA H200", "NVIDIA A10"], "bf16")
+    assert mixed["peak_tflops"] == 989.4 + 125.0
+    assert utilisation(100.0, ["NVIDIA H200", "Some other"], "bf16") is None
+    assert utilisation(100.0, ["Tesla V100-SXM2-16GB"], "bf16") is None  # which it has not
+    assert utilisation(100.0, [], "bf16") is None
+
+
+def test_the_encoders_products_are_its_part_of_the_model_flops():
+    config = BertConfig(30522, 1024, 24, 16, 4096)
+    products = encoder_products(config.hidden_size, config.intermediate_size, config.num_hidden_layers, 1000)
+    flops = sum(2 * product.m * product.n * product.k * product.count for product in products)
+    assert flops == 6 * config.encoder_parameters * 1000
+
+
+def test_a_measured_peak_is_about_what_the_test_measures():
+    product = Product("square", 512, 512, 512, count=7, left_transposed=True, right_transposed=True)
+    left, right = torch.randn(512, 512), torch.randn(512, 512)
+
+    def once():
+        began = time.perf_counter()
+        for _ in range(20):
+            left @ right
+        return 20 * 2 * 512**3 / (time.perf_counter() - began) / 1e12
+
+    rates = [once() for _ in range(10)]
+    found = measure_peak([product], torch.float32, CPU)
+    # On a busy machine either may be several times slower.
+    assert min(rates) / 10 < found["matrix_tflops"] < max(rates) * 10
+    assert found["products"][0]["tflops"] == pytest.approx(found["matrix_tflops"])
+    assert 1e8 < found["copy_bytes_per_second"] < 1e13
+
+
+@pytest.mark.parametrize(
+    ("final", "is_wrong"), [(11.0, False), (1.3, False), (12.01, True), (float("nan"), True), (None, False)]
+)
+def test_a_fast_wrong_run_is_said_to_be_wrong(final, is_wrong):
+    problem = loss_problem(final, guessing_loss=11.0)
+    assert (problem is not None) == is_wrong
+    if is_wrong:
+        assert "a model that guesses has 11.000" in problem

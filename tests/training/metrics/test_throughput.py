@@ -1,0 +1,226 @@
+"""The meter with a clock that the test turns, by hand-worked numbers; and once with real time."""
+
+import functools
+import time
+
+import pytest
+import torch
+
+from models.config import BertConfig
+from training.metrics.throughput import ThroughputMeter, bert_flops, window_problem
+
+CPU = torch.device("cpu")
+LARGE_CONFIG = BertConfig(30522, 1024, 24, 16, 4096)
+LARGE = {"encoder_parameters": LARGE_CONFIG.encoder_parameters, "hidden": 1024, "layers": 24, "vocab": 30522}
+
+
+class Device:
+    """A clock and a queue: queued work costs no host time, and synchronising waits for it."""
+
+    def __init__(self):
+        self.now, self.queued, self.synchronisations = 0.0, 0.0, 0
+
+    def clock(self):
+        return self.now
+
+    def synchronize(self):
+        self.synchronisations += 1
+        self.now += self.queued
+        self.queued = 0.0
+
+    def meter(self, start, stop, flops=None):
+        return ThroughputMeter(start, stop, flops, CPU, self.clock, self.synchronize)
+
+
+def run_steps(meter, device, n_steps, seconds=2.0, micro_batches=2):
+    for _ in range(n_steps):
+        for _ in range(micro_batches):
+            meter.add(n_sequences=4, sum_lengths=100, sum_squared_lengths=3000, n_masked=15)
+            device.queued += seconds / micro_batches
+        meter.end_step()
+
+
+@pytest.mark.parametrize(
+    ("length", "masked", "gigaflops"),
+    [(128, 20, 240.6), (512, 80, 1020.5)],
+    ids=["phase_1", "phase_2"],
+)
+def test_flops_of_bert_large_per_sequence(length, masked, gigaflops):
+    assert LARGE["encoder_parameters"] == pytest.approx(301.99e6, rel=1e-4)
+    flops = bert_flops(**LARGE, n_sequences=1, sum_lengths=length, sum_squared_lengths=length**2, n_masked=masked)
+    assert flops / 1e9 == pytest.approx(gigaflops, abs=0.05)
+
+
+def test_flops_of_a_squad_sequence_are_those_without_heads():
+    flops = bert_flops(**LARGE, n_sequences=0, sum_lengths=384, sum_squared_lengths=384**2, n_masked=0)
+    assert flops / 1e9 == pytest.approx(739.3, abs=0.05)
+
+
+def test_flops_by_hand():
+    # E 10, H 2, 3 layers, V 5; two sequences of 3 and 4 tokens, 2 masked: 6*10*7 + 12*2*3*25 + 6*(4+10)*2 + 6*4*2
+    assert bert_flops(10, 2, 3, 5, n_sequences=2, sum_lengths=7, sum_squared_lengths=25, n_masked=2) == 2436
+
+
+def test_window_counts_the_steps_after_start_up_to_stop():
+    device = Device()
+    meter = device.meter(3, 8)
+    run_steps(meter, device, 3, seconds=50.0)  # compilation and warm-up
+    run_steps(meter, device, 5, seconds=2.0)
+    run_steps(meter, device, 4, seconds=9.0)
+    result = meter.result()
+    timed = {"step_seconds_percentiles", "part_seconds"}
+    assert {name: value for name, value in result.items() if name not in timed} == {
+        "measured_steps": 5,
+        "seconds": 10.0,
+        "step_seconds": 2.0,
+        "sequences": 40,
+        "tokens": 1000,
+        "masked_tokens": 150,
+        "sequences_per_second": 4.0,
+        "tokens_per_second": 100.0,
+    }
+    assert device.synchronisations == 2
+    assert meter.result() == result
+
+
+def test_window_without_stop_ends_with_the_run():
+    device = Device()
+    meter = device.meter(1, None, functools.partial(bert_flops, 10, 2, 3, 5))
+    run_steps(meter, device, 5)
+    result = meter.result()
+    assert (result["measured_steps"], result["seconds"]) == (4, 8.0)
+    # Per step: 6*10*200 + 12*2*3*6000 + 6*14*30 + 6*4*8
+    assert result["model_tflops_per_second"] == pytest.approx((12000 + 432000 + 2520 + 192) / 2.0 / 1e12)
+
+
+def test_window_from_the_start():
+    device = Device()
+    meter = device.meter(0, None)
+    run_steps(meter, device, 3)
+    assert (meter.result()["measured_steps"], meter.result()["seconds"]) == (3, 6.0)
+
+
+def test_an_unfinished_step_is_not_counted():
+    device = Device()
+    meter = device.meter(1, None)
+    run_steps(meter, device, 2)
+    meter.add(1000, 1000, 1000, 1000)
+    assert meter.result()["sequences"] == 8
+
+
+def test_pauses_stop_the_clock_and_wait_for_the_device_on_both_sides():
+    device = Device()
+    meter = device.meter(1, 3)
+    with meter.paused():  # before the window: nothing to stop
+        device.now += 1000
+    run_steps(meter, device, 2)
+    with meter.paused():
+        device.now += 500  # a checkpoint
+        device.queued += 70  # an evaluation, still queued on the device
+    run_steps(meter, device, 1)
+    with meter.paused():  # after the window
+        device.now += 1000
+    result = meter.result()
+    assert (result["measured_steps"], result["seconds"]) == (2, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("window", "left_out", "measured"),
+    [
+        ((2, 8), range(4, 6), [3, 4, 7, 8]),  # steps counted from 1: 5 and 6 are left out
+        ((2, 8), range(3), [4, 5, 6, 7, 8]),
+        ((2, 8), range(6, 9), [3, 4, 5, 6]),
+        ((0, None), range(1), [2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        ((0, 3), range(5, 9), [1, 2, 3]),
+    ],
+)
+def test_profiled_steps_are_left_out(window, left_out, measured):
+    device = Device()
+    meter = ThroughputMeter(*window, None, CPU, device.clock, device.synchronize, left_out=left_out)
+    for step in range(1, 11):
+        if step - 1 in left_out:
+            device.now += 1000  # a profiler starts, and writes
+        with meter.paused():
+            device.now += 500
+        device.queued += 2.0**step
+        meter.add(step, step, step, step)
+        meter.end_step()
+    result = meter.result()
+    assert result["measured_steps"] == len(measured)
+    assert result["sequences"] == sum(measured)
+    assert result["seconds"] == sum(2.0**step for step in measured)
+
+
+def test_a_window_of_profiled_steps_alone_is_a_sentence():
+    device = Device()
+    meter = ThroughputMeter(1, 3, None, CPU, device.clock, device.synchronize, left_out=range(5))
+    run_steps(meter, device, 6)
+    assert "all steps of the window were profiled" in meter.result()["not_measured"]
+
+
+def test_the_clock_runs_again_after_an_exception_in_a_pause():
+    device = Device()
+    meter = device.meter(0, None)
+    with pytest.raises(OSError, match="disk full"), meter.paused():
+        raise OSError("disk full")
+    run_steps(meter, device, 1)
+    assert meter.result()["seconds"] == 2.0
+
+
+@pytest.mark.parametrize("n_steps", [0, 3, 5])
+def test_a_window_that_never_opened_is_a_sentence(n_steps):
+    device = Device()
+    meter = device.meter(5, 9)
+    run_steps(meter, device, n_steps)
+    result = meter.result()
+    assert result["measured_steps"] == 0
+    assert f"opens after step 5, and this run ended after {n_steps}" in result["not_measured"]
+
+
+def test_no_time_on_the_clock_is_a_sentence_too():
+    device = Device()
+    meter = device.meter(0, None)
+    run_steps(meter, device, 2, seconds=0.0)
+    assert "no time passed" in meter.result()["not_measured"]
+
+
+def test_windows_that_measure_nothing_are_named_before_the_run():
+    assert window_problem(0, None, 1) is None
+    assert window_problem(5, 10, 20) is None
+    assert "--benchmark_stop 5 must be greater than --benchmark_start 5" in window_problem(5, 5, 20)
+    assert "--benchmark_start 20 leaves nothing to measure in a run of 20 steps" in window_problem(20, None, 20)
+    assert "negative" in window_problem(-1, None, 20)
+
+
+def test_real_sleeps():
+    meter = ThroughputMeter(1, 4, None, CPU)
+    for step in range(5):
+        time.sleep(0.15 if step == 0 else 0.03)
+        meter.add(2, 20, 200, 3)
+        meter.end_step()
+        if step == 2:
+            with meter.paused():
+                time.sleep(0.15)
+    result = meter.result()
+    assert result["measured_steps"] == 3
+    assert 0.09 <= result["seconds"] < 0.15  # had a pause or the warm-up been counted, it would be above
+    assert result["sequences_per_second"] == pytest.approx(6 / result["seconds"])
+
+
+@pytest.mark.gpu
+def test_against_device_events():
+    device = torch.device("cuda")
+    matrix = torch.randn(4096, 4096, device=device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    meter = ThroughputMeter(3, 23, None, device)
+    for step in range(23):
+        matrix = (matrix @ matrix).clamp(-1, 1)
+        meter.add(1, 1, 1, 1)
+        meter.end_step()
+        if step == 2:
+            start.record()
+    end.record()
+    result = meter.result()
+    torch.cuda.synchronize()
+    assert result["seconds"] == pytest.approx(start.elapsed_time(end) / 1e3, rel=0.02)
+    assert result["peak_memory_reserved_bytes"] >= result["peak_memory_allocated_bytes"] >= 4096 * 4096 * 4

@@ -1,0 +1,106 @@
+"""Checkpoints are written while training goes on.
+
+A checkpoint of BERT-large is 4 GB, and while one rank saves it all others wait. Copying it to host memory takes a tenth
+of the time of writing and syncing it, or less on a slower disk (benchmark/checkpoint.py). So the copy is made at once,
+which is what the other ranks wait for in their next reduction, and one thread writes it to disk. There is at most one
+copy: a save that comes before the last one is on disk waits for it.
+
+A write that fails does not end the run, as the next may succeed (somebody makes room) and the earlier checkpoints are
+still there. Only when it was the last one of the run is it an error.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from training.checkpointing.checkpoint import check_state, save_checkpoint
+
+
+class CheckpointWriter:
+    """A context in which `save` returns as soon as the state is copied; leaving it waits for the last write.
+
+    At interpreter exit a write that is under way is finished too, and the thread ends.
+
+    Args:
+        report: told of each failed write in a sentence, at once, from the writing thread.
+
+    Raises:
+        UserError: on leaving the context without another error, when the last write failed.
+    """
+
+    def __init__(self, report: Callable[[str], None]):
+        self._report = report
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
+        self._write: Future[UserError | None] | None = None
+
+    def save(
+        self,
+        output_dir: Path | str,
+        step: int,
+        state: dict[str, Any],
+        keep: int = 3,
+        keep_every: int | None = None,
+        phase_start_step: int = 0,
+    ) -> None:
+        """Copy a state and have `save_checkpoint` write the copy; its arguments.
+
+        Raises:
+            TypeError, ValueError: the state is none that can be saved.
+        """
+        check_state(state)
+        self._wait()
+        self._write = self._thread.submit(
+            self._save, output_dir, step, to_host(state), keep, keep_every, phase_start_step
+        )
+
+    def _save(self, *arguments: Any) -> UserError | None:
+        try:
+            save_checkpoint(*arguments)
+        except UserError as error:
+            for sentence in error.sentences:
+                self._report(sentence)
+            return UserError(error.sentences)  # without the traceback, whose frames hold the copy of the state
+        return None
+
+    def _wait(self) -> UserError | None:
+        """The failure of the last write, once it has ended; raises what else went wrong in it."""
+        return self._write.result() if self._write else None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *exception: object) -> None:
+        self._thread.shutdown(wait=True)
+        if exception_type is None and (failure := self._wait()):
+            raise failure
+
+
+def to_host(state: Any) -> Any:
+    """A copy of nested dicts, lists and tuples whose tensors lie in host memory, contiguous and each by itself.
+
+    A view is so saved without the rest of its storage. A tensor that occurs twice is copied once. Copies from a GPU run
+    together, into pinned memory, which PyTorch keeps for the next time.
+    """
+    copy = _copy(state, {})
+    if torch.cuda.is_initialized():
+        torch.cuda.current_stream().synchronize()
+    return copy
+
+
+def _copy(value: Any, copies: dict[tuple, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in copies:
+            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            copies[key] = host.copy_(value.detach(), non_blocking=value.is_cuda)
+        return copies[key]
+    if isinstance(value, dict):
+        return {key: _copy(entry, copies) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(entry, copies) for entry in value)
+    return value
