@@ -75,11 +75,11 @@ def load_vocab(vocab_file: str | os.PathLike) -> dict[str, int]:
     """
     path = Path(vocab_file)
     if not path.is_file():
-        raise UserError(f"There is no vocabulary file at {path}; give --vocab_file the path of a BERT vocab.txt.")
+        raise UserError(f"There is no vocabulary file at {path}", "give --vocab_file the path of a BERT vocab.txt")
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"The vocabulary {path} is not UTF-8 text ({error}); give a BERT vocab.txt.") from error
+        raise UserError(f"The vocabulary {path} is not UTF-8 text ({error})", "give a BERT vocab.txt") from error
     if lines[-1] == "":
         lines.pop()
 
@@ -91,14 +91,14 @@ def load_vocab(vocab_file: str | os.PathLike) -> dict[str, int]:
             token = line
         if token in vocab or not token:
             what = f"repeats the token {token!r} of line {vocab[token] + 1}" if token else "is blank"
-            raise UserError(f"Line {index + 1} of the vocabulary {path} {what}; remove it or use another vocabulary.")
+            raise UserError(f"Line {index + 1} of the vocabulary {path} {what}", "remove it or use another vocabulary")
         vocab[token] = index
 
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
         raise UserError(
-            f"The vocabulary {path} lacks {', '.join(missing)}; "
-            "use a BERT vocabulary, or make one with data/train_vocab.py."
+            f"The vocabulary {path} lacks {', '.join(missing)}",
+            "use a BERT vocabulary, or make one with data/train_vocab.py",
         )
     return vocab
 
@@ -112,8 +112,8 @@ def check_casing(vocab_file: str | os.PathLike, do_lower_case: bool) -> None:
     """Raises UserError if the vocabulary cannot be read, or has words with capitals, which lower-casing never makes."""
     if is_cased(load_vocab(vocab_file)) and do_lower_case:
         raise UserError(
-            f"The vocabulary {vocab_file} is a cased one, and lower-cased text would not find many of its words; set "
-            "--do_lower_case 0 (DO_LOWER_CASE=0), or give an uncased one."
+            f"The vocabulary {vocab_file} is a cased one, and lower-cased text would not find many of its words",
+            "set --do_lower_case 0 (DO_LOWER_CASE=0), or give an uncased one",
         )
 
 
@@ -258,16 +258,17 @@ class BertTokenizer:
             vocab_file = default_cache_dir(cache_dir) / PUBLISHED_MODELS[name] / VOCAB_NAME
             if not vocab_file.is_file():
                 raise UserError(
-                    f"The vocabulary of {name} is not at {vocab_file}; unpack Google's {PUBLISHED_MODELS[name]}.zip "
-                    "there, or give the path of its vocab.txt instead of the name."
+                    f"The vocabulary of {name} is not at {vocab_file}",
+                    f"unpack Google's {PUBLISHED_MODELS[name]}.zip "
+                    "there, or give the path of its vocab.txt instead of the name",
                 )
             kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, "-cased" not in name))
         else:
             vocab_file = path / VOCAB_NAME if path.is_dir() else path
             if not vocab_file.is_file():
                 raise UserError(
-                    f"There is no vocabulary at {vocab_file}; give a vocab.txt, a folder that holds one, "
-                    f"or one of {', '.join(PUBLISHED_MODELS)}."
+                    f"There is no vocabulary at {vocab_file}",
+                    f"give a vocab.txt, a folder that holds one, or one of {', '.join(PUBLISHED_MODELS)}",
                 )
             kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, True))
         return cls(vocab_file, **kwargs)
@@ -365,7 +366,7 @@ def configured_do_lower_case(folder: Path, default: bool | None) -> bool | None:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path} is not valid JSON ({error}); repair or remove it.") from error
+            raise UserError(f"{path} is not valid JSON ({error})", "repair or remove it") from error
         if isinstance(config, dict) and isinstance(config.get("do_lower_case"), bool):
             return config["do_lower_case"]
     return default

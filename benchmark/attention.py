@@ -88,26 +88,29 @@ def check(args: argparse.Namespace) -> None:
     problems = Problems()
     on_cpu = not args.device.startswith("cuda")
     problems.check(
-        not (on_cpu and "flash" in args.backends), f"--backends has flash, which {args.device} cannot do; take sdpa."
+        not (on_cpu and "flash" in args.backends), f"--backends has flash, which {args.device} cannot do", "take sdpa"
     )
     problems.check(
         not (on_cpu and "triton" in args.backends and os.environ.get("TRITON_INTERPRET") != "1"),
-        f"--backends has triton, which {args.device} can do in its interpreter only; set TRITON_INTERPRET=1.",
+        f"--backends has triton, which {args.device} can do in its interpreter only",
+        "set TRITON_INTERPRET=1",
     )
     problems.check(
         not ("flash" in args.backends and args.precision == "fp32"),
-        "--backends has flash, which has no --precision fp32; take bf16 or fp16.",
+        "--backends has flash, which has no --precision fp32",
+        "take bf16 or fp16",
     )
-    problems.check(0 <= args.dropout < 1, f"--dropout is {args.dropout}; it must be 0 or more, and below 1.")
-    problems.check(args.repeats >= 1, f"--repeats is {args.repeats}; it must be 1 or more.")
+    problems.check(0 <= args.dropout < 1, f"--dropout is {args.dropout}", "it must be 0 or more, and below 1")
+    problems.check(args.repeats >= 1, f"--repeats is {args.repeats}", "it must be 1 or more")
     longest = max(args.lengths)
     problems.check(
         not ("triton" in args.backends and longest > 512),
-        f"--lengths has {longest}, and backend triton goes to 512; take shorter ones, or other --backends.",
+        f"--lengths has {longest}, and backend triton goes to 512",
+        "take shorter ones, or other --backends",
     )
     for length in args.lengths:
         problems.check(
-            1 <= length <= args.tokens, f"--lengths has {length}; it must lie between 1 and --tokens {args.tokens}."
+            1 <= length <= args.tokens, f"--lengths has {length}", f"it must lie between 1 and --tokens {args.tokens}"
         )
         if length >= 1 and (problem := synthetic_problem(args.mean_length, length)):
             problems.add(problem.replace("--synthetic", "--mean_length").replace("--max_seq_length", "--lengths"))

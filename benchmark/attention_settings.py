@@ -299,12 +299,12 @@ def check(args: argparse.Namespace) -> None:
     """
     problems = Problems()
     for length in args.lengths:
-        problems.check(1 <= length <= 512, f"--lengths has {length}; it must lie between 1 and 512.")
-    problems.check(args.repeats >= 1, f"--repeats is {args.repeats}; it must be 1 or more.")
-    problems.check(args.tokens is None or args.tokens >= 1, f"--tokens is {args.tokens}; it must be 1 or more.")
-    problems.check(args.most is None or args.most >= 0, f"--most is {args.most}; it must be 0 or more.")
+        problems.check(1 <= length <= 512, f"--lengths has {length}", "it must lie between 1 and 512")
+    problems.check(args.repeats >= 1, f"--repeats is {args.repeats}", "it must be 1 or more")
+    problems.check(args.tokens is None or args.tokens >= 1, f"--tokens is {args.tokens}", "it must be 1 or more")
+    problems.check(args.most is None or args.most >= 0, f"--most is {args.most}", "it must be 0 or more")
     able = torch.cuda.is_available() if args.device.startswith("cuda") else os.environ.get("TRITON_INTERPRET") == "1"
-    problems.check(able, f"--device {args.device} cannot run Triton; take a GPU, or TRITON_INTERPRET=1 --device cpu.")
+    problems.check(able, f"--device {args.device} cannot run Triton", "take a GPU, or TRITON_INTERPRET=1 --device cpu")
     problems.raise_if_any()
 
 

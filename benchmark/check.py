@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, say, and end with the status that says it too."""
     args = parse_arguments(arguments)
     problems = Problems()
-    problems.check(0 <= args.tolerance < 1, f"--tolerance is {args.tolerance}; it must lie in [0, 1).")
+    problems.check(0 <= args.tolerance < 1, f"--tolerance is {args.tolerance}", "it must lie in [0, 1)")
     read: list[list[Point]] = []
     for path in (args.baseline, args.result):
         with problems.collect():
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.baseline} is no baseline, as its own rates mean nothing: {problem} Measure it again.")
     found, n_compared, lowest = complaints(*read, args.tolerance)
     if n_compared == 0:
-        raise UserError(f"{args.baseline} has no measured point to compare with; measure a baseline first.")
+        raise UserError(f"{args.baseline} has no measured point to compare with", "measure a baseline first")
     for line in found:
         print(line)
     compared = f"{n_compared} configuration{'s' * (n_compared > 1)}"

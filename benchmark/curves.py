@@ -69,7 +69,7 @@ def read_losses(path: str, phase: int) -> dict[int, float]:
     """
     phases = read_phases(path)
     if phase not in phases:
-        raise UserError(f"{path} has no step of phase {phase}; give --phase {min(phases)}.")
+        raise UserError(f"{path} has no step of phase {phase}", f"give --phase {min(phases)}")
     return {step: math.nan if loss is None else loss for step, loss in phases[phase].losses.items()}
 
 
@@ -77,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print both curves, and end with the status that says whether they agree."""
     args = parse_arguments(arguments)
     problems = Problems()
-    problems.check(args.stretch >= 1, f"--stretch is {args.stretch}; it must be 1 or more.")
-    problems.check(args.bound > 0, f"--bound is {args.bound}; it must be greater than zero.")
+    problems.check(args.stretch >= 1, f"--stretch is {args.stretch}", "it must be 1 or more")
+    problems.check(args.bound > 0, f"--bound is {args.bound}", "it must be greater than zero")
     read: list[dict[int, float]] = []
     for path in (args.baseline, args.result):
         with problems.collect():
@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     judged = [stretch for stretch in found if stretch.first >= args.from_step]
     if not judged:
         raise UserError(
-            f"{args.baseline} and {args.result} share no logged step from {args.from_step} on; train both for as long, "
-            "with the same --log_freq."
+            f"{args.baseline} and {args.result} share no logged step from {args.from_step} on",
+            "train both for as long, with the same --log_freq",
         )
     rows = [[f"{s.first} to {s.last}", f"{s.baseline:.4f}", f"{s.result:.4f}", f"{s.difference:+.4f}"] for s in found]
     print(markdown_table(("steps", "baseline", "result", "difference"), rows))

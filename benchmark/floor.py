@@ -62,14 +62,14 @@ def check(args: argparse.Namespace) -> None:
     fp8 = [name for name in args.formats if name in FP8]
     if fp8 and capability < (8, 9):
         raise UserError(
-            f"--formats has {' and '.join(fp8)}, which {args.device} cannot do; take a GPU of compute capability 8.9 "
-            "or more, or other formats."
+            f"--formats has {' and '.join(fp8)}, which {args.device} cannot do",
+            "take a GPU of compute capability 8.9 or more, or other formats",
         )
     if "tf32" in args.formats and capability < (8, 0):
-        raise UserError(f"--formats has tf32, which {args.device} cannot do; take fp32.")
+        raise UserError(f"--formats has tf32, which {args.device} cannot do", "take fp32")
     for name in ("batch_size", "max_seq_length", "repeats"):
         if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
+            raise UserError(f"--{name} is {getattr(args, name)}", "it must be 1 or more")
 
 
 def to_fp8(matrix: torch.Tensor, row_wise: bool) -> tuple[torch.Tensor, torch.Tensor]:

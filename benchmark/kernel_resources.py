@@ -305,7 +305,7 @@ def resources(kernel: Kernel, arch: int) -> Resources:
     types = signature(kernel)
     unknown = set(kernel.settings) - set(types) - set(LAUNCH_OPTIONS) | set(kernel.fp32) - set(types)
     if unknown:
-        raise UserError(f"{kernel.name}: the kernel has no {', '.join(sorted(unknown))}; correct the table.")
+        raise UserError(f"{kernel.name}: the kernel has no {', '.join(sorted(unknown))}", "correct the table")
     # As for a launch: tensors begin at multiples of 16 bytes, and sizes are multiples of 16 where it would look.
     places = []
     for index, (parameter, type_) in enumerate(zip(kernel.function.params, types.values(), strict=True)):
@@ -340,7 +340,7 @@ def tool(name: str) -> Path:
     package = importlib.util.find_spec("triton")
     path = Path(package.origin).parent / "backends" / "nvidia" / "bin" / name if package else None
     if path is None or not os.access(path, os.X_OK):
-        raise UserError(f"Triton is not installed, or brings no {name} for this platform; take x86-64 or arm64 Linux.")
+        raise UserError(f"Triton is not installed, or brings no {name} for this platform", "take x86-64 or arm64 Linux")
     return path
 
 
@@ -359,14 +359,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compile all, and print the table."""
     args = parse_arguments(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
-        raise UserError("TRITON_INTERPRET is set, with which nothing is compiled; unset it.")
+        raise UserError("TRITON_INTERPRET is set, with which nothing is compiled", "unset it")
     for name in ("ptxas", "cuobjdump"):
         tool(name)
     able = [kernel for kernel in kernels() if args.arch >= FP8_ARCH or not kernel.to_fp8]
     chosen = [kernel for kernel in able if args.kernels in kernel.name]
     if not chosen:
         raise UserError(
-            f"--kernels {args.kernels} is in no name; there are {', '.join(kernel.name for kernel in able)}."
+            f"--kernels {args.kernels} is in no name", f"there are {', '.join(kernel.name for kernel in able)}"
         )
     rows = []
     for kernel in chosen:

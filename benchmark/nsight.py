@@ -46,9 +46,9 @@ def summarise(path: Path, gpu: str | None) -> dict[str, Any]:
         UserError: it is of none of them, or cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}; give what ncu, nsys or --profile torch wrote.")
+        raise UserError(f"there is no file {path}", "give what ncu, nsys or --profile torch wrote")
     if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty; the profiler was stopped before it wrote anything, so profile again.")
+        raise UserError(f"{path} is empty", "the profiler was stopped before it wrote anything, so profile again")
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
         return nsight_compute.summarise(nsight_compute.read_launches(path), path, gpu)
@@ -65,7 +65,7 @@ def export(report: Path) -> Path:
     """The SQLite form of a report of Nsight Systems, which only its own program can make."""
     if shutil.which("nsys") is None:
         raise UserError(
-            f"{report} needs nsys to be read, and there is none; run `nsys export --type sqlite` where it is."
+            f"{report} needs nsys to be read, and there is none", "run `nsys export --type sqlite` where it is"
         )
     target = report.with_suffix(".sqlite")
     words = ["nsys", "export", "--type", "sqlite", "--force-overwrite", "true", "--output", str(target), str(report)]

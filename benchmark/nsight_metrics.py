@@ -79,8 +79,8 @@ def choose(known: set[str]) -> list[str]:
             chosen.append(found)
         elif quantity in ("seconds", "cycles"):
             raise UserError(
-                f"ncu knows no metric for {quantity} here ({' or '.join(names)}); see whether `ncu --query-metrics` "
-                "lists any: without a GPU that it supports, it lists none."
+                f"ncu knows no metric for {quantity} here ({' or '.join(names)})",
+                "see whether `ncu --query-metrics` lists any: without a GPU that it supports, it lists none",
             )
     operations = [name for name in OPERATIONS if name.split(".")[0] in known]
     # Without the tensor cores' part the sum would be of what hardly counts.

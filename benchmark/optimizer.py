@@ -78,7 +78,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     args = parser.parse_args(arguments)
     for name in ("steps", "windows"):
         if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
+            raise UserError(f"--{name} is {getattr(args, name)}", "it must be 1 or more")
     return args
 
 

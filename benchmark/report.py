@@ -65,8 +65,8 @@ def make_tables(results: Sequence[Result], compare: bool) -> list[Table]:
     tables = comparison_tables(results) if compare else []
     if compare and not any(table.rows for table in tables):
         raise UserError(
-            f"{results[0].label} has no configuration in common with the others; sweep the same batch sizes, lengths "
-            "and windows."
+            f"{results[0].label} has no configuration in common with the others",
+            "sweep the same batch sizes, lengths and windows",
         )
     tables += [*throughput_tables(results), *run_tables(results), *profile_tables(results)]
     return [*tables, environment_table(results)]

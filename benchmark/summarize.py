@@ -98,9 +98,9 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
     try:
         events = read_log(path)
     except OSError as error:
-        raise UserError(f"the log {path} cannot be read ({error.strerror}); give a dllogger.json.") from error
+        raise UserError(f"the log {path} cannot be read ({error.strerror})", "give a dllogger.json") from error
     if not events:
-        raise UserError(f"{path} has no DLLogger line; give the dllogger.json of a run.")
+        raise UserError(f"{path} has no DLLogger line", "give the dllogger.json of a run")
     return events
 
 
@@ -124,7 +124,7 @@ def read_phases(path: str | Path) -> dict[int, Phase]:
             current.add_step(step[-1] if isinstance(step, list) else step, data)
     phases = {phase: found for phase, found in sorted(phases.items()) if found.losses}
     if not phases:
-        raise UserError(f"{path} has no optimizer step; the run ended before its first, or only evaluated.")
+        raise UserError(f"{path} has no optimizer step", "the run ended before its first, or only evaluated")
     return phases
 
 

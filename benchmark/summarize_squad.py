@@ -42,7 +42,7 @@ def read_scores(path: str | Path) -> list[list[str]]:
         elif isinstance(step, list) and "average_loss" in data:
             steps = f"{step[-1]:,}"
     if not scored:
-        raise UserError(f"{path} has no scores of SQuAD; give the dllogger.json of run_squad.py with --do_eval.")
+        raise UserError(f"{path} has no scores of SQuAD", "give the dllogger.json of run_squad.py with --do_eval")
     return [
         [
             Path(name).name,

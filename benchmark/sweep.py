@@ -189,15 +189,15 @@ class Sweep:
         for point in points:
             if point["configuration"]["lengths"] == lengths and f" {trained_on} " not in point["command"]:
                 raise UserError(
-                    f"{self.file} was measured on other data than {trained_on}; choose another --output_dir, so that "
-                    "no table mixes the two."
+                    f"{self.file} was measured on other data than {trained_on}",
+                    "choose another --output_dir, so that no table mixes the two",
                 )
             for name in SAME:
                 was, now = point["environment"].get(name), self.environment.get(name)
                 if was is not None and was != now:
                     raise UserError(
-                        f"{self.file} was measured with {name} {was}, and this is {now}; choose another --output_dir, "
-                        "so that no table mixes the two."
+                        f"{self.file} was measured with {name} {was}, and this is {now}",
+                        "choose another --output_dir, so that no table mixes the two",
                     )
         with atomic_write(self.file) as file:
             file.writelines(json.dumps(point) + "\n" for point in points)
@@ -209,30 +209,32 @@ def check(args: argparse.Namespace) -> None:
     problems = Problems()
     counts = ("first_batch_size", "last_batch_size", "accumulation_steps", "repeats", "timeout")
     for name in counts:
-        problems.check(getattr(args, name) > 0, f"--{name} is {getattr(args, name)}; it must be greater than zero.")
+        problems.check(getattr(args, name) > 0, f"--{name} is {getattr(args, name)}", "it must be greater than zero")
     model = args.bert_model
     problems.check(
         model in BERT_CONFIGS or (model.endswith(".json") and Path(model).is_file()),
-        f"--bert_model is {model}; give one of {', '.join(BERT_CONFIGS)}, or a bert_config.json that is there.",
+        f"--bert_model is {model}",
+        f"give one of {', '.join(BERT_CONFIGS)}, or a bert_config.json that is there",
     )
     for name in args.precisions or []:
-        problems.check(name in PRECISIONS, f"--precisions has {name}; choose of {', '.join(PRECISIONS)}.")
+        problems.check(name in PRECISIONS, f"--precisions has {name}", f"choose of {', '.join(PRECISIONS)}")
     problems.check(
         args.optimizer is None or args.optimizer in ALL_OPTIMIZERS,
-        f"--optimizer is {args.optimizer}; choose one of {', '.join(ALL_OPTIMIZERS)}.",
+        f"--optimizer is {args.optimizer}",
+        f"choose one of {', '.join(ALL_OPTIMIZERS)}",
     )
     for name in ("batch_sizes", "max_seq_lengths", "num_gpus"):
         for value in getattr(args, name) or []:
-            problems.check(value > 0, f"--{name} has {value}; each must be greater than zero.")
-    problems.check(args.start >= 0, f"--start is {args.start}; it must not be negative.")
+            problems.check(value > 0, f"--{name} has {value}", "each must be greater than zero")
+    problems.check(args.start >= 0, f"--start is {args.start}", "it must not be negative")
     problems.check(
-        args.stop > args.start, f"--stop {args.stop} must be greater than --start {args.start}; nothing lies between."
+        args.stop > args.start, f"--stop {args.stop} must be greater than --start {args.start}", "nothing lies between"
     )
     problems.check(
-        not (args.input_dir and args.workload == "squad"), "--input_dir is for pretrain; squad takes --train_file."
+        not (args.input_dir and args.workload == "squad"), "--input_dir is for pretrain", "squad takes --train_file"
     )
     problems.check(
-        not (args.train_file and args.workload == "pretrain"), "--train_file is for squad; pretrain takes --input_dir."
+        not (args.train_file and args.workload == "pretrain"), "--train_file is for squad", "pretrain takes --input_dir"
     )
     problems.check(
         not (args.train_file and not args.vocab_file),
@@ -262,8 +264,8 @@ def _look_at_machine() -> dict:
     program = (
         "import json, torch\n"
         "from kernels.launch import default_kernels\n"
-        "from training.environment import describe_environment\n"
-        "from training.precision import PRECISIONS, precision_problem, resolve_precision\n"
+        "from training.environment.description import describe_environment\n"
+        "from training.config.precision import PRECISIONS, precision_problem, resolve_precision\n"
         "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
         "able = [resolve_precision(name, device) for name in PRECISIONS if not precision_problem(name, device)]\n"
         "kernels = {precision.name: default_kernels(device, precision.compute_dtype) for precision in able}\n"

@@ -117,14 +117,14 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
     """
     problems = Problems()
     for name in ("max_seq_length", "max_predictions_per_seq", "steps", "windows"):
-        problems.check(getattr(args, name) >= 1, f"--{name} is {getattr(args, name)}; it must be 1 or more.")
-    problems.check(min(args.batch_size) >= 1, f"--batch_size is {min(args.batch_size)}; it must be 1 or more.")
+        problems.check(getattr(args, name) >= 1, f"--{name} is {getattr(args, name)}", "it must be 1 or more")
+    problems.check(min(args.batch_size) >= 1, f"--batch_size is {min(args.batch_size)}", "it must be 1 or more")
     for name, most, whose in (
         ("max_seq_length", config.max_position_embeddings, "the model's max_position_embeddings"),
         ("max_predictions_per_seq", args.max_seq_length, "--max_seq_length"),
     ):
         problems.check(
-            getattr(args, name) <= most, f"--{name} is {getattr(args, name)}; {whose} allows {most} at most."
+            getattr(args, name) <= most, f"--{name} is {getattr(args, name)}", f"{whose} allows {most} at most"
         )
     if args.mean_length is not None and (problem := mean_length_problem(args.mean_length, args.max_seq_length)):
         problems.add(f"--mean_length {problem}")
@@ -132,7 +132,7 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
         problems.add(problem + ".")
     for name in args.variants or ():
         if problem := _problem(name, device):
-            problems.add(f"--variants has {name}: {problem}; leave it out.")
+            problems.add(f"--variants has {name}: {problem}", "leave it out")
     problems.raise_if_any()
     if args.variants is None:
         reasons = {name: _problem(name, device) for name in _usual_variants(device)}

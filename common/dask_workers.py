@@ -41,7 +41,7 @@ def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator[
     try:
         import distributed
     except ImportError as error:
-        raise UserError("--scheduler needs Dask; install it with pip install distributed.") from error
+        raise UserError("--scheduler needs Dask", "install it with pip install distributed") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in our sentences
     if problem := scheduler_problem(scheduler):
         raise UserError(problem)
@@ -49,7 +49,7 @@ def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator[
     try:
         client = distributed.Client(**where, timeout=SECONDS_TO_WAIT, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"The Dask scheduler {scheduler} is out of reach ({error}); check that it runs.") from error
+        raise UserError(f"The Dask scheduler {scheduler} is out of reach ({error})", "check that it runs") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=SECONDS_TO_WAIT)
@@ -66,20 +66,21 @@ def _check_workers(client, threads: dict[str, int], shared_folder: Path | None) 
         if n_threads != 1:
             raise UserError(
                 f"The Dask worker {worker} has {n_threads} threads, which would share one tokenizer and one HDF5 "
-                "library; start workers with --nthreads 1, and more of them."
+                "library",
+                "start workers with --nthreads 1, and more of them",
             )
     # Functions of the standard library, which workers have even where they lack the project.
     for worker, found in client.run(importlib.util.find_spec, "common.workers", on_error="return").items():
         if found is None or isinstance(found, Exception):
             raise UserError(
-                f"The Dask worker {worker} cannot import the project; set PYTHONPATH to it where it starts."
+                f"The Dask worker {worker} cannot import the project", "set PYTHONPATH to it where it starts"
             )
     if shared_folder is None:
         return
     with tempfile.NamedTemporaryFile(dir=shared_folder, prefix=".probe.") as probe:
         for worker, sees in client.run(os.path.exists, _where_workers_look(probe.name)).items():
             if not sees:
-                raise UserError(f"The Dask worker {worker} does not see {shared_folder}; use a shared file system.")
+                raise UserError(f"The Dask worker {worker} does not see {shared_folder}", "use a shared file system")
 
 
 def _where_workers_look(path: str) -> str:
@@ -111,10 +112,11 @@ class _DaskCluster:
             at_work = f" at work on {task_name(pending[0][0])}" if task_name else ""
             raise UserError(
                 f"Several Dask workers of {stage}{at_work} were killed one after the other, most likely for lack of "
-                "memory; give each worker more."
+                "memory",
+                "give each worker more",
             ) from error
         except CommClosedError as error:
-            raise UserError(f"The Dask scheduler went away during {stage}; start it and this stage again.") from error
+            raise UserError(f"The Dask scheduler went away during {stage}", "start it and this stage again") from error
         finally:
             with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to cancel
                 self.client.cancel([future for _, future in pending], force=True)
@@ -128,5 +130,5 @@ class _DaskCluster:
                     raise
                 if not self.client.nthreads():
                     raise UserError(
-                        f"All Dask workers of {stage} are gone; start some, and this stage again."
+                        f"All Dask workers of {stage} are gone", "start some, and this stage again"
                     ) from None

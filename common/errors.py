@@ -1,42 +1,75 @@
 """Errors that a user can act on.
 
-What a user gave and cannot be used is a `UserError`: sentences that name the file, the value and the remedy. Entry
-points print them without a traceback. Configuration is checked as a whole first (`Problems`), so that one run tells
-all.
+What a user gave and cannot be used is a `UserError`: what is wrong, naming the file and the value, and the remedy. The
+two are kept apart, as data, for programs that show or count them; people read them as one sentence. Configuration is
+checked as a whole first (`Problems`), so that one run tells all. Entry points print sentences without a traceback.
 """
 
 import contextlib
+import dataclasses
 import errno
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that cannot be used, and what to do about it.
+
+    As text it is one sentence: "problem; remedy." Without a remedy, `problem` is the whole sentence with its full stop.
+    """
+
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}." if self.remedy else self.problem
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used.
+    """Something the user gave cannot be used. `str()` puts each problem on a line of its own.
 
     Args:
-        sentences: one sentence, or a list of them; `str()` puts each on a line of its own.
+        problem: what is wrong, or several problems.
+        remedy: what to do about it.
     """
 
-    def __init__(self, sentences: str | list[str]):
-        self.sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+    def __init__(self, problem: "str | Problem | Iterable[str | Problem]", remedy: str = ""):
+        several = [Problem(problem, remedy)] if isinstance(problem, str) else problem
+        several = [several] if isinstance(several, Problem) else several
+        self.problems = [each if isinstance(each, Problem) else Problem(each) for each in several]
         super().__init__("\n".join(self.sentences))
+
+    def __reduce__(self):
+        return UserError, (self.problems,)  # pickled whole, on its way from a worker
+
+    @property
+    def sentences(self) -> list[str]:
+        return [str(problem) for problem in self.problems]
 
 
 class Problems:
     """Collects what is wrong with a configuration, so that it is reported in one list."""
 
     def __init__(self) -> None:
-        self.sentences: list[str] = []
+        self.found: list[Problem] = []
 
-    def add(self, sentence: str) -> None:
+    @property
+    def sentences(self) -> list[str]:
+        return [str(problem) for problem in self.found]
+
+    def add(self, problem: str | Problem, remedy: str = "") -> None:
         """Note a problem."""
-        self.sentences.append(sentence)
+        self.found.append(Problem(problem, remedy) if isinstance(problem, str) else problem)
 
-    def check(self, condition_ok: object, sentence: str) -> None:
+    def check(self, is_right: object, problem: str | Problem | None, remedy: str = "") -> None:
         """Note a problem unless the condition holds."""
-        if not condition_ok:
-            self.add(sentence)
+        if not is_right:
+            self.add(problem, remedy)
+
+    def extend(self, problems: Iterable[Problem | None]) -> None:
+        """Note several problems; None is none."""
+        self.found.extend(problem for problem in problems if problem is not None)
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
@@ -44,12 +77,12 @@ class Problems:
         try:
             yield
         except UserError as error:
-            self.sentences.extend(error.sentences)
+            self.found.extend(error.problems)
 
     def raise_if_any(self) -> None:
         """Raises UserError with every problem noted, if there is one."""
-        if self.sentences:
-            raise UserError(self.sentences)
+        if self.found:
+            raise UserError(self.found)
 
 
 def run_main(main: Callable[[], object]) -> None:
@@ -57,21 +90,30 @@ def run_main(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        for sentence in error.sentences:
-            print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
+        _exit_with(error)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" for {error.filename}" if error.filename else ""
-            sentence = f"There is no space left on the disk{where}; free some, and start again."
-        elif error.filename is not None and error.strerror:
-            sentence = (
-                f"{error.filename} cannot be used ({error.strerror}); check the path and who may read and write there."
-            )
-        else:
+        explained = explain_os_error(error)
+        if explained is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
+        _exit_with(explained)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def explain_os_error(error: OSError) -> UserError | None:
+    """The same for a user; None where the error names neither a full disk nor a file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        return UserError(f"There is no space left on the disk{where}", "free some, and start again")
+    if error.filename is not None and error.strerror:
+        return UserError(
+            f"{error.filename} cannot be used ({error.strerror})", "check the path and who may read and write there"
+        )
+    return None
+
+
+def _exit_with(error: UserError) -> None:
+    for sentence in error.sentences:
+        print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)

@@ -140,8 +140,8 @@ class _WorkerProcess:
         except (EOFError, OSError) as dead:
             at_work = f" at work on {self.task_name(task)}" if self.task_name else ""
             raise UserError(
-                f"A process of {self.stage}{at_work} was killed, most likely by the system for lack of memory; start "
-                "it again with a smaller --n_processes."
+                f"A process of {self.stage}{at_work} was killed, most likely by the system for lack of memory",
+                "start it again with a smaller --n_processes",
             ) from dead
         if error is not None:
             raise error from _TracebackOfWorker(trace)

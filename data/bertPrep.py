@@ -116,11 +116,11 @@ def check(args: argparse.Namespace) -> list[InstanceOptions]:
     if args.scheduler and (problem := scheduler_problem(args.scheduler)):
         problems.add(problem)
     if args.report_file and not Path(args.report_file).absolute().parent.is_dir():
-        problems.add(f"--report_file {args.report_file} lies in no folder that is there; make it, or give another.")
+        problems.add(f"--report_file {args.report_file} lies in no folder that is there", "make it, or give another")
     if args.dataset in DOWNLOADS and args.action != "download":
-        problems.add(f"--dataset {args.dataset} is only downloaded; {args.action} takes {', '.join(DATASETS)}.")
+        problems.add(f"--dataset {args.dataset} is only downloaded", f"{args.action} takes {', '.join(DATASETS)}")
     if args.dataset == BOTH and args.action in ("download", "text_formatting"):
-        problems.add(f"--action {args.action} takes one corpus at a time; give --dataset {WIKIPEDIA} or {BOOKS}.")
+        problems.add(f"--action {args.action} takes one corpus at a time", f"give --dataset {WIKIPEDIA} or {BOOKS}")
     if not args.print_output_dir and args.action != "verify":
         with problems.collect():
             _check_working_dir(default_working_dir())
@@ -144,7 +144,8 @@ def _check_sharding(args: argparse.Namespace, problems: Problems) -> None:
     problems.check(0 <= fraction < 1, f"--fraction_test_set {fraction} must lie in [0, 1).")
     problems.check(
         (n_test > 0) == (fraction > 0),
-        f"--n_test_shards {n_test} and --fraction_test_set {fraction} do not fit; make both zero or neither.",
+        f"--n_test_shards {n_test} and --fraction_test_set {fraction} do not fit",
+        "make both zero or neither",
     )
 
 
@@ -158,8 +159,8 @@ def _check_working_dir(folder: Path) -> None:
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(
-            f"Nothing can be written under {folder}, since {existing} is no folder that you may write to; set "
-            "BERT_PREP_WORKING_DIR to one."
+            f"Nothing can be written under {folder}, since {existing} is no folder that you may write to",
+            "set BERT_PREP_WORKING_DIR to one",
         )
 
 
@@ -211,8 +212,8 @@ def _text_shards(args: argparse.Namespace, layout: Layout) -> tuple[Path, list[s
         if len(found) > 1:
             raise UserError(
                 f"There are {len(found)} sets of text shards of {layout.dataset} "
-                f"({', '.join(str(folder) for folder, _ in found)}); say which with --n_training_shards, "
-                "--n_test_shards and --fraction_test_set."
+                f"({', '.join(str(folder) for folder, _ in found)})",
+                "say which with --n_training_shards, --n_test_shards and --fraction_test_set",
             )
     numbers = _sharding_numbers(args)
     return layout.sharded(*numbers), layout.shard_names(*numbers[:2])

@@ -92,7 +92,7 @@ def instance_options(args: argparse.Namespace, problems: Problems) -> list[Insta
     lengths, prob = args.max_seq_length, args.masked_lm_prob
     for length in lengths:
         problems.check(
-            length >= SHORTEST_SEQUENCE, f"--max_seq_length {length} is too short; give {SHORTEST_SEQUENCE} or more."
+            length >= SHORTEST_SEQUENCE, f"--max_seq_length {length} is too short", f"give {SHORTEST_SEQUENCE} or more"
         )
     problems.check(0 < prob < 1, f"--masked_lm_prob {prob} must lie between 0 and 1.")
     problems.check(0 <= args.short_seq_prob <= 1, f"--short_seq_prob {args.short_seq_prob} must lie in [0, 1].")
@@ -104,18 +104,19 @@ def instance_options(args: argparse.Namespace, problems: Problems) -> list[Insta
         problems.check(number >= 1, f"--max_predictions_per_seq {number} must be 1 or more.")
     problems.check(
         len(predictions) == len(lengths),
-        f"--max_predictions_per_seq has {len(predictions)} values and --max_seq_length {len(lengths)}; give one for "
-        "each length, or leave it out.",
+        f"--max_predictions_per_seq has {len(predictions)} values and --max_seq_length {len(lengths)}",
+        "give one for each length, or leave it out",
     )
     pairs = list(zip(lengths, predictions, strict=False))
     for length, number in pairs:
         problems.check(
             number <= length,
-            f"--max_predictions_per_seq {number} is more than --max_seq_length {length} has tokens; lower it.",
+            f"--max_predictions_per_seq {number} is more than --max_seq_length {length} has tokens",
+            "lower it",
         )
     for pair in {pair for pair in pairs if pairs.count(pair) > 1}:
         problems.add(
-            f"--max_seq_length {pair[0]} with --max_predictions_per_seq {pair[1]} is given twice; leave one out."
+            f"--max_seq_length {pair[0]} with --max_predictions_per_seq {pair[1]} is given twice", "leave one out"
         )
     return [
         InstanceOptions(length, number, prob, args.short_seq_prob, args.dupe_factor, args.whole_word_masking)
@@ -162,7 +163,7 @@ def read_documents(inputs: Sequence[Path], tokenizer: BertTokenizer) -> tuple[To
                 line_lengths.frombytes(np.diff(offsets).astype(np.intc).view(np.uint8))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"The text shard {path} cannot be read ({error}); make it again with --action sharding."
+                f"The text shard {path} cannot be read ({error})", "make it again with --action sharding"
             ) from error
         document_ends.append(len(line_lengths))
         records.append(FileRecord(n_bytes, digest.hexdigest()))
@@ -180,7 +181,8 @@ def _check_size(path: Path, n_bytes: int) -> None:
     if n_bytes > MAX_TEXT_BYTES:
         raise UserError(
             f"With {path} there are more than {MAX_TEXT_BYTES / 1e6:,.0f} MB of text for one HDF5 shard, which would "
-            "take a process more than 1 GiB of memory; make more shards (--n_training_shards, --n_test_shards)."
+            "take a process more than 1 GiB of memory",
+            "make more shards (--n_training_shards, --n_test_shards)",
         )
 
 
@@ -211,8 +213,8 @@ def create_shards(
     }
     if counts["documents"] < 2:
         raise UserError(
-            f"{inputs[0]} holds {counts['documents']} documents, and a random next sentence needs two; "
-            "make fewer shards, or give more text."
+            f"{inputs[0]} holds {counts['documents']} documents, and a random next sentence needs two",
+            "make fewer shards, or give more text",
         )
     is_continuation = np.array([token.startswith("##") for token in tokenizer.vocab])
     special = SpecialIds(
@@ -234,7 +236,7 @@ def main() -> None:
     options = instance_options(args, problems)
     source = Path(args.input_file)
     inputs = sorted(source.glob("*.txt")) if source.is_dir() else [source]
-    problems.check(inputs and inputs[0].is_file(), f"There is no text at {source}; give --input_file a text shard.")
+    problems.check(inputs and inputs[0].is_file(), f"There is no text at {source}", "give --input_file a text shard")
     outputs = [Path(output) for output in args.output_file]
     problems.check(
         len(outputs) == len(args.max_seq_length) == len({output.absolute() for output in outputs}),

@@ -77,8 +77,8 @@ def check_written_as(records: Mapping[Path, FileRecord], manifest: Path) -> None
         if was is None or was.sha256 != record.sha256:
             what = "is not in" if was is None else "has changed since it was recorded in"
             raise UserError(
-                f"{path} {what} {manifest}; start --action {action} --dataset {written.dataset} again, with "
-                "--overwrite if it is to be replaced."
+                f"{path} {what} {manifest}",
+                f"start --action {action} --dataset {written.dataset} again, with --overwrite if it is to be replaced",
             )
 
 
@@ -94,7 +94,7 @@ def extract(preparation: Preparation) -> str:
     """Wikipedia's dump to the articles' text, without markup."""
     layout, pool = preparation.layout, preparation.pool
     if not layout.dump.is_file():
-        raise UserError(f"There is no Wikipedia dump at {layout.dump}; get one with --action download.")
+        raise UserError(f"There is no Wikipedia dump at {layout.dump}", "get one with --action download")
     inputs = preparation.records([layout.dump], layout.download / FILE_NAME)
     output = preparation.output(layout.extracted / FILE_NAME, "extraction", {}, inputs, ["wikiextractor"])
     whole = output.whole_files(pool, extracted_files(layout.extracted))
@@ -125,7 +125,7 @@ def format_text(preparation: Preparation) -> str:
     else:
         paths, parameters, source = extracted_files(layout.extracted), {"min_words": MIN_WORDS}, layout.extracted
         if not paths:
-            raise UserError(f"There are no extracted articles in {layout.extracted}; leave --skip_wikiextractor out.")
+            raise UserError(f"There are no extracted articles in {layout.extracted}", "leave --skip_wikiextractor out")
     inputs = preparation.records(paths, source / FILE_NAME)
     output = preparation.output(layout.formatted_manifest, "text_formatting", parameters, inputs, [])
     whole = output.whole_files(pool, [formatted])
@@ -259,21 +259,21 @@ def _text_shards(preparation: Preparation, plan: HDF5Plan) -> dict[Path, FileRec
     missing = [text for text in texts if not text.is_file()]
     if missing:
         raise UserError(
-            f"There is no text shard {missing[0]} ({len(missing)} of {len(texts)} are missing); run --action sharding "
-            "with the same numbers of shards first."
+            f"There is no text shard {missing[0]} ({len(missing)} of {len(texts)} are missing)",
+            "run --action sharding with the same numbers of shards first",
         )
     if not (plan.texts / FILE_NAME).is_file():
         return preparation.records(texts)
     recorded = Manifest.read(plan.texts / FILE_NAME).outputs
     strangers = [text for text in texts if text.name not in recorded]
     if strangers:
-        raise UserError(f"{strangers[0]} is not in {plan.texts / FILE_NAME}; run --action sharding again.")
+        raise UserError(f"{strangers[0]} is not in {plan.texts / FILE_NAME}", "run --action sharding again")
     return {text: recorded[text.name] for text in texts}
 
 
 def _create_shard_files(task: _ShardTask, plan: HDF5Plan) -> list[FileRecord]:
     if sha256_of(task.text) != task.text_sha256:
-        raise UserError(f"{task.text} is not as it was written; run --action sharding again, which makes it anew.")
+        raise UserError(f"{task.text} is not as it was written", "run --action sharding again, which makes it anew")
     outputs = [(plan.folders[folder], folder / f"{task.name}.hdf5") for folder in task.folders]
     created = create_shards(
         [task.text], outputs, plan.vocab_file, plan.do_lower_case, plan.random_seed, plan.compression
@@ -292,14 +292,14 @@ def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: str | Non
         UserError: a sentence for each folder in which a check failed.
     """
     if not folders:
-        raise UserError("There is nothing to verify; prepare the dataset first, or give folders as --input_files.")
+        raise UserError("There is nothing to verify", "prepare the dataset first, or give folders as --input_files")
     reports, unusable = [], []
     for folder in folders:
         is_text = not any(folder.glob("*.hdf5")) and any(folder.glob("*.txt"))
         try:
             reports.append(verify_text(folder, pool) if is_text else verify(folder, pool, vocab_file=vocab_file))
         except UserError as error:  # the other folders are to be told of too
-            unusable += error.sentences
+            unusable += error.problems
             continue
         print(reports[-1].text(), end="\n\n", flush=True)
     if report_file:

@@ -37,7 +37,7 @@ def count_words(files: Sequence[Path], do_lower_case: bool) -> Counter[str]:
             with open(path, encoding="utf-8") as lines:
                 raw = Counter(word for line in lines for word in split_words(line))
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text ({error}); convert it or leave it out.") from error
+            raise UserError(f"{path} is not UTF-8 text ({error})", "convert it or leave it out") from error
         for text, count in raw.items():
             for word in basic.tokenize(text):
                 counts[word] += count
@@ -64,7 +64,8 @@ def train_wordpiece_vocab(counts: Counter[str], vocab_size: int) -> list[str]:
     if len(SPECIAL_TOKENS) + len(alphabet) > vocab_size:
         raise UserError(
             f"--vocab_size {vocab_size} is less than the {len(SPECIAL_TOKENS) + len(alphabet)} special tokens and "
-            "characters of the text; ask for a larger vocabulary."
+            "characters of the text",
+            "ask for a larger vocabulary",
         )
 
     tokenizer = Tokenizer(WordPiece(unk_token=UNK))
@@ -93,7 +94,7 @@ def text_files(inputs: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, inputs):
         found = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
-        problems.check(bool(found), f"{path} is no file and no folder with .txt files; give text to train on.")
+        problems.check(bool(found), f"{path} is no file and no folder with .txt files", "give text to train on")
         files += found
     problems.raise_if_any()
     return files
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     counts = count_words(text_files(args.input_files), bool(args.do_lower_case))
     if not counts:
-        raise UserError(f"There is no word in {' '.join(args.input_files)}; give text to train on.")
+        raise UserError(f"There is no word in {' '.join(args.input_files)}", "give text to train on")
     vocab = train_wordpiece_vocab(counts, args.vocab_size)
     path = Path(args.vocab_file)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -49,8 +49,9 @@ def layer_norm_function(implementation: str) -> Callable[..., Tensor]:
         return importlib.import_module("apex.normalization.fused_layer_norm").fused_layer_norm_affine
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"--layer_norm apex: NVIDIA's apex cannot be imported here ({error}); build it from "
-            "https://github.com/NVIDIA/apex (PyPI's package of that name is something else), or use --layer_norm torch."
+            f"--layer_norm apex: NVIDIA's apex cannot be imported here ({error})",
+            "build it from "
+            "https://github.com/NVIDIA/apex (PyPI's package of that name is something else), or use --layer_norm torch",
         ) from error
 
 

@@ -39,13 +39,13 @@ class BertConfig:
         except ValueError as error:
             problems.add(f"the model configuration {path} is not JSON ({error}): correct it there.")
         problems.raise_if_any()
-        problems.check(isinstance(values, dict), f"{path} is no JSON object; give a model configuration.")
+        problems.check(isinstance(values, dict), f"{path} is no JSON object", "give a model configuration")
         problems.raise_if_any()
         known = {field.name: field for field in dataclasses.fields(cls)}
         for key in sorted(values.keys() - known.keys()):
-            problems.add(f"{path}: unknown key {key!r}; remove it or correct it to one of {', '.join(known)}.")
+            problems.add(f"{path}: unknown key {key!r}", f"remove it or correct it to one of {', '.join(known)}")
         if "vocab_size" not in values:
-            problems.add(f"{path}: vocab_size is missing; set it to the number of lines of the vocabulary file.")
+            problems.add(f"{path}: vocab_size is missing", "set it to the number of lines of the vocabulary file")
         problems.raise_if_any()
         config = cls(**values)
         for sentence in config.problems():

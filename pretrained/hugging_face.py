@@ -58,11 +58,11 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})", "check the path") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); correct it, or get it again.") from error
+        raise UserError(f"{path} is not JSON ({error})", "correct it, or get it again") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object; give a model's configuration.")
+        raise UserError(f"{path} holds no JSON object", "give a model's configuration")
     return values
 
 
@@ -83,13 +83,14 @@ def config_from(values: Mapping[str, Any], where: str) -> BertConfig:
     expected = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
     for key, value in expected.items():
         found = values.get(key, value)
-        problems.check(found == value, f"{where}: {key} is {found!r}; only BERT, with {value!r}, can be read.")
+        problems.check(found == value, f"{where}: {key} is {found!r}", f"only BERT, with {value!r}, can be read")
     epsilon = values.get("layer_norm_eps", LAYER_NORM_EPS)
     problems.check(
         epsilon == LAYER_NORM_EPS,
-        f"{where}: layer_norm_eps is {epsilon!r}; BERT's, the only one here, is {LAYER_NORM_EPS}.",
+        f"{where}: layer_norm_eps is {epsilon!r}",
+        f"BERT's, the only one here, is {LAYER_NORM_EPS}",
     )
-    problems.check("vocab_size" in values, f"{where}: vocab_size is missing; add the number of tokens.")
+    problems.check("vocab_size" in values, f"{where}: vocab_size is missing", "add the number of tokens")
     known = {field.name for field in dataclasses.fields(BertConfig)}
     config = BertConfig(**{"vocab_size": 1} | {key: value for key, value in values.items() if key in known})
     for sentence in config.problems():
@@ -107,7 +108,7 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is missing, damaged or no safetensors file ({error}); get it again.") from error
+        raise UserError(f"{path} is missing, damaged or no safetensors file ({error})", "get it again") from error
 
 
 def shard_files(index: str | os.PathLike) -> dict[Path, set[str]]:
@@ -118,15 +119,15 @@ def shard_files(index: str | os.PathLike) -> dict[Path, set[str]]:
     index, shards = Path(index), {}
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{index} has no weight_map; get the model again.")
+        raise UserError(f"{index} has no weight_map", "get the model again")
     problems = Problems()
     for name, file in weight_map.items():
         shards.setdefault(str(file), set()).add(name)
     for file in shards:
         is_plain = Path(file).name == file
-        problems.check(is_plain, f"{index} names the file {file!r}, which is not beside it; get the model again.")
+        problems.check(is_plain, f"{index} names the file {file!r}, which is not beside it", "get the model again")
         if is_plain:
-            problems.check((index.parent / file).is_file(), f"{index.parent / file} is missing; get the model again.")
+            problems.check((index.parent / file).is_file(), f"{index.parent / file} is missing", "get the model again")
     problems.raise_if_any()
     return {index.parent / file: names for file, names in shards.items()}
 
@@ -139,7 +140,9 @@ def extract_vocabulary(tokenizer_file: str | os.PathLike, vocab_file: str | os.P
     model = read_json(tokenizer_file).get("model")
     vocab = model.get("vocab") if isinstance(model, dict) and model.get("type") == "WordPiece" else None
     if not isinstance(vocab, dict) or sorted(vocab.values()) != list(range(len(vocab))):
-        raise UserError(f"{tokenizer_file} is not a WordPiece tokenizer, as BERT's are; give --vocab_file a vocab.txt.")
+        raise UserError(
+            f"{tokenizer_file} is not a WordPiece tokenizer, as BERT's are", "give --vocab_file a vocab.txt"
+        )
     with atomic_write(vocab_file) as file:
         file.writelines(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__))
 
@@ -156,8 +159,8 @@ def trim_vocabulary(weights: Mapping[str, Tensor], vocab_size: int, where: str) 
         rows = weights[name].shape[0]
         if not 0 <= rows - vocab_size < MAX_VOCABULARY_PADDING:
             raise UserError(
-                f"{where}: {name} has {rows} rows, and the vocabulary {vocab_size} tokens; "
-                "give the vocabulary and the configuration that the model was trained with."
+                f"{where}: {name} has {rows} rows, and the vocabulary {vocab_size} tokens",
+                "give the vocabulary and the configuration that the model was trained with",
             )
         trimmed[name] = weights[name][:vocab_size]
     return trimmed
@@ -193,8 +196,8 @@ def write_hugging_face(
     if vocab_file is not None:
         if do_lower_case is None:
             raise UserError(
-                f"Whether the vocabulary {vocab_file} is lower-cased is written nowhere beside it; "
-                "say --do_lower_case or --no-do_lower_case."
+                f"Whether the vocabulary {vocab_file} is lower-cased is written nowhere beside it",
+                "say --do_lower_case or --no-do_lower_case",
             )
         vocab = load_vocab(vocab_file)
         config = dataclasses.replace(config, vocab_size=len(vocab))
@@ -226,8 +229,8 @@ def check_tied(weights: Mapping[str, Tensor], where: str) -> None:
     """Raises UserError where weights are not tied and so do not fit a model here."""
     if not is_tied(weights):
         raise UserError(
-            f"{where}: {DECODER} differs from {EMBEDDINGS}; here the two are one, as in the published BERT, "
-            "so this masked-LM head cannot be used."
+            f"{where}: {DECODER} differs from {EMBEDDINGS}",
+            "here the two are one, as in the published BERT, so this masked-LM head cannot be used",
         )
 
 
@@ -250,8 +253,8 @@ def of_architecture(weights: Mapping[str, Tensor], config: BertConfig, where: st
         found = tuple(weights[name].shape) if name in weights else "missing"
         problems.check(
             found == shape,
-            f"{where}: {name} is {found}, and a {build.__name__} of this configuration has one of {shape}; "
-            "give the configuration that the weights are of.",
+            f"{where}: {name} is {found}, and a {build.__name__} of this configuration has one of {shape}",
+            "give the configuration that the weights are of",
         )
     problems.raise_if_any()
     return build.__name__, {name: weights[name].detach().cpu().float().contiguous() for name in shapes}
@@ -263,15 +266,15 @@ def check_writable(folder: str | os.PathLike, overwrite: bool) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{folder} exists and is not a folder; choose another one to write to.")
+        raise UserError(f"{folder} exists and is not a folder", "choose another one to write to")
     names = sorted(path.name for path in folder.iterdir())
     others = [name for name in names if name not in WRITTEN_NAMES]
     if names and not overwrite:
-        raise UserError(f"The folder {folder} is not empty; choose another one, or replace it with --overwrite.")
+        raise UserError(f"The folder {folder} is not empty", "choose another one, or replace it with --overwrite")
     if others:
         raise UserError(
-            f"The folder {folder} holds more than a model ({', '.join(others[:3])}), which --overwrite would remove; "
-            "choose another one, or empty it."
+            f"The folder {folder} holds more than a model ({', '.join(others[:3])}), which --overwrite would remove",
+            "choose another one, or empty it",
         )
 
 

@@ -97,7 +97,8 @@ class Pretrained:
             told = ", ".join(f'"{key}": {value}' for key, value in sizes(self.weights).items())
             raise UserError(
                 f"{self.path} does not say its model's configuration, and weights do not tell the number of attention "
-                f"heads; give --config_file a JSON file with num_attention_heads and, as the weights tell, {told}."
+                "heads",
+                f"give --config_file a JSON file with num_attention_heads and, as the weights tell, {told}",
             )
         return self.config
 
@@ -109,7 +110,8 @@ class Pretrained:
             fits = 0 <= value - stated < MAX_VOCABULARY_PADDING if key == "vocab_size" else value == stated
             problems.check(
                 fits,
-                f"{where} says {key} {stated}, and the weights in {self.path} have {value}; give the one they are of.",
+                f"{where} says {key} {stated}, and the weights in {self.path} have {value}",
+                "give the one they are of",
             )
         problems.raise_if_any()
         return dataclasses.replace(self, config=config)
@@ -249,7 +251,7 @@ def _refuse_half(report, wanted, weights, may_be_missing, may_be_unused) -> None
         ("has weights that the model has no place for", unused),
     ):
         problems.check(
-            not names, f"{report.source} {what}: {few(names)}; give the configuration that it was trained with."
+            not names, f"{report.source} {what}: {few(names)}", "give the configuration that it was trained with"
         )
     problems.raise_if_any()
 
@@ -272,18 +274,18 @@ def _locate(path: str | Path) -> tuple[str, Path]:
         path = default_cache_dir(None) / PUBLISHED_MODELS[name]
         if not path.is_dir():
             raise UserError(
-                f"The weights of {name} are not at {path}; unpack Google's {PUBLISHED_MODELS[name]}.zip there, or "
-                "give the path of a model instead of the name."
+                f"The weights of {name} are not at {path}",
+                f"unpack Google's {PUBLISHED_MODELS[name]}.zip there, or give the path of a model instead of the name",
             )
     if path.is_dir():
         for kind, file in _weights_in(path):
             return kind, file
-        raise UserError(f"The folder {path} holds no weights that can be read; {WHAT_CAN_BE_READ}.")
+        raise UserError(f"The folder {path} holds no weights that can be read", f"{WHAT_CAN_BE_READ}")
     prefix = Path(TENSORFLOW_SUFFIX.sub("", str(path)))
     if prefix != path or Path(f"{prefix}.index").is_file():
         return TENSORFLOW, prefix
     if not path.is_file():
-        raise UserError(f"There is no model {path}; {WHAT_CAN_BE_READ}.")
+        raise UserError(f"There is no model {path}", f"{WHAT_CAN_BE_READ}")
     is_hugging_face = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
     return (HUGGING_FACE if is_hugging_face else PYTORCH), path
 
@@ -302,7 +304,7 @@ def _weights_in(folder: Path) -> Iterator[tuple[str, Path]]:
     others = [(TENSORFLOW, path) for path in prefixes] + [(PYTORCH, path) for path in sorted(folder.glob("*.pt"))]
     if latest is None and len(others) > 1:
         names = few([path.name for _, path in others])
-        raise UserError(f"The folder {folder} holds several models ({names}); give the path of one of them.")
+        raise UserError(f"The folder {folder} holds several models ({names})", "give the path of one of them")
     yield from others
 
 
@@ -311,7 +313,7 @@ def _sharded_weights(index: Path) -> dict[str, Tensor]:
     for file, names in shard_files(index).items():
         held = read_safetensors(file) if file.suffix == ".safetensors" else _torch_weights(file)[0]
         if missing := sorted(names - held.keys()):
-            raise UserError(f"{file} does not have what {index.name} says it has: {few(missing)}; get it again.")
+            raise UserError(f"{file} does not have what {index.name} says it has: {few(missing)}", "get it again")
         weights |= held
     return weights
 
@@ -323,7 +325,7 @@ def _torch_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
     if not weights or not all(torch.is_tensor(weight) for weight in weights.values()):
         raise UserError(
-            f"{path} holds no weights; give a file with a state dict, alone or under the key 'model' or 'state_dict'."
+            f"{path} holds no weights", "give a file with a state dict, alone or under the key 'model' or 'state_dict'"
         )
     return {str(name): weight for name, weight in weights.items()}, state
 
@@ -336,12 +338,13 @@ def _torch_contents(path: Path) -> Any:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"{path} holds more than tensors ({found[1]}), and loading that could run any code, so it is not "
-                "loaded; have whoever made it save the weights alone: torch.save({'model': model.state_dict()}, ...)."
+                "loaded",
+                "have whoever made it save the weights alone: torch.save({'model': model.state_dict()}, ...)",
             ) from error
-        raise UserError(f"{path} is damaged or no model; {WHAT_CAN_BE_READ}.") from error
+        raise UserError(f"{path} is damaged or no model", f"{WHAT_CAN_BE_READ}") from error
     except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(f"{path} is damaged or no model ({reason}); {WHAT_CAN_BE_READ}.") from error
+        raise UserError(f"{path} is damaged or no model ({reason})", f"{WHAT_CAN_BE_READ}") from error
 
 
 def _published(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -352,14 +355,14 @@ def _published(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
         for pattern, replacement in OTHER_NAMES:
             name = pattern.sub(replacement, name)
         if name in renamed:
-            raise UserError(f"{path} holds {name} twice, under two names; use a file that holds it once.")
+            raise UserError(f"{path} holds {name} twice, under two names", "use a file that holds it once")
         renamed[name] = weight
     constants = tuple(name for name in BUFFERS if renamed.pop(name, None) is not None)
     if EMBEDDINGS not in renamed or renamed[EMBEDDINGS].dim() != 2:
-        raise UserError(f"{path} holds no BERT, but {few(list(renamed)) or 'nothing'}; {WHAT_CAN_BE_READ}.")
+        raise UserError(f"{path} holds no BERT, but {few(list(renamed)) or 'nothing'}", f"{WHAT_CAN_BE_READ}")
     for name, weight in renamed.items():
         if not weight.is_floating_point():
-            raise UserError(f"{path}: {name} is of type {weight.dtype}; give a model that is not quantised.")
+            raise UserError(f"{path}: {name} is of type {weight.dtype}", "give a model that is not quantised")
     if is_tied(renamed):  # one that differs is refused where it would be used
         renamed.pop(DECODER, None)
     if DECODER_BIAS in renamed:  # Hugging Face's second name

@@ -89,8 +89,8 @@ class TensorBundle:
             self.entries = {name.decode(): _bundle_entry(value) for name, value in table.items()}
         except (IndexError, KeyError, ValueError, struct.error) as error:
             raise UserError(
-                f"{self.index} is not the index of a TensorFlow checkpoint, or is damaged or cut short "
-                f"({error}); get the file again."
+                f"{self.index} is not the index of a TensorFlow checkpoint, or is damaged or cut short ({error})",
+                "get the file again",
             ) from error
         self._shards: dict[int, np.ndarray] = {}
 
@@ -107,21 +107,23 @@ class TensorBundle:
         entry, path = self.entries[name], self.shard_path(self.entries[name].shard)
         if entry.dtype not in DTYPES or entry.n_slices:
             what = f"in {entry.n_slices} slices" if entry.n_slices else f"of TensorFlow's type {entry.dtype}"
-            raise UserError(f"{self.index}: the tensor {name} is {what}, which is not read; convert it in TensorFlow.")
+            raise UserError(f"{self.index}: the tensor {name} is {what}, which is not read", "convert it in TensorFlow")
         dtype = np.dtype(DTYPES[entry.dtype])
         if entry.size != math.prod(entry.shape) * dtype.itemsize or entry.offset < 0:
             raise UserError(
                 f"{self.index}: the tensor {name} is said to have the shape {entry.shape} and {entry.size} bytes at "
-                f"{entry.offset}, which cannot be; get the checkpoint again."
+                f"{entry.offset}, which cannot be",
+                "get the checkpoint again",
             )
         content = self._shard(entry.shard, name)[entry.offset : entry.offset + entry.size]
         if len(content) < entry.size:
             raise UserError(
                 f"{path} is cut short: it ends before the tensor {name} does ({entry.size:,} bytes at "
-                f"{entry.offset:,}); get the file again."
+                f"{entry.offset:,})",
+                "get the file again",
             )
         if masked_crc32c(content) != entry.crc32c:
-            raise UserError(f"{path} is damaged: the checksum of the tensor {name} differs; get the file again.")
+            raise UserError(f"{path} is damaged: the checksum of the tensor {name} differs", "get the file again")
         array = content.view(dtype) if entry.offset % dtype.itemsize == 0 else content.copy().view(dtype)
         tensor = torch.from_numpy(array.reshape(entry.shape))
         return tensor.view(torch.bfloat16) if entry.dtype == BFLOAT16 else tensor
@@ -130,7 +132,7 @@ class TensorBundle:
         path = self.shard_path(shard)
         if shard not in self._shards:
             if not path.is_file():
-                raise UserError(f"{path} is missing, and the tensor {name} lies in it; put it beside {self.index}.")
+                raise UserError(f"{path} is missing, and the tensor {name} lies in it", f"put it beside {self.index}")
             # numpy maps no empty file. "c": what is written to the array never reaches the file.
             empty = path.stat().st_size == 0
             self._shards[shard] = np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "c")

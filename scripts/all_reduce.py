@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         expected = world.size * (world.size + 1) / 2
         if not bool((values == expected).all()):
             raise UserError(
-                f"rank {world.rank}: the sum is {values[0].item()}, and should be {expected}; see NCCL_DEBUG."
+                f"rank {world.rank}: the sum is {values[0].item()}, and should be {expected}", "see NCCL_DEBUG"
             )
         seconds = timed(lambda: world.sum_(values.fill_(1.0)), device)
         rate = 2 * (world.size - 1) / world.size * values.nbytes / seconds / 1e9

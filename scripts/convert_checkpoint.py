@@ -101,7 +101,7 @@ def write_pt(path: Path, read: Pretrained, overwrite: bool) -> tuple[str, ...]:
     Raises UserError where the file is there already, or the weights are not all of a model.
     """
     if path.exists() and not (overwrite and path.is_file()):
-        raise UserError(f"{path} exists; choose another name, or replace it (a file only) with --overwrite.")
+        raise UserError(f"{path} exists", "choose another name, or replace it (a file only) with --overwrite")
     config = read.known_config()
     _, weights = of_architecture(read.weights, config, str(read.path))
     path.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
         manifest = read_manifest(path)
         if vocab_file is not None and (wrong := vocabulary_problem(path, str(vocab_file), len(load_vocab(vocab_file)))):
             problems.add(wrong)
-        if in_full and not problems.sentences:
+        if in_full and not problems.found:
             with workers(usable_cores()) as pool:
                 verify(path, pool).raise_if_failed()
     if problems.sentences:
@@ -79,7 +79,7 @@ def squad_finding(folder: Path) -> Finding:
             file = path / name
             if not file.is_file() or file.stat().st_size != record.bytes:
                 problems.add(f"{file} is missing or of another size than {FILE_NAME} says")
-        if not problems.sentences:
+        if not problems.found:
             return Finding("SQuAD", f"{len(manifest.outputs) if manifest else 'unknown'} files in {path}")
     remedy = f"Only fine-tuning needs it; download it again: EXTRA_DOWNLOADS=squad {PREPARE}."
     return Finding("SQuAD", "; ".join(problems.sentences), WARNING, remedy)

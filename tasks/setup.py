@@ -46,14 +46,14 @@ def check_kernels(
     with problems.collect():
         layer_norm_function(args.layer_norm)
     problem = triton_problem(device) if args.kernels == "triton" else None
-    problems.check(problem is None, f"--kernels triton: {problem}; use torch.")
+    problems.check(problem is None, f"--kernels triton: {problem}", "use torch")
     for sentence in _without_triton(args, device) if args.kernels == "torch" else _with_triton(args, config):
         problems.add(sentence)
     dtype = _compute_dtype(args, device)
     has_backend = args.attention != "triton" or (args.kernels == "triton" and not problem)
     if args.attention and config and has_backend and dtype:
         problem = backend_problem(args.attention, device, dtype, config.head_size, args.max_seq_length)
-        problems.check(problem is None, f"--attention {args.attention}: {problem}; leave the flag out.")
+        problems.check(problem is None, f"--attention {args.attention}: {problem}", "leave the flag out")
 
 
 def choose_kernels(args: argparse.Namespace, config: BertConfig | None, device: torch.device) -> None:
@@ -103,18 +103,20 @@ def check_graphs(args: argparse.Namespace, world: World, device: torch.device, p
     """Note what CUDA graphs are asked for and cannot do."""
     if not args.cuda_graphs:
         return
-    problems.check(args.do_train, "--cuda_graphs is for training, and there is no --do_train; leave it out.")
+    problems.check(args.do_train, "--cuda_graphs is for training, and there is no --do_train", "leave it out")
     problems.check(
-        device.type == "cuda", f"--cuda_graphs needs an NVIDIA GPU, and this run is on {device.type}; leave it out."
+        device.type == "cuda", f"--cuda_graphs needs an NVIDIA GPU, and this run is on {device.type}", "leave it out"
     )
     problems.check(
         world.size == 1,
-        f"--cuda_graphs reduces no gradients over processes, and there are {world.size}; leave it out.",
+        f"--cuda_graphs reduces no gradients over processes, and there are {world.size}",
+        "leave it out",
     )
     problems.check(
         not args.checkpoint_activations,
         "--cuda_graphs and --checkpoint_activations, which saves random states that only the host can read, exclude "
-        "each other; leave one out.",
+        "each other",
+        "leave one out",
     )
 
 
@@ -144,15 +146,16 @@ def check_config(config: BertConfig, args: argparse.Namespace, problems: Problem
     problems.check(
         args.max_seq_length <= config.max_position_embeddings,
         f"--max_seq_length {args.max_seq_length} is longer than the model's max_position_embeddings "
-        f"{config.max_position_embeddings}; use shorter shards or another configuration.",
+        f"{config.max_position_embeddings}",
+        "use shorter shards or another configuration",
     )
     if args.vocab_file:
         n_tokens = len(load_vocab(args.vocab_file))
         problems.check(
             n_tokens == config.vocab_size,
             f"the vocabulary {args.vocab_file} has {n_tokens} entries and the model's configuration says "
-            f"vocab_size {config.vocab_size}; use the vocabulary that the shards were made with and set vocab_size "
-            "to its length.",
+            f"vocab_size {config.vocab_size}",
+            "use the vocabulary that the shards were made with and set vocab_size to its length",
         )
 
 
@@ -181,7 +184,8 @@ def divide_batch(
     problems.check(
         len(sizes) < 2,
         f"the GPUs have room for different micro-batches, of {', '.join(map(str, sizes))} sequences, and all must take "
-        f"the same; give --micro_batch_size {min(sizes, default=1)}.",
+        "the same",
+        f"give --micro_batch_size {min(sizes, default=1)}",
     )
     return batches
 
@@ -227,7 +231,8 @@ def check_all_see_the_same(what: str, value: Any, world: World, problems: Proble
     others = [rank for rank, other in enumerate(seen) if None not in (other, seen[0]) and other != seen[0]]
     problems.check(
         not others,
-        f"rank {', '.join(map(str, others))} and rank 0 see different files of the {what}; give all machines the same.",
+        f"rank {', '.join(map(str, others))} and rank 0 see different files of the {what}",
+        "give all machines the same",
     )
 
 

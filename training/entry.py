@@ -58,10 +58,11 @@ def run_entry(args: argparse.Namespace, check: Check, make_run: MakeRun) -> None
             finished = run_checked(args, setup, world, make_run, started)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU is out of memory with micro-batches of {setup.batches.micro} sequences; take a smaller "
+                f"the GPU is out of memory with micro-batches of {setup.batches.micro} sequences",
+                "take a smaller "
                 "--micro_batch_size, more --gradient_accumulation_steps, "
                 f"{'--no-cuda_graphs' if args.cuda_graphs else '--checkpoint_activations'} "
-                f"({str(error).split('. ')[0]})."
+                f"({str(error).split('. ')[0]})",
             ) from error
     if not finished:
         sys.exit(REQUEUE_EXIT_CODE)

@@ -146,8 +146,9 @@ def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
     if not (math.isfinite(average_loss) and math.isfinite(gradient_norm)):
         raise UserError(
             f"the loss is {average_loss} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
-            f"way back from that{_where_losses_ended(run)}; go on from an earlier checkpoint (--resume_from_checkpoint "
-            "--resume_step) with a lower --learning_rate or a longer warm-up."
+            f"way back from that{_where_losses_ended(run)}",
+            "go on from an earlier checkpoint (--resume_from_checkpoint "
+            "--resume_step) with a lower --learning_rate or a longer warm-up",
         )
     return {f"final_{name}": value for name, value in losses.items()}
 
@@ -169,8 +170,9 @@ def log_skipped_step(run: TrainingRun, logger: MetricsLogger) -> None:
     if scale.skipped_in_a_row >= run.args.max_skipped_steps:
         raise UserError(
             f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {run.step + 1}, down to "
-            f"a loss scale of {scale.scale:g}{where}; go on from the last checkpoint with "
-            "--precision bf16 or a lower --learning_rate, or raise --max_skipped_steps."
+            f"a loss scale of {scale.scale:g}{where}",
+            "go on from the last checkpoint with "
+            "--precision bf16 or a lower --learning_rate, or raise --max_skipped_steps",
         )
 
 

@@ -64,7 +64,7 @@ def read_launches(path: Path) -> list[Launch]:
     """
     rows = list(_rows(path))
     if not rows:
-        raise UserError(f"{path} has no kernel in it; was one launched in the window? {COMPLETE}.")
+        raise UserError(f"{path} has no kernel in it", f"was one launched in the window? {COMPLETE}")
     decimal_comma = _has_decimal_comma([text for row in rows for text, _ in row["metrics"].values()], path)
     launches: dict[tuple[str, str], Launch] = {}
     for row in rows:
@@ -82,8 +82,8 @@ def read_launches(path: Path) -> list[Launch]:
     beyond = [value for launch in launches.values() for name, value in launch.values.items() if name in SHARES]
     if max(beyond, default=0.0) > MOST:
         raise UserError(
-            f"{path} says that {max(beyond) * 100:,.0f} % of a peak were reached; are its decimal marks commas? "
-            f"Set LC_ALL=C, and {COMPLETE}."
+            f"{path} says that {max(beyond) * 100:,.0f} % of a peak were reached",
+            f"are its decimal marks commas? Set LC_ALL=C, and {COMPLETE}",
         )
     return list(launches.values())
 
@@ -100,8 +100,8 @@ def summarise(launches: Sequence[Launch], path: Path, gpu: str | None = None) ->
     whole = [launch for launch in launches if launch.values.keys() >= {"seconds", "cycles"}]
     if not whole:
         raise UserError(
-            f"{path} lacks {ONE_OF['seconds'][0]} or {ONE_OF['cycles'][0]}, without which nothing can be weighted; "
-            f"{COMPLETE}."
+            f"{path} lacks {ONE_OF['seconds'][0]} or {ONE_OF['cycles'][0]}, without which nothing can be weighted",
+            f"{COMPLETE}",
         )
     device = next((launch.device for launch in whole if launch.device), gpu)
     total = sum(launch.values["seconds"] for launch in whole)
@@ -196,7 +196,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV that ncu wrote.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})", "give a CSV that ncu wrote") from error
     table = [line for line in lines if re.match(r'"?(ID|\d+)?"?,', line)]
     header: list[str] = []
     units: list[str] = []
@@ -209,8 +209,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         elif line.count('"') % 2 or (len(row) != len(header) and not _ends_early(header, row)):
             if not is_last:
                 raise UserError(
-                    f"{path} has a row of {len(row)} columns under a header of {len(header)} ({', '.join(row)[:80]}); "
-                    f"{COMPLETE}."
+                    f"{path} has a row of {len(row)} columns under a header of {len(header)} ({', '.join(row)[:80]})",
+                    f"{COMPLETE}",
                 )
         elif row[0] == "":
             units = row
@@ -230,7 +230,7 @@ def _refuse(path: Path, lines: Sequence[str]) -> NoReturn:
             f"{path} holds ncu's messages and no kernel. ncu writes its table when the program has ended: it was "
             "stopped before that, or no kernel ran in the window. Measure fewer kernels (LAUNCH_COUNT), or wait."
         )
-    raise UserError(f"{path} has no header of ncu's (ID, Kernel Name, ...); write it with ncu --csv --page raw.")
+    raise UserError(f"{path} has no header of ncu's (ID, Kernel Name, ...)", "write it with ncu --csv --page raw")
 
 
 def _ends_early(header: list[str], row: list[str]) -> bool:
@@ -267,7 +267,7 @@ def _has_decimal_comma(texts: Iterable[str], path: Path) -> bool:
     """Whether the file's numbers are written 1.234,5; alone, 1,234 and 1.234 are taken as English has them."""
     votes = {_decimal_mark(text) for text in texts} - {None}
     if len(votes) > 1:
-        raise UserError(f"{path} has numbers with decimal points and with decimal commas; {COMPLETE}.")
+        raise UserError(f"{path} has numbers with decimal points and with decimal commas", f"{COMPLETE}")
     return votes == {","}
 
 

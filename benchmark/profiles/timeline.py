@@ -67,7 +67,7 @@ def summarise(trace: Trace, path: Path) -> dict[str, Any]:
         UserError: nothing ran.
     """
     if not trace.work:
-        raise UserError(f"{path} has no work in it, of a GPU or a CPU; profile steps that run.")
+        raise UserError(f"{path} has no work in it, of a GPU or a CPU", "profile steps that run")
     busy = union((work.start, work.end) for work in trace.work)
     gaps = [later[0] - earlier[1] for earlier, later in itertools.pairwise(busy)]
     span = busy[-1][1] - busy[0][0]
@@ -183,11 +183,11 @@ def read_torch_trace(path: Path) -> Trace:
         return _torch_trace(content.get("deviceProperties", []), events)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); give a trace of torch.profiler."
+            f"{path} cannot be read ({error.strerror or error})", "give a trace of torch.profiler"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{path} is no whole trace of torch.profiler ({type(error).__name__}); profile again with --profile torch."
+            f"{path} is no whole trace of torch.profiler ({type(error).__name__})", "profile again with --profile torch"
         ) from error
 
 
@@ -262,7 +262,7 @@ def read_nsys_sqlite(path: Path) -> Trace:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "StringIds" not in tables:
-                raise UserError(f"{path} is no export of Nsight Systems; make one with nsys export --type sqlite.")
+                raise UserError(f"{path} is no export of Nsight Systems", "make one with nsys export --type sqlite")
             processes = _nsys_processes(database, tables)
             first = processes[0] if processes else None
             return Trace(
@@ -274,7 +274,7 @@ def read_nsys_sqlite(path: Path) -> Trace:
             )
     except sqlite3.Error as error:
         raise UserError(
-            f"{path} cannot be read as SQLite ({error}); export it again: nsys export --type sqlite."
+            f"{path} cannot be read as SQLite ({error})", "export it again: nsys export --type sqlite"
         ) from error
 
 

@@ -81,7 +81,7 @@ def labels(paths: Sequence[str | Path]) -> list[str]:
 
 def _read(path: Path, label: str) -> Result:
     if not path.exists():
-        raise UserError(f"there is no {path}; give the folder of a sweep or of a run.")
+        raise UserError(f"there is no {path}", "give the folder of a sweep or of a run")
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*.json*") if file.is_file())
     result = Result(label)
     sweeps = {file.parent for file in files if file.name == FILE_NAME or (path.is_file() and file.suffix == ".jsonl")}
@@ -97,8 +97,8 @@ def _read(path: Path, label: str) -> Result:
                 result.runs.append(read_run(file, label + _place(file.parent, path)))
     if not (result.points or result.runs or result.kernels or result.timelines):
         raise UserError(
-            f"{path} holds nothing to report ({FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json); give the folder "
-            "of a sweep or of a run."
+            f"{path} holds nothing to report ({FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json)",
+            "give the folder of a sweep or of a run",
         )
     return result
 
@@ -113,11 +113,12 @@ def _add_profile(result: Result, file: Path, kind: str, label: str) -> None:
     try:
         profile = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}); make it again with benchmark/nsight.py.") from error
+        raise UserError(f"{file} cannot be read as JSON ({error})", "make it again with benchmark/nsight.py") from error
     schema = profile.get("schema") if isinstance(profile, dict) else None
     if schema != PROFILE_SCHEMA or profile.get("kind") != kind:
         raise UserError(
-            f"{file} is no {kind} of schema {PROFILE_SCHEMA} (schema {schema}); make it again with benchmark/nsight.py."
+            f"{file} is no {kind} of schema {PROFILE_SCHEMA} (schema {schema})",
+            "make it again with benchmark/nsight.py",
         )
     (result.kernels if kind == "kernels" else result.timelines).append(profile | {"label": label})
 

@@ -62,7 +62,7 @@ def make_figures(results: Sequence[Result]) -> list[Figure]:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError("matplotlib is not installed; `pip install -r requirements.txt` brings it.") from error
+        raise UserError("matplotlib is not installed", "`pip install -r requirements.txt` brings it") from error
     matplotlib.use("Agg")
     return [
         Figure(plan.name, plan.title, plan.finding, {theme: _render(plan, theme) for theme in THEMES})

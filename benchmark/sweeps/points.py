@@ -34,7 +34,7 @@ def read_points(path: str | Path) -> list[Point]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(
-            f"{file} cannot be read ({reason}); give the folder of a sweep (scripts/measure_throughput_pretrain.sh)."
+            f"{file} cannot be read ({reason})", "give the folder of a sweep (scripts/measure_throughput_pretrain.sh)"
         ) from error
     lines = text.splitlines()
     if lines and not text.endswith("\n") and _is_torn(lines[-1]):
@@ -54,15 +54,17 @@ def _parse(line: str, where: str) -> Point:
     try:
         point = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg}); remove the line, and measure that point again.") from error
+        raise UserError(
+            f"{where} is not JSON ({error.msg})", "remove the line, and measure that point again"
+        ) from error
     schema = point.get("schema") if isinstance(point, dict) else None
     if schema != SCHEMA:
         raise UserError(
-            f"{where} has schema {schema}, and this version reads {SCHEMA}; use the version that wrote it, or measure "
-            "again."
+            f"{where} has schema {schema}, and this version reads {SCHEMA}",
+            "use the version that wrote it, or measure again",
         )
     if point.get("status") not in STATUSES or not isinstance(point.get("configuration"), dict):
-        raise UserError(f"{where} has no status or no configuration; remove the line, and measure that point again.")
+        raise UserError(f"{where} has no status or no configuration", "remove the line, and measure that point again")
     return point
 
 

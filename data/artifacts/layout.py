@@ -96,7 +96,7 @@ class Layout:
             parameters = Manifest.read(path).parameters
             numbers = parameters.get("n_training_shards"), parameters.get("n_test_shards")
             if None in numbers:
-                raise UserError(f"{path} does not say how many shards there are; run --action sharding --overwrite.")
+                raise UserError(f"{path} does not say how many shards there are", "run --action sharding --overwrite")
             found.append((path.parent, self.shard_names(*numbers)))
         return found
 

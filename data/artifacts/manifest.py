@@ -82,15 +82,15 @@ class Manifest:
             version = fields.pop("format_version")
             if version != FORMAT_VERSION:
                 raise UserError(
-                    f"{path} is a manifest of format {version}, and this program knows format {FORMAT_VERSION}; "
-                    "make the data anew, or use the program that made it."
+                    f"{path} is a manifest of format {version}, and this program knows format {FORMAT_VERSION}",
+                    "make the data anew, or use the program that made it",
                 )
             for name in ("inputs", "outputs"):
                 fields[name] = {path: FileRecord(**record) for path, record in fields[name].items()}
             return cls(**fields)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} is no manifest ({error!r}); make the data beside it anew, or remove this file to go without."
+                f"{path} is no manifest ({error!r})", "make the data beside it anew, or remove this file to go without"
             ) from error
 
 

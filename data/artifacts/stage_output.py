@@ -59,7 +59,7 @@ def _lock(path: Path) -> int:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(file)
-            raise UserError(f"Another process is at work here, since it holds {path}; wait until it ends.") from error
+            raise UserError(f"Another process is at work here, since it holds {path}", "wait until it ends") from error
         # The one before may have taken the file away between the two calls above; then the lock is of no file.
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             return file
@@ -97,15 +97,15 @@ class StageOutput:
             strangers = [path for path in unaccounted if path.exists()]
             if strangers and not self.overwrite:
                 raise UserError(
-                    f"{strangers[0]} is there and no {FILE_NAME} says what it was made from; move it away, or add "
-                    "--overwrite to replace it."
+                    f"{strangers[0]} is there and no {FILE_NAME} says what it was made from",
+                    "move it away, or add --overwrite to replace it",
                 )
             return {}
         difference = _difference(found, self.wanted)
         if difference and not self.overwrite:
             raise UserError(
-                f"{self.folder} holds the {found.stage} of {found.dataset} {difference}; add --overwrite to replace "
-                "it, or give another BERT_PREP_WORKING_DIR."
+                f"{self.folder} holds the {found.stage} of {found.dataset} {difference}",
+                "add --overwrite to replace it, or give another BERT_PREP_WORKING_DIR",
             )
         if difference or self.overwrite:
             return {}

@@ -76,7 +76,8 @@ def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
                 if len(line) > MAX_DOCUMENT_BYTES:
                     raise UserError(
                         f"Document {n_documents + 1} of {path} has more than {MAX_DOCUMENT_BYTES:,} bytes, and "
-                        "documents are handled whole; put one document per line."
+                        "documents are handled whole",
+                        "put one document per line",
                     )
                 digest.update(line)
                 n_bytes += len(line)
@@ -84,7 +85,7 @@ def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
                 n_documents += bool(text)
                 hashes.append(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") if text else 0)
     except FileNotFoundError as error:
-        raise UserError(f"There is no formatted text {path}; make it with --action text_formatting.") from error
+        raise UserError(f"There is no formatted text {path}", "make it with --action text_formatting") from error
     return FileRecord(n_bytes, digest.hexdigest(), {"documents": n_documents}), np.frombuffer(hashes, dtype=np.uint64)
 
 
@@ -116,7 +117,8 @@ def write_shards(
     if n_documents < MIN_DOCUMENTS * len(names):
         raise UserError(
             f"There are {n_documents} different documents in {' and '.join(map(str, inputs))}, and the {len(names)} "
-            f"shards asked for need {MIN_DOCUMENTS} each; lower --n_training_shards and --n_test_shards."
+            f"shards asked for need {MIN_DOCUMENTS} each",
+            "lower --n_training_shards and --n_test_shards",
         )
     shards = {name: _Shard(folder / f"{name}.txt") for name in names}
     assigner = _Assigner(plan)
@@ -129,7 +131,8 @@ def write_shards(
         if shard.n_documents < MIN_DOCUMENTS:
             raise UserError(
                 f"The shard {name} would hold {shard.n_documents} of the {n_documents} documents and needs "
-                f"{MIN_DOCUMENTS}; with a test share of {plan.fraction_test_set}, make fewer shards of its kind."
+                f"{MIN_DOCUMENTS}",
+                f"with a test share of {plan.fraction_test_set}, make fewer shards of its kind",
             )
     return {shard.path.name: shard.close() for shard in shards.values()}
 
@@ -191,4 +194,4 @@ def _lines(path: Path) -> Iterator[str]:
             for line in lines:
                 yield line.replace("\r", " ")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}); convert it, or format the corpus again.") from error
+        raise UserError(f"{path} is not UTF-8 text ({error})", "convert it, or format the corpus again") from error

@@ -57,8 +57,8 @@ def _format_part(part: tuple[Path, int]) -> list[str]:
                 articles.append(_article_line(json.loads(line)["text"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"Line {_line_number(file, at)} of {file} is no article in wikiextractor's JSON ({error}); extract "
-                    "the dump again, without --skip_wikiextractor."
+                    f"Line {_line_number(file, at)} of {file} is no article in wikiextractor's JSON ({error})",
+                    "extract the dump again, without --skip_wikiextractor",
                 ) from error
     return articles
 
@@ -77,7 +77,7 @@ def book_files(folder: Path) -> list[Path]:
     """The .txt files under `folder`, in the order of their names; raises UserError if there is none."""
     books = _text_files(folder)
     if not books:
-        raise UserError(f"There is no .txt file under {folder}; get books with --action download --source FOLDER.")
+        raise UserError(f"There is no .txt file under {folder}", "get books with --action download --source FOLDER")
     return books
 
 
@@ -99,9 +99,9 @@ def _book_line(book: Path) -> str:
     try:
         text = book.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"The book {book} is not UTF-8 text ({error}); convert it, or take it away.") from error
+        raise UserError(f"The book {book} is not UTF-8 text ({error})", "convert it, or take it away") from error
     if "\0" in text:
-        raise UserError(f"The book {book} holds zero bytes and is no text file; take it away.")
+        raise UserError(f"The book {book} holds zero bytes and is no text file", "take it away")
     return " ".join(text.split())
 
 
@@ -114,5 +114,5 @@ def _write_documents(lines: Iterable[str], formatted: Path, source: Path) -> int
                 file.write(line + "\n")
                 n_documents += 1
         if n_documents == 0:
-            raise UserError(f"There is no prose in any document of {source}; check that it is what it should be.")
+            raise UserError(f"There is no prose in any document of {source}", "check that it is what it should be")
     return n_documents

@@ -55,7 +55,7 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, i
         UserError: no dump, a damaged or truncated one, something else, or one without articles.
     """
     if not dump.is_file():
-        raise UserError(f"There is no Wikipedia dump at {dump}; get one with --action download.")
+        raise UserError(f"There is no Wikipedia dump at {dump}", "get one with --action download")
     # Beside the output, where workers of a cluster see it too.
     with (
         tempfile.TemporaryDirectory(prefix=".templates.", dir=extracted.parent) as folder,
@@ -71,7 +71,7 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, i
         articles = pool.map(extract, _batches(pages), "extraction", _batch_name)
         counts = _write(itertools.chain.from_iterable(articles), extracted)
     if not counts:
-        raise UserError(f"wikiextractor found no article in {dump}; check that it is a pages-articles dump.")
+        raise UserError(f"wikiextractor found no article in {dump}", "check that it is a pages-articles dump")
     return counts
 
 
@@ -89,9 +89,9 @@ def _lines(dump: Path, bar: tqdm | None) -> Iterator[str]:
                     before = now
                 yield line
         except (EOFError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The dump {dump} is damaged or cut short ({error}); {FETCH_AGAIN}.") from error
+            raise UserError(f"The dump {dump} is damaged or cut short ({error})", f"{FETCH_AGAIN}") from error
     if not last.rstrip().endswith("</mediawiki>"):
-        raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump; {FETCH_AGAIN}.")
+        raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump", f"{FETCH_AGAIN}")
 
 
 def _site(lines: Iterable[str], dump: Path) -> _Site:
@@ -108,7 +108,7 @@ def _site(lines: Iterable[str], dump: Path) -> _Site:
                 template_namespace = content
         elif tag in ("/siteinfo", "page"):
             return _Site(urlbase, frozenset(namespaces), template_namespace)
-    raise UserError(f"wikiextractor found no article in {dump}; check that it is a pages-articles dump.")
+    raise UserError(f"wikiextractor found no article in {dump}", "check that it is a pages-articles dump")
 
 
 class _TemplateFiles(template_blob.StreamingTemplateBlobBuilder):

@@ -97,10 +97,10 @@ def _records(folder: Path, source: str, pool: Workers) -> dict[str, FileRecord]:
     texts = _texts(folder)
     if not texts:
         where = shown(source) if is_remote(source) else source
-        raise UserError(f"There is no .txt file in {where}; give --source {WANTED}.")
+        raise UserError(f"There is no .txt file in {where}", f"give --source {WANTED}")
     for text, bad in zip(texts, pool.map(_text_problem, texts, "reading the books", str), strict=True):
         if bad:
-            raise UserError(f"The book {_relative(text, folder)} {bad}; convert it, or take it away.")
+            raise UserError(f"The book {_relative(text, folder)} {bad}", "convert it, or take it away")
     files = [*texts, *folder.glob(RESULTS)]
     return dict(zip((_relative(f, folder) for f in files), file_records(files, pool, "hashing the books"), strict=True))
 

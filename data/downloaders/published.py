@@ -39,7 +39,7 @@ def download_weights(parent: Path, name: str, options: DownloadOptions, pool: Wo
                 archive.unlink()
                 what = f"with SHA-256 {found.sha256}" if found else "missing"
                 raise UserError(
-                    f"{file} in {address} is {what}, and {expected} was published; the archive was removed, try again."
+                    f"{file} in {address} is {what}, and {expected} was published", "the archive was removed, try again"
                 )
             unpacked.rename(new / file)
             outputs[file] = found
@@ -81,7 +81,7 @@ def _local_file(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise UserError(
-        f"There is no {name.partition('/')[2]} in {folder}; give --source a folder with SQuAD's four files."
+        f"There is no {name.partition('/')[2]} in {folder}", "give --source a folder with SQuAD's four files"
     )
 
 
@@ -92,7 +92,7 @@ def _check_squad(path: Path, version: str) -> int:
         found = squad["version"]
         n_questions = sum(len(paragraph["qas"]) for article in squad["data"] for paragraph in article["paragraphs"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no SQuAD file ({error!r}); get it again, or give a folder by --source.") from error
+        raise UserError(f"{path} is no SQuAD file ({error!r})", "get it again, or give a folder by --source") from error
     if found not in (version, version.removeprefix("v")):
-        raise UserError(f"{path} is SQuAD of version {found}, not {version}; give the right file.")
+        raise UserError(f"{path} is SQuAD of version {found}, not {version}", "give the right file")
     return n_questions

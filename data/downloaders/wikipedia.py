@@ -53,12 +53,12 @@ def download_wikipedia(layout: Layout, options: DownloadOptions, pool: Workers) 
     dump = cached_path(address, target.cache, name=layout.dump.name)
     if not _is_bz2(dump):
         dump.unlink()
-        raise UserError(f"{facts['address']} is not a .bz2 file; give --source the address of a Wikipedia dump.")
+        raise UserError(f"{facts['address']} is not a .bz2 file", "give --source the address of a Wikipedia dump")
     if "sha1" in facts and (found := _sha1_of(dump)) != facts["sha1"]:
         dump.unlink()
         raise UserError(
-            f"{facts['address']} came with the SHA-1 {found}, and {facts['sha1']} was published; it was removed, start "
-            "again."
+            f"{facts['address']} came with the SHA-1 {found}, and {facts['sha1']} was published",
+            "it was removed, start again",
         )
     with target.new() as new:
         # A link: should this be killed, the download is still in the cache.
@@ -95,7 +95,7 @@ def _published(cache: Path, source: str, mirror: str) -> dict[str, str]:
     try:
         sums = cached_path(address, cache, name=f"sha1sums-{source}.txt", progress=False)
     except UserError as error:
-        raise UserError([*error.sentences, REMEDY]) from error
+        raise UserError([*error.problems, REMEDY]) from error
     text = sums.read_text(encoding="utf-8", errors="replace")
     match = re.search(r"^([0-9a-f]{40})\s+(enwiki-(20\d{6})-pages-articles\.xml\.bz2)$", text, re.MULTILINE)
     if match is None:

@@ -27,16 +27,16 @@ def find_shards(folder: str | os.PathLike, split: str, problems: Problems) -> li
     """
     folder = Path(folder)
     if not folder.is_dir():
-        problems.add(f"There is no data folder {folder}; give a folder with .hdf5 files.")
+        problems.add(f"There is no data folder {folder}", "give a folder with .hdf5 files")
         return []
     files = sorted(file for file in folder.glob("*.hdf5") if not file.name.startswith("."))
     if not files:
-        problems.add(f"There is no .hdf5 file in {folder}; make them with data/bertPrep.py, or give another folder.")
+        problems.add(f"There is no .hdf5 file in {folder}", "make them with data/bertPrep.py, or give another folder")
         return []
     if not any("training" in file.name or "test" in file.name for file in files):
         return files
     named = [file for file in files if split in file.name]
-    problems.check(named, f"No .hdf5 file in {folder} has '{split}' in its name; give another folder.")
+    problems.check(named, f"No .hdf5 file in {folder} has '{split}' in its name", "give another folder")
     return named
 
 
@@ -58,7 +58,7 @@ def check_shards(
             found[complaint].append(file)
     for (what, remedy), where in found.items():
         others = f" (as do {len(where) - 1} others)" if len(where) > 1 else ""
-        problems.add(f"{where[0]}{others} {what}; {remedy}.")
+        problems.add(f"{where[0]}{others} {what}", f"{remedy}")
     return rows_per_file
 
 
@@ -109,7 +109,7 @@ def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
         with h5py.File(file, "r") as shard:
             values = {name: shard[name][:] for name in DATASETS}
     except (OSError, KeyError) as error:
-        raise UserError(f"{file} cannot be read ({error}); {REMAKE}.") from error
+        raise UserError(f"{file} cannot be read ({error})", f"{REMAKE}") from error
 
     for name in ("input_ids", "masked_lm_ids"):
         _check_range(file, name, values[name], vocab_size, "give the --vocab_file and --config_file it was made with")
@@ -120,7 +120,7 @@ def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
     is_real = np.arange(values["input_mask"].shape[1]) < lengths[:, None]
     wrong = (values["input_mask"] != is_real).any(axis=1) | (lengths == 0)
     if wrong.any():
-        raise UserError(f"Row {wrong.argmax()} of input_mask in {file} is not ones followed by zeros; {REMAKE}.")
+        raise UserError(f"Row {wrong.argmax()} of input_mask in {file} is not ones followed by zeros", f"{REMAKE}")
 
     positions = values["masked_lm_positions"]
     n_masked = np.count_nonzero(positions, axis=1)
@@ -131,7 +131,8 @@ def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
     if wrong.any():
         raise UserError(
             f"Row {wrong.argmax()} of masked_lm_positions in {file} has a zero before a position, or a position "
-            f"outside its sequence; {REMAKE}."
+            "outside its sequence",
+            f"{REMAKE}",
         )
 
     return PaddedSamples(
@@ -151,4 +152,4 @@ def _check_range(file: Path, name: str, values: np.ndarray, limit: int | None, r
     limit = 2**31 if limit is None else limit
     for value in (values.min(), values.max()):
         if not 0 <= value < limit:
-            raise UserError(f"{file} holds {value} in {name}, which takes 0 to {limit - 1}; {remedy}.")
+            raise UserError(f"{file} holds {value} in {name}, which takes 0 to {limit - 1}", f"{remedy}")

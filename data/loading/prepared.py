@@ -25,7 +25,7 @@ def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: in
         UserError: there is none, or more than one.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no data folder {folder}; give a folder with .hdf5 files.")
+        raise UserError(f"There is no data folder {folder}", "give a folder with .hdf5 files")
     if any(folder.glob("*.hdf5")) or (folder / FILE_NAME).exists() or (folder / JOURNAL_NAME).exists():
         return folder
     lengths = f"seq_len_{max_seq_length}_max_pred_{max_predictions_per_seq}"
@@ -37,12 +37,13 @@ def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: in
     if fitting:
         raise UserError(
             f"{folder} holds {len(fitting)} sets of shards{of_dataset} with {lengths} "
-            f"({', '.join(str(path.relative_to(folder)) for path in fitting)}); give --input_dir the one to train on."
+            f"({', '.join(str(path.relative_to(folder)) for path in fitting)})",
+            "give --input_dir the one to train on",
         )
     there = f"only {', '.join(str(path.relative_to(folder)) for path in prepared)}" if prepared else "no hdf5_ folder"
     raise UserError(
-        f"{folder} holds no .hdf5 files and no shards{of_dataset} with {lengths}, {there}; make them with "
-        "data/create_datasets_from_start.sh, or give --input_dir a folder of shards."
+        f"{folder} holds no .hdf5 files and no shards{of_dataset} with {lengths}, {there}",
+        "make them with data/create_datasets_from_start.sh, or give --input_dir a folder of shards",
     )
 
 
@@ -50,7 +51,7 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
     """The shards of a split, as `find_shards` has them; adds to `problems` where they are not what a manifest says."""
     files = find_shards(folder, split, problems)
     if (folder / JOURNAL_NAME).exists() and not (folder / FILE_NAME).exists():
-        problems.add(f"The shards in {folder} are unfinished; run --action create_hdf5_files to its end.")
+        problems.add(f"The shards in {folder} are unfinished", "run --action create_hdf5_files to its end")
         return files
     with problems.collect():
         manifest = read_manifest(folder)
@@ -61,13 +62,14 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
         if wrong:
             problems.add(
                 f"{folder / wrong[0]} is missing or of another size than {FILE_NAME} says ({len(wrong)} of "
-                f"{len(manifest.outputs)} files are); run --action create_hdf5_files again, which makes only these."
+                f"{len(manifest.outputs)} files are)",
+                "run --action create_hdf5_files again, which makes only these",
             )
         strangers = sorted(there.keys() - manifest.outputs.keys())
         if strangers:
             problems.add(
-                f"{folder / strangers[0]} is not in {FILE_NAME} ({len(strangers)} such files); move it away, or remove "
-                f"{FILE_NAME} to train on all that is there."
+                f"{folder / strangers[0]} is not in {FILE_NAME} ({len(strangers)} such files)",
+                f"move it away, or remove {FILE_NAME} to train on all that is there",
             )
     return files
 

@@ -73,15 +73,15 @@ class PretrainingDataset:
         pin_memory: bool | None = None,
     ) -> None:
         problems = Problems()
-        problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences; take at least 1.")
-        problems.check(seed >= 0, f"The seed {seed} is negative; give 0 or more.")
-        problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative; give 0 or more.")
+        problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences", "take at least 1")
+        problems.check(seed >= 0, f"The seed {seed} is negative", "give 0 or more")
+        problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative", "give 0 or more")
         problems.check(0 <= rank < world_size, f"Rank {rank} is not among the {world_size} ranks, counted from 0.")
         if isinstance(input_dir_or_files, str | os.PathLike):
             self.files = prepared_shards(Path(input_dir_or_files), split, problems)
         else:
             self.files = [Path(file) for file in input_dir_or_files]
-            problems.check(bool(self.files), "The list of .hdf5 files is empty; name at least one.")
+            problems.check(bool(self.files), "The list of .hdf5 files is empty", "name at least one")
         self.rows_per_file = check_shards(self.files, max_seq_length, max_predictions_per_seq, problems)
         problems.raise_if_any()
 
@@ -90,7 +90,8 @@ class PretrainingDataset:
         problems.check(
             self.n_samples >= needed,
             f"The {len(self.files)} .hdf5 files in {self.files[0].parent} hold {self.n_samples} samples, and one "
-            f"micro-batch on all ranks takes {needed}; make more data or take a smaller batch.",
+            f"micro-batch on all ranks takes {needed}",
+            "make more data or take a smaller batch",
         )
         problems.raise_if_any()
 

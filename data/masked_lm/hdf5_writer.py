@@ -99,8 +99,8 @@ def write_instances(path: Path, n_rows: int, blocks: Iterable[Instances], compre
         if error.errno not in NO_SPACE:
             raise
         raise UserError(
-            f"{path} could not be written ({error.strerror}); nothing of it was left. Free some space there, or put "
-            "the output on another disk, and start again."
+            f"{path} could not be written ({error.strerror})",
+            "nothing of it was left. Free some space there, or put the output on another disk, and start again",
         ) from error
 
 

@@ -61,7 +61,9 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     folder = Path(folder)
     files = sorted(file for file in folder.glob("*.hdf5") if not file.name.startswith("."))
     if not files:
-        raise UserError(f"There is no .hdf5 file in {folder}; make them with data/bertPrep.py, or give another folder.")
+        raise UserError(
+            f"There is no .hdf5 file in {folder}", "make them with data/bertPrep.py, or give another folder"
+        )
     checks = Checks(CHECKS)
     manifest = manifest_of(folder, checks, files, BY_MANIFEST)
     if manifest:

@@ -54,7 +54,7 @@ def verify_text(folder: Path, pool: Workers) -> Report:
         key=lambda file: (split_of(file.name), file.name),
     )
     if not files:
-        raise UserError(f"There are no text shards (.txt) in {folder}; make them with --action sharding.")
+        raise UserError(f"There are no text shards (.txt) in {folder}", "make them with --action sharding")
     checks = Checks(CHECKS)
     manifest = manifest_of(folder, checks, files, BY_MANIFEST)
     records = [manifest.outputs.get(file.name) if manifest else None for file in files]

@@ -120,7 +120,8 @@ def _open_shards(
         elif args.max_predictions_per_seq > args.max_seq_length:
             problems.add(
                 f"--max_predictions_per_seq {args.max_predictions_per_seq} is more than --max_seq_length "
-                f"{args.max_seq_length} has tokens; give fewer."
+                f"{args.max_seq_length} has tokens",
+                "give fewer",
             )
         elif config is not None:
             dataset = SyntheticPretraining(args.synthetic, **shape, seed=args.seed)

@@ -96,14 +96,14 @@ class SquadDataset:
         pin_memory: bool | None = None,
     ) -> None:
         problems = Problems()
-        problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences; take at least 1.")
-        problems.check(seed >= 0, f"The seed {seed} is negative; give 0 or more.")
+        problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences", "take at least 1")
+        problems.check(seed >= 0, f"The seed {seed} is negative", "give 0 or more")
         problems.check(0 <= rank < world_size, f"Rank {rank} is not among the {world_size} ranks, counted from 0.")
         longest = int(features.lengths.max(initial=0))
         problems.check(
             longest <= max_seq_length,
-            f"The longest window has {longest} tokens, more than --max_seq_length {max_seq_length}; give the length "
-            "that the features were made with.",
+            f"The longest window has {longest} tokens, more than --max_seq_length {max_seq_length}",
+            "give the length that the features were made with",
         )
         problems.raise_if_any()
         self.features = features
@@ -130,7 +130,8 @@ class SquadDataset:
         if self.n_samples < needed:
             raise UserError(
                 f"The training questions make {self.n_samples} windows, and one micro-batch on all ranks takes "
-                f"{needed}; give more questions or take a smaller batch."
+                f"{needed}",
+                "give more questions or take a smaller batch",
             )
         with closing(self._training_batches(start_sample)) as batches:
             yield batches

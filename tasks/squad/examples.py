@@ -72,28 +72,28 @@ def read_squad(
         if answers_required:
             examples = [example for example in examples if example.id not in reader.ids_left_without_answer]
     if not examples:
-        raise UserError(f"{path}: holds no question that can be used; give a SQuAD file with questions.")
+        raise UserError(f"{path}: holds no question that can be used", "give a SQuAD file with questions")
     return examples
 
 
 def _load_json(path: Path) -> object:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give the path of a SQuAD .json file.")
+        raise UserError(f"{path}: no such file", "give the path of a SQuAD .json file")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; give a SQuAD file in UTF-8.") from error
+        raise UserError(f"{path}: byte {error.start} is not UTF-8", "give a SQuAD file in UTF-8") from error
     if not text.strip():
-        raise UserError(f"{path}: is empty; give a SQuAD .json file.")
+        raise UserError(f"{path}: is empty", "give a SQuAD .json file")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "repair the file or get it again."
+            f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg})",
+            "repair the file or get it again",
         ) from error
     except (RecursionError, ValueError) as error:
-        raise UserError(f"{path}: this JSON cannot be read ({error}); give a SQuAD .json file.") from error
+        raise UserError(f"{path}: this JSON cannot be read ({error})", "give a SQuAD .json file") from error
 
 
 def _sentences(path: Path, problems: list[str], what: str) -> list[str]:
@@ -150,7 +150,7 @@ class _Reader:
     def read(self, content: object) -> list[SquadExample]:
         """Raises UserError for all that is wrong but what is to be skipped, which is noted."""
         if not isinstance(content, dict):
-            raise UserError(f'{self.path}: is not an object with a list "data"; give a SQuAD .json file.')
+            raise UserError(f'{self.path}: is not an object with a list "data"', "give a SQuAD .json file")
         examples = []
         for article, article_place in self._objects(content, "data", ""):
             for paragraph, place in self._objects(article, "paragraphs", article_place):

@@ -114,19 +114,20 @@ def squad_features(
             parts.append(part)
             bar.update(min(EXAMPLES_PER_TASK, len(examples) - first))
     if not any(map(len, parts)):
-        raise UserError(f"None of the {len(examples)} questions has a context with text in it; give other questions.")
+        raise UserError(f"None of the {len(examples)} questions has a context with text in it", "give other questions")
     return SquadFeatures.concatenate(parts)
 
 
 def _check_lengths(max_seq_length: int, doc_stride: int, max_query_length: int, n_processes: int) -> None:
     problems = Problems()
-    problems.check(n_processes >= 1, f"{n_processes} processes cannot make SQuAD features; give 1 or more.")
-    problems.check(doc_stride >= 1, f"--doc_stride {doc_stride} never moves on; give 1 or more.")
-    problems.check(max_query_length >= 0, f"--max_query_length {max_query_length} is negative; give 0 or more.")
+    problems.check(n_processes >= 1, f"{n_processes} processes cannot make SQuAD features", "give 1 or more")
+    problems.check(doc_stride >= 1, f"--doc_stride {doc_stride} never moves on", "give 1 or more")
+    problems.check(max_query_length >= 0, f"--max_query_length {max_query_length} is negative", "give 0 or more")
     problems.check(
         max_seq_length > max_query_length + N_SPECIAL,
         f"--max_seq_length {max_seq_length} leaves no room for the context beside a question of --max_query_length "
-        f"{max_query_length} and {N_SPECIAL} special tokens; give at least {max_query_length + N_SPECIAL + 1}.",
+        f"{max_query_length} and {N_SPECIAL} special tokens",
+        f"give at least {max_query_length + N_SPECIAL + 1}",
     )
     problems.raise_if_any()
 
@@ -295,7 +296,7 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         raise UserError(
-            f"{folder}: features cannot be kept here ({error.strerror}); give another --cache_dir, or --skip_cache."
+            f"{folder}: features cannot be kept here ({error.strerror})", "give another --cache_dir, or --skip_cache"
         ) from error
     try:
         yield

@@ -22,7 +22,7 @@ def run_official_script(
         UserError: the script is missing, fails, or does not print a JSON object.
     """
     if not script.is_file():
-        raise UserError(f"there is no script {script}; give --eval_script the path of evaluate-v1.1.py or -v2.0.py.")
+        raise UserError(f"there is no script {script}", "give --eval_script the path of evaluate-v1.1.py or -v2.0.py")
     command = [sys.executable, str(script), str(data_file), str(predictions_file)]
     if null_odds_file is not None:
         # The predictions are scored as they are: by itself the script takes the odds for probabilities, and empties
@@ -35,8 +35,8 @@ def run_official_script(
     if finished.returncode:
         said = finished.stderr.strip().splitlines() or ["it said nothing"]
         raise UserError(
-            f"--eval_script {script} failed on {predictions_file} with status {finished.returncode} ({said[-1]}); "
-            "check that it is of the data's version."
+            f"--eval_script {script} failed on {predictions_file} with status {finished.returncode} ({said[-1]})",
+            "check that it is of the data's version",
         )
     # v1.1's prints one line; v2.0's an object over several, and perhaps words before it.
     start = finished.stdout.find("{")
@@ -46,7 +46,7 @@ def run_official_script(
         scores = None
     if not isinstance(scores, dict):
         raise UserError(
-            f"--eval_script {script} printed no scores as JSON but {finished.stdout.strip()[:80]!r}; give the official "
-            "script."
+            f"--eval_script {script} printed no scores as JSON but {finished.stdout.strip()[:80]!r}",
+            "give the official script",
         )
     return scores

@@ -109,7 +109,8 @@ def _check_finite(start_logits: np.ndarray, end_logits: np.ndarray) -> None:
     if n_wrong:
         raise UserError(
             f"the model's scores of {n_wrong:,} of {len(start_logits):,} tokens are infinite or not numbers, so "
-            "nothing can be answered; answer with --precision bf16 or fp32, or take other weights."
+            "nothing can be answered",
+            "answer with --precision bf16 or fp32, or take other weights",
         )
 
 

@@ -73,7 +73,9 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
     batches = divide_batch(args, config, n_parameters, world, device, problems)
     choose_graphs(args, config, n_parameters, batches, world, device)
     if args.eval_script and not Path(args.eval_script).is_file():
-        problems.add(f"there is no script {args.eval_script}; give --eval_script evaluate-v1.1.py or evaluate-v2.0.py.")
+        problems.add(
+            f"there is no script {args.eval_script}", "give --eval_script evaluate-v1.1.py or evaluate-v2.0.py"
+        )
     examples = _read_examples(args, world, problems)
     check_all_see_the_same("model", config, world, problems)
     for what, some in examples.items():
@@ -81,7 +83,7 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
 
     datasets = {}
     # Tokenizing takes its time.
-    if tokenizer is not None and not problems.sentences and not args.check_only:
+    if tokenizer is not None and not problems.found and not args.check_only:
         for what, some in examples.items():
             with problems.collect():
                 features = _features(args, some, tokenizer, world)
@@ -96,7 +98,8 @@ def check(args: argparse.Namespace, world: World, device: torch.device) -> Squad
     if dataset is not None and dataset.n_samples < batches.micro * world.size:
         problems.add(
             f"{args.train_file} comes to {dataset.n_samples} windows, and one micro-batch on all ranks takes "
-            f"{batches.micro * world.size}; take a smaller --train_batch_size."
+            f"{batches.micro * world.size}",
+            "take a smaller --train_batch_size",
         )
     total_steps = count_steps(args, batches, dataset and dataset.n_samples)
     resumed = find_resumed(args, config, total_steps, world, problems)
@@ -143,7 +146,7 @@ def _open_tokenizer(
     if vocab_file is None:
         if pretrained is not None:
             problems.add(
-                f"{pretrained.path} has no vocabulary beside it; give --vocab_file the one it was trained with."
+                f"{pretrained.path} has no vocabulary beside it", "give --vocab_file the one it was trained with"
             )
         return None
     tokenizer = None
@@ -155,14 +158,16 @@ def _open_tokenizer(
             what, remedy = ("a cased", "--no-do_lower_case") if cased else ("an uncased", "--do_lower_case")
             raise UserError(
                 f"the vocabulary {vocab_file} is {what} one, and most words would not be found in it with "
-                f"do_lower_case {stated}; give {remedy}."
+                f"do_lower_case {stated}",
+                f"give {remedy}",
             )
         tokenizer = BertTokenizer(vocab_file, do_lower_case=not cased if stated is None else stated)
         if config is not None and not args.vocab_file:
             problems.check(
                 tokenizer.vocab_size == config.vocab_size,
                 f"the vocabulary {vocab_file} has {tokenizer.vocab_size} entries and the model's configuration says "
-                f"vocab_size {config.vocab_size}; give --vocab_file the one the model was trained with.",
+                f"vocab_size {config.vocab_size}",
+                "give --vocab_file the one the model was trained with",
             )
     return tokenizer
 
@@ -204,7 +209,7 @@ def _read_context(context: str) -> str:
     try:
         return Path(context[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--context {context} cannot be read ({error}); give @ and a text file in UTF-8.") from error
+        raise UserError(f"--context {context} cannot be read ({error})", "give @ and a text file in UTF-8") from error
 
 
 def _features(

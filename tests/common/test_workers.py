@@ -140,7 +140,7 @@ def test_where_a_worker_raised_is_told():
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(sent):
     code = (
-        "import time\nfrom data.parallel import workers\n"
+        "import time\nfrom common.workers import workers\n"
         "with workers(2) as pool:\n"
         "    results = pool.map(time.sleep, [0.1] * 2 + [0.2] * 1000, 'waiting')\n"
         "    print(next(results), flush=True)\n    list(results)\n"

@@ -101,8 +101,9 @@ def _explained_write_errors(path: Path) -> Iterator[None]:
         if not isinstance(cause, OSError):
             raise
         raise UserError(
-            f"the checkpoint {path} could not be written ({cause.strerror or cause}); those written before are "
-            "untouched: make room or give access there, or keep fewer of them with --keep_checkpoints."
+            f"the checkpoint {path} could not be written ({cause.strerror or cause})",
+            "those written before are "
+            "untouched: make room or give access there, or keep fewer of them with --keep_checkpoints",
         ) from error
 
 
@@ -137,12 +138,13 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if form.startswith(FORMAT_NAME) and form != FORMAT:
         raise UserError(
             f"{path} was written by another version of this program (its format is {form!r}, this one's {FORMAT!r}), "
-            f"and no run can go on from it bit for bit; start anew from its weights with --init_checkpoint {path}."
+            "and no run can go on from it bit for bit",
+            f"start anew from its weights with --init_checkpoint {path}",
         )
     if missing or form != FORMAT:
         raise UserError(
-            f"{path} is not a checkpoint that training can resume from (this program's have format {FORMAT!r}); "
-            "if it holds weights, start from them with --init_checkpoint."
+            f"{path} is not a checkpoint that training can resume from (this program's have format {FORMAT!r})",
+            "if it holds weights, start from them with --init_checkpoint",
         )
     del contents["format"]
     return contents
@@ -151,12 +153,14 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 def _load(path: Path, check_sums: bool = False) -> Any:
     """What is in a .pt file, mapped; only tensors and primitives are loaded, never code."""
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; check the folder and the step.")
+        raise UserError(f"there is no checkpoint {path}", "check the folder and the step")
     try:
         return read_plain(path, check_sums)
     except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise UserError(f"the checkpoint {path} is damaged or no checkpoint ({reason}); use an earlier one.") from error
+        raise UserError(
+            f"the checkpoint {path} is damaged or no checkpoint ({reason})", "use an earlier one"
+        ) from error
 
 
 def read_plain(path: Path, check_sums: bool) -> Any:
@@ -179,7 +183,7 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     weights = contents.get("model", contents) if isinstance(contents, dict) else None
     if not isinstance(weights, dict) or not weights or not all(torch.is_tensor(w) for w in weights.values()):
         raise UserError(
-            f"{path} holds no weights; give a .pt file with a state dict, by itself or under the key 'model'."
+            f"{path} holds no weights", "give a .pt file with a state dict, by itself or under the key 'model'"
         )
     return {str(name).removeprefix("module."): weight for name, weight in weights.items()}
 
@@ -195,7 +199,7 @@ def load_initial_weights(model: torch.nn.Module, weights: Mapping[str, torch.Ten
     except RuntimeError as error:
         reasons = " ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise UserError(
-            f"the weights in {path} are not those of this model ({reasons}); check --config_file."
+            f"the weights in {path} are not those of this model ({reasons})", "check --config_file"
         ) from error
 
 

@@ -46,8 +46,8 @@ def find_start(
     if not (args.resume_from_checkpoint or restarted_by_torchrun()):
         if found and args.do_train and not args.skip_checkpoint:
             raise UserError(
-                f"{args.output_dir} holds checkpoints already, up to {found[max(found)].name}; add "
-                "--resume_from_checkpoint to go on from there, or choose another --output_dir."
+                f"{args.output_dir} holds checkpoints already, up to {found[max(found)].name}",
+                "add --resume_from_checkpoint to go on from there, or choose another --output_dir",
             )
         return None
     steps = _steps_to_try(args, sorted(found), total_steps)
@@ -55,8 +55,8 @@ def find_start(
         return None
     if steps[0] not in found:
         raise UserError(
-            f"{args.output_dir} has no ckpt_{steps[0]}.pt to go on from (it has {sorted(found) or 'none'}); check "
-            "--output_dir, --resume_step and --phase1_end_step."
+            f"{args.output_dir} has no ckpt_{steps[0]}.pt to go on from (it has {sorted(found) or 'none'})",
+            "check --output_dir, --resume_step and --phase1_end_step",
         )
     contents = _load_first_whole([found[step] for step in steps if step in found], report)
     _check_fit(contents, found[contents["step"]], args, model)
@@ -69,7 +69,7 @@ def _steps_to_try(args: argparse.Namespace, steps: list[int], total_steps: float
     last = first + total_steps if args.do_train else math.inf
     of_this_phase = [step for step in reversed(steps) if first < step <= last]
     if args.resume_phase2 and not of_this_phase:
-        raise UserError(f"--resume_phase2: {args.output_dir} has no checkpoint of phase 2; leave it out to start one.")
+        raise UserError(f"--resume_phase2: {args.output_dir} has no checkpoint of phase 2", "leave it out to start one")
     if args.resume_step != -1 and not restarted_by_torchrun():
         if not first <= args.resume_step <= last:
             raise UserError(
@@ -79,7 +79,8 @@ def _steps_to_try(args: argparse.Namespace, steps: list[int], total_steps: float
         if newer and args.do_train and not args.skip_checkpoint:
             raise UserError(
                 f"{args.output_dir} holds ckpt_{newer[0]}.pt and {len(newer) - 1} more after --resume_step "
-                f"{args.resume_step}, and a restart would take the newest; move those away, or go on from the newest."
+                f"{args.resume_step}, and a restart would take the newest",
+                "move those away, or go on from the newest",
             )
         return [args.resume_step]
     if of_this_phase:
@@ -88,11 +89,11 @@ def _steps_to_try(args: argparse.Namespace, steps: list[int], total_steps: float
         return [first]
     if steps:
         raise UserError(
-            f"{args.output_dir} holds checkpoints from step {min(steps)} on, and this phase ends at {last}; raise "
-            "--max_steps or --num_train_epochs, or choose another --output_dir."
+            f"{args.output_dir} holds checkpoints from step {min(steps)} on, and this phase ends at {last}",
+            "raise --max_steps or --num_train_epochs, or choose another --output_dir",
         )
     if not args.do_train and not args.init_checkpoint:
-        raise UserError(f"{args.output_dir} holds no checkpoint to evaluate; check --output_dir.")
+        raise UserError(f"{args.output_dir} holds no checkpoint to evaluate", "check --output_dir")
     return []
 
 
@@ -116,13 +117,12 @@ def _check_fit(contents: dict[str, Any], path: Path, args: argparse.Namespace, m
         if made_with.get(key) != value
     ]
     problems.check(
-        not differing,
-        f"{path} is of another model ({', '.join(differing)}); give the configuration it was made with.",
+        not differing, f"{path} is of another model ({', '.join(differing)})", "give the configuration it was made with"
     )
     optimizer = contents["configuration"]["arguments"]["optimizer"]
     problems.check(
         optimizer == args.optimizer or not args.do_train,
-        f"{path} holds the state of --optimizer {optimizer}, not of {args.optimizer}; go on with {optimizer}, "
-        "or start anew from its weights with --init_checkpoint.",
+        f"{path} holds the state of --optimizer {optimizer}, not of {args.optimizer}",
+        f"go on with {optimizer}, or start anew from its weights with --init_checkpoint",
     )
     problems.raise_if_any()

@@ -64,7 +64,7 @@ class CheckpointWriter:
         except UserError as error:
             for sentence in error.sentences:
                 self._report(sentence)
-            return UserError(error.sentences)  # without the traceback, whose frames hold the copy of the state
+            return UserError(error.problems)  # without the traceback, whose frames hold the copy of the state
         return None
 
     def _wait(self) -> UserError | None:

@@ -61,21 +61,23 @@ def resolve_batch_sizes(
     if accumulation is not None and micro is not None and accumulation * micro != per_process:
         problems.add(
             f"--micro_batch_size {micro} times --gradient_accumulation_steps {accumulation} is {micro * accumulation}, "
-            f"not {flag} of the batch; leave one of them out."
+            f"not {flag} of the batch",
+            "leave one of them out",
         )
     elif accumulation is not None and per_process % accumulation:
         problems.add(
-            f"{flag} is not a multiple of --gradient_accumulation_steps {accumulation}; choose one that divides it."
+            f"{flag} is not a multiple of --gradient_accumulation_steps {accumulation}", "choose one that divides it"
         )
     elif micro is not None and per_process % micro:
-        problems.add(f"{flag} is not a multiple of --micro_batch_size {micro}; choose one that divides it.")
+        problems.add(f"{flag} is not a multiple of --micro_batch_size {micro}", "choose one that divides it")
     else:
         micro = micro or (per_process // accumulation if accumulation else fitting(per_process))
         if micro is not None:
             return BatchSizes(world_size, micro, per_process // micro)
         problems.add(
-            "not even one sequence fits the memory of this device by our estimate; use a smaller model, a shorter "
-            "--max_seq_length or --checkpoint_activations, or try it with --micro_batch_size 1."
+            "not even one sequence fits the memory of this device by our estimate",
+            "use a smaller model, a shorter "
+            "--max_seq_length or --checkpoint_activations, or try it with --micro_batch_size 1",
         )
     return None
 
@@ -84,12 +86,14 @@ def _per_process(args: argparse.Namespace, world_size: int, problems: Problems) 
     if args.global_batch_size is None:
         return args.train_batch_size or DEFAULT_TRAIN_BATCH_SIZE
     if args.train_batch_size is not None:
-        problems.add("--train_batch_size is per process and --global_batch_size over all of them; give one of the two.")
+        problems.add(
+            "--train_batch_size is per process and --global_batch_size over all of them", "give one of the two"
+        )
         return None
     if args.global_batch_size % world_size:
         problems.add(
-            f"--global_batch_size {args.global_batch_size} cannot be divided among {world_size} processes; use a "
-            "number of processes that divides it."
+            f"--global_batch_size {args.global_batch_size} cannot be divided among {world_size} processes",
+            "use a number of processes that divides it",
         )
         return None
     return args.global_batch_size // world_size

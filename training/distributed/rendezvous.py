@@ -85,8 +85,8 @@ def open_store(rank: int, deadline: Deadline) -> tuple[TCPStore, Address]:
             return store, Address(address.host, store.port)
     except ConnectionError as error:
         raise UserError(
-            f"rank {rank} on host {socket.gethostname()} cannot use MASTER_ADDR and MASTER_PORT ({error}); if another "
-            "run has this port, choose another."
+            f"rank {rank} on host {socket.gethostname()} cannot use MASTER_ADDR and MASTER_PORT ({error})",
+            "if another run has this port, choose another",
         ) from error
     while deadline.remaining:
         if launcher is not None and launcher.check([_PORT_KEY]):
@@ -97,7 +97,8 @@ def open_store(rank: int, deadline: Deadline) -> tuple[TCPStore, Address]:
         time.sleep(_POLL_SECONDS)
     raise UserError(
         f"rank {rank} on host {socket.gethostname()} found no rank 0 at {address.host} (MASTER_ADDR) within "
-        f"{deadline.seconds:g} seconds; see whether it was started, and whether that host can be reached from this one."
+        f"{deadline.seconds:g} seconds",
+        "see whether it was started, and whether that host can be reached from this one",
     )
 
 
@@ -131,7 +132,7 @@ def meet(
             store.set(_VERDICT, json.dumps(problems))
         hosts = [arrival["host"] for arrival in _arrivals(store, size).values()]
     except RuntimeError as error:
-        raise UserError(f"rank 0 ended before all ranks had met ({first_line(error)}); see its output.") from error
+        raise UserError(f"rank 0 ended before all ranks had met ({first_line(error)})", "see its output") from error
     if problems:
         if rank == 0:
             time.sleep(10 * _POLL_SECONDS)  # the store ends with this process, and the others are to read the verdict

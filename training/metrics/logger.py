@@ -146,7 +146,7 @@ def _open_log(path: Path, append: bool):
         # Without a buffer: a line that could not be written is gone, and does not fail again when the file is closed.
         file = path.open("ab" if append else "wb", buffering=0)
     except OSError as error:
-        raise UserError(f"the log {path} cannot be written ({error.strerror}); choose another folder.") from error
+        raise UserError(f"the log {path} cannot be written ({error.strerror})", "choose another folder") from error
     if torn:
         file.write(b"\n")
     return file

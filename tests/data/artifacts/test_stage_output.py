@@ -193,7 +193,7 @@ def test_relative_paths(tmp_path, monkeypatch):
 def test_one_at_a_time_and_a_killed_one_does_not_count(tmp_path):
     hold = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path\nfrom data.stage_output import locked\n"
+        "from pathlib import Path\nfrom data.artifacts.stage_output import locked\n"
         f"with locked(Path({str(tmp_path)!r}), 'x'):\n    print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
