@@ -31,7 +31,7 @@ from torch import Tensor
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.summarize import markdown_table
+from benchmark.tables import markdown_table
 from common.errors import Problems, run_main
 from kernels.attention.backends import variable_length_attention
 from models.config import BertConfig

@@ -28,7 +28,7 @@ from torch import Tensor
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.summarize import markdown_table
+from benchmark.tables import markdown_table
 from common.errors import Problems, run_main
 from training.cuda_graphs import CudaRecorder
 from training.metrics.measured_peak import seconds_of

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.summarize import markdown_table, read_phases
+from benchmark.summarize import read_phases
+from benchmark.tables import markdown_table
 from common.errors import Problems, UserError, run_main
 
 

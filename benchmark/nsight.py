@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.nsight_metrics import SHARES
 from benchmark.profiles import nsight_compute, timeline
-from benchmark.summarize import markdown_table, text
+from benchmark.tables import markdown_table, text
 from common.errors import Problems, UserError, run_main
 from file_utils import atomic_write
 

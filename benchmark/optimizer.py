@@ -26,7 +26,7 @@ import torch
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.summarize import markdown_table
+from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
 from modeling import BertForPreTraining
 from models.config import BertConfig

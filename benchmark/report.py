@@ -23,7 +23,6 @@ from benchmark.reports.data import Result, read_results
 from benchmark.reports.figures import Figure, make_figures
 from benchmark.reports.page import make_page
 from benchmark.reports.tables import (
-    Table,
     commands,
     comparison_tables,
     environment_table,
@@ -32,6 +31,7 @@ from benchmark.reports.tables import (
     run_tables,
     throughput_tables,
 )
+from benchmark.tables import Table
 from common.errors import UserError, run_main
 from file_utils import atomic_write
 

@@ -10,7 +10,6 @@ the last start that measured one, the accuracy that of the evaluation after the 
 
 import argparse
 import dataclasses
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmark.tables import markdown_table, number, text
 from common.errors import Problems, UserError, run_main
 from training.metrics.logger import read_log
 
@@ -30,7 +30,6 @@ HEADER = (
     "sequences/s",
     "tokens/s",
 )
-MISSING = "-"
 
 
 @dataclasses.dataclass
@@ -72,21 +71,6 @@ class Phase:
             text(number(self.throughput.get("sequences_per_second")), ",.1f"),
             text(number(self.throughput.get("tokens_per_second")), ",.0f"),
         ]
-
-
-def number(value: Any) -> float | None:
-    """A logged value; NaN and the infinities are strings there. None for anything that is no number."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def text(value: float | None, form: str) -> str:
-    """A cell of the table."""
-    if value is None:
-        return MISSING
-    return format(value, form) if math.isfinite(value) else str(value)
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
@@ -135,18 +119,6 @@ def _phase_that_starts(phases: dict[int, Phase], parameters: dict[str, Any]) -> 
     phase = phases.setdefault(2 if arguments.get("phase2") else 1, Phase())
     phase.start(parameters.get("first_step", 0))
     return phase
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown that lines up as plain text too; the first column at the left, numbers at the right."""
-    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
-
-    return "\n".join(line(cells) for cells in (header, rule, *rows))
 
 
 def print_table(logs: Sequence[str], header: Sequence[str], rows_of: Callable[[str], list[list[str]]]) -> None:

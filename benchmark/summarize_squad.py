@@ -15,7 +15,8 @@ from typing import Any
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.summarize import number, parse_logs, print_table, read_events, text
+from benchmark.summarize import parse_logs, print_table, read_events
+from benchmark.tables import number, text
 from common.errors import UserError, run_main
 
 HEADER = ("questions of", "questions", "EM", "F1", "steps", "training sequences/s", "inference sequences/s")

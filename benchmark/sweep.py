@@ -30,9 +30,9 @@ from types import MappingProxyType
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.reports.data import Bar
-from benchmark.summarize import MISSING, markdown_table, text
 from benchmark.sweeps.measurement import ROOT, Configuration, command, measure
 from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, by_configuration, rate_of, read_points, title, window
+from benchmark.tables import MISSING, markdown_table, text
 from common.errors import Problems, UserError, run_main
 from file_utils import atomic_write
 from models.config import BertConfig

@@ -36,7 +36,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmark.summarize import markdown_table
+from benchmark.tables import markdown_table
 from benchmark.workloads.hugging_face_step import (
     LEARNING_RATE,
     MAX_GRAD_NORM,

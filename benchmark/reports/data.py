@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.summarize import number, read_events
+from benchmark.summarize import read_events
 from benchmark.sweeps.points import FILE_NAME, Point, read_points
+from benchmark.tables import number
 from common.errors import Problems, UserError
 
 LOG_NAME = "dllogger.json"

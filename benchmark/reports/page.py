@@ -5,12 +5,11 @@ them too; they scroll inside their box, so that the page itself never does sidew
 """
 
 import base64
-import re
 from collections.abc import Sequence
 from html import escape
 
 from benchmark.reports.figures import Figure
-from benchmark.reports.tables import Table
+from benchmark.tables import Table
 
 STYLE = """
 :root { color-scheme: light dark; --back: #f6f8fa; --card: #ffffff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de;
@@ -59,16 +58,14 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 });
 """
 
-NUMBER = re.compile(r"-|[-\d.,]+%?")
-
 
 def make_page(title: str, tables: Sequence[Table], figures: Sequence[Figure], commands: Sequence[str]) -> str:
     """The whole page as text."""
     pictures = f'<div class="figures">{"".join(map(_figure, figures))}</div>' if figures else ""
     lines = escape("\n\n".join(commands))
     measured = f"<section><details><summary>Commands, as they ran</summary><pre>{lines}</pre></details></section>"
-    first = "".join(map(_table, tables[:1]))
-    rest = "".join(map(_table, tables[1:]))
+    first = "".join(table.html() for table in tables[:1])
+    rest = "".join(table.html() for table in tables[1:])
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -93,29 +90,6 @@ highest. docs/benchmarking.md of the project defines every figure. All points ar
 </body>
 </html>
 """
-
-
-def _table(table: Table) -> str:
-    textual = [any(not NUMBER.fullmatch(row[column]) for row in table.rows) for column in range(len(table.header))]
-    kinds = [' class="text"' if is_text else "" for is_text in textual]
-    head = "".join(
-        f'<th scope="col" aria-sort="none"{kind}><button type="button">{escape(name) or "fact"}</button></th>'
-        for name, kind in zip(table.header, kinds, strict=True)
-    )
-    body = "".join(
-        f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell, kind in zip(row, kinds, strict=True))}</tr>"
-        for row in table.rows
-    )
-    notes = "".join(f'<p class="soft">{_linked(escape(note))}</p>' for note in table.notes)
-    title = escape(table.title)
-    return (
-        f'<section><h2>{title}</h2>{notes}<div class="table" tabindex="0" role="region" aria-label="{title}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>\n"
-    )
-
-
-def _linked(escaped: str) -> str:
-    return re.sub(r"https://[^\s;,()]+", r'<a href="\g<0>">\g<0></a>', escaped)
 
 
 def _figure(figure: Figure) -> str:

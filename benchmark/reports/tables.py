@@ -1,36 +1,19 @@
-"""The tables of a report: cells as text, written once and shown as Markdown, as HTML and as CSV."""
+"""The tables of a report."""
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmark.compare import METHOD, Comparison, compare
 from benchmark.reports.data import Bar, Result, bars, by_subject, subject_title
 from benchmark.reports.references import references_for
-from benchmark.summarize import MISSING, markdown_table, text
 from benchmark.sweeps.points import settings, window
+from benchmark.tables import MISSING, Table, csv_table, text
 
 FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "cpu_cores", "git_commit", "git_dirty")
 DIFFERENT = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit")
 LONGEST_ERROR = 300
-
-
-class Table(NamedTuple):
-    """A heading, sentences under it, and rows of text."""
-
-    title: str
-    notes: list[str]
-    header: tuple[str, ...]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        """As in a README."""
-        escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.rows]
-        notes = "".join(f"\n{note}\n" for note in self.notes)
-        return f"## {self.title}\n{notes}\n{markdown_table(self.header, escaped)}\n"
 
 
 def throughput_tables(results: Sequence[Result]) -> list[Table]:
@@ -239,12 +222,7 @@ def commands(results: Sequence[Result]) -> list[str]:
 def points_csv(results: Sequence[Result]) -> str:
     """All points, one a line; nested fields by names such as `measured.part_seconds.data`."""
     rows = [_flat({"result": result.label} | point) for result in results for point in result.points]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return csv_table(rows)
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

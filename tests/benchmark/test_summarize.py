@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmark.summarize import main, markdown_table, read_phases
+from benchmark.summarize import main, read_phases
 from common.errors import UserError
 
 
@@ -126,12 +126,3 @@ def test_only_evaluation_is_no_phase(tmp_path):
     path.write_text("".join(f"DLLL {json.dumps(event)}\n" for event in events), encoding="utf-8")
     with pytest.raises(UserError, match="only evaluated"):
         read_phases(path)
-
-
-def test_columns_line_up():
-    assert markdown_table(("a", "long name"), [("first", "1"), ("b", "23")]).splitlines() == [
-        "| a     | long name |",
-        "| ----- | --------: |",
-        "| first |         1 |",
-        "| b     |        23 |",
-    ]
