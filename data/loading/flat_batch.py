@@ -10,12 +10,96 @@ All of it is computed on the CPU, in numpy, over the whole micro-batch: no loop 
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-IGNORED_LABEL = -100  # torch.nn.functional.cross_entropy's ignore_index
+from common.work import Work
+
+IGNORE_INDEX = -100  # torch.nn.functional.cross_entropy's
+
+
+@dataclass(frozen=True)
+class FlatBatch:
+    """B real sequences as T flat tokens, behind them D padding sequences. Tasks add their labels as further tensors."""
+
+    input_ids: torch.Tensor  # (T,) int64
+    token_type_ids: torch.Tensor  # (T,) int64
+    position_ids: torch.Tensor  # (T,) int64: from 0 in each sequence, padding sequences too
+    cu_seqlens: torch.Tensor  # (B + D + 1,) int32: cumulative lengths; the last one is T
+    max_seqlen: int  # S: no sequence is longer; the dataset's, not this batch's
+    work: Work  # of the real sequences
+    first_sample: int  # index of the first sequence in the stream of samples; what is random follows from it
+
+    @property
+    def n_sequences(self) -> int:
+        """B."""
+        return self.work.n_sequences
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens."""
+        return self.work.sum_lengths
+
+    @property
+    def sum_squared_lengths(self) -> int:
+        return self.work.sum_squared_lengths
+
+    @property
+    def n_masked(self) -> int:
+        return self.work.n_masked
+
+    def to(self, device: torch.device | str) -> "FlatBatch":
+        """Copies to the device without waiting; asynchronous from pinned memory."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin(self) -> "FlatBatch":
+        """Returns the batch in page-locked memory, from which a GPU copies asynchronously."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "FlatBatch":
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return dataclasses.replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
+
+
+def n_padding_sequences(batch_size: int) -> int:
+    """D, the padding sequences of a micro-batch: one for every 32 real ones, at least one."""
+    return max(1, batch_size // 32)
+
+
+def bucketed_n_tokens(n_tokens: int, batch_size: int, max_seq_length: int) -> int:
+    """T: `n_tokens` rounded up to a multiple of D * S, or to B * S, which holds any batch, if that is less."""
+    step = n_padding_sequences(batch_size) * max_seq_length
+    return min(-(-n_tokens // step) * step, batch_size * max_seq_length)
+
+
+def lay_out(lengths: np.ndarray, batch_size: int, max_seq_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the tokens of sequences of these lengths, (n,) int64, lie in a flat batch.
+
+    Args:
+        batch_size: the dataset's micro-batch, which the buckets follow; n may be less.
+
+    Returns:
+        cu_seqlens (n + D + 1,) int32, and position_ids (T,) int64.
+    """
+    n_sequences, n_padding = len(lengths), n_padding_sequences(batch_size)
+    n_tokens = int(lengths.sum())
+    total = bucketed_n_tokens(n_tokens, batch_size, max_seq_length)
+    cu_seqlens = np.zeros(n_sequences + n_padding + 1, dtype=np.int32)
+    np.cumsum(lengths, out=cu_seqlens[1 : n_sequences + 1])
+    cu_seqlens[n_sequences + 1 :] = np.minimum(n_tokens + np.arange(1, n_padding + 1) * max_seq_length, total)
+    position_ids = np.arange(total)
+    position_ids -= np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
+    return cu_seqlens, position_ids
+
+
+def padded(values: np.ndarray, size: int, padding: int = 0) -> torch.Tensor:
+    """(size,) int64: the values, then padding."""
+    result = np.full(size, padding, dtype=np.int64)
+    result[: len(values)] = values
+    return torch.from_numpy(result)
 
 
 @dataclass(frozen=True)
@@ -35,62 +119,22 @@ class PaddedSamples:
 
     def take(self, rows: np.ndarray) -> "PaddedSamples":
         """Returns copies of the given rows, in their order."""
-        return PaddedSamples(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+        return PaddedSamples(*(array[rows] for array in vars(self).values()))
 
     @staticmethod
     def concatenate(parts: list["PaddedSamples"]) -> "PaddedSamples":
         if len(parts) == 1:
             return parts[0]
-        fields = dataclasses.fields(PaddedSamples)
-        return PaddedSamples(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields))
+        return PaddedSamples(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 @dataclass(frozen=True)
-class PretrainingBatch:
-    """B real sequences as T flat tokens, behind them D padding sequences; M masked positions, some of them padding."""
+class PretrainingBatch(FlatBatch):
+    """A flat batch with M masked positions, some of them padding."""
 
-    input_ids: torch.Tensor  # (T,) int64
-    token_type_ids: torch.Tensor  # (T,) int64
-    position_ids: torch.Tensor  # (T,) int64: from 0 in each sequence, padding sequences too
-    cu_seqlens: torch.Tensor  # (B + D + 1,) int32: cumulative lengths; the last one is T
-    max_seqlen: int  # S: no sequence is longer; the loader's, not this batch's
-    masked_lm_positions: torch.Tensor  # (M,) int64: places in the T tokens, padded with 0
-    masked_lm_labels: torch.Tensor  # (M,) int64: the true ids, padded with -100
+    masked_lm_positions: torch.Tensor  # (M,) int64: indices in the T tokens, padded with 0
+    masked_lm_labels: torch.Tensor  # (M,) int64: the true ids, padded with IGNORE_INDEX
     next_sentence_labels: torch.Tensor  # (B,) int64
-    n_tokens: int  # real tokens
-    sum_squared_lengths: int  # over real sequences, for the FLOPs of attention
-    n_masked: int  # real masked positions
-    first_sample: int  # place of the first sequence in the stream of samples; what is random follows from it
-
-    @property
-    def n_sequences(self) -> int:
-        """B."""
-        return len(self.next_sentence_labels)
-
-    def to(self, device: torch.device | str) -> "PretrainingBatch":
-        """Copies to the device without waiting; asynchronous from pinned memory."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin(self) -> "PretrainingBatch":
-        """Returns the batch in page-locked memory, from which a GPU copies asynchronously."""
-        return self._map(torch.Tensor.pin_memory)
-
-    def _map(self, function) -> "PretrainingBatch":
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return dataclasses.replace(
-            self, **{name: function(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        )
-
-
-def n_padding_sequences(batch_size: int) -> int:
-    """D, the padding sequences of a micro-batch: one for every 32 real ones, at least one."""
-    return max(1, batch_size // 32)
-
-
-def bucketed_n_tokens(n_tokens: int, batch_size: int, max_seq_length: int) -> int:
-    """T: `n_tokens` rounded up to a multiple of D * S, or to B * S, which holds any batch, if that is less."""
-    step = n_padding_sequences(batch_size) * max_seq_length
-    return min(-(-n_tokens // step) * step, batch_size * max_seq_length)
 
 
 def bucketed_n_masked(n_masked: int, batch_size: int, max_predictions_per_seq: int) -> int:
@@ -106,50 +150,29 @@ def flatten(samples: PaddedSamples, batch_size: int | None = None, first_sample:
     Args:
         samples: B rows.
         batch_size: the loader's micro-batch, which the buckets follow, if B is less (the last batch of an evaluation).
-        first_sample: the place of the first row in the stream of samples.
+        first_sample: the index of the first row in the stream of samples.
     """
     n_sequences, max_seq_length = samples.input_ids.shape
     batch_size = batch_size or n_sequences
     lengths = samples.lengths.astype(np.int64)
-    n_tokens = int(lengths.sum())
-    total = bucketed_n_tokens(n_tokens, batch_size, max_seq_length)
-
-    columns = np.arange(max_seq_length)
-    is_real = columns < lengths[:, None]
-    input_ids = np.zeros(total, dtype=np.int64)
-    token_type_ids = np.zeros(total, dtype=np.int64)
-    position_ids = np.empty(total, dtype=np.int64)
-    input_ids[:n_tokens] = samples.input_ids[is_real]
-    token_type_ids[:n_tokens] = samples.segment_ids[is_real]
-    position_ids[:n_tokens] = np.broadcast_to(columns, is_real.shape)[is_real]
-    position_ids[n_tokens:] = np.arange(total - n_tokens) % max_seq_length
-
-    n_padding = n_padding_sequences(batch_size)
-    cu_seqlens = np.zeros(n_sequences + n_padding + 1, dtype=np.int32)
-    np.cumsum(lengths, out=cu_seqlens[1 : n_sequences + 1])
-    filled = n_tokens + np.arange(1, n_padding + 1) * max_seq_length
-    cu_seqlens[n_sequences + 1 :] = np.minimum(filled, total)
+    cu_seqlens, position_ids = lay_out(lengths, batch_size, max_seq_length)
+    is_real = np.arange(max_seq_length) < lengths[:, None]
 
     n_masked = int(samples.n_masked.sum())
     max_predictions = samples.masked_lm_positions.shape[1]
     n_positions = bucketed_n_masked(n_masked, batch_size, max_predictions)
     is_masked = np.arange(max_predictions) < samples.n_masked[:, None]
-    positions = np.zeros(n_positions, dtype=np.int64)
-    labels = np.full(n_positions, IGNORED_LABEL, dtype=np.int64)
-    positions[:n_masked] = (samples.masked_lm_positions + cu_seqlens[:n_sequences, None])[is_masked]
-    labels[:n_masked] = samples.masked_lm_ids[is_masked]
+    positions = samples.masked_lm_positions + cu_seqlens[:n_sequences, None]
 
     return PretrainingBatch(
-        input_ids=torch.from_numpy(input_ids),
-        token_type_ids=torch.from_numpy(token_type_ids),
+        input_ids=padded(samples.input_ids[is_real], len(position_ids)),
+        token_type_ids=padded(samples.segment_ids[is_real], len(position_ids)),
         position_ids=torch.from_numpy(position_ids),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         max_seqlen=max_seq_length,
-        masked_lm_positions=torch.from_numpy(positions),
-        masked_lm_labels=torch.from_numpy(labels),
-        next_sentence_labels=torch.from_numpy(samples.next_sentence_labels.astype(np.int64)),
-        n_tokens=n_tokens,
-        sum_squared_lengths=int(np.square(lengths).sum()),
-        n_masked=n_masked,
+        work=Work(n_sequences, int(lengths.sum()), int(np.square(lengths).sum()), n_masked),
         first_sample=first_sample,
+        masked_lm_positions=padded(positions[is_masked], n_positions),
+        masked_lm_labels=padded(samples.masked_lm_ids[is_masked], n_positions, IGNORE_INDEX),
+        next_sentence_labels=torch.from_numpy(samples.next_sentence_labels.astype(np.int64)),
     )

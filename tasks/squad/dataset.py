@@ -11,9 +11,8 @@ All windows are in memory, and a batch is a few gathers from flat arrays: a tent
 background thread is worth its trouble.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -21,49 +20,18 @@ import numpy as np
 import torch
 
 from common.errors import Problems, UserError
-from data.loading.flat_batch import bucketed_n_tokens, n_padding_sequences
+from common.work import Work
+from data.loading.flat_batch import FlatBatch, lay_out, padded
 from tasks.squad.features import SquadFeatures
 
 
 @dataclass(frozen=True)
-class SquadBatch:
-    """B windows as T flat tokens, padding behind them, in D sequences (see `data/loading/flat_batch.py`)."""
+class SquadBatch(FlatBatch):
+    """B windows; their token types are 0 up to the question's [SEP] and 1 from the context on."""
 
-    input_ids: torch.Tensor  # (T,) int64
-    token_type_ids: torch.Tensor  # (T,) int64: 0 up to the question's [SEP], 1 from the context on
-    position_ids: torch.Tensor  # (T,) int64: from 0 in each sequence, padding sequences too
-    cu_seqlens: torch.Tensor  # (B + D + 1,) int32: cumulative lengths; the last one is T
-    max_seqlen: int  # S: no sequence is longer; the dataset's, not this batch's
     start_positions: torch.Tensor  # (B,) int64: the answer's first token in its window; 0, [CLS], if it is not there
     end_positions: torch.Tensor  # (B,) int64: the answer's last token
     feature_indices: torch.Tensor  # (B,) int64: which of the features' windows these are
-    n_tokens: int  # real tokens
-    sum_squared_lengths: int  # over real sequences, for the FLOPs of attention
-    first_sample: int  # place of the first window in the stream; what is random follows from it
-
-    @property
-    def n_sequences(self) -> int:
-        """B."""
-        return len(self.feature_indices)
-
-    @property
-    def n_masked(self) -> int:
-        """Masked positions, of which fine-tuning has none."""
-        return 0
-
-    def to(self, device: torch.device | str) -> "SquadBatch":
-        """Copies to the device without waiting; asynchronous from pinned memory."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin(self) -> "SquadBatch":
-        """Returns the batch in page-locked memory, from which a GPU copies asynchronously."""
-        return self._map(torch.Tensor.pin_memory)
-
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "SquadBatch":
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return dataclasses.replace(
-            self, **{name: function(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        )
 
 
 class SquadDataset:
@@ -167,37 +135,23 @@ class SquadDataset:
             yield self._batch(longest_first[first : first + self.micro_batch_size], first)
 
     def _batch(self, windows: np.ndarray, first_sample: int) -> SquadBatch:
-        features, max_seq_length = self.features, self.max_seq_length
+        features = self.features
         lengths = features.offsets[windows + 1] - features.offsets[windows]
         n_tokens = int(lengths.sum())
-        total = bucketed_n_tokens(n_tokens, self.micro_batch_size, max_seq_length)
-
-        n_sequences, n_padding = len(windows), n_padding_sequences(self.micro_batch_size)
-        cu_seqlens = np.zeros(n_sequences + n_padding + 1, dtype=np.int32)
-        np.cumsum(lengths, out=cu_seqlens[1 : n_sequences + 1])
-        filled = n_tokens + np.arange(1, n_padding + 1) * max_seq_length
-        cu_seqlens[n_sequences + 1 :] = np.minimum(filled, total)
-
-        input_ids = np.zeros(total, dtype=np.int64)
-        token_type_ids = np.zeros(total, dtype=np.int64)
-        position_ids = np.empty(total, dtype=np.int64)
-        positions = np.arange(n_tokens) - np.repeat(cu_seqlens[:n_sequences], lengths)
-        input_ids[:n_tokens] = features.input_ids[np.repeat(features.offsets[windows], lengths) + positions]
-        token_type_ids[:n_tokens] = positions >= np.repeat(features.question_lengths[windows], lengths)
-        position_ids[:n_tokens] = positions
-        position_ids[n_tokens:] = np.arange(total - n_tokens) % max_seq_length
-
+        cu_seqlens, position_ids = lay_out(lengths, self.micro_batch_size, self.max_seq_length)
+        positions = position_ids[:n_tokens]
+        input_ids = features.input_ids[np.repeat(features.offsets[windows], lengths) + positions]
+        token_type_ids = positions >= np.repeat(features.question_lengths[windows], lengths)
         batch = SquadBatch(
-            input_ids=torch.from_numpy(input_ids),
-            token_type_ids=torch.from_numpy(token_type_ids),
+            input_ids=padded(input_ids, len(position_ids)),
+            token_type_ids=padded(token_type_ids, len(position_ids)),
             position_ids=torch.from_numpy(position_ids),
             cu_seqlens=torch.from_numpy(cu_seqlens),
-            max_seqlen=max_seq_length,
+            max_seqlen=self.max_seq_length,
+            work=Work(len(windows), n_tokens, int(np.square(lengths).sum())),
+            first_sample=first_sample,
             start_positions=torch.from_numpy(features.start_positions[windows]),
             end_positions=torch.from_numpy(features.end_positions[windows]),
             feature_indices=torch.from_numpy(windows.astype(np.int64)),
-            n_tokens=n_tokens,
-            sum_squared_lengths=int(np.square(lengths).sum()),
-            first_sample=first_sample,
         )
         return batch.pin() if self.pin_memory else batch

@@ -14,24 +14,9 @@ from typing import Any
 
 import torch
 
+from common.work import Work
 from training.metrics.gpu_telemetry import GpuTelemetry, of_all_gpus
 from training.metrics.step_times import StepTimes, mean_of_ranks
-
-
-@dataclasses.dataclass
-class Work:
-    """What batches hold, in exact integers; padding does not count."""
-
-    n_sequences: int = 0
-    sum_lengths: int = 0
-    """Real tokens."""
-    sum_squared_lengths: int = 0
-    """Sum over sequences of the squared length, which attention costs."""
-    n_masked: int = 0
-    """Masked positions that the MLM head sees."""
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
 def bert_flops(
