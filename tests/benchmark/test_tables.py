@@ -30,8 +30,8 @@ def test_markdown_and_html_escape_what_would_break_them():
         "",
         "See https://example.org/x; and more.",
         "",
-        "|           |    rate |",
-        "| --------- | ------: |",
+        "|          |    rate |",
+        "| -------- | ------: |",
         "| a\\|<b> c | 1,000.5 |",
     ]
     page = table.html()
