@@ -263,12 +263,12 @@ def _look_at_machine() -> dict:
     process, as CUDA would hold memory in this one."""
     program = (
         "import json, torch\n"
-        "from kernels.launch import default_kernels\n"
+        "from kernels.defaults import fast_paths\n"
         "from training.environment.description import describe_environment\n"
         "from training.config.precision import PRECISIONS, precision_problem, resolve_precision\n"
         "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
         "able = [resolve_precision(name, device) for name in PRECISIONS if not precision_problem(name, device)]\n"
-        "kernels = {precision.name: default_kernels(device, precision.compute_dtype) for precision in able}\n"
+        "kernels = {precision.name: fast_paths(device, precision.compute_dtype).kernels for precision in able}\n"
         "precision = resolve_precision(None, device).name\n"
         "print(json.dumps(describe_environment() | {'precision': precision, 'kernels': kernels}))"
     )
