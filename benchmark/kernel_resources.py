@@ -4,12 +4,14 @@
   python3 benchmark/kernel_resources.py
   python3 benchmark/kernel_resources.py --kernels attention --keep code     # and the code, to be read
 
-Registers and shared memory decide how many programs a processor runs beside each other, and so how much of the time
-that memory takes is hidden. What does not fit into registers is spilled to memory: the column should be zeros, but
-for some bytes of attention's kernels.
+Each kernel is compiled with the arguments and settings that its own function launches it with.
 
-`products` says which instructions multiply matrices: wgmma is Hopper's own, and twice as fast there as mma. Each group
-of them is waited for once; as many waits as products mean that the assembler, short of registers, has lined them up.
+Registers and shared memory decide how many thread blocks a streaming multiprocessor (SM) runs beside each other, and so
+how much of the time that memory takes is hidden. What does not fit into registers is spilled to memory: the column
+should be zeros, but for some bytes of attention's kernels.
+
+`matmuls` says which instructions multiply matrices: wgmma is Hopper's own, and twice as fast there as mma. Each group
+of them is waited for once; as many waits as matmuls mean that the assembler, short of registers, has lined them up.
 `16-byte loads` are the share of the loads from global memory that are as wide as one thread's can be.
 """
 
@@ -21,10 +23,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,36 +38,12 @@ from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
 
 LAYERS, HIDDEN, INTERMEDIATE, HEADS, HEAD_SIZE = 24, 1024, 4096, 16, 64  # of BERT-large
-LAUNCH_OPTIONS = ("num_warps", "num_stages", "maxnreg")
-POINTERS = MappingProxyType(  # all others are to bf16 or fp32
-    {
-        "cu_seqlens_ptr": "*i32",
-        "seed_ptr": "*i64",
-        "row_keys_ptr": "*i32",
-        "blocks_ptr": "*i64",
-        "block_of_chunk_ptr": "*i32",
-    }
-)
-FP8_POINTERS = ("fp8_ptr", "values_ptr", "rows_ptr", "columns_ptr")  # of kernels that write fp8
+TOKENS, DROPOUT = 8192, 0.1
 FP8_ARCH = 89  # the first that has it
-# Parameters by value; all others are i32.
-FLOATS = (
-    "scale",
-    "kept_scale",
-    "eps",
-    "lr",
-    "decay",
-    "beta1",
-    "one_minus_beta1",
-    "unbias1",
-    "beta2",
-    "one_minus_beta2",
-    "unbias2",
-)
 
-# Compute capability -> warps and KiB of shared memory of a processor: CUDA C++ Programming Guide, technical
-# specifications per compute capability. All have 65,536 registers, and keep 1 KiB of shared memory per program.
-PROCESSORS = MappingProxyType(
+# Compute capability -> warps and KiB of shared memory of an SM: CUDA C++ Programming Guide, technical specifications
+# per compute capability. All have 65,536 registers, and keep 1 KiB of shared memory per thread block.
+MULTIPROCESSORS = MappingProxyType(
     {80: (64, 164), 86: (48, 100), 89: (48, 100), 90: (64, 228), 100: (64, 228), 120: (48, 100)}
 )
 REGISTERS = 65536
@@ -71,8 +53,8 @@ HEADER = (
     "registers",
     "spilled bytes",
     "shared memory, bytes",
-    "programs per processor",
-    "products",
+    "thread blocks per SM",
+    "matmuls",
     "16-byte loads",
     "instructions",
 )
@@ -83,153 +65,95 @@ class Kernel:
     """A kernel as it is launched for BERT-large in bf16."""
 
     name: str
-    function: Any
+    function: str
     """The function under `triton.jit`."""
-    settings: Mapping[str, Any]
-    """Its constants, and options of the launch."""
-    fp32: tuple[str, ...] = ()
-    """Pointers to fp32."""
+    launch: Callable[[], object]
+    """Launches it on tensors of any device, perhaps among others."""
     to_fp8: bool = False
     """Whether it writes fp8."""
 
 
 def kernels() -> list[Kernel]:
     """The table. A kernel more is an entry more."""
-    from kernels import (
-        blocked_attention,
-        column_sums,
-        dropout_add_norm,
-        fp8,
-        gelu,
-        optimizers,
-        short_attention,
-        whole_attention,
-    )
+    from kernels.column_sums import column_sums
+    from kernels.fused import fp8
 
-    norm = {"n_columns": HIDDEN, "block_columns": HIDDEN, "has_dropout": True}
-    rows = {"n_columns": INTERMEDIATE, "block_columns": INTERMEDIATE, "block_rows": 1}
-    heads = {"n_heads": HEADS, "head_size": HEAD_SIZE, "has_dropout": True}
-    forward_blocks = heads | short_attention.forward_blocks_settings(HEAD_SIZE, element_size=2)
-    query_blocks = heads | short_attention.query_blocks_settings(HEAD_SIZE, element_size=2)
-    key_blocks = heads | short_attention.key_blocks_settings(HEAD_SIZE, element_size=2)
-    chunks = {"chunk": optimizers.CHUNK, "tile": optimizers.TILE, "num_warps": optimizers.WARPS}
     return [
-        *(
-            kernel
-            for to_fp8, suffix in ((False, ""), (True, ", fp8 beside"))
-            for kernel in (
-                Kernel(
-                    f"dropout_add_norm forward{suffix}",
-                    dropout_add_norm._dropout_add_norm,
-                    norm
-                    | {"block_rows": dropout_add_norm.FORWARD_ROWS, "num_warps": dropout_add_norm.FORWARD_WARPS}
-                    | {"to_fp8": to_fp8},
-                    fp32=("weight_ptr", "bias_ptr", "mean_ptr", "scale_ptr", "fp8_scale_ptr"),
-                    to_fp8=to_fp8,
-                ),
-                Kernel(
-                    f"dropout_add_norm backward{suffix}",
-                    dropout_add_norm._dropout_add_norm_gradients,
-                    norm
-                    | {"block_rows": dropout_add_norm.BACKWARD_ROWS, "num_warps": dropout_add_norm.BACKWARD_WARPS}
-                    | {"has_second": True, "to_fp8": to_fp8},
-                    fp32=("weight_ptr", "mean_ptr", "scale_ptr", "partial_sums_ptr", "fp8_scale_ptr"),
-                    to_fp8=to_fp8,
-                ),
-                Kernel(
-                    f"gelu forward{suffix}",
-                    gelu._gelu,
-                    rows | {"to_fp8": to_fp8, "num_warps": gelu.FORWARD_WARPS},
-                    fp32=("fp8_scale_ptr",),
-                    to_fp8=to_fp8,
-                ),
-                Kernel(
-                    f"gelu backward{suffix}",
-                    gelu._gelu_gradient,
-                    rows | {"to_fp8": to_fp8, "num_warps": gelu.BACKWARD_WARPS_FP8 if to_fp8 else gelu.BACKWARD_WARPS},
-                    fp32=("partial_sums_ptr", "fp8_scale_ptr"),
-                    to_fp8=to_fp8,
-                ),
-            )
-        ),
-        Kernel(
-            "column sums",
-            column_sums._column_sums,
-            {
-                "block_rows": column_sums.BLOCK_ROWS,
-                "block_columns": column_sums.BLOCK_COLUMNS,
-                "num_warps": column_sums.WARPS,
-                "maxnreg": column_sums.REGISTERS,
-            },
-            fp32=("partial_ptr", "sums_ptr"),
-        ),
-        Kernel(
-            "rows into fp8",
-            fp8._quantise_rows,
-            {"n_columns": HIDDEN, "block_columns": HIDDEN, "block_rows": 4, "num_warps": fp8.ROWS_WARPS},
-            fp32=("scale_ptr",),
-            to_fp8=True,
-        ),
+        *_fused_kernels(False, ""),
+        *_fused_kernels(True, ", fp8 beside"),
+        Kernel("column sums", "_column_sums", lambda: column_sums(torch.empty(512, HIDDEN))),
+        Kernel("rows into fp8", "_quantise_rows", lambda: fp8.quantise_rows(_bf16(TOKENS, HIDDEN)), to_fp8=True),
         Kernel(
             "weights into fp8",
-            fp8._quantise_weights,
-            {"n_rows": INTERMEDIATE, "n_columns": HIDDEN, "tile": fp8.TILE, "num_warps": fp8.TILE_WARPS},
-            fp32=("scale_ptr",),
+            "_quantise_weights",
+            lambda: fp8.quantise_weights([torch.zeros(INTERMEDIATE, HIDDEN)] * LAYERS),
             to_fp8=True,
         ),
+        Kernel("adamw", "_adam_pass", lambda: _update(takes_ratios=False)),
+        Kernel("lamb first pass", "_adam_pass", lambda: _update(takes_ratios=True)),
+        Kernel("lamb trust ratios", "_lamb_trust_ratios", lambda: _update(takes_ratios=True)),
+        Kernel("lamb second pass", "_lamb_second_pass", lambda: _update(takes_ratios=True)),
         *(
-            Kernel(
-                name,
-                optimizers._adam_pass,
-                chunks | {"takes_ratio": takes_ratio, "maxnreg": optimizers.ADAM_REGISTERS},
-                fp32=("sums_ptr", "divisor_ptr"),
-            )
-            for name, takes_ratio in (("adamw", False), ("lamb first pass", True))
-        ),
-        Kernel(
-            "lamb trust ratios",
-            optimizers._lamb_trust_ratios,
-            {"chunk": optimizers.CHUNK, "tile": optimizers.CHUNKS_AT_A_TIME},
-            fp32=("sums_ptr", "ratios_ptr"),
-        ),
-        Kernel("lamb second pass", optimizers._lamb_second_pass, chunks, fp32=("ratios_ptr",)),
-        *(
-            kernel
+            Kernel(f"attention of {length} {way}", f"attention_{way}_whole", lambda length=length: _attention(length))
             for length in (64, 128)
-            for kernel in (
-                Kernel(
-                    f"attention of {length} forward",
-                    whole_attention.attention_forward_whole,
-                    heads | short_attention.whole_forward_settings(length),
-                    fp32=("log_sum_exp_ptr",),
-                ),
-                Kernel(
-                    f"attention of {length} backward",
-                    whole_attention.attention_backward_whole,
-                    heads | short_attention.whole_backward_settings(length),
-                    fp32=("log_sum_exp_ptr", "partial_sums_ptr"),
-                ),
-            )
+            for way in ("forward", "backward")
         ),
-        Kernel(
-            "attention of 512 forward",
-            blocked_attention.attention_forward_blocks,
-            forward_blocks,
-            fp32=("log_sum_exp_ptr",),
-        ),
-        Kernel(
-            "attention of 512 backward, queries",
-            blocked_attention.attention_backward_queries,
-            query_blocks,
-            fp32=("log_sum_exp_ptr", "delta_ptr", "sums_ptr"),
-        ),
-        Kernel(
-            "attention of 512 backward, keys",
-            blocked_attention.attention_backward_keys,
-            key_blocks,
-            fp32=("log_sum_exp_ptr", "delta_ptr", "sums_ptr"),
-        ),
+        Kernel("attention of 512 forward", "attention_forward_blocks", lambda: _attention(512)),
+        Kernel("attention of 512 backward, queries", "attention_backward_queries", lambda: _attention(512)),
+        Kernel("attention of 512 backward, keys", "attention_backward_keys", lambda: _attention(512)),
     ]
+
+
+def _fused_kernels(to_fp8: bool, suffix: str) -> list[Kernel]:
+    from kernels.fused import dropout_add_norm, gelu
+
+    rows, wide = _bf16(TOKENS, HIDDEN), _bf16(TOKENS, INTERMEDIATE)
+    of_rows, of_columns = torch.empty(TOKENS), torch.empty(HIDDEN)
+    rest = DROPOUT, _seed(), to_fp8
+    forward = (rows, rows, of_columns, of_columns, 1e-12)
+    backward = ([rows, rows], rows, of_rows, of_rows, of_columns)
+    return [
+        Kernel(name + suffix, function, launch, to_fp8)
+        for name, function, launch in (
+            (
+                "dropout_add_norm forward",
+                "_dropout_add_norm",
+                lambda: dropout_add_norm.dropout_add_norm_(*forward, *rest),
+            ),
+            (
+                "dropout_add_norm backward",
+                "_dropout_add_norm_gradients",
+                lambda: dropout_add_norm.dropout_add_norm_backward(*backward, *rest),
+            ),
+            ("gelu forward", "_gelu", lambda: gelu.gelu(wide, to_fp8)),
+            ("gelu backward", "_gelu_gradient", lambda: gelu.gelu_backward_(wide, wide, to_fp8)),
+        )
+    ]
+
+
+def _attention(length: int) -> None:
+    from kernels.attention.short import short_attention, short_attention_backward
+
+    qkv = _bf16(TOKENS, 3, HEADS, HEAD_SIZE)
+    rest = torch.arange(0, TOKENS + 1, length, dtype=torch.int32), length, DROPOUT, _seed()
+    output, log_sum_exp = short_attention(qkv, *rest)
+    short_attention_backward(output, qkv, output, log_sum_exp, *rest)
+
+
+def _update(takes_ratios: bool) -> None:
+    from kernels.optimizers import GroupUpdate
+
+    group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "step": 2, "n_blocks": 1}
+    tensors = [[torch.empty(HIDDEN, HIDDEN) for _ in range(2)] for _ in range(4)]
+    GroupUpdate(takes_ratios)(*tensors, group, torch.ones(()))
+
+
+def _bf16(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16)
+
+
+def _seed() -> Tensor:
+    return torch.zeros(1, dtype=torch.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,18 +165,18 @@ class Resources:
     spilled_bytes: int
     """Per thread."""
     shared_bytes: int
-    """Per program."""
+    """Per thread block."""
     ptx: str
     sass: str
 
-    def programs_per_processor(self, arch: int) -> int:
-        """How many fit beside each other."""
-        max_warps, shared_kib = PROCESSORS[arch]
+    def blocks_per_multiprocessor(self, arch: int) -> int:
+        """How many thread blocks fit beside each other."""
+        max_warps, shared_kib = MULTIPROCESSORS[arch]
         of_a_warp = -(-self.registers * 32 // 256) * 256  # given out in units of 256
         fitting = REGISTERS // of_a_warp // self.n_warps, (shared_kib << 10) // (self.shared_bytes + 1024)
         return min(*fitting, max_warps // self.n_warps)
 
-    def products(self) -> str:
+    def matmuls(self) -> str:
         """Which instructions multiply matrices, and how many."""
         if n_wgmma := len(re.findall(r"\bHGMMA\b", self.sass)):
             return f"wgmma {n_wgmma}, {len(re.findall(r'WARPGROUP.DEPBAR', self.sass))} waits"
@@ -267,68 +191,54 @@ class Resources:
 
     def row(self, name: str, arch: int) -> list[str]:
         """A line of the table."""
-        numbers = self.n_warps, self.registers, self.spilled_bytes, self.shared_bytes, self.programs_per_processor(arch)
+        numbers = self.n_warps, self.registers, self.spilled_bytes, self.shared_bytes
         n_instructions = len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+[^/\s]", self.sass, re.MULTILINE))
-        return [name, *(f"{n:,}" for n in numbers), self.products(), self.wide_loads(), f"{n_instructions:,}"]
+        cells = [f"{n:,}" for n in (*numbers, self.blocks_per_multiprocessor(arch))]
+        return [name, *cells, self.matmuls(), self.wide_loads(), f"{n_instructions:,}"]
 
 
-def signature(kernel: Kernel) -> dict[str, str | tuple[str, ...]]:
-    """The types of a kernel's parameters."""
-
-    def type_of(name: str) -> str | tuple[str, ...]:
-        if name in kernel.settings:
-            return "constexpr"
-        if name.endswith("_ptrs"):
-            return ("*fp32",) * LAYERS
-        if kernel.to_fp8 and name in FP8_POINTERS:
-            return "*fp8e4nv"
-        if name.endswith("_ptr"):
-            return POINTERS.get(name, "*fp32" if name in kernel.fp32 else "*bf16")
-        return "fp32" if name in FLOATS else "i32"
-
-    return {name: type_of(name) for name in kernel.function.arg_names}
-
-
-def resources(kernel: Kernel, arch: int) -> Resources:
-    """Compile a kernel.
+def compiled(kernel: Kernel, arch: int) -> Any:
+    """A kernel compiled by Triton as for a launch on a GPU of this kind, with nothing launched.
 
     Args:
         arch: compute capability times ten.
 
     Raises:
-        UserError: the table does not fit the kernel.
+        UserError: the table names a function that is not launched.
     """
-    import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.runtime import JITFunction
+    from triton.runtime.driver import driver
 
-    types = signature(kernel)
-    unknown = set(kernel.settings) - set(types) - set(LAUNCH_OPTIONS) | set(kernel.fp32) - set(types)
-    if unknown:
-        raise UserError(f"{kernel.name}: the kernel has no {', '.join(sorted(unknown))}", "correct the table")
-    # As for a launch: tensors begin at multiples of 16 bytes, and sizes are multiples of 16 where it would look.
-    places = []
-    for index, (parameter, type_) in enumerate(zip(kernel.function.params, types.values(), strict=True)):
-        if isinstance(type_, tuple):
-            places += [(index, member) for member in range(len(type_))]
-        elif type_.startswith("*") or (type_ == "i32" and not parameter.do_not_specialize):
-            places.append((index,))
-    aligned = {place: [["tt.divisibility", 16]] for place in places}
-    constants = {name: value for name, value in kernel.settings.items() if name in types}
-    options = {name: value for name, value in kernel.settings.items() if name in LAUNCH_OPTIONS}
-    source = ASTSource(kernel.function, types, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    gpu = mock.Mock()
+    gpu.get_current_target.return_value = GPUTarget("cuda", arch, 32)
+    gpu.get_current_device.return_value = arch  # compiled kernels are kept by device
+    found = []
+    run = JITFunction.run
+
+    def compile_only(function: JITFunction, *args: Any, warmup: bool, **settings: Any) -> None:
+        if function.fn.__name__ == kernel.function:
+            found.append(run(function, *args, warmup=True, **settings))
+
+    with mock.patch.object(driver, "_active", gpu), mock.patch.object(JITFunction, "run", compile_only):
+        kernel.launch()
+    if not found:
+        raise UserError(f"{kernel.name}: {kernel.function} is not launched", "correct the table")
+    return found[0]
+
+
+def resources(kernel: Kernel, arch: int) -> Resources:
+    """Compile a kernel, and ask NVIDIA's tool what it takes; arguments and errors as for `compiled`."""
+    found = compiled(kernel, arch)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(compiled.asm["cubin"])
-        usage, sass = (cuobjdump(option, path) for option in ("-res-usage", "-sass"))
+        path.write_bytes(found.asm["cubin"])
+        usage, sass = (
+            subprocess.run([tool("cuobjdump"), option, path], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
     registers, stack = (int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-    return Resources(options.get("num_warps", 4), registers, stack, compiled.metadata.shared, compiled.asm["ptx"], sass)
-
-
-def cuobjdump(option: str, path: Path) -> str:
-    """What the tool that comes with Triton says of a compiled kernel."""
-    return subprocess.run([tool("cuobjdump"), option, path], capture_output=True, text=True, check=True).stdout
+    return Resources(found.metadata.num_warps, registers, stack, found.metadata.shared, found.asm["ptx"], sass)
 
 
 def tool(name: str) -> Path:
@@ -349,7 +259,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", default="", help="only those whose name contains this (default: all)")
     parser.add_argument(
-        "--arch", type=int, default=90, choices=sorted(PROCESSORS), help="compute capability times ten (default: 90)"
+        "--arch",
+        type=int,
+        default=90,
+        choices=sorted(MULTIPROCESSORS),
+        help="compute capability times ten (default: 90)",
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write the PTX and the machine code there")
     return parser.parse_args(arguments)

@@ -50,9 +50,9 @@ def test_attention_is_compiled_without_a_gpu_and_has_room(assembler, tmp_path):
     assert forward["kernel"] == "attention of 128 forward"
     # None by Triton 3.7; 3.6, which PyTorch 2.11 has, spills a few bytes of 128 registers.
     assert max(int(line["spilled bytes"]) for line in (forward, backward)) <= 16
-    assert int(forward["programs per processor"]) >= 3
-    assert int(backward["programs per processor"]) >= 2
-    assert forward["products"].startswith("wgmma")
+    assert int(forward["thread blocks per SM"]) >= 3
+    assert int(backward["thread blocks per SM"]) >= 2
+    assert forward["matmuls"].startswith("wgmma")
     # Of 128 threads, each reads 16 bytes of 64 queries 4 times and of 128 keys and values 8 times; the two ends of the
     # sequence and the seed are narrow.
     assert forward["16-byte loads"] == "20 of 23"
@@ -76,20 +76,26 @@ def test_code_is_counted():
     found = Resources(n_warps=4, registers=100, spilled_bytes=8, shared_bytes=2048, ptx=PTX, sass=SASS)
     row = dict(zip(kernel_resources.HEADER, found.row("a", 90), strict=True))
     assert row["instructions"] == "4"
-    assert row["products"] == "wgmma 2, 1 waits"
+    assert row["matmuls"] == "wgmma 2, 1 waits"
     assert row["16-byte loads"] == "2 of 3"
     assert row["spilled bytes"] == "8"
 
 
 @pytest.mark.parametrize(
-    ("n_warps", "registers", "shared_bytes", "programs"),
+    ("n_warps", "registers", "shared_bytes", "n_blocks"),
     [
         (4, 128, 0, 4),  # 65,536 registers / (128 threads * 128)
-        (8, 129, 0, 1),  # 129 are given out as 136: 1.88 programs
+        (8, 129, 0, 1),  # 129 are given out as 136: 1.88 blocks
         (4, 32, 50 << 10, 4),  # 228 KiB / (50 + 1)
         (8, 32, 0, 8),  # 64 warps / 8
     ],
 )
-def test_programs_beside_each_other(n_warps, registers, shared_bytes, programs):
+def test_thread_blocks_beside_each_other(n_warps, registers, shared_bytes, n_blocks):
     found = Resources(n_warps, registers, 0, shared_bytes, "", "")
-    assert found.programs_per_processor(90) == programs
+    assert found.blocks_per_multiprocessor(90) == n_blocks
+
+
+def test_a_kernel_that_is_not_launched_is_refused():
+    renamed = kernel_resources.Kernel("gelu", "_gelu_of_old", lambda: None)
+    with pytest.raises(UserError, match="gelu: _gelu_of_old is not launched; correct the table"):
+        kernel_resources.compiled(renamed, 90)
