@@ -26,6 +26,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from common.errors import UserError
+from common.json_files import read_json
 from common.remote_files import download, is_remote, last_part, shown
 
 
@@ -140,9 +141,9 @@ def _record_path(target: Path) -> Path:
 
 def _is_whole(target: Path, key: str, expected: str | None) -> bool:
     try:
-        record = json.loads(_record_path(target).read_text(encoding="utf-8"))
+        record = read_json(_record_path(target), "record of a download", "remove it")
         fits = record["address_sha256"] == key and record["bytes"] == target.stat().st_size
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (UserError, FileNotFoundError, KeyError):
         return False
     return fits and (expected is None or sha256_of(target) == expected)
 

@@ -15,7 +15,6 @@ distinct word is tokenized once and its ids are kept, as bytes ready to be joine
 encoding is mostly `str.split` and dictionary look-ups.
 """
 
-import json
 import os
 import re
 import unicodedata
@@ -29,6 +28,7 @@ import numpy as np
 from tokenizers.models import WordPiece
 
 from common.errors import UserError
+from common.json_files import read_json
 
 VOCAB_NAME = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -363,10 +363,7 @@ def configured_do_lower_case(folder: Path, default: bool | None) -> bool | None:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is not valid JSON ({error})", "repair or remove it") from error
-        if isinstance(config, dict) and isinstance(config.get("do_lower_case"), bool):
+        config = read_json(path, "configuration", "repair or remove it")
+        if isinstance(config.get("do_lower_case"), bool):
             return config["do_lower_case"]
     return default

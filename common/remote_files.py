@@ -24,6 +24,7 @@ import urllib3
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.json_files import read_json
 
 ATTEMPTS = 8
 """Failures in a row, none of which brought a byte further than before, until a download gives up."""
@@ -347,10 +348,10 @@ def _note_path(partial: Path) -> Path:
 
 def _read_note(partial: Path, address: str) -> dict:
     try:
-        note = json.loads(_note_path(partial).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        note = read_json(_note_path(partial), "note of a download", "remove it")
+    except UserError:
         return {}
-    return note if isinstance(note, dict) and note.get("url") == shown(address) else {}
+    return note if note.get("url") == shown(address) else {}
 
 
 def _write_note(partial: Path, address: str, answer: Answer) -> None:

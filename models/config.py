@@ -1,12 +1,12 @@
 """What a BERT is, its shape in the keys of Google's `bert_config.json`, and how it is run."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
 
 from common.errors import Problems
+from common.json_files import read_json
 from kernels.layers import ACTIVATIONS
 
 VOCABULARY_MULTIPLE = 8  # tensor cores want the vocabulary product's dimensions in multiples of 16 bytes
@@ -32,15 +32,7 @@ class BertConfig:
     def from_json_file(cls, path: str | Path) -> "BertConfig":
         """Read a configuration; raises UserError naming every unknown, missing or impossible value at once."""
         problems = Problems()
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            problems.add(f"the model configuration {path} cannot be read ({error.strerror}): check --config_file.")
-        except ValueError as error:
-            problems.add(f"the model configuration {path} is not JSON ({error}): correct it there.")
-        problems.raise_if_any()
-        problems.check(isinstance(values, dict), f"{path} is no JSON object", "give a model configuration")
-        problems.raise_if_any()
+        values = read_json(path, "model configuration", "check --config_file")
         known = {field.name: field for field in dataclasses.fields(cls)}
         for key in sorted(values.keys() - known.keys()):
             problems.add(f"{path}: unknown key {key!r}", f"remove it or correct it to one of {', '.join(known)}")

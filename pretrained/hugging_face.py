@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import Problems, UserError
+from common.json_files import read_json
 from file_utils import atomic_write
 from kernels.layers import LAYER_NORM_EPS
 from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
@@ -53,19 +54,6 @@ ARCHITECTURES = MappingProxyType(
 )
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The object in a JSON file; raises UserError where there is none."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})", "check the path") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})", "correct it, or get it again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object", "give a model's configuration")
-    return values
-
-
 def read_config(path: str | os.PathLike) -> BertConfig:
     """A model's shape from a config.json of Hugging Face's or a bert_config.json of Google's.
 
@@ -74,7 +62,7 @@ def read_config(path: str | os.PathLike) -> BertConfig:
     Raises:
         UserError: it cannot be read, or says something that no model here can be; everything at once.
     """
-    return config_from(read_json(path), str(path))
+    return config_from(read_json(path, "model configuration", "correct it, or get it again"), str(path))
 
 
 def config_from(values: Mapping[str, Any], where: str) -> BertConfig:
@@ -117,7 +105,7 @@ def shard_files(index: str | os.PathLike) -> dict[Path, set[str]]:
     Raises UserError where the index is no such index, or names files outside its folder or that are missing.
     """
     index, shards = Path(index), {}
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, "index of a model", "get the model again").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no weight_map", "get the model again")
     problems = Problems()
@@ -137,7 +125,7 @@ def extract_vocabulary(tokenizer_file: str | os.PathLike, vocab_file: str | os.P
 
     Raises UserError where it is not a WordPiece tokenizer, or its ids are not 0, 1, 2 and so on.
     """
-    model = read_json(tokenizer_file).get("model")
+    model = read_json(tokenizer_file, "tokenizer", "give --vocab_file a vocab.txt").get("model")
     vocab = model.get("vocab") if isinstance(model, dict) and model.get("type") == "WordPiece" else None
     if not isinstance(vocab, dict) or sorted(vocab.values()) != list(range(len(vocab))):
         raise UserError(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import Problems, UserError
+from common.json_files import read_json
 from models.config import BertConfig
 from pretrained.hugging_face import (
     CONFIG_NAME,
@@ -36,7 +37,6 @@ from pretrained.hugging_face import (
     check_tied,
     config_from,
     is_tied,
-    read_json,
     read_safetensors,
     shard_files,
     trim_vocabulary,
@@ -379,8 +379,10 @@ def _configurations(state: Mapping[str, Any], file: Path, names: tuple[str, ...]
             yield values, f"the configuration in {file}"
     for path in (file.parent / name for name in names):
         # Other programs call their files config.json as well.
-        if path.is_file() and "hidden_size" in (values := read_json(path)):
-            yield values, str(path)
+        if path.is_file():
+            values = read_json(path, "model configuration", "correct it, or get it again")
+            if "hidden_size" in values:
+                yield values, str(path)
 
 
 def lower_case_of(given: str | Path, folder: Path) -> bool | None:

@@ -377,5 +377,5 @@ def test_from_pretrained_names_what_it_looked_for(tmp_path):
         BertTokenizer.from_pretrained(tmp_path)
     write_vocab(tmp_path / "vocab.txt")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"config\.json is no configuration: it is not JSON"):
         BertTokenizer.from_pretrained(tmp_path)

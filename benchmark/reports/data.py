@@ -16,6 +16,7 @@ from benchmark.summarize import read_events
 from benchmark.sweeps.points import FILE_NAME, Point, read_points
 from benchmark.tables import number
 from common.errors import Problems, UserError
+from common.json_files import read_json
 
 LOG_NAME = "dllogger.json"
 PROFILE_SCHEMA = 1
@@ -111,16 +112,11 @@ def _place(folder: Path, path: Path) -> str:
 
 
 def _add_profile(result: Result, file: Path, kind: str, label: str) -> None:
-    try:
-        profile = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error})", "make it again with benchmark/nsight.py") from error
-    schema = profile.get("schema") if isinstance(profile, dict) else None
+    remedy = "make it again with benchmark/nsight.py"
+    profile = read_json(file, f"{kind} of schema {PROFILE_SCHEMA}", remedy)
+    schema = profile.get("schema")
     if schema != PROFILE_SCHEMA or profile.get("kind") != kind:
-        raise UserError(
-            f"{file} is no {kind} of schema {PROFILE_SCHEMA} (schema {schema})",
-            "make it again with benchmark/nsight.py",
-        )
+        raise UserError(f"{file} is no {kind} of schema {PROFILE_SCHEMA} (schema {schema})", remedy)
     (result.kernels if kind == "kernels" else result.timelines).append(profile | {"label": label})
 
 

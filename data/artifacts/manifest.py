@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.json_files import read_json
 from file_utils import atomic_write, sha256_of
 
 FILE_NAME = "manifest.json"
@@ -77,8 +78,9 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """Raises UserError if the file cannot be read or is no manifest of this format."""
+        remedy = "make the data beside it anew, or remove this file to go without"
+        fields = read_json(path, "manifest", remedy)
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
             version = fields.pop("format_version")
             if version != FORMAT_VERSION:
                 raise UserError(
@@ -88,10 +90,8 @@ class Manifest:
             for name in ("inputs", "outputs"):
                 fields[name] = {path: FileRecord(**record) for path, record in fields[name].items()}
             return cls(**fields)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} is no manifest ({error!r})", "make the data beside it anew, or remove this file to go without"
-            ) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no manifest ({error!r})", remedy) from error
 
 
 def versions_of(libraries: Iterable[str]) -> dict[str, str]:

@@ -4,10 +4,10 @@ Google's archives never change, so the sums of the files in them are known (sour
 only when all of them fit.
 """
 
-import json
 from pathlib import Path
 
 from common.errors import UserError
+from common.json_files import read_json
 from common.workers import Workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FileRecord
@@ -87,12 +87,13 @@ def _local_file(folder: Path, name: str) -> Path:
 
 def _check_squad(path: Path, version: str) -> int:
     """The number of questions; raises UserError if this is no SQuAD of that version."""
+    remedy = "get it again, or give a folder by --source"
+    squad = read_json(path, "SQuAD file", remedy)
     try:
-        squad = json.loads(path.read_bytes())
         found = squad["version"]
         n_questions = sum(len(paragraph["qas"]) for article in squad["data"] for paragraph in article["paragraphs"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no SQuAD file ({error!r})", "get it again, or give a folder by --source") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is no SQuAD file ({error!r})", remedy) from error
     if found not in (version, version.removeprefix("v")):
         raise UserError(f"{path} is SQuAD of version {found}, not {version}", "give the right file")
     return n_questions

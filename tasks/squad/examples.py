@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from common.errors import UserError
+from common.json_files import read_json
 
 N_LISTED = 5  # of the problems of one kind
 KIND_NAMES = MappingProxyType({list: "a list", str: "a string", int: "an integer", bool: "true or false"})
@@ -79,21 +80,7 @@ def read_squad(
 def _load_json(path: Path) -> object:
     if not path.is_file():
         raise UserError(f"{path}: no such file", "give the path of a SQuAD .json file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8", "give a SQuAD file in UTF-8") from error
-    if not text.strip():
-        raise UserError(f"{path}: is empty", "give a SQuAD .json file")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg})",
-            "repair the file or get it again",
-        ) from error
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{path}: this JSON cannot be read ({error})", "give a SQuAD .json file") from error
+    return read_json(path, "SQuAD file", "repair it or get it again", object)
 
 
 def _sentences(path: Path, problems: list[str], what: str) -> list[str]:

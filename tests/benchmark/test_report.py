@@ -244,7 +244,7 @@ def test_a_start_that_only_answers_takes_nothing_from_a_run_and_a_fresh_one_take
         (lambda folder: folder.mkdir(), "holds nothing to report"),
         (lambda folder: write(folder, [point(1.0) | {"schema": 7}]), "has schema 7"),
         (lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("[]")), "is no kernels of schema 1"),
-        (lambda folder: (folder.mkdir(), (folder / "timeline.json").write_text("{")), "cannot be read as JSON"),
+        (lambda folder: (folder.mkdir(), (folder / "timeline.json").write_text("{")), "schema 1: it is not JSON"),
     ],
 )
 def test_bad_results_end_in_a_sentence(tmp_path, make, message):
