@@ -33,10 +33,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
 from common.errors import Problems, run_main
+from data.loading.synthetic import synthetic_problem
 from kernels.attention.backends import variable_length_attention
 from models.config import BertConfig
 from tasks.pretraining.arguments import BERT_CONFIGS
-from tasks.synthetic import synthetic_batch, synthetic_problem
+from tasks.pretraining.synthetic import synthetic_batch
 from training.metrics.measured_peak import copy_rate, seconds_of
 
 BACKENDS = ("flash", "sdpa", "triton")
@@ -112,8 +113,8 @@ def check(args: argparse.Namespace) -> None:
         problems.check(
             1 <= length <= args.tokens, f"--lengths has {length}", f"it must lie between 1 and --tokens {args.tokens}"
         )
-        if length >= 1 and (problem := synthetic_problem(args.mean_length, length)):
-            problems.add(problem.replace("--synthetic", "--mean_length").replace("--max_seq_length", "--lengths"))
+        if length >= 1:
+            problems.extend([synthetic_problem(args.mean_length, length, "--mean_length", "--lengths")])
     problems.raise_if_any()
 
 

@@ -46,12 +46,13 @@ from benchmark.workloads.hugging_face_step import (
 )
 from common.errors import Problems, run_main
 from data.loading.flat_batch import PretrainingBatch
+from data.loading.synthetic import synthetic_problem
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from models.config import BertConfig, Execution
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
 from tasks.pretraining.arguments import BERT_CONFIGS
-from tasks.synthetic import mean_length_problem, synthetic_batch
+from tasks.pretraining.synthetic import synthetic_batch
 from training.config.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.cuda_graphs import GradientGraphs
 from training.environment.allocator import use_expandable_segments
@@ -126,8 +127,8 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
         problems.check(
             getattr(args, name) <= most, f"--{name} is {getattr(args, name)}", f"{whose} allows {most} at most"
         )
-    if args.mean_length is not None and (problem := mean_length_problem(args.mean_length, args.max_seq_length)):
-        problems.add(f"--mean_length {problem}")
+    if args.mean_length is not None:
+        problems.extend([synthetic_problem(args.mean_length, args.max_seq_length, "--mean_length")])
     if args.precision and (problem := precision_problem(args.precision, device)):
         problems.add(problem + ".")
     for name in args.variants or ():

@@ -117,7 +117,7 @@ class PaddedSamples:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def take(self, rows: np.ndarray) -> "PaddedSamples":
+    def __getitem__(self, rows: np.ndarray) -> "PaddedSamples":
         """Returns copies of the given rows, in their order."""
         return PaddedSamples(*(array[rows] for array in vars(self).values()))
 

@@ -17,9 +17,11 @@ from common.errors import Problems, UserError
 from data.artifacts.layout import default_working_dir
 from data.loading.prepared import find_prepared, vocabulary_problem
 from data.loading.pretraining_dataset import PretrainingDataset
+from data.loading.synthetic import synthetic_problem
 from modeling import BertForPreTraining
 from models.config import BertConfig
 from tasks.pretraining.arguments import BERT_CONFIGS, value_problems
+from tasks.pretraining.synthetic import SyntheticPretraining
 from tasks.setup import (
     check_all_see_the_same,
     check_config,
@@ -33,7 +35,6 @@ from tasks.setup import (
     position_problem,
     resolve_setup,
 )
-from tasks.synthetic import SyntheticPretraining, synthetic_problem
 from training.checkpointing import checkpoint
 from training.config.batch_sizes import BatchSizes
 from training.distributed.world import World

@@ -13,6 +13,7 @@ import torch
 
 from common.errors import Problems, UserError
 from common.workers import usable_cores
+from data.loading.synthetic import N_BATCHES, mean_length, synthetic_problem
 from modeling import BertForQuestionAnswering
 from models.config import BertConfig
 from pretrained.hugging_face import read_config
@@ -35,7 +36,7 @@ from tasks.squad.arguments import value_problems
 from tasks.squad.dataset import SquadDataset
 from tasks.squad.examples import SquadExample, read_squad
 from tasks.squad.features import SquadFeatures, cached_squad_features, squad_features
-from tasks.synthetic import N_BATCHES, N_WINDOWS, mean_length, synthetic_features, synthetic_problem
+from tasks.squad.synthetic import N_WINDOWS, synthetic_features
 from tokenization import BertTokenizer, is_cased, load_vocab
 from training.config.batch_sizes import BatchSizes
 from training.distributed.world import World

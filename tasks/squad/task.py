@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.loading.synthetic import describe_lengths
 from modeling import BertForQuestionAnswering, prepare_model
 from pretrained.load import load_pretrained
 from tasks.squad.dataset import SquadBatch
@@ -16,7 +17,6 @@ from tasks.squad.metrics import evaluate_predictions
 from tasks.squad.official_script import run_official_script
 from tasks.squad.predictions import NULL_ODDS, PredictionOptions, Predictions, predict_answers, write_predictions
 from tasks.squad.setup import SquadSetup
-from tasks.synthetic import describe_lengths
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
 from training.metrics.logger import MetricsLogger

@@ -15,7 +15,7 @@ from benchmark.workloads.hugging_face_step import padded_inputs
 from common.errors import UserError
 from modeling import BertForPreTraining, BertForQuestionAnswering
 from models.config import BertConfig
-from tasks.synthetic import synthetic_batch
+from tasks.pretraining.synthetic import synthetic_batch
 from training.config.precision import resolve_precision
 
 CPU = torch.device("cpu")

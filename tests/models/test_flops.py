@@ -8,9 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling import BertForPreTraining, BertForQuestionAnswering
 from models.config import BertConfig
+from tasks.pretraining.synthetic import synthetic_batch
 from tasks.squad.dataset import SquadDataset
+from tasks.squad.synthetic import synthetic_features
 from tasks.squad.task import SquadRun
-from tasks.synthetic import synthetic_batch, synthetic_features
 from training.metrics.throughput import bert_flops
 
 SHAPES = [

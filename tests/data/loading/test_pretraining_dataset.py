@@ -119,7 +119,7 @@ def make_dataset(folder, batch=4, seed=1, **options):
 
 
 def loader_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("pretraining_dataset")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sample_stream")]
 
 
 # The flat batch

@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from tasks.squad.dataset import SquadDataset
-from tasks.synthetic import SyntheticPretraining, synthetic_batch, synthetic_features, synthetic_problem
+from tasks.pretraining.synthetic import SyntheticPretraining, synthetic_batch
 
 
 def test_full_batch_has_no_padding():
@@ -64,41 +63,3 @@ def test_each_rank_has_its_share_of_an_endless_stream():
     assert torch.equal(resumed[0].input_ids, first[5].input_ids)
     assert resumed[0].first_sample == 30
     assert (dataset.epoch(0), dataset.epoch(dataset.n_samples)) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "complaint"),
-    [
-        ("full", None),
-        ("128", None),
-        ("5", None),
-        ("4", "no mean length between 5 and"),
-        ("129", "no mean length"),
-        ("nan", "no mean"),
-        ("long", "'long'"),
-    ],
-)
-def test_lengths_that_cannot_be_are_said(lengths, complaint):
-    problem = synthetic_problem(lengths, 128)
-    assert complaint in problem if complaint else problem is None
-
-
-@pytest.mark.parametrize("mean", [None, 5, 20, 31.5])
-def test_windows_hold_their_answers(mean):
-    features = synthetic_features(500, 32, 100, mean_length=mean, seed=1)
-    lengths = features.lengths
-    assert len(features) == 500
-    assert features.offsets[-1] == len(features.input_ids) == lengths.sum()
-    if mean is None:
-        assert (lengths == 32).all()
-    assert (features.question_lengths <= features.start_positions).all()
-    assert (features.start_positions <= features.end_positions).all()
-    assert (features.end_positions < lengths).all()
-    assert features.input_ids.max() < 100
-
-
-def test_squad_batches_are_made_of_them():
-    dataset = SquadDataset(synthetic_features(64, 32, 100), 4, 32, pin_memory=False)
-    with dataset.iterate() as batches:
-        batch = next(batches)
-    assert (batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths) == (4, 128, 4 * 32**2)

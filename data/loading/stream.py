@@ -1,0 +1,181 @@
+"""One endless, reproducible stream of samples, of which each rank cuts its micro-batches.
+
+All samples of all epochs form one sequence that follows from the seed and the data alone: epoch e is a permutation of
+the data's parts (files, or one part in memory), and within each part a permutation of its samples. Epochs follow each
+other without a gap and micro-batches cross the borders of parts, so that every sample is used exactly once per epoch,
+whatever the numbers of parts, samples and ranks. A position in the data is therefore one integer, the samples consumed
+by all ranks together, and to resume there only the parts' sizes and the permutations are needed.
+
+The global micro-batch k is the samples [k * B * world_size, (k + 1) * B * world_size); rank r takes the r-th B of them.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from common.errors import Problems
+from data.loading.flat_batch import FlatBatch
+
+Batch = TypeVar("Batch", bound=FlatBatch)
+Item = TypeVar("Item")
+
+BATCHES_AHEAD = 8
+PARTS_AHEAD = 1
+
+
+class BatchStream(ABC, Generic[Batch]):
+    """What training asks of its data: batches for one rank from any position, and the epoch of a position.
+
+    Args:
+        micro_batch_size: B, sequences per batch and rank.
+        seed: of the order of the samples; not negative.
+        rank, world_size: this process among those that share the stream.
+        pin_memory: page-locked batches; by default if there is a GPU.
+        problems: notes what is wrong with the arguments.
+    """
+
+    n_samples: int
+    source: str
+    """Where the samples are from, for people and for checks of a resumed run."""
+
+    def __init__(
+        self, micro_batch_size: int, seed: int, rank: int, world_size: int, pin_memory: bool | None, problems: Problems
+    ) -> None:
+        problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences", "take at least 1")
+        problems.check(seed >= 0, f"The seed {seed} is negative", "give 0 or more")
+        problems.check(0 <= rank < world_size, f"Rank {rank} is not among the {world_size} ranks, counted from 0.")
+        self.micro_batch_size = micro_batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+
+    def epoch(self, position: int) -> int:
+        """Returns the epoch, from 0, of the stream's sample at `position`."""
+        return position // self.n_samples
+
+    @contextmanager
+    def iterate(self, start_sample: int = 0) -> Iterator[Iterator[Batch]]:
+        """Context of an endless iterator over this rank's batches from `start_sample` of the stream on.
+
+        Each batch takes micro_batch_size * world_size samples of the stream. Leaving the context ends the threads.
+        """
+        with closing(self._training_batches(start_sample)) as batches:
+            yield batches
+
+    @abstractmethod
+    def _training_batches(self, start_sample: int) -> Generator[Batch, None, None]: ...
+
+    def _first_samples(self, start_sample: int) -> Iterator[int]:
+        """`first_sample` of each of this rank's batches."""
+        step = self.world_size * self.micro_batch_size
+        return itertools.count(start_sample + self.rank * self.micro_batch_size, step)
+
+
+class SampleStream(BatchStream[Batch]):
+    """Batches of samples that lie in parts, each of which is read as a whole."""
+
+    num_workers = 0
+    """Any other number reads parts and makes batches in two background threads. One reads the next part while the
+    other cuts batches out of the current one, so that two parts at most are in memory."""
+
+    @contextmanager
+    def evaluation_batches(self) -> Iterator[Iterator[Batch]]:
+        """Context of one pass over all samples in a fixed order.
+
+        The last batch may hold fewer sequences, and on some of several ranks be missing.
+        """
+        with closing(self._batches(self._evaluation_order(), 0)) as batches:
+            yield batches
+
+    @abstractmethod
+    def _sizes(self, epoch: int) -> Iterable[tuple[int, int]]:
+        """Each part's number and its count of samples, in the order of an epoch."""
+
+    @abstractmethod
+    def _permutation(self, epoch: int, part: int) -> np.ndarray:
+        """The order of a part's samples in an epoch."""
+
+    @abstractmethod
+    def _evaluation_order(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Each part's number and its samples, in the order of an evaluation."""
+
+    @abstractmethod
+    def _read(self, part: int) -> Any:
+        """A part's samples; `[rows]` of it gives some of them, which do not keep the part in memory."""
+
+    @abstractmethod
+    def _make_batch(self, samples: list[Any], first_sample: int) -> Batch:
+        """The batch of samples that were taken out of one or more parts."""
+
+    def _training_batches(self, start_sample: int) -> Generator[Batch, None, None]:
+        return self._batches(self._training_order(start_sample), start_sample)
+
+    def _training_order(self, start_sample: int) -> Iterator[tuple[int, np.ndarray]]:
+        n_skipped = start_sample % self.n_samples
+        for epoch in itertools.count(self.epoch(start_sample)):
+            for part, n_samples in self._sizes(epoch):
+                if n_skipped < n_samples:
+                    yield part, self._permutation(epoch, part)[n_skipped:]
+                n_skipped = max(0, n_skipped - n_samples)
+
+    def _batches(self, order: Iterator[tuple[int, np.ndarray]], start: int) -> Generator[Batch, None, None]:
+        pieces = self._pieces(order)
+        if self.num_workers == 0:
+            return self._cut(pieces, start)
+        return _ahead(self._cut(_ahead(pieces, PARTS_AHEAD), start), BATCHES_AHEAD)
+
+    def _pieces(self, order: Iterator[tuple[int, np.ndarray]]) -> Generator[tuple[Any, np.ndarray], None, None]:
+        """Yields the parts that hold any of this rank's samples, each with those in their order."""
+        n_seen = 0
+        for part, rows in order:
+            rank_of_row = (n_seen + np.arange(len(rows))) // self.micro_batch_size % self.world_size
+            n_seen += len(rows)
+            rows = rows[rank_of_row == self.rank]
+            if len(rows):
+                yield self._read(part), rows
+
+    def _cut(self, pieces: Generator[tuple[Any, np.ndarray], None, None], start: int) -> Generator[Batch, None, None]:
+        """Yields batches of B samples, across the borders of the pieces; what is left at their end is the last one."""
+        held: list[Any] = []
+        n_missing = self.micro_batch_size
+        first_samples = self._first_samples(start)
+        with closing(pieces):
+            for part, rows in pieces:
+                while len(rows) >= n_missing:
+                    held.append(part[rows[:n_missing]])
+                    yield self._pinned(held, next(first_samples))
+                    rows = rows[n_missing:]
+                    held, n_missing = [], self.micro_batch_size
+                if len(rows):
+                    held.append(part[rows])
+                    n_missing -= len(rows)
+                del part  # or three parts would be in memory while the next one is waited for
+        if held:
+            yield self._pinned(held, next(first_samples))
+
+    def _pinned(self, samples: list[Any], first_sample: int) -> Batch:
+        batch = self._make_batch(samples, first_sample)
+        return batch.pin() if self.pin_memory else batch
+
+
+def _ahead(items: Generator[Item, None, None], n_ahead: int) -> Generator[Item, None, None]:
+    """Yields `items`, of which a thread of its own makes up to `n_ahead` before they are asked for.
+
+    An exception in the thread is raised where its item would have come. Closing the generator ends the thread and
+    closes `items`.
+    """
+    with closing(items), ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample_stream") as thread:
+        made = deque(thread.submit(next, items, None) for _ in range(n_ahead))
+        try:
+            while (item := made.popleft().result()) is not None:
+                made.append(thread.submit(next, items, None))
+                yield item
+        finally:
+            for future in made:
+                future.cancel()
