@@ -1,17 +1,90 @@
 #!/usr/bin/env bash
-# Sourced by the scripts that train: named configurations, and the Python environment.
+# Sourced by the scripts that users start: settings of known hardware, --help, the Python environment, and one list of all
+# that is wrong (`problems`).
+#
+# A setting is a line NAME=${NAME:-default} of a script. --help reads those lines, so a setting is written once. Here only
+# that is checked which bash itself computes with; all else is checked by the Python program that gets it as a flag.
 
-read_configuration() { # KIND: sources the file that CONFIG names, of those called scripts/configs/KIND_*.sh
+problems=()
+
+read_hardware() { # TASK: settings for CONFIG, a name in scripts/hardware.txt or the path of a file that is sourced
   if [[ -z $CONFIG ]]; then return; fi
-  local config_file=$CONFIG known
-  if [[ $CONFIG != */* ]]; then config_file=$PROJECT_DIR/scripts/configs/$1_$CONFIG.sh; fi
-  if [[ ! -f $config_file ]]; then
-    known=$(cd "$PROJECT_DIR/scripts/configs" && printf '%s ' "$1"_*.sh | sed "s/$1_//g; s/\.sh//g")
-    echo "error: CONFIG is '$CONFIG', and there is no file $config_file; choose one of ${known% }, or give a path." >&2
-    exit 2
+  if [[ -f $CONFIG && $CONFIG == */* ]]; then
+    # shellcheck source=/dev/null  # the user's own
+    source "$CONFIG"
+    return
   fi
-  # shellcheck source=/dev/null  # whichever was chosen
-  source "$config_file"
+  local name task settings setting variable known=()
+  while read -r name task settings; do
+    if [[ $task != "$1" ]]; then continue; fi
+    known+=("$name")
+    if [[ $name != "$CONFIG" ]]; then continue; fi
+    for setting in $settings; do
+      variable=${setting%%=*}
+      [[ -n ${!variable:-} ]] || printf -v "$variable" %s "${setting#*=}"
+    done
+    return
+  done < <(grep -v '^#' "$PROJECT_DIR/scripts/hardware.txt")
+  echo "error: CONFIG is '$CONFIG', and there is no such name in scripts/hardware.txt and no such file; choose one of ${known[*]}, or give a path." >&2
+  exit 2
+}
+
+show_help() { # ARGUMENT [FILES...]: if it asks for help, the head of the script, its settings and those of the files it sources
+  if [[ ${1:-} != --help && ${1:-} != -h ]]; then return; fi
+  shift
+  local name
+  sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"
+  echo
+  echo "Variables and their values now:"
+  while read -r name; do
+    echo "  $name=${!name}"
+  done < <(sed -nE 's/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:-.*/\2/p' "$0" "$@")
+  exit 0
+}
+
+expect_switches() { # NAMES...
+  local name
+  for name in "$@"; do
+    [[ ${!name} == [01] ]] || problems+=("$name is '${!name}'; set it to 1 or 0.")
+  done
+}
+
+expect_numbers() { # NAMES...: what is empty is left to a default; returns 1 where one is no number
+  local name status=0
+  for name in "$@"; do
+    if [[ ! ${!name} =~ ^([1-9][0-9]*)?$ ]]; then
+      problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
+      status=1
+    fi
+  done
+  return "$status"
+}
+
+flag() { # NAME VALUE: into the array `flags`, unless the value is empty
+  if [[ -n $2 ]]; then flags+=("$1" "$2"); fi
+}
+
+switch() { # NAME VALUE: into the array `flags`, if the value is 1
+  if [[ $2 == 1 ]]; then flags+=("$1"); fi
+}
+
+refuse_flags() { # FLAGS -- ARGUMENTS...: arguments may not repeat what the settings come to
+  local taken=" " given
+  while [[ $1 != -- ]]; do
+    taken+="$1 "
+    shift
+  done
+  for given in "${@:2}"; do
+    if [[ $given == --* && $taken == *" ${given%%=*} "* ]]; then
+      problems+=("${given%%=*} is set by the configuration of $0; change it there.")
+    fi
+  done
+}
+
+report_problems() { # ends the script if there are any
+  if ((${#problems[@]} == 0)); then return; fi
+  printf 'error: %s\n' "${problems[@]}" >&2
+  exit 2
 }
 
 has_torch() {
@@ -38,9 +111,6 @@ entry_problems() { # PREFIX ENTRY [FLAGS]: what run_*.py finds wrong with its fl
     return
   fi
   while IFS= read -r line; do
-    # A batch that does not divide is reported by the variables' names.
-    if [[ $line == *"error: "* && $line != *"is not a multiple of --micro_batch_size"* ]]; then
-      problems+=("$prefix${line#*error: }")
-    fi
+    if [[ $line == *"error: "* ]]; then problems+=("$prefix${line#*error: }"); fi
   done <<<"$found"
 }

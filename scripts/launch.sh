@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sourced by the scripts that train: how many processes there are, how they start, and what becomes of signals.
+# Sourced, after configuration.sh, by the scripts that train: how many processes there are, how they start, and what
+# becomes of signals.
 #
 # One process runs as plain Python. Several are started by torchrun, one per GPU. SIGTERM and SIGUSR1, which Slurm sends
 # before a job's time is over, go on to all of them: they save, and the script ends with status 75, which asks to be
@@ -42,28 +43,36 @@ count_gpus() { # those that this shell's processes would see
   fi
 }
 
-resolve_launch() { # fills in what was left empty; what is wrong goes to `problems`
+resolve_launch() { # fills in what was left empty; what is wrong goes to `problems`, and returns 1
+  local before=${#problems[@]}
   if [[ -z $NUM_GPUS ]]; then
     NUM_GPUS=$(count_gpus)
     if ((NUM_GPUS == 0)); then NUM_GPUS=1; fi
   fi
-  local name
-  for name in NUM_GPUS MASTER_PORT; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
-  done
-  [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
   if [[ -z $MASTER_ADDR && -n ${SLURM_JOB_NODELIST:-} ]]; then
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
   fi
+  expect_numbers NUM_GPUS MASTER_PORT || true
+  [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
   if [[ ! $NNODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]]; then
     problems+=("NNODES is '$NNODES'; set it to a number of machines, or to MIN:MAX.")
   elif [[ $NNODES != 1 && -z $MASTER_ADDR ]]; then
     problems+=("NNODES is $NNODES and MASTER_ADDR is empty; name the machine where all are to meet.")
   fi
+  ((${#problems[@]} == before))
 }
 
 n_processes() { # over all machines, when all are there
   echo $((NUM_GPUS * ${NNODES##*:}))
+}
+
+expect_divisible() { # GLOBAL MICRO: names of a global batch and of a micro-batch, which may be empty
+  local processes divisor
+  processes=$(n_processes) divisor=$((processes * ${!2:-1}))
+  if ((${!1} % divisor)); then
+    problems+=("$1 ${!1} is not a multiple of $divisor ($processes processes${!2:+ times $2 ${!2}}); choose numbers that divide it.")
+    return 1
+  fi
 }
 
 launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 where a signal stopped it

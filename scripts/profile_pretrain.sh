@@ -71,7 +71,7 @@ case $PHASE in
   *) problems+=("PHASE is '$PHASE'; set it to 1 or 2.") ;;
 esac
 [[ $COMPILE == [01] ]] || problems+=("COMPILE is '$COMPILE'; set it to 1 or 0.")
-resolve_launch
+resolve_launch || true
 if ((${#problems[@]})); then
   printf 'error: %s\n' "${problems[@]}" >&2
   exit 2

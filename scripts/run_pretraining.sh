@@ -17,10 +17,10 @@ set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-CONFIG=${CONFIG:-}   # defaults for known hardware: a file, or the name of one in scripts/configs, such as h200_8gpu
 # shellcheck source=scripts/configuration.sh
 source "$PROJECT_DIR/scripts/configuration.sh"
-read_configuration pretrain
+CONFIG=${CONFIG:-}   # defaults for known hardware: a name in scripts/hardware.txt, such as h200_8gpu, or a file of your own
+read_hardware pretrain
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/pretraining}   # checkpoints, and the log dllogger.json
 RUN_PHASE1=${RUN_PHASE1:-1}                     # 0: leave phase 1 out
@@ -68,48 +68,13 @@ PHASE2_WARMUP=${PHASE2_WARMUP:-0.128}
 # shellcheck source=scripts/launch.sh
 source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, PROFILER and what else concerns the processes
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in CONFIG NUM_GPUS NNODES MASTER_ADDR MASTER_PORT MAX_RESTARTS PROFILER OUTPUT_DIR RUN_PHASE1 RUN_PHASE2 \
-    BERT_MODEL CONFIG_FILE INIT_CHECKPOINT PRECISION COMPILE KERNELS OPTIMIZER SCHEDULE SEED SHARD_OPTIMIZER REDUCE_DTYPE \
-    LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS KEEP_EVERY EVALUATE STEPS_PER_EVALUATION TENSORBOARD DATASET \
-    PHASE{1,2}_{DATA_DIR,GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE,WARMUP}; do
-    echo "  $name=${!name}"
-  done
-  exit 0
-fi
+show_help "${1:-}" "$PROJECT_DIR"/scripts/{launch,profilers}.sh
 
-problems=()
-
-resolve_launch
-if ((${#problems[@]})); then all_numbers=0; else all_numbers=1; fi
+are_numbers=1 # those that are computed with here
+resolve_launch || are_numbers=0
+expect_numbers PHASE1_STEPS PHASE{1,2}_{GLOBAL,MICRO}_BATCH || are_numbers=0
+expect_switches RUN_PHASE1 RUN_PHASE2 COMPILE EVALUATE SHARD_OPTIMIZER TENSORBOARD
 check_profiler
-for name in RUN_PHASE1 RUN_PHASE2 COMPILE EVALUATE SHARD_OPTIMIZER TENSORBOARD; do
-  [[ ${!name} == [01] ]] || problems+=("$name is '${!name}'; set it to 1 or 0.")
-done
-may_be_empty=" PHASE1_MICRO_BATCH PHASE2_MICRO_BATCH KEEP_EVERY STEPS_PER_EVALUATION "
-for name in PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS} LOG_FREQ STEPS_PER_CHECKPOINT KEEP_CHECKPOINTS KEEP_EVERY \
-  STEPS_PER_EVALUATION; do
-  if [[ ! ${!name} =~ ^[1-9][0-9]*$ && ! (-z ${!name} && $may_be_empty == *" $name "*) ]]; then
-    problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
-    all_numbers=0
-  fi
-done
-if ((all_numbers)); then
-  processes=$(n_processes)
-  for phase in 1 2; do
-    global=PHASE${phase}_GLOBAL_BATCH micro=PHASE${phase}_MICRO_BATCH
-    divisor=$((processes * ${!micro:-1}))
-    if ((${!global} % divisor)); then
-      problems+=("$global ${!global} is not a multiple of $divisor ($processes processes${!micro:+ times $micro ${!micro}}); choose numbers that divide it.")
-    fi
-  done
-fi
-if [[ -n $STEPS_PER_EVALUATION && $EVALUATE == 0 ]]; then
-  problems+=("STEPS_PER_EVALUATION is $STEPS_PER_EVALUATION and EVALUATE is 0; set EVALUATE=1, or leave it empty.")
-fi
 
 phases=()
 [[ $RUN_PHASE1 != 1 ]] || phases+=(1)
@@ -124,50 +89,48 @@ for file in "$OUTPUT_DIR"/ckpt_*.pt; do
 done
 if [[ $RUN_PHASE1$RUN_PHASE2 == 01 && ! -f $phase1_end ]]; then
   problems+=("$phase1_end, which phase 2 starts from, is not there; run phase 1, or correct OUTPUT_DIR or PHASE1_STEPS.")
-elif [[ $RUN_PHASE2 == 1 && ! -f $phase1_end ]] && ((all_numbers && newest > PHASE1_STEPS)); then
+elif [[ $RUN_PHASE2 == 1 && ! -f $phase1_end ]] && ((are_numbers && newest > PHASE1_STEPS)); then
   problems+=("$OUTPUT_DIR has a checkpoint of step $newest and no ckpt_$PHASE1_STEPS.pt, so its phase 1 had another number of steps than PHASE1_STEPS; correct that, or choose another OUTPUT_DIR.")
 fi
 
 phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the array `flags`
-  local length=128 predictions=20
-  if [[ $1 == 2 ]]; then length=512 predictions=80; fi
   local data=PHASE$1_DATA_DIR global=PHASE$1_GLOBAL_BATCH micro=PHASE$1_MICRO_BATCH steps=PHASE$1_STEPS
   local rate=PHASE$1_LEARNING_RATE warmup=PHASE$1_WARMUP
   flags=(--do_train --input_dir "${!data}" --dataset "$DATASET" --output_dir "$OUTPUT_DIR"
-    --max_seq_length "$length" --max_predictions_per_seq "$predictions"
     --global_batch_size "${!global}" --resume_from_checkpoint
     --max_steps "${!steps}" --learning_rate "${!rate}" --warmup_proportion "${!warmup}"
     --optimizer "$OPTIMIZER" --schedule "$SCHEDULE" --seed "$SEED" --log_freq "$LOG_FREQ"
     --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT" --keep_checkpoints "$KEEP_CHECKPOINTS")
-  if [[ -n $CONFIG_FILE ]]; then flags+=(--config_file "$CONFIG_FILE"); else flags+=(--bert_model "$BERT_MODEL"); fi
-  if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
-  if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
-  if [[ -n $KERNELS ]]; then flags+=(--kernels "$KERNELS"); fi
-  if [[ $EVALUATE == 1 ]]; then flags+=(--eval_dir "${!data}"); fi
-  if [[ $TENSORBOARD == 1 ]]; then flags+=(--tensorboard_dir "$OUTPUT_DIR/tensorboard"); fi
-  if [[ $SHARD_OPTIMIZER == 1 ]]; then flags+=(--shard_optimizer); fi
-  if [[ -n $REDUCE_DTYPE ]]; then flags+=(--reduce_dtype "$REDUCE_DTYPE"); fi
-  if [[ -n ${!micro} ]]; then flags+=(--micro_batch_size "${!micro}"); fi
-  if [[ -n $KEEP_EVERY ]]; then flags+=(--keep_every "$KEEP_EVERY"); fi
-  if [[ -n $STEPS_PER_EVALUATION ]]; then flags+=(--num_steps_per_evaluation "$STEPS_PER_EVALUATION"); fi
-  if [[ $1 == 1 && -n $INIT_CHECKPOINT ]]; then flags+=(--init_checkpoint "$INIT_CHECKPOINT"); fi
-  if [[ $1 == 2 ]]; then flags+=(--phase2 --phase1_end_step "$PHASE1_STEPS"); fi
+  if [[ -n $CONFIG_FILE ]]; then flag --config_file "$CONFIG_FILE"; else flag --bert_model "$BERT_MODEL"; fi
+  flag --micro_batch_size "${!micro}"
+  flag --precision "$PRECISION"
+  flag --kernels "$KERNELS"
+  flag --reduce_dtype "$REDUCE_DTYPE"
+  flag --keep_every "$KEEP_EVERY"
+  flag --num_steps_per_evaluation "$STEPS_PER_EVALUATION"
+  switch --compile "$COMPILE"
+  switch --shard_optimizer "$SHARD_OPTIMIZER"
+  if [[ $EVALUATE == 1 ]]; then flag --eval_dir "${!data}"; fi
+  if [[ $TENSORBOARD == 1 ]]; then flag --tensorboard_dir "$OUTPUT_DIR/tensorboard"; fi
+  if [[ $1 == 1 ]]; then
+    flags+=(--max_seq_length 128 --max_predictions_per_seq 20)
+    flag --init_checkpoint "$INIT_CHECKPOINT"
+  else
+    flags+=(--max_seq_length 512 --max_predictions_per_seq 80 --phase2 --phase1_end_step "$PHASE1_STEPS")
+  fi
 }
 
-if ((all_numbers)); then
-  phase_flags 2
-  taken=" ${flags[*]} --bert_model --config_file --init_checkpoint --train_batch_size --gradient_accumulation_steps "
-  taken+="--micro_batch_size "
-  for given in "$@"; do
-    if [[ $given == --* && $taken == *" ${given%%=*} "* ]]; then
-      problems+=("${given%%=*} is set by the configuration of ${BASH_SOURCE[0]}; change it there.")
-    fi
+phase_flags 2
+refuse_flags "${flags[@]}" --bert_model --config_file --init_checkpoint --train_batch_size --micro_batch_size \
+  --gradient_accumulation_steps -- "$@"
+
+if ((are_numbers)); then
+  for phase in "${phases[@]}"; do # the program need not say it again
+    expect_divisible "PHASE${phase}_GLOBAL_BATCH" "PHASE${phase}_MICRO_BATCH" || printf -v "PHASE${phase}_MICRO_BATCH" ''
   done
 fi
-
-if activate_environment && ((all_numbers)); then
-  # Both phases before the first, or a slip in phase 2 would show days later.
-  for phase in "${phases[@]}"; do
+if activate_environment && ((are_numbers)); then
+  for phase in "${phases[@]}"; do # both before the first, or a slip in phase 2 would show days later
     phase_flags "$phase"
     entry_problems "phase $phase: " run_pretraining.py "${flags[@]}" "$@"
   done
@@ -180,10 +143,7 @@ if [[ $RUN_PHASE1$RUN_PHASE2 == 11 ]]; then
     esac
   done
 fi
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
+report_problems
 
 for phase in "${phases[@]}"; do
   # Came as the last step of phase 1 was done; phase 2 would hear of it no more.

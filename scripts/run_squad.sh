@@ -15,10 +15,10 @@ set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-CONFIG=${CONFIG:-}   # defaults for known hardware: a file, or the name of one in scripts/configs, such as h200_1gpu
 # shellcheck source=scripts/configuration.sh
 source "$PROJECT_DIR/scripts/configuration.sh"
-read_configuration squad
+CONFIG=${CONFIG:-}   # defaults for known hardware: a name in scripts/hardware.txt, such as h200_1gpu, or a file of your own
+read_hardware squad
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/squad}
 INIT_CHECKPOINT=${INIT_CHECKPOINT:-bert-large-uncased} # a published name, a Hugging Face or Google folder, a .pt file
@@ -52,36 +52,16 @@ STEPS_PER_CHECKPOINT=${STEPS_PER_CHECKPOINT:-1000}
 # shellcheck source=scripts/launch.sh
 source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, PROFILER and what else concerns the processes
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in CONFIG NUM_GPUS NNODES MASTER_ADDR MASTER_PORT MAX_RESTARTS PROFILER OUTPUT_DIR INIT_CHECKPOINT VOCAB_FILE \
-    CONFIG_FILE BERT_MODEL MODE SQUAD_VERSION SQUAD_DIR TRAIN_FILE PREDICT_FILE EVAL_SCRIPT EPOCHS MAX_STEPS \
-    GLOBAL_BATCH MICRO_BATCH PREDICT_BATCH LEARNING_RATE WARMUP MAX_SEQ_LENGTH DOC_STRIDE PRECISION COMPILE KERNELS SEED \
-    LOG_FREQ STEPS_PER_CHECKPOINT; do
-    echo "  $name=${!name}"
-  done
-  exit 0
-fi
+show_help "${1:-}" "$PROJECT_DIR"/scripts/{launch,profilers}.sh
 
-problems=()
-resolve_launch
-all_numbers=$((${#problems[@]} == 0))
+are_numbers=1 # those that are computed with here
+resolve_launch || are_numbers=0
+expect_numbers GLOBAL_BATCH MICRO_BATCH || are_numbers=0
+expect_switches COMPILE
 check_profiler
 [[ $SQUAD_VERSION == 1.1 || $SQUAD_VERSION == 2.0 ]] || problems+=("SQUAD_VERSION is '$SQUAD_VERSION'; set it to 1.1 or 2.0.")
-[[ $COMPILE == [01] ]] || problems+=("COMPILE is '$COMPILE'; set it to 1 or 0.")
-for name in GLOBAL_BATCH PREDICT_BATCH MAX_SEQ_LENGTH DOC_STRIDE LOG_FREQ STEPS_PER_CHECKPOINT MAX_STEPS MICRO_BATCH; do
-  if [[ ! ${!name} =~ ^[1-9][0-9]*$ && ! (-z ${!name} && " MAX_STEPS MICRO_BATCH " == *" $name "*) ]]; then
-    problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
-    all_numbers=0
-  fi
-done
-if ((all_numbers)); then
-  divisor=$(($(n_processes) * ${MICRO_BATCH:-1}))
-  if ((GLOBAL_BATCH % divisor)); then
-    problems+=("GLOBAL_BATCH $GLOBAL_BATCH is not a multiple of $divisor ($(n_processes) processes${MICRO_BATCH:+ times MICRO_BATCH $MICRO_BATCH}); choose numbers that divide it.")
-  fi
+if ((are_numbers)); then
+  expect_divisible GLOBAL_BATCH MICRO_BATCH || MICRO_BATCH= # the program need not say it again
 fi
 
 flags=(--output_dir "$OUTPUT_DIR" --init_checkpoint "$INIT_CHECKPOINT" --resume_from_checkpoint
@@ -98,30 +78,23 @@ for mode in "${modes[@]}"; do
     *) problems+=("MODE holds '$mode'; its words are train, predict and eval.") ;;
   esac
 done
-if [[ " $MODE " == *" predict "* || " $MODE " == *" eval "* ]]; then flags+=(--predict_file "$PREDICT_FILE"); fi
+if [[ " $MODE " == *" predict "* || " $MODE " == *" eval "* ]]; then flag --predict_file "$PREDICT_FILE"; fi
 if [[ $SQUAD_VERSION == 2.0 ]]; then flags+=(--version_2_with_negative); fi
-if [[ -n $VOCAB_FILE ]]; then flags+=(--vocab_file "$VOCAB_FILE"); fi
-if [[ -n $CONFIG_FILE ]]; then flags+=(--config_file "$CONFIG_FILE"); fi
-if [[ -n $BERT_MODEL ]]; then flags+=(--bert_model "$BERT_MODEL"); fi
-if [[ -n $EVAL_SCRIPT ]]; then flags+=(--eval_script "$EVAL_SCRIPT"); fi
-if [[ -n $MAX_STEPS ]]; then flags+=(--max_steps "$MAX_STEPS"); fi
-if [[ -n $MICRO_BATCH ]]; then flags+=(--micro_batch_size "$MICRO_BATCH"); fi
-if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
-if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
-if [[ -n $KERNELS ]]; then flags+=(--kernels "$KERNELS"); fi
+flag --vocab_file "$VOCAB_FILE"
+flag --config_file "$CONFIG_FILE"
+flag --bert_model "$BERT_MODEL"
+flag --eval_script "$EVAL_SCRIPT"
+flag --max_steps "$MAX_STEPS"
+flag --micro_batch_size "$MICRO_BATCH"
+flag --precision "$PRECISION"
+flag --kernels "$KERNELS"
+switch --compile "$COMPILE"
 
-for given in "$@"; do
-  if [[ $given == --* && " ${flags[*]} --train_batch_size " == *" ${given%%=*} "* ]]; then
-    problems+=("${given%%=*} is set by the configuration of ${BASH_SOURCE[0]}; change it there.")
-  fi
-done
-if activate_environment && ((all_numbers)); then
+refuse_flags "${flags[@]}" --train_batch_size -- "$@"
+if activate_environment && ((are_numbers)); then
   entry_problems "" run_squad.py "${flags[@]}" "$@"
 fi
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
+report_problems
 
 launch "$PROJECT_DIR/run_squad.py" "${flags[@]}" "$@"
 echo "Results: $OUTPUT_DIR"

@@ -16,7 +16,10 @@ from ranks import PATIENCE
 from training.checkpointing.checkpoint import find_checkpoints
 
 BIN = Path(sys.executable).parent
-LAUNCH = f"set -euo pipefail; PROJECT_DIR={ROOT}; source {ROOT}/scripts/launch.sh; problems=(); resolve_launch; "
+LAUNCH = (
+    f"set -euo pipefail; PROJECT_DIR={ROOT}; source {ROOT}/scripts/configuration.sh; source {ROOT}/scripts/launch.sh; "
+)
+LAUNCH += "resolve_launch || true; "
 
 
 def environment(**variables):
