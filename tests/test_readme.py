@@ -71,8 +71,8 @@ VARIABLES_OF_PYTHON = {"BERT_PREP_WORKING_DIR", "BERT_REFERENCE_DATA", "OMP_NUM_
 
 def known_flags():
     """Every flag that some entry takes."""
-    folders = ("training", "benchmark", "data", "scripts")
-    sources = [path for folder in folders for path in ROOT.glob(f"{folder}/*.py")]
+    folders = ("tasks", "training", "benchmark", "data", "scripts")
+    sources = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
     return FOREIGN_FLAGS.union(*(re.findall(r'"(--[a-zA-Z][\w-]*)"', path.read_text("utf-8")) for path in sources))
 
 
