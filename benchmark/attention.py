@@ -35,8 +35,7 @@ from benchmark.tables import markdown_table
 from common.errors import Problems, run_main
 from data.loading.synthetic import synthetic_problem
 from kernels.attention.backends import variable_length_attention
-from models.config import BertConfig
-from tasks.pretraining.arguments import BERT_CONFIGS
+from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
 from training.metrics.measured_peak import copy_rate, seconds_of
 

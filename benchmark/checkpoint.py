@@ -18,9 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from modeling import BertForPreTraining
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
 from optimization import build_optimizer, parameter_groups
-from tasks.pretraining.arguments import BERT_CONFIGS
 from training.checkpointing.writer import CheckpointWriter
 
 

@@ -29,8 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
-from models.config import BertConfig
-from tasks.pretraining.arguments import BERT_CONFIGS
+from models.config import BERT_CONFIGS, BertConfig
 from training.metrics.measured_peak import Product, copy_rate, encoder_products, seconds_of, seconds_of_product
 
 DTYPES = MappingProxyType({"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})

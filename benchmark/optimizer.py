@@ -29,9 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
 from modeling import BertForPreTraining
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
 from optimization import build_optimizer, clip_and_step, clips_itself, gradient_norm, parameter_groups
-from tasks.pretraining.arguments import BERT_CONFIGS
 from training.metrics.measured_peak import copy_rate
 
 MAX_GRAD_NORM = 1.0

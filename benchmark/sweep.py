@@ -35,9 +35,8 @@ from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, by_configurati
 from benchmark.tables import MISSING, markdown_table, text
 from common.errors import Problems, UserError, run_main
 from file_utils import atomic_write
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
 from optimization import OPTIMIZERS as ALL_OPTIMIZERS
-from tasks.pretraining.arguments import BERT_CONFIGS
 from training.config.precision import PRECISIONS
 
 LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})

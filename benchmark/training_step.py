@@ -49,9 +49,8 @@ from data.loading.flat_batch import PretrainingBatch
 from data.loading.synthetic import synthetic_problem
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
-from models.config import BertConfig, Execution
+from models.config import BERT_CONFIGS, BertConfig, Execution
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
-from tasks.pretraining.arguments import BERT_CONFIGS
 from tasks.pretraining.synthetic import synthetic_batch
 from training.config.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.cuda_graphs import GradientGraphs

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -10,6 +11,18 @@ from common.json_files import read_json
 from kernels.layers import ACTIVATIONS
 
 VOCABULARY_MULTIPLE = 8  # tensor cores want the vocabulary product's dimensions in multiples of 16 bytes
+
+# The shipped configurations, by the names that --bert_model takes.
+_FOLDER = Path(__file__).resolve().parent.parent / "bert_configs"
+BERT_CONFIGS = MappingProxyType(
+    {
+        "tiny": _FOLDER / "tiny.json",
+        "base": _FOLDER / "base.json",
+        "large": _FOLDER / "large.json",
+        "bert-base-uncased": _FOLDER / "base.json",
+        "bert-large-uncased": _FOLDER / "large.json",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)

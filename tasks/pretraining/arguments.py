@@ -2,11 +2,10 @@
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
+from models.config import BERT_CONFIGS
 from training.config.argument_checks import not_positive, shared_value_problems
 from training.config.arguments import (
     HelpFormatter,
@@ -27,17 +26,6 @@ Pre-train BERT on HDF5 shards: phase 1 at sequence length 128, phase 2 at 512.
       --gradient_accumulation_steps 256 --learning_rate 6e-3 --warmup_proportion 0.2843 --max_steps 7038
 
 scripts/run_pretraining.sh runs both phases with the published recipe."""
-
-_FOLDER = Path(__file__).resolve().parents[2] / "bert_configs"
-BERT_CONFIGS = MappingProxyType(
-    {
-        "tiny": _FOLDER / "tiny.json",
-        "base": _FOLDER / "base.json",
-        "large": _FOLDER / "large.json",
-        "bert-base-uncased": _FOLDER / "base.json",
-        "bert-large-uncased": _FOLDER / "large.json",
-    }
-)
 
 POSITIVE = ("max_predictions_per_seq", "num_steps_per_evaluation", "phase1_end_step")
 

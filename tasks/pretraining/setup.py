@@ -19,8 +19,8 @@ from data.loading.prepared import find_prepared, vocabulary_problem
 from data.loading.pretraining_dataset import PretrainingDataset
 from data.loading.synthetic import synthetic_problem
 from modeling import BertForPreTraining
-from models.config import BertConfig
-from tasks.pretraining.arguments import BERT_CONFIGS, value_problems
+from models.config import BERT_CONFIGS, BertConfig
+from tasks.pretraining.arguments import value_problems
 from tasks.pretraining.synthetic import SyntheticPretraining
 from tasks.setup import (
     check_all_see_the_same,

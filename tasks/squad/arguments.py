@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from tasks.pretraining.arguments import BERT_CONFIGS
+from models.config import BERT_CONFIGS
 from training.config.argument_checks import not_positive, shared_value_problems
 from training.config.arguments import (
     HelpFormatter,

@@ -15,10 +15,9 @@ from common.errors import Problems, UserError
 from common.workers import usable_cores
 from data.loading.synthetic import N_BATCHES, mean_length, synthetic_problem
 from modeling import BertForQuestionAnswering
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
 from pretrained.hugging_face import read_config
 from pretrained.load import Pretrained, read_pretrained
-from tasks.pretraining.arguments import BERT_CONFIGS
 from tasks.setup import (
     check_all_see_the_same,
     check_config,

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling import BertForPreTraining
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
 from models.memory import HEADROOM, estimated_memory, micro_batch_that_fits
-from tasks.pretraining.arguments import BERT_CONFIGS
 from tasks.setup import count_parameters
 
 

@@ -5,9 +5,8 @@ from paths import ROOT
 from script_runs import run, settings_of, shown_settings
 
 from modeling import BertForPreTraining
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
 from models.memory import HEADROOM, estimated_memory
-from tasks.pretraining.arguments import BERT_CONFIGS
 from tasks.setup import count_parameters
 from training.config.precision import PRECISIONS
 

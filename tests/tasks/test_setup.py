@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from common.errors import Problems
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
 from tasks import setup as run_setup
-from tasks.pretraining.arguments import BERT_CONFIGS
 from training.distributed.world import World
 
 

@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
+from models.config import BERT_CONFIGS
 from tasks.pretraining import arguments as pretraining_arguments
-from tasks.pretraining.arguments import BERT_CONFIGS, parse_arguments, value_problems
+from tasks.pretraining.arguments import parse_arguments, value_problems
 from training.config import argument_checks
 from training.config.arguments import HelpFormatter, precision_name, reduce_dtype
 
