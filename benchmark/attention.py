@@ -22,9 +22,9 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +32,10 @@ from torch import Tensor
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
+from benchmark.timing import in_turns, spread
+from benchmark.workloads.attention_inputs import AttentionInputs, random_inputs
 from common.errors import Problems, run_main
-from data.loading.synthetic import synthetic_problem
+from data.loading.synthetic import FULL, mean_length, synthetic_problem
 from kernels.attention.backends import variable_length_attention
 from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
@@ -42,17 +44,9 @@ from training.metrics.measured_peak import copy_rate, seconds_of
 BACKENDS = ("flash", "sdpa", "triton")
 DTYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
 GRADIENTS_APART = ("flash", "sdpa")
-CHECKED_SEQUENCES = 16
+LONGEST_OF_TRITON = 512
+CHECKED_SEQUENCES = 16  # of each length: as many as a loop in float64 can do in no time
 HEADER = ("backend", "length", "forward, ms", "both, ms", "forward, MB", "both, MB", "forward / copy", "both / copy")
-
-
-class Inputs(NamedTuple):
-    """What attention is given."""
-
-    qkv: Tensor  # (T, 3, N, D)
-    gradient: Tensor  # (T, N, D), of the output
-    cu_seqlens: Tensor  # (B + 1,) int32
-    max_seqlen: int
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,7 +58,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--lengths", nargs="+", type=int, default=[128, 512], help="longest sequences (default: 128 512)"
     )
-    parser.add_argument("--mean_length", default="full", help="uniform around this, not full (default: full)")
+    parser.add_argument("--mean_length", default=FULL, help="uniform around this, not full (default: full)")
     parser.add_argument(
         "--tokens",
         type=int,
@@ -86,28 +80,24 @@ def check(args: argparse.Namespace) -> None:
         UserError: a backend needs a GPU, or a number is out of range.
     """
     problems = Problems()
-    on_cpu = not args.device.startswith("cuda")
-    problems.check(
-        not (on_cpu and "flash" in args.backends), f"--backends has flash, which {args.device} cannot do", "take sdpa"
-    )
-    problems.check(
-        not (on_cpu and "triton" in args.backends and os.environ.get("TRITON_INTERPRET") != "1"),
-        f"--backends has triton, which {args.device} can do in its interpreter only",
-        "set TRITON_INTERPRET=1",
-    )
-    problems.check(
-        not ("flash" in args.backends and args.precision == "fp32"),
-        "--backends has flash, which has no --precision fp32",
-        "take bf16 or fp16",
-    )
+    on_cpu, longest = not args.device.startswith("cuda"), max(args.lengths)
+    if "flash" in args.backends:
+        problems.check(not on_cpu, f"--backends has flash, which {args.device} cannot do", "take sdpa")
+        is_16_bits = args.precision != "fp32"
+        problems.check(is_16_bits, "--backends has flash, which has no --precision fp32", "take bf16 or fp16")
+    if "triton" in args.backends:
+        problems.check(
+            not on_cpu or os.environ.get("TRITON_INTERPRET") == "1",
+            f"--backends has triton, which {args.device} can do in its interpreter only",
+            "set TRITON_INTERPRET=1",
+        )
+        problems.check(
+            longest <= LONGEST_OF_TRITON,
+            f"--lengths has {longest}, and backend triton goes to {LONGEST_OF_TRITON}",
+            "take shorter ones, or other --backends",
+        )
     problems.check(0 <= args.dropout < 1, f"--dropout is {args.dropout}", "it must be 0 or more, and below 1")
     problems.check(args.repeats >= 1, f"--repeats is {args.repeats}", "it must be 1 or more")
-    longest = max(args.lengths)
-    problems.check(
-        not ("triton" in args.backends and longest > 512),
-        f"--lengths has {longest}, and backend triton goes to 512",
-        "take shorter ones, or other --backends",
-    )
     for length in args.lengths:
         problems.check(
             1 <= length <= args.tokens, f"--lengths has {length}", f"it must lie between 1 and --tokens {args.tokens}"
@@ -117,28 +107,22 @@ def check(args: argparse.Namespace) -> None:
     problems.raise_if_any()
 
 
-def made_inputs(args: argparse.Namespace, length: int, n_sequences: int, dtype: torch.dtype) -> Inputs:
+def made_inputs(args: argparse.Namespace, length: int, n_sequences: int) -> AttentionInputs:
     """Random numbers for sequences of that length, or of lengths around the mean, with the padding behind them."""
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
-    mean = None if args.mean_length == "full" else float(args.mean_length)
-    cu_seqlens = synthetic_batch(n_sequences, length, 1, config.vocab_size, mean).cu_seqlens
-    shape = config.num_attention_heads, config.head_size
-    generator = torch.Generator(args.device).manual_seed(0)
-    qkv, gradient = (
-        torch.randn(int(cu_seqlens[-1]), *parts, *shape, device=args.device, dtype=dtype, generator=generator)
-        for parts in ((3,), ())
-    )
-    return Inputs(qkv, gradient, cu_seqlens.to(args.device), length)
+    cu_seqlens = synthetic_batch(n_sequences, length, 1, config.vocab_size, mean_length(args.mean_length)).cu_seqlens
+    heads = config.num_attention_heads, config.head_size
+    return random_inputs(cu_seqlens, length, *heads, DTYPES[args.precision], torch.device(args.device))
 
 
-def attend(inputs: Inputs, backend: str, dropout: float) -> tuple[Tensor, Tensor]:
+def attend(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[Tensor, Tensor]:
     """The output, and the gradient of query, key and value."""
     qkv = inputs.qkv.detach().requires_grad_()
     output = variable_length_attention(qkv, inputs.cu_seqlens, inputs.max_seqlen, dropout, backend)
     return output.detach(), torch.autograd.grad(output, qkv, inputs.gradient)[0]
 
 
-def errors(inputs: Inputs, backend: str) -> list[float]:
+def errors(inputs: AttentionInputs, backend: str) -> list[float]:
     """Of output and gradients of query, key and value without dropout: the norm of the difference from the reference
     in float64, over the norm of the latter."""
     exact = inputs._replace(qkv=inputs.qkv.double(), gradient=inputs.gradient.double())
@@ -147,7 +131,7 @@ def errors(inputs: Inputs, backend: str) -> list[float]:
     return [((actual.double() - exact).norm() / exact.norm()).item() for actual, exact in pairs]
 
 
-def dropped_share(inputs: Inputs, backend: str, dropout: float) -> tuple[float, float]:
+def dropped_share(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[float, float]:
     """The share of weights that are dropped, and its standard deviation if each is dropped by itself.
 
     With zero queries no weight is zero, and values of one bring out those of a sequence's first D keys.
@@ -165,14 +149,14 @@ def dropped_share(inputs: Inputs, backend: str, dropout: float) -> tuple[float, 
     return share, (dropout * (1 - dropout) / int(exists.sum())) ** 0.5
 
 
-def bytes_to_move(inputs: Inputs, backend: str) -> tuple[int, int]:
+def bytes_to_move(inputs: AttentionInputs, backend: str) -> tuple[int, int]:
     """At least, forward and in both directions; what each backend saves beyond the output is left out."""
     part = inputs.gradient.numel() * inputs.gradient.element_size()
     joining = 6 * part if backend in GRADIENTS_APART else 0
     return 4 * part, (4 + 8) * part + joining
 
 
-def works(inputs: Inputs, backend: str, dropout: float) -> tuple[Callable[[], object], Callable[[], object]]:
+def works(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[Callable[[], object], Callable[[], object]]:
     """What is timed: forward, and forward and backward."""
 
     def forward() -> Tensor:
@@ -182,7 +166,7 @@ def works(inputs: Inputs, backend: str, dropout: float) -> tuple[Callable[[], ob
     return forward, lambda: attend(inputs, backend, dropout)
 
 
-def check_table(args: argparse.Namespace, inputs: Sequence[Inputs]) -> str:
+def check_table(args: argparse.Namespace, inputs: Sequence[AttentionInputs]) -> str:
     """Errors and dropped shares of all backends."""
     rows = []
     for some in inputs:
@@ -195,7 +179,10 @@ def check_table(args: argparse.Namespace, inputs: Sequence[Inputs]) -> str:
 
 
 def time_table(
-    args: argparse.Namespace, inputs: Sequence[Inputs], seconds: dict[tuple[int, str, int], list[float]], copy: float
+    args: argparse.Namespace,
+    inputs: Sequence[AttentionInputs],
+    seconds: dict[tuple[int, str, int], list[float]],
+    copy: float,
 ) -> str:
     """Medians.
 
@@ -218,26 +205,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check all, time all, and print both tables."""
     args = parse_arguments(arguments)
     check(args)
-    device, dtype = torch.device(args.device), DTYPES[args.precision]
+    device = torch.device(args.device)
     numbers = {length: args.tokens // length for length in args.lengths}
-    print(check_table(args, [made_inputs(args, *item, dtype) for item in few(numbers)]), end="\n\n", flush=True)
-    inputs = [made_inputs(args, *item, dtype) for item in numbers.items()]
-    seconds: dict[tuple[int, str, int], list[float]] = {}
-    for _ in range(args.repeats):
-        for some in inputs:
-            for backend in args.backends:
-                for direction, work in enumerate(works(some, backend, args.dropout)):
-                    seconds.setdefault((some.max_seqlen, backend, direction), []).append(seconds_of(work, device))
+    few = [made_inputs(args, length, min(number, CHECKED_SEQUENCES)) for length, number in numbers.items()]
+    print(check_table(args, few), end="\n\n", flush=True)
+    inputs = [made_inputs(args, length, number) for length, number in numbers.items()]
+    measurements = {
+        (some.max_seqlen, backend, direction): partial(seconds_of, work, device)
+        for some in inputs
+        for backend in args.backends
+        for direction, work in enumerate(works(some, backend, args.dropout))
+    }
+    seconds = in_turns(measurements, args.repeats)
     copy = copy_rate(device)
     print(time_table(args, inputs, seconds, copy))
-    spread = max(max(times) / min(times) - 1 for times in seconds.values())
     tokens = ", ".join(f"{len(some.qkv):,}" for some in inputs)
-    print(f"tokens: {tokens}; repeats lie within {spread:.1%}; a copy reads and writes {copy / 1e12:,.3g} TB/s")
-
-
-def few(numbers: dict[int, int]) -> list[tuple[int, int]]:
-    """As many sequences of each length as a loop in float64 can do in no time."""
-    return [(length, min(number, CHECKED_SEQUENCES)) for length, number in numbers.items()]
+    print(
+        f"tokens: {tokens}; repeats lie within {spread(seconds):.1%}; a copy reads and writes {copy / 1e12:,.3g} TB/s"
+    )
 
 
 if __name__ == "__main__":

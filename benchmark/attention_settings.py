@@ -18,6 +18,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,15 +30,23 @@ from torch import Tensor
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
+from benchmark.timing import in_turns
+from benchmark.workloads.attention_inputs import AttentionInputs, random_inputs
 from common.errors import Problems, run_main
 from training.cuda_graphs import CudaRecorder
 from training.metrics.measured_peak import seconds_of
 
-HEADS, HEAD_SIZE, DROPOUT = 16, 64, 0.1
+HEADS, HEAD_SIZE, DROPOUT, SEED = 16, 64, 0.1, 1234
 LENGTHS = (128, 384, 512)
 TOKENS = MappingProxyType({384: 12288})  # as SQuAD's steps have them; others have 131,072
+CHECKED_SEQUENCES = 4
 TOLERANCE = 0.01  # of the norm: two roundings to bf16 apart
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")  # 0 leaves one to Triton
+BLOCKS = ("block_queries", "block_keys")
+WHOLE_QUERIES, WHOLE_KEYS = ("block", "block_queries"), ("block", "block_keys")
+
+Settings = Mapping[str, int]
+"""As a kernel is launched with them."""
 
 
 class Tuned(NamedTuple):
@@ -48,194 +57,75 @@ class Tuned(NamedTuple):
     is_backward: bool
     is_whole: bool
     """Whether it is for sequences of up to 128 tokens, else for longer ones."""
-    names: tuple[str, ...]
-    """Of the numbers in `others`; 0 leaves an option to Triton."""
+    shape: tuple[str, str]
+    """Names of the first two numbers in `others`; OPTIONS follow."""
     others: tuple[tuple[int, ...], ...]
 
-
-BLOCKS = ("block_queries", "block_keys", "num_warps", "num_stages", "maxnreg")
-KERNELS = MappingProxyType(
-    {
-        "whole forward": Tuned(
-            "whole_forward_settings",
-            is_backward=False,
-            is_whole=True,
-            names=("block", "block_queries", "num_warps", "num_stages", "maxnreg"),
-            others=(
-                (128, 64, 4, 1, 128),
-                (128, 64, 4, 1, 168),
-                (128, 64, 4, 1, 0),
-                (128, 128, 8, 1, 128),
-                (128, 128, 8, 1, 0),
-                (128, 128, 4, 1, 0),
-                (128, 64, 8, 1, 128),
-            ),
-        ),
-        "whole backward": Tuned(
-            "whole_backward_settings",
-            is_backward=True,
-            is_whole=True,
-            names=("block", "block_keys", "num_warps", "num_stages", "maxnreg"),
-            others=(
-                (128, 64, 8, 1, 128),
-                (128, 64, 8, 1, 0),
-                (128, 64, 4, 1, 0),
-                (128, 128, 8, 1, 0),
-            ),
-        ),
-        "forward": Tuned(
-            "forward_blocks_settings",
-            is_backward=False,
-            is_whole=False,
-            names=BLOCKS,
-            others=(
-                (128, 64, 8, 1, 128),
-                (128, 64, 8, 2, 128),
-                (128, 64, 8, 3, 128),
-                (128, 64, 8, 4, 128),
-                (128, 32, 8, 2, 128),
-                (128, 32, 8, 3, 128),
-                (128, 128, 8, 1, 128),
-                (128, 128, 8, 2, 128),
-                (128, 128, 8, 1, 0),
-                (128, 128, 8, 2, 0),
-                (128, 64, 4, 2, 0),
-                (128, 64, 4, 3, 0),
-                (128, 64, 4, 2, 168),
-                (128, 32, 4, 2, 168),
-                (64, 64, 4, 1, 128),
-                (64, 64, 4, 2, 128),
-                (64, 64, 4, 3, 128),
-                (64, 32, 4, 2, 0),
-                (64, 32, 4, 3, 0),
-                (64, 128, 4, 1, 168),
-                (64, 128, 4, 2, 168),
-                (64, 128, 4, 2, 0),
-            ),
-        ),
-        "queries": Tuned(
-            "query_blocks_settings",
-            is_backward=True,
-            is_whole=False,
-            names=BLOCKS,
-            others=(
-                (128, 64, 8, 1, 128),
-                (128, 64, 8, 2, 128),
-                (128, 64, 8, 3, 128),
-                (128, 64, 8, 2, 0),
-                (128, 32, 8, 1, 128),
-                (128, 32, 8, 2, 128),
-                (128, 32, 8, 3, 128),
-                (128, 128, 8, 1, 0),
-                (128, 128, 8, 2, 0),
-                (128, 64, 4, 1, 0),
-                (128, 64, 4, 2, 0),
-                (128, 32, 4, 2, 168),
-                (128, 32, 4, 2, 0),
-                (64, 64, 4, 1, 128),
-                (64, 64, 4, 2, 128),
-                (64, 64, 4, 3, 128),
-                (64, 64, 4, 2, 0),
-                (64, 32, 4, 2, 128),
-                (64, 32, 4, 3, 128),
-                (64, 128, 4, 1, 0),
-                (64, 128, 4, 2, 0),
-            ),
-        ),
-        "keys": Tuned(
-            "key_blocks_settings",
-            is_backward=True,
-            is_whole=False,
-            names=BLOCKS,
-            others=(
-                (64, 64, 4, 1, 0),
-                (64, 64, 4, 2, 0),
-                (64, 64, 4, 3, 0),
-                (64, 64, 4, 1, 168),
-                (64, 64, 4, 2, 168),
-                (64, 64, 8, 2, 128),
-                (64, 32, 4, 1, 0),
-                (64, 32, 4, 2, 0),
-                (64, 32, 4, 2, 168),
-                (128, 64, 8, 1, 128),
-                (128, 64, 8, 1, 0),
-                (128, 64, 8, 2, 0),
-                (128, 64, 4, 1, 0),
-                (128, 128, 8, 1, 0),
-                (128, 128, 8, 2, 0),
-                (64, 128, 8, 1, 0),
-                (64, 128, 8, 2, 0),
-                (64, 128, 4, 2, 0),
-            ),
-        ),
-    }
-)  # fmt: skip
+    def settings(self) -> list[Settings]:
+        """Those to try."""
+        names = *self.shape, *OPTIONS
+        named = [dict(zip(names, numbers, strict=True)) for numbers in self.others]
+        return [{name: number for name, number in each.items() if number or name not in OPTIONS} for each in named]
 
 
-class Inputs(NamedTuple):
-    """Of sequences that are all full."""
-
-    qkv: Tensor  # (T, 3, N, D)
-    gradient: Tensor  # (T, N, D), of the output
-    cu_seqlens: Tensor  # (B + 1,) int32
-    max_seqlen: int
-    seed: Tensor
-
-
-def made_inputs(length: int, n_tokens: int, device: torch.device, dtype: torch.dtype) -> Inputs:
-    """Random numbers for as many sequences of that length as there is room for."""
-    n_sequences = max(1, n_tokens // length)
-    generator = torch.Generator(device).manual_seed(0)
-    qkv, gradient = (
-        torch.randn(n_sequences * length, *shape, HEAD_SIZE, generator=generator, device=device, dtype=dtype)
-        for shape in ((3, HEADS), (HEADS,))
-    )
-    cu_seqlens = torch.arange(n_sequences + 1, dtype=torch.int32, device=device) * length
-    return Inputs(qkv, gradient, cu_seqlens, length, torch.tensor([1234], device=device))
-
-
-def settings_of(kernel: str, numbers: Sequence[int]) -> dict[str, int]:
-    """As a kernel is launched with them."""
-    named = zip(KERNELS[kernel].names, numbers, strict=True)
-    return {name: number for name, number in named if number or name not in OPTIONS}
+KERNELS = MappingProxyType({
+    "whole forward": Tuned("whole_forward_settings", is_backward=False, is_whole=True, shape=WHOLE_QUERIES, others=(
+        (128, 64, 4, 1, 128), (128, 64, 4, 1, 168), (128, 64, 4, 1, 0), (128, 128, 8, 1, 128), (128, 128, 8, 1, 0),
+        (128, 128, 4, 1, 0), (128, 64, 8, 1, 128),
+    )),
+    "whole backward": Tuned("whole_backward_settings", is_backward=True, is_whole=True, shape=WHOLE_KEYS, others=(
+        (128, 64, 8, 1, 128), (128, 64, 8, 1, 0), (128, 64, 4, 1, 0), (128, 128, 8, 1, 0),
+    )),
+    "forward": Tuned("forward_blocks_settings", is_backward=False, is_whole=False, shape=BLOCKS, others=(
+        (128, 64, 8, 1, 128), (128, 64, 8, 2, 128), (128, 64, 8, 3, 128), (128, 64, 8, 4, 128), (128, 32, 8, 2, 128),
+        (128, 32, 8, 3, 128), (128, 128, 8, 1, 128), (128, 128, 8, 2, 128), (128, 128, 8, 1, 0),
+        (128, 128, 8, 2, 0), (128, 64, 4, 2, 0), (128, 64, 4, 3, 0), (128, 64, 4, 2, 168), (128, 32, 4, 2, 168),
+        (64, 64, 4, 1, 128), (64, 64, 4, 2, 128), (64, 64, 4, 3, 128), (64, 32, 4, 2, 0), (64, 32, 4, 3, 0),
+        (64, 128, 4, 1, 168), (64, 128, 4, 2, 168), (64, 128, 4, 2, 0),
+    )),
+    "queries": Tuned("query_blocks_settings", is_backward=True, is_whole=False, shape=BLOCKS, others=(
+        (128, 64, 8, 1, 128), (128, 64, 8, 2, 128), (128, 64, 8, 3, 128), (128, 64, 8, 2, 0), (128, 32, 8, 1, 128),
+        (128, 32, 8, 2, 128), (128, 32, 8, 3, 128), (128, 128, 8, 1, 0), (128, 128, 8, 2, 0), (128, 64, 4, 1, 0),
+        (128, 64, 4, 2, 0), (128, 32, 4, 2, 168), (128, 32, 4, 2, 0),
+        (64, 64, 4, 1, 128), (64, 64, 4, 2, 128), (64, 64, 4, 3, 128), (64, 64, 4, 2, 0), (64, 32, 4, 2, 128),
+        (64, 32, 4, 3, 128), (64, 128, 4, 1, 0), (64, 128, 4, 2, 0),
+    )),
+    "keys": Tuned("key_blocks_settings", is_backward=True, is_whole=False, shape=BLOCKS, others=(
+        (64, 64, 4, 1, 0), (64, 64, 4, 2, 0), (64, 64, 4, 3, 0), (64, 64, 4, 1, 168), (64, 64, 4, 2, 168),
+        (64, 64, 8, 2, 128), (64, 32, 4, 1, 0), (64, 32, 4, 2, 0), (64, 32, 4, 2, 168),
+        (128, 64, 8, 1, 128), (128, 64, 8, 1, 0), (128, 64, 8, 2, 0), (128, 64, 4, 1, 0), (128, 128, 8, 1, 0),
+        (128, 128, 8, 2, 0),
+        (64, 128, 8, 1, 0), (64, 128, 8, 2, 0), (64, 128, 4, 2, 0),
+    )),
+})  # fmt: skip
 
 
 @contextmanager
-def in_use(kernel: str, settings: Mapping[str, int] | None) -> Iterator[None]:
+def in_use(kernel: str, settings: Settings | None) -> Iterator[None]:
     """Launches of a kernel have these settings; None: those in the code."""
-    from kernels.attention import short as short_attention
+    from kernels.attention import short
 
     if settings is None:
         yield
     else:
-        with mock.patch.object(short_attention, KERNELS[kernel].function, return_value=settings):
+        with mock.patch.object(short, KERNELS[kernel].function, return_value=settings):
             yield
 
 
-def forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp."""
-    from kernels.attention.short import short_attention
+def work_of(kernel: str, inputs: AttentionInputs) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The pass that a kernel belongs to: output and log-sum-exp, or the gradients of query, key and value and of their
+    bias. What it reads lives as long as the pass does."""
+    from kernels.attention.short import short_attention, short_attention_backward
 
-    return short_attention(inputs.qkv, inputs.cu_seqlens, inputs.max_seqlen, DROPOUT, inputs.seed)
-
-
-def backward(inputs: Inputs, output: Tensor, log_sum_exp: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of query, key and value, and of their bias."""
-    from kernels.attention.short import short_attention_backward
-
-    rest = inputs.cu_seqlens, inputs.max_seqlen, DROPOUT, inputs.seed
-    return short_attention_backward(inputs.gradient, inputs.qkv, output, log_sum_exp, *rest)
-
-
-def work_of(kernel: str, inputs: Inputs) -> Callable[[], tuple[Tensor, Tensor]]:
-    """The pass that a kernel belongs to."""
+    qkv, gradient, cu_seqlens, max_seqlen = inputs
+    rest = cu_seqlens, max_seqlen, DROPOUT, torch.tensor([SEED], device=qkv.device)
     if not KERNELS[kernel].is_backward:
-        return lambda: forward(inputs)
-    output, log_sum_exp = forward(inputs)
-    return lambda: backward(inputs, output, log_sum_exp)
+        return lambda: short_attention(qkv, *rest)
+    output, log_sum_exp = short_attention(qkv, *rest)
+    return lambda: short_attention_backward(gradient, qkv, output, log_sum_exp, *rest)
 
 
-def problem_of(kernel: str, settings: Mapping[str, int], inputs: Inputs) -> str | None:
+def problem_of(kernel: str, settings: Settings, inputs: AttentionInputs) -> str | None:
     """Why a kernel cannot be run with these settings, or what is wrong with its values."""
     work = work_of(kernel, inputs)
     wanted = work()
@@ -255,12 +145,9 @@ def problem_of(kernel: str, settings: Mapping[str, int], inputs: Inputs) -> str 
 
 
 def launched(
-    kernel: str, settings: Mapping[str, int] | None, work: Callable[[], Any], record: CudaRecorder | None
+    kernel: str, settings: Settings | None, work: Callable[[], Any], record: CudaRecorder | None
 ) -> Callable[[], Any]:
-    """The pass with these settings, ready to be timed: as a CUDA graph, if there is what records one.
-
-    What the pass reads must live as long as the graph.
-    """
+    """The pass with these settings, ready to be timed: as a CUDA graph, if there is what records one."""
 
     def run() -> Any:
         with in_use(kernel, settings):
@@ -272,7 +159,7 @@ def launched(
     return record(run)
 
 
-def shown(settings: Mapping[str, int] | None) -> str:
+def shown(settings: Settings | None) -> str:
     """As text."""
     return "in use" if settings is None else ", ".join(f"{name} {number}" for name, number in settings.items())
 
@@ -308,31 +195,32 @@ def check(args: argparse.Namespace) -> None:
     problems.raise_if_any()
 
 
-def measured(kernel: str, inputs: Inputs, args: argparse.Namespace) -> list[list[str]]:
+def made_inputs(length: int, n_sequences: int, device: torch.device) -> AttentionInputs:
+    """Random numbers for full sequences."""
+    # Triton's interpreter multiplies no bf16.
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
+    cu_seqlens = torch.arange(n_sequences + 1, dtype=torch.int32) * length
+    return random_inputs(cu_seqlens, length, HEADS, HEAD_SIZE, dtype, device)
+
+
+def measured(kernel: str, inputs: AttentionInputs, args: argparse.Namespace) -> list[list[str]]:
     """The lines of one kernel at one length, the fastest first; says what cannot be used."""
-    able: list[dict[str, int] | None] = [None]
-    few = inputs._replace(
-        qkv=inputs.qkv[: inputs.max_seqlen * 4],
-        gradient=inputs.gradient[: inputs.max_seqlen * 4],
-        cu_seqlens=inputs.cu_seqlens[:5],
-    )
-    for numbers in KERNELS[kernel].others[: args.most]:
-        settings = settings_of(kernel, numbers)
+    device, length = inputs.qkv.device, inputs.max_seqlen
+    few = made_inputs(length, CHECKED_SEQUENCES, device)
+    able: dict[str, Settings | None] = {shown(None): None}
+    for settings in KERNELS[kernel].settings()[: args.most]:
         if problem := problem_of(kernel, settings, few):
-            print(f"{kernel}, {inputs.max_seqlen}: {shown(settings)}: {problem}", flush=True)
+            print(f"{kernel}, {length}: {shown(settings)}: {problem}", flush=True)
         else:
-            able.append(settings)
-    record = CudaRecorder() if inputs.qkv.device.type == "cuda" else None
+            able[shown(settings)] = settings
+    record = CudaRecorder() if device.type == "cuda" else None
     the_pass = work_of(kernel, inputs)
-    works = [launched(kernel, settings, the_pass, record) for settings in able]
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(args.repeats):
-        for work, times in zip(works, seconds, strict=True):
-            times.append(seconds_of(work, inputs.qkv.device))
-    medians = [statistics.median(times) for times in seconds]
+    works = {name: launched(kernel, settings, the_pass, record) for name, settings in able.items()}
+    seconds = in_turns({name: partial(seconds_of, work, device) for name, work in works.items()}, args.repeats)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     return [
-        [kernel, str(inputs.max_seqlen), shown(settings), f"{median * 1e3:.4g}", f"{median / medians[0]:.3f}"]
-        for median, settings in sorted(zip(medians, able, strict=True), key=lambda pair: pair[0])
+        [kernel, str(length), name, f"{median * 1e3:.4g}", f"{median / medians[shown(None)]:.3f}"]
+        for name, median in sorted(medians.items(), key=lambda pair: pair[1])
     ]
 
 
@@ -342,12 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check(args)
     from kernels.attention.short import is_whole  # needs Triton
 
-    device = torch.device(args.device)
-    # Triton's interpreter multiplies no bf16.
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
     rows = []
     for length in args.lengths:
-        inputs = made_inputs(length, args.tokens or TOKENS.get(length, 131072), device, dtype)
+        n_tokens = args.tokens or TOKENS.get(length, 131072)
+        inputs = made_inputs(length, max(1, n_tokens // length), torch.device(args.device))
         for kernel in args.kernels:
             if KERNELS[kernel].is_whole == is_whole(inputs.qkv, length):
                 rows += measured(kernel, inputs, args)

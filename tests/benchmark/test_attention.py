@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark import attention
-from benchmark.attention import Inputs
+from benchmark.workloads.attention_inputs import AttentionInputs
 from common.errors import UserError
 
 SMALL = ["--bert_model", "tiny", "--tokens", "64", "--lengths", "32", "--repeats", "1", "--device", "cpu"]
@@ -16,7 +16,7 @@ def inputs(lengths, max_seqlen, head_size=16):
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(sum(lengths), 3, 2, head_size, generator=generator)
     gradient = torch.randn(sum(lengths), 2, head_size, generator=generator)
-    return Inputs(qkv, gradient, torch.tensor([0, *lengths]).cumsum(0).int(), max_seqlen)
+    return AttentionInputs(qkv, gradient, torch.tensor([0, *lengths]).cumsum(0).int(), max_seqlen)
 
 
 def test_on_a_cpu(capsys):

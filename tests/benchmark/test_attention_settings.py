@@ -39,7 +39,7 @@ def test_what_fails_or_is_wrong_is_said_and_not_timed(capsys, monkeypatch):
 
 def test_settings_are_as_they_were_afterwards():
     before = short_attention.forward_blocks_settings(64, 2)
-    settings = attention_settings.settings_of("forward", (64, 32, 4, 1, 0))
+    settings = attention_settings.KERNELS["forward"]._replace(others=((64, 32, 4, 1, 0),)).settings()[0]
     with attention_settings.in_use("forward", settings):
         assert short_attention.forward_blocks_settings(64, 2) == settings
     assert settings == {"block_queries": 64, "block_keys": 32, "num_warps": 4, "num_stages": 1}
