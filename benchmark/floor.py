@@ -29,8 +29,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
+from common.matmul import Matmul
 from models.config import BERT_CONFIGS, BertConfig
-from training.metrics.measured_peak import Product, copy_rate, encoder_products, seconds_of, seconds_of_product
+from models.flops import encoder_matmuls
+from training.metrics.measured_peak import copy_rate, seconds_of, seconds_of_matmul
 
 DTYPES = MappingProxyType({"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
 FP8 = ("fp8-tensor", "fp8-row")
@@ -94,17 +96,17 @@ def fp8_product(left: torch.Tensor, right: torch.Tensor, row_wise: bool) -> Call
     return lambda: torch._scaled_mm(left_fp8, right_fp8.T, **scales, out_dtype=torch.bfloat16, use_fast_accum=True)
 
 
-def seconds_by_format(product: Product, name: str, device: torch.device) -> float:
+def seconds_by_format(product: Matmul, name: str, device: torch.device) -> float:
     """Time of one product in a format."""
     if name not in FP8:
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        return seconds_of_product(product, DTYPES[name], device)
+        return seconds_of_matmul(product, DTYPES[name], device)
     left = torch.randn(product.m, product.k, device=device, dtype=torch.bfloat16)
     right = torch.randn(product.n, product.k, device=device, dtype=torch.bfloat16)
     return seconds_of(fp8_product(left, right, name == "fp8-row"), device)
 
 
-def seconds_of_casts(product: Product, name: str, device: torch.device) -> float:
+def seconds_of_casts(product: Matmul, name: str, device: torch.device) -> float:
     """Time to bring both factors of a product into fp8, in passes of their own; nothing for other formats."""
     if name not in FP8:
         return 0.0
@@ -113,21 +115,18 @@ def seconds_of_casts(product: Product, name: str, device: torch.device) -> float
     return seconds_of(lambda: [cast(factor, name == "fp8-row") for factor in factors], device)
 
 
-def table(products: Sequence[Product], formats: Sequence[str], seconds: dict[tuple[Product, str], list[float]]) -> str:
+def table(products: Sequence[Matmul], formats: Sequence[str], seconds: dict[tuple[Matmul, str], list[float]]) -> str:
     """TFLOP/s of each product, and of all as often as a step makes them."""
-
-    def flops(product: Product) -> float:
-        return 2.0 * product.m * product.n * product.k
 
     rows = []
     for product in products:
-        rates = [flops(product) / statistics.median(seconds[product, name]) / 1e12 for name in formats]
+        rates = [product.flops / statistics.median(seconds[product, name]) / 1e12 for name in formats]
         shape = f"{product.m} x {product.n} x {product.k}"
         rows.append([product.name, shape, *(f"{rate:,.4g}" for rate in rates)])
     totals = {
         name: sum(product.count * statistics.median(seconds[product, name]) for product in products) for name in formats
     }
-    work = sum(product.count * flops(product) for product in products)
+    work = sum(product.count * product.flops for product in products)
     rows.append(["all of a step", "", *(f"{work / totals[name] / 1e12:,.4g}" for name in formats)])
     rows.append(["ms per step", "", *(f"{totals[name] * 1e3:,.4g}" for name in formats)])
     return markdown_table(("product, TFLOP/s", "m x n x k", *formats), rows)
@@ -140,8 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(args.device)
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
     tokens = args.batch_size * args.max_seq_length
-    products = encoder_products(config.hidden_size, config.intermediate_size, config.num_hidden_layers, tokens)
-    seconds: dict[tuple[Product, str], list[float]] = {}
+    products = encoder_matmuls(config, tokens)
+    seconds: dict[tuple[Matmul, str], list[float]] = {}
     for _ in range(args.repeats):
         for product in products:
             for name in args.formats:

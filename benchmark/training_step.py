@@ -45,17 +45,19 @@ from benchmark.workloads.hugging_face_step import (
     padded_question_inputs,
 )
 from common.errors import Problems, run_main
+from common.work import Work
 from data.loading.flat_batch import PretrainingBatch
 from data.loading.synthetic import synthetic_problem
 from kernels.launch import triton_problem
 from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from models.config import BERT_CONFIGS, BertConfig, Execution
+from models.flops import bert_flops, question_answering_flops
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
 from tasks.pretraining.synthetic import synthetic_batch
 from training.config.precision import PRECISIONS, Precision, precision_problem, resolve_precision
 from training.cuda_graphs import GradientGraphs
 from training.environment.allocator import use_expandable_segments
-from training.metrics.throughput import ThroughputMeter, bert_flops, question_answering_flops
+from training.metrics.throughput import ThroughputMeter
 
 MATRIX_SIZE = 8192
 WARM_UP_STEPS = 3
@@ -162,7 +164,7 @@ def _problem(variant: str, device: torch.device) -> str | None:
     return precision_problem("fp8", device) if execution_of(variant).in_fp8 else None
 
 
-class Work:
+class Workload:
     """A batch, and what a model is given of it and counts for it."""
 
     def __init__(self, args: argparse.Namespace, config: BertConfig, batch_size: int, device: torch.device):
@@ -189,17 +191,13 @@ class Work:
             return padded_inputs(self.batch)
         return padded_question_inputs(self.batch, self._positions)
 
-    def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
-        """Forward and backward, of the model, whoever runs it: see training/metrics/throughput.py."""
-        config = self.config
-        shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers)
-        if self.task == "squad":
-            return question_answering_flops(*shape, sum_lengths, sum_squared_lengths)
-        return bert_flops(*shape, config.vocab_size, n_sequences, sum_lengths, sum_squared_lengths, n_masked)
+    def flops(self, work: Work) -> float:
+        """Forward and backward, of the model, whoever runs it: see models/flops.py."""
+        return (question_answering_flops if self.task == "squad" else bert_flops)(self.config, work)
 
 
 def our_step(
-    execution: Execution, optimizer: str, work: Work, device: torch.device, by_graphs: bool
+    execution: Execution, optimizer: str, work: Workload, device: torch.device, by_graphs: bool
 ) -> Callable[[], None]:
     """One step of our model on the batch, as a function to call again and again."""
     torch.manual_seed(0)
@@ -223,7 +221,7 @@ def our_step(
 
 
 def build(
-    name: str, args: argparse.Namespace, work: Work, precision: Precision, device: torch.device
+    name: str, args: argparse.Namespace, work: Workload, precision: Precision, device: torch.device
 ) -> Callable[[], None]:
     """A variant's step, warm."""
     execution = execution_of(name, precision.compute_dtype)
@@ -238,15 +236,14 @@ def build(
     return step
 
 
-def measure(step: Callable[[], None], n_steps: int, work: Work, device: torch.device) -> dict:
+def measure(step: Callable[[], None], n_steps: int, work: Workload, device: torch.device) -> dict:
     """One window of steps."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    batch = work.batch
     meter = ThroughputMeter(0, n_steps, work.flops, device)
     for _ in range(n_steps):
         step()
-        meter.add(len(batch.next_sentence_labels), batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
+        meter.add(work.batch.work)
         meter.end_step()
     return meter.result()
 
@@ -260,7 +257,7 @@ def measured_together(names: Sequence[str]) -> list[list[str]]:
 def measure_all(
     names: Sequence[str],
     args: argparse.Namespace,
-    work: Work,
+    work: Workload,
     precision: Precision,
     device: torch.device,
     failed: list[str],
@@ -287,7 +284,7 @@ def measure_all(
 
 
 def _window(
-    steps: dict[str, Callable[[], None]], name: str, at_rest: int, n_steps: int, work: Work, device: torch.device
+    steps: dict[str, Callable[[], None]], name: str, at_rest: int, n_steps: int, work: Workload, device: torch.device
 ) -> dict:
     """One window of a variant; one that fails is in `steps` no more, and leaves its memory to the others."""
     step = steps.pop(name)
@@ -310,7 +307,7 @@ def release_memory(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def _failing_alone(name: str, work: Work, failed: list[str]) -> Iterator[None]:
+def _failing_alone(name: str, work: Workload, failed: list[str]) -> Iterator[None]:
     """Say what ran out of memory, show and note what failed, release what it held, and go on."""
     variant = f"{name} with {len(work.batch.next_sentence_labels)} sequences"
     try:
@@ -376,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[tuple[str, int], list[dict]] = {}
     failed: list[str] = []
     for batch_size in args.batch_size:
-        work = Work(args, config, batch_size, device)
+        work = Workload(args, config, batch_size, device)
         for group in measured_together(names):
             for name, windows in measure_all(group, args, work, precision, device, failed).items():
                 found[name, batch_size] = windows

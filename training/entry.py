@@ -26,7 +26,7 @@ from training.environment.description import describe_environment
 from training.loop import METRICS, train
 from training.metrics.logger import MetricsLogger
 from training.run import TrainingRun, TrainingSetup
-from training.verdict import measure_device, verdict
+from training.verdict import device_peaks, verdict
 
 Check = Callable[[argparse.Namespace, World, torch.device], TrainingSetup]
 MakeRun = Callable[[argparse.Namespace, TrainingSetup, World, StopSignal], TrainingRun]
@@ -82,12 +82,13 @@ def run_checked(
     ):
         run = make_run(args, setup, world, stop_signal)
         _announce(run, logger)
-        peak = measure_device(run, logger) if args.measure_peak else {}
+        matmuls = run.matmuls(setup.batches.micro * args.max_seq_length) if args.measure_peak else ()
+        peaks = device_peaks(world, setup.device, setup.precision, matmuls, logger)
         if args.do_train:
             with CheckpointWriter(logger.message) as writer:
                 summary = train(run, logger, writer)
         if summary is not None:
-            summary |= verdict(run, summary, peak, logger) if args.do_train else {}
+            summary |= verdict(summary, run.guessing_loss, peaks, logger) if args.do_train else {}
             if scores := run.evaluate():
                 summary |= scores
                 epoch = setup.dataset.epoch(run.samples_seen) if setup.dataset else 0

@@ -80,7 +80,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                 continue
             rate = next_rate
             for batch in result.micro_batches:
-                meter.add(batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
+                meter.add(batch.work)
             profiled.end_step()  # what it writes comes before the clock runs again
             meter.end_step()
             progress.update()

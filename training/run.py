@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.matmul import Matmul
+from common.work import Work
 from optimization import WarmupSchedule, build_optimizer, clips_itself, parameter_groups
 from training.checkpointing.resume import first_global_step
 from training.checkpointing.writer import CheckpointWriter, to_host
@@ -145,8 +147,12 @@ class TrainingRun:
         """The loss of a model that gives every answer the same probability; a run that ends far above it is wrong."""
         raise NotImplementedError
 
-    def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
+    def flops(self, work: Work) -> float:
         """Floating-point operations of training on batches that hold so much."""
+        raise NotImplementedError
+
+    def matmuls(self, n_tokens: int) -> list[Matmul]:
+        """The encoder's matmuls in a training step over so many tokens."""
         raise NotImplementedError
 
     def _build_optimizer(self, sharded: bool) -> torch.optim.Optimizer | ShardedOptimizer:

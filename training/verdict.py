@@ -1,54 +1,74 @@
 """What a measured throughput is worth: how near it came to what the device can do, and whether the run went right."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 
+from common.matmul import Matmul
+from training.config.precision import Precision
+from training.distributed.world import World
 from training.metrics.logger import MetricsLogger
-from training.metrics.measured_peak import encoder_products, measure_peak
+from training.metrics.measured_peak import measure_peak
 from training.metrics.peaks import utilisation
-from training.run import TrainingRun
 
 
-def measure_device(run: TrainingRun, logger: MetricsLogger) -> dict:
-    """What this device does at most, on the encoder's own products."""
-    config, setup = run.setup.config, run.setup
-    n_tokens = setup.batches.micro * run.args.max_seq_length
-    products = encoder_products(config.hidden_size, config.intermediate_size, config.num_hidden_layers, n_tokens)
-    peak = measure_peak(products, setup.precision.compute_dtype, setup.device)
-    logger.message(
-        f"this device by itself: the encoder's products {peak['matrix_tflops']:.4g} TFLOP/s in "
-        f"{setup.precision.products_format or 'bf16'}, "
-        f"a copy {peak['copy_bytes_per_second'] / 1e12:.3g} TB/s"
-    )
-    return peak
+class DevicePeaks(NamedTuple):
+    """What a measured throughput is compared with."""
+
+    gpus: list[str | None]
+    """Name of each rank's GPU; None for a CPU."""
+    products_format: str | None
+    """The one format of all matmuls; None where they have several, and so no peak of theirs."""
+    measured: dict[str, Any]
+    """See `measure_peak`; empty where it was not asked for."""
 
 
-def verdict(run: TrainingRun, summary: dict, peak: dict, logger: MetricsLogger) -> dict:
-    """What the measured throughput is worth: how near the peaks it came, and whether the run went right at all.
+def device_peaks(
+    world: World, device: torch.device, precision: Precision, matmuls: Sequence[Matmul], logger: MetricsLogger
+) -> DevicePeaks:
+    """What the ranks' devices are, and what this one does at most on these matmuls of a step, if any are given.
 
     All ranks call it.
     """
-    found: dict = {"loss_problem": loss_problem(summary.get("final_loss"), run.guessing_loss)}
+    measured = measure_peak(matmuls, precision.compute_dtype, device) if matmuls else {}
+    if measured:
+        logger.message(
+            f"this device by itself: the encoder's products {measured['matrix_tflops']:.4g} TFLOP/s in "
+            f"{precision.products_format or 'bf16'}, "
+            f"a copy {measured['copy_bytes_per_second'] / 1e12:.3g} TB/s"
+        )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return DevicePeaks(world.gather(name), precision.products_format, measured)
+
+
+def verdict(summary: dict, guessing_loss: float, peaks: DevicePeaks, logger: MetricsLogger) -> dict[str, Any]:
+    """What the measured throughput is worth: how near the peaks it came, and whether the run went right at all.
+
+    Args:
+        summary: of a run, with `final_loss` and `model_tflops_per_second` where they are known.
+        guessing_loss: see `loss_problem`.
+    """
+    found: dict[str, Any] = {"loss_problem": loss_problem(summary.get("final_loss"), guessing_loss)}
     if found["loss_problem"]:
         logger.message(f"warning: {found['loss_problem']}")
     tflops = summary.get("model_tflops_per_second")
-    device = run.setup.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    gpus = run.world.gather(name)
     if tflops is None:
         return found
-    products_format = run.setup.precision.products_format
-    if peak and products_format:
-        share = tflops / (peak["matrix_tflops"] * run.world.size)
-        found["measured_peak"] = peak | {"fraction": share}
-        logger.message(f"{share:.1%} of what the encoder's products do by themselves")
-    found["utilisation"] = utilisation(tflops, gpus, products_format) if name and products_format else None
-    if found["utilisation"]:
-        sheet = found["utilisation"]
-        logger.message(f"{sheet['fraction']:.1%} of {sheet['peak_tflops']:,g} TFLOP/s ({sheet['peak']})")
-    elif not products_format:
+    products_format, measured = peaks.products_format, peaks.measured
+    if products_format is None:
+        found["utilisation"] = None
         logger.message("no utilisation: the products ran in fp8 and in bf16, and a peak is of one format")
-    elif not peak:
-        what = f"the {products_format} peak of {name or 'this CPU'}"
+        return found
+    if measured:
+        share = tflops / (measured["matrix_tflops"] * len(peaks.gpus))
+        found["measured_peak"] = measured | {"fraction": share}
+        logger.message(f"{share:.1%} of what the encoder's products do by themselves")
+    found["utilisation"] = sheet = utilisation(tflops, peaks.gpus, products_format)
+    if sheet:
+        logger.message(f"{sheet['fraction']:.1%} of {sheet['peak_tflops']:,g} TFLOP/s ({sheet['peak']})")
+    elif not measured:
+        what = f"the {products_format} peak of {peaks.gpus[0] or 'this CPU'}"
         logger.message(f"no utilisation: {what} is not known; --measure_peak measures one")
     return found
 

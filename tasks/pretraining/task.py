@@ -7,8 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from common.matmul import Matmul
+from common.work import Work
 from data.loading.flat_batch import PretrainingBatch
 from modeling import BertForPreTraining, prepare_model
+from models.flops import bert_flops, encoder_matmuls
 from tasks.pretraining.evaluation import evaluate_pretraining
 from tasks.pretraining.setup import PretrainingSetup
 from training.checkpointing import checkpoint
@@ -16,7 +19,6 @@ from training.checkpointing.resume import first_global_step
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
 from training.metrics.logger import MetricsLogger
-from training.metrics.throughput import bert_flops
 from training.run import TrainingRun
 
 
@@ -84,19 +86,13 @@ class PretrainingRun(TrainingRun):
         """Over the vocabulary, and over two next sentences."""
         return math.log(self.setup.config.vocab_size) + math.log(2)
 
-    def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
+    def flops(self, work: Work) -> float:
         """Forward and backward: see `bert_flops`."""
-        config = self.setup.config
-        return bert_flops(
-            config.encoder_parameters,
-            config.hidden_size,
-            config.num_hidden_layers,
-            config.vocab_size,
-            n_sequences,
-            sum_lengths,
-            sum_squared_lengths,
-            n_masked,
-        )
+        return bert_flops(self.setup.config, work)
+
+    def matmuls(self, n_tokens: int) -> list[Matmul]:
+        """The encoder's matmuls in a training step over so many tokens."""
+        return encoder_matmuls(self.setup.config, n_tokens)
 
     def announce(self, logger: MetricsLogger) -> None:
         """Device, size and data; without training, whose weights are scored."""

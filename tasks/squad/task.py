@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.matmul import Matmul
+from common.work import Work
 from data.loading.synthetic import describe_lengths
 from modeling import BertForQuestionAnswering, prepare_model
+from models.flops import encoder_matmuls, question_answering_flops
 from pretrained.load import load_pretrained
 from tasks.squad.dataset import SquadBatch
 from tasks.squad.metrics import evaluate_predictions
@@ -20,7 +23,7 @@ from tasks.squad.setup import SquadSetup
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
 from training.metrics.logger import MetricsLogger
-from training.metrics.throughput import ThroughputMeter, question_answering_flops
+from training.metrics.throughput import ThroughputMeter
 from training.run import TrainingRun
 
 WARM_UP_BATCHES = 10
@@ -78,11 +81,13 @@ class SquadRun(TrainingRun):
         """Over the tokens of a full window."""
         return math.log(self.args.max_seq_length)
 
-    def flops(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> float:
+    def flops(self, work: Work) -> float:
         """Forward and backward: see `question_answering_flops`."""
-        config = self.setup.config
-        shape = (config.encoder_parameters, config.hidden_size, config.num_hidden_layers)
-        return question_answering_flops(*shape, sum_lengths, sum_squared_lengths)
+        return question_answering_flops(self.setup.config, work)
+
+    def matmuls(self, n_tokens: int) -> list[Matmul]:
+        """The encoder's matmuls in a training step over so many tokens."""
+        return encoder_matmuls(self.setup.config, n_tokens)
 
     def announce(self, logger: MetricsLogger) -> None:
         """Device, size, weights and data."""
@@ -115,7 +120,7 @@ class SquadRun(TrainingRun):
         self.model.eval()
         n_batches = -(-dataset.n_samples // (dataset.micro_batch_size * self.world.size))
         warm_up = min(WARM_UP_BATCHES, n_batches // 5)
-        meter = ThroughputMeter(warm_up, None, lambda **work: self.flops(**work) / 3, self.setup.device)
+        meter = ThroughputMeter(warm_up, None, lambda work: self.flops(work) / 3, self.setup.device)
         pending = None
         with dataset.evaluation_batches() as batches:
             for host_batch in batches:
@@ -126,7 +131,7 @@ class SquadRun(TrainingRun):
                 if pending is not None:  # read while the device works on the next
                     _keep(scores, offsets, *pending)
                 pending = host_batch, torch.stack(logits)
-                meter.add(host_batch.n_sequences, host_batch.n_tokens, host_batch.sum_squared_lengths, 0)
+                meter.add(host_batch.work)
                 meter.end_step()
         if pending is not None:
             _keep(scores, offsets, *pending)

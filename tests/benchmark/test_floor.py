@@ -5,7 +5,7 @@ import torch
 
 from benchmark import floor
 from common.errors import UserError
-from training.metrics.measured_peak import Product
+from common.matmul import Matmul
 
 
 @pytest.mark.parametrize("row_wise", [False, True])
@@ -37,7 +37,7 @@ def test_an_fp8_product_is_the_product_of_what_was_rounded(row_wise):
 
 
 def test_the_table_is_of_medians(capsys):
-    small, large = Product("small", 1000, 1000, 500, 2), Product("large", 2000, 1000, 500, 1)
+    small, large = Matmul("small", 1000, 1000, 500, 2), Matmul("large", 2000, 1000, 500, 1)
     seconds = {(small, "bf16"): [1.0, 2.0, 50.0], (large, "bf16"): [4.0, 4.0, 4.0]}
     lines = floor.table([small, large], ["bf16"], seconds).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]

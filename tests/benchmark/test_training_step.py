@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 
 from benchmark import training_step
-from benchmark.training_step import Work, main, parse_arguments
+from benchmark.training_step import Workload, main, parse_arguments
 from benchmark.workloads.hugging_face_step import padded_inputs
 from common.errors import UserError
 from modeling import BertForPreTraining, BertForQuestionAnswering
@@ -43,7 +43,7 @@ def loss_over_tokens(output, padded):
 def test_both_models_are_given_the_same_sequences(task, model_class, reference_class, mean_length):
     arguments = ["--max_seq_length", "32", "--max_predictions_per_seq", "4", "--task", task]
     args = parse_arguments(arguments + (["--mean_length", mean_length] if mean_length else []))
-    work = Work(args, CONFIG, 6, CPU)
+    work = Workload(args, CONFIG, 6, CPU)
     reference = reference_class(transformers.BertConfig(**dataclasses.asdict(CONFIG)))
     ours = model_class(CONFIG)
     ours.load_state_dict(reference.state_dict())
@@ -117,7 +117,7 @@ def test_a_step_that_ran_out_of_memory_is_gone_when_its_memory_is_released(monke
     monkeypatch.setattr(training_step, "build", build)
     monkeypatch.setattr(training_step, "release_memory", lambda device: alive.append(held[0]() is not None))
     args = parse_arguments(SMALL)
-    work = Work(args, CONFIG, 2, CPU)
+    work = Workload(args, CONFIG, 2, CPU)
     assert training_step.measure_all(["eager"], args, work, resolve_precision(None, CPU), CPU, []) == {}
     assert alive == [False]
 

@@ -1,24 +1,50 @@
 """The stated floating-point operations beside those that PyTorch counts while the model runs."""
 
-import functools
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.work import Work
 from modeling import BertForPreTraining, BertForQuestionAnswering
 from models.config import BertConfig
+from models.flops import bert_flops, encoder_flops, encoder_matmuls, question_answering_flops
 from tasks.pretraining.synthetic import synthetic_batch
 from tasks.squad.dataset import SquadDataset
 from tasks.squad.synthetic import synthetic_features
-from tasks.squad.task import SquadRun
-from training.metrics.throughput import bert_flops
 
 SHAPES = [
     BertConfig(1000, 64, 2, 2, 256),
     BertConfig(3000, 128, 3, 4, 512),
     BertConfig(997, 96, 1, 3, 200),
 ]
+LARGE = BertConfig(30522, 1024, 24, 16, 4096)
+
+
+@pytest.mark.parametrize(
+    ("length", "masked", "gigaflops"),
+    [(128, 20, 240.6), (512, 80, 1020.5)],
+    ids=["phase_1", "phase_2"],
+)
+def test_flops_of_bert_large_per_sequence(length, masked, gigaflops):
+    assert LARGE.encoder_parameters == pytest.approx(301.99e6, rel=1e-4)
+    assert bert_flops(LARGE, Work(1, length, length**2, masked)) / 1e9 == pytest.approx(gigaflops, abs=0.05)
+
+
+def test_flops_of_a_squad_sequence_are_almost_those_of_the_encoder():
+    work = Work(1, 384, 384**2)
+    assert encoder_flops(LARGE, work) / 1e9 == pytest.approx(739.3, abs=0.05)
+    assert question_answering_flops(LARGE, work) - encoder_flops(LARGE, work) == 6 * 2 * 1024 * 384
+
+
+def test_flops_by_hand():
+    # H 2, 3 layers, intermediate 4, V 5: E is 3 * (4*4 + 2*2*4), 96. Two sequences of 3 and 4 tokens, 2 masked:
+    # 6*96*7 + 12*2*3*25 + 6*(4+10)*2 + 6*4*2
+    assert bert_flops(BertConfig(5, 2, 3, 1, 4), Work(2, 7, 25, 2)) == 4032 + 1800 + 168 + 48
+
+
+def test_the_encoders_matmuls_are_its_part_of_the_model_flops():
+    flops = sum(matmul.flops * matmul.count for matmul in encoder_matmuls(LARGE, 1000))
+    assert flops == 6 * LARGE.encoder_parameters * 1000
 
 
 def count(step):
@@ -47,15 +73,12 @@ def test_pretraining(config, length, mean):
             batch.next_sentence_labels,
         ).loss.backward()
 
-    flops = functools.partial(
-        bert_flops, config.encoder_parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size
-    )
-    stated = flops(batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths, batch.n_masked)
+    stated = bert_flops(config, batch.work)
     if mean is not None:
         # PyTorch also counts what is computed for the tokens and positions that fill the bucket.
         lengths = batch.cu_seqlens.diff().tolist()
         filled = (batch.n_sequences, len(batch.input_ids), sum(n * n for n in lengths), len(batch.masked_lm_labels))
-        stated_of_filled = flops(*filled)
+        stated_of_filled = bert_flops(config, Work(*filled))
         assert stated < stated_of_filled
         stated = stated_of_filled
     assert stated == pytest.approx(count(step), rel=0.01)
@@ -80,7 +103,5 @@ def test_fine_tuning(config):
             batch.end_positions,
         ).loss.backward()
 
-    run = SquadRun.__new__(SquadRun)  # its formula needs the shape alone
-    run.setup = type("Setup", (), {"config": config})
-    stated = run.flops(batch.n_sequences, batch.n_tokens, batch.sum_squared_lengths, 0)
+    stated = question_answering_flops(config, batch.work)
     assert stated == pytest.approx(count(step), rel=0.01)

@@ -10,6 +10,7 @@ the rate of the CUDA cores; the others that of the tensor cores, accumulating in
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from types import MappingProxyType
 
 VOLTA = "https://images.nvidia.com/content/technologies/volta/pdf/volta-v100-datasheet-update-us-1165301-r5.pdf"
@@ -83,19 +84,19 @@ def find_data_sheet(gpu: str) -> DataSheet | None:
     )
 
 
-def utilisation(tflops: float, gpus: list[str], precision: str) -> dict | None:
+def utilisation(tflops: float, gpus: Sequence[str | None], precision: str) -> dict | None:
     """The share of the peak that a run reached.
 
     Args:
         tflops: model TFLOP/s of all GPUs together.
-        gpus: the names of those that took part, as their driver gives them.
+        gpus: the names of those that took part, as their driver gives them; None is a CPU.
         precision: the format of the matrix products.
 
     Returns:
         `fraction`, `peak_tflops` of all GPUs, `peak` (what that is) and `source`; None where the peak of one of them is
         not known.
     """
-    sheets = [find_data_sheet(gpu) for gpu in gpus]
+    sheets = [find_data_sheet(gpu or "") for gpu in gpus]
     if not sheets or any(sheet is None or precision not in sheet.tflops for sheet in sheets):
         return None
     peak = sum(sheet.tflops[precision] for sheet in sheets)

@@ -7,7 +7,6 @@ not wait for the device, and neither does anything else here but the window's tw
 """
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,50 +16,6 @@ import torch
 from common.work import Work
 from training.metrics.gpu_telemetry import GpuTelemetry, of_all_gpus
 from training.metrics.step_times import StepTimes, mean_of_ranks
-
-
-def bert_flops(
-    encoder_parameters: int,
-    hidden: int,
-    layers: int,
-    vocab: int,
-    n_sequences: int,
-    sum_lengths: int,
-    sum_squared_lengths: int,
-    n_masked: int,
-) -> int:
-    """Floating-point operations of pre-training, forward and backward, that the model asks for.
-
-    `encoder_parameters` are the elements of the encoder's matrices, biases left out: `BertConfig.encoder_parameters`.
-
-    Recomputed activations and padding are not counted. A product of n elements of weight costs 2 n forward and 4 n
-    backward per row: encoder matrices on every token, MLM transform and vocabulary on masked positions, pooler on
-    sequences. The score and value products of attention cost 4 H L^2 per layer and sequence forward, and twice that
-    backward.
-    """
-    return (
-        6 * encoder_parameters * sum_lengths
-        + 12 * hidden * layers * sum_squared_lengths
-        + 6 * (hidden * hidden + hidden * vocab) * n_masked
-        + 6 * hidden * hidden * n_sequences
-    )
-
-
-def question_answering_flops(
-    encoder_parameters: int, hidden: int, layers: int, sum_lengths: int, sum_squared_lengths: int
-) -> int:
-    """The same of fine-tuning on questions: the encoder's, and two scores for each token."""
-    encoder = bert_flops(
-        encoder_parameters,
-        hidden,
-        layers,
-        vocab=0,
-        n_sequences=0,
-        sum_lengths=sum_lengths,
-        sum_squared_lengths=sum_squared_lengths,
-        n_masked=0,
-    )
-    return encoder + 6 * 2 * hidden * sum_lengths
 
 
 def window_problem(start: int, stop: int | None, n_steps: int) -> str | None:
@@ -84,8 +39,7 @@ class ThroughputMeter:
     Args:
         start: optimizer steps before the window: warm-up, compilation, the first allocations.
         stop: the last step of the window; None: the last one there is.
-        flops: gives the floating-point operations of a `Work` from its fields as keyword arguments, such as
-            `functools.partial(bert_flops, ...)`; None: not reported.
+        flops: the floating-point operations of a `Work`, as models/flops.py counts them; None: not reported.
         device: what is synchronised, and whose memory is reported.
         clock: seconds, monotonic.
         synchronize: waits until the device has finished everything queued; None: the device's own.
@@ -98,7 +52,7 @@ class ThroughputMeter:
         self,
         start: int,
         stop: int | None,
-        flops: Callable[..., float] | None,
+        flops: Callable[[Work], float] | None,
         device: torch.device,
         clock: Callable[[], float] = time.perf_counter,
         synchronize: Callable[[], None] | None = None,
@@ -122,9 +76,9 @@ class ThroughputMeter:
         if self._next_is_measured:
             self._run_clock()
 
-    def add(self, n_sequences: int, sum_lengths: int, sum_squared_lengths: int, n_masked: int) -> None:
+    def add(self, work: Work) -> None:
         """Count a micro-batch; it belongs to the optimizer step that `end_step` ends next."""
-        self._unfinished_step += Work(n_sequences, sum_lengths, sum_squared_lengths, n_masked)
+        self._unfinished_step += work
 
     def end_step(self) -> None:
         """An optimizer step was queued. Synchronises at the window's two ends, and around steps that are left out."""
@@ -177,7 +131,7 @@ class ThroughputMeter:
         if self._measured_steps == 0 or self._seconds <= 0:
             self._telemetry.result()
             return {"measured_steps": 0, "not_measured": self._why_nothing()}
-        shares = [Work(*values) for values in gather(dataclasses.astuple(self._work))]
+        shares = gather(self._work)
         work, seconds = sum(shares, Work()), self._seconds
         result = {
             "measured_steps": self._measured_steps,
@@ -192,7 +146,7 @@ class ThroughputMeter:
         if len(shares) > 1:
             result["sequences_per_second_per_gpu"] = work.n_sequences / seconds / len(shares)
         if self.flops is not None:
-            result["model_tflops_per_second"] = self.flops(**dataclasses.asdict(work)) / seconds / 1e12
+            result["model_tflops_per_second"] = self.flops(work) / seconds / 1e12
         result |= peak_memory(self.device)
         result["step_seconds_percentiles"] = self._times.percentiles()
         parts = mean_of_ranks(gather(self._times.mean_parts()))

@@ -1,17 +1,14 @@
 """The meter with a clock that the test turns, by hand-worked numbers; and once with real time."""
 
-import functools
 import time
 
 import pytest
 import torch
 
-from models.config import BertConfig
-from training.metrics.throughput import ThroughputMeter, bert_flops, window_problem
+from common.work import Work
+from training.metrics.throughput import ThroughputMeter, window_problem
 
 CPU = torch.device("cpu")
-LARGE_CONFIG = BertConfig(30522, 1024, 24, 16, 4096)
-LARGE = {"encoder_parameters": LARGE_CONFIG.encoder_parameters, "hidden": 1024, "layers": 24, "vocab": 30522}
 
 
 class Device:
@@ -35,30 +32,9 @@ class Device:
 def run_steps(meter, device, n_steps, seconds=2.0, micro_batches=2):
     for _ in range(n_steps):
         for _ in range(micro_batches):
-            meter.add(n_sequences=4, sum_lengths=100, sum_squared_lengths=3000, n_masked=15)
+            meter.add(Work(4, 100, 3000, 15))
             device.queued += seconds / micro_batches
         meter.end_step()
-
-
-@pytest.mark.parametrize(
-    ("length", "masked", "gigaflops"),
-    [(128, 20, 240.6), (512, 80, 1020.5)],
-    ids=["phase_1", "phase_2"],
-)
-def test_flops_of_bert_large_per_sequence(length, masked, gigaflops):
-    assert LARGE["encoder_parameters"] == pytest.approx(301.99e6, rel=1e-4)
-    flops = bert_flops(**LARGE, n_sequences=1, sum_lengths=length, sum_squared_lengths=length**2, n_masked=masked)
-    assert flops / 1e9 == pytest.approx(gigaflops, abs=0.05)
-
-
-def test_flops_of_a_squad_sequence_are_those_without_heads():
-    flops = bert_flops(**LARGE, n_sequences=0, sum_lengths=384, sum_squared_lengths=384**2, n_masked=0)
-    assert flops / 1e9 == pytest.approx(739.3, abs=0.05)
-
-
-def test_flops_by_hand():
-    # E 10, H 2, 3 layers, V 5; two sequences of 3 and 4 tokens, 2 masked: 6*10*7 + 12*2*3*25 + 6*(4+10)*2 + 6*4*2
-    assert bert_flops(10, 2, 3, 5, n_sequences=2, sum_lengths=7, sum_squared_lengths=25, n_masked=2) == 2436
 
 
 def test_window_counts_the_steps_after_start_up_to_stop():
@@ -85,12 +61,12 @@ def test_window_counts_the_steps_after_start_up_to_stop():
 
 def test_window_without_stop_ends_with_the_run():
     device = Device()
-    meter = device.meter(1, None, functools.partial(bert_flops, 10, 2, 3, 5))
+    meter = device.meter(1, None, lambda work: 10 * work.sum_lengths + work.sum_squared_lengths + 7 * work.n_masked)
     run_steps(meter, device, 5)
     result = meter.result()
     assert (result["measured_steps"], result["seconds"]) == (4, 8.0)
-    # Per step: 6*10*200 + 12*2*3*6000 + 6*14*30 + 6*4*8
-    assert result["model_tflops_per_second"] == pytest.approx((12000 + 432000 + 2520 + 192) / 2.0 / 1e12)
+    # Per step: 200 tokens, squares of 6,000 together, 30 masked
+    assert result["model_tflops_per_second"] == pytest.approx((2000 + 6000 + 210) / 2.0 / 1e12)
 
 
 def test_window_from_the_start():
@@ -104,7 +80,7 @@ def test_an_unfinished_step_is_not_counted():
     device = Device()
     meter = device.meter(1, None)
     run_steps(meter, device, 2)
-    meter.add(1000, 1000, 1000, 1000)
+    meter.add(Work(1000, 1000, 1000, 1000))
     assert meter.result()["sequences"] == 8
 
 
@@ -143,7 +119,7 @@ def test_profiled_steps_are_left_out(window, left_out, measured):
         with meter.paused():
             device.now += 500
         device.queued += 2.0**step
-        meter.add(step, step, step, step)
+        meter.add(Work(step, step, step, step))
         meter.end_step()
     result = meter.result()
     assert result["measured_steps"] == len(measured)
@@ -196,7 +172,7 @@ def test_real_sleeps():
     meter = ThroughputMeter(1, 4, None, CPU)
     for step in range(5):
         time.sleep(0.15 if step == 0 else 0.03)
-        meter.add(2, 20, 200, 3)
+        meter.add(Work(2, 20, 200, 3))
         meter.end_step()
         if step == 2:
             with meter.paused():
@@ -215,7 +191,7 @@ def test_against_device_events():
     meter = ThroughputMeter(3, 23, None, device)
     for step in range(23):
         matrix = (matrix @ matrix).clamp(-1, 1)
-        meter.add(1, 1, 1, 1)
+        meter.add(Work(1, 1, 1, 1))
         meter.end_step()
         if step == 2:
             start.record()
