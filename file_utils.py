@@ -6,28 +6,32 @@ synced, and renamed; whatever was there before stays until that moment. Download
 promise: a name in the cache is a whole, checked file, a destination folder is a whole archive.
 """
 
-import bz2
 import contextlib
-import gzip
+import functools
 import hashlib
 import json
 import lzma
 import os
+import shutil
 import stat
 import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from common.errors import UserError
+from common.errors import Problem, UserError
 from common.json_files import read_json
 from common.remote_files import download, is_remote, last_part, shown
+
+UNFINISHED = ".unfinished"  # how the names of temporary folders end
+MAX_EXPANSION = 1000  # times the size of an archive, which no honest one unpacks to
+DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
 
 
 @contextlib.contextmanager
@@ -38,13 +42,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     # Its own folder, made safely unique; mkstemp would fix the permissions to 0600.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
+    with _temporary_folder_beside(path) as folder:
+        temporary = folder / path.name
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -56,13 +59,74 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", **open_kwargs: Any) -
         yield file
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is durable only once the folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `folder` when the block succeeds.
+
+    On an error it is removed, and a folder that was there before stays as it was.
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_folder_beside(folder) as temporary:
+        new = temporary / "new"
+        new.mkdir()
+        yield new
+        for path in [*new.rglob("*"), new]:
+            _sync(path)
+        if folder.exists():
+            os.replace(folder, temporary / "old")
+        os.replace(new, folder)
+    _sync(folder.parent)
+
+
+@contextlib.contextmanager
+def _temporary_folder_beside(path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent) as folder:
+        yield Path(folder)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left of atomic files and folders of this name in `folder`.
+
+    Nobody may be writing these at the time.
+    """
+    for path in folder.glob(f".{name}.*{UNFINISHED}/"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    # For a folder: a rename itself is durable only once the folder is.
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
+    """Of the processes that lock the file `path`, one at a time is inside. The file stays, empty.
+
+    Args:
+        waiting: where another process is inside, print this on stderr (nothing if empty) and wait.
+
+    Raises:
+        UserError: another process is inside, and `waiting` is None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        if waiting is None:
+            raise UserError(f"Another process is at work here, since it holds {path}", "wait until it ends") from error
+        if waiting:
+            print(waiting, file=sys.stderr, flush=True)
+        lock.acquire(poll_interval=0.1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -87,7 +151,7 @@ def cached_path(
     A local file is returned as it is. A remote one is in `cache_dir` as `name`, or else as the first 12 digits of
     its address's SHA-256, a hyphen and the address's last part; NAME.json beside it records url, etag, bytes and
     sha256. Several processes may ask for the same file: one downloads, the others wait. Killed at any moment, the next
-    call goes on from the bytes in `.NAME.KEY.part`.
+    call resumes with the bytes in `.NAME.KEY.part`.
 
     Args:
         sha256: the expected checksum in hexadecimal; checked for cached and local files too.
@@ -101,13 +165,9 @@ def cached_path(
     if not is_remote(address):
         return _local_file(Path(address).expanduser(), expected)
     key = hashlib.sha256(address.encode()).hexdigest()
-    name = name or f"{key[:12]}-{last_part(address)}"
-    if PurePosixPath(name).name != name:
-        raise UserError(f"{name!r}: a name in the cache must be a plain file name")
-    folder = Path(cache_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / name
-    with _locked(folder / f".{name}.lock", f"{shown(address)}: another process is downloading it; waiting"):
+    target = Path(cache_dir).expanduser() / (name or f"{key[:12]}-{last_part(address)}")
+    lock = target.with_name(f".{target.name}.lock")
+    with locked(lock, f"{shown(address)}: another process is downloading it; waiting"):
         if not _is_whole(target, key, expected):
             _download_to(target, address, key, expected, progress)
     return target
@@ -115,24 +175,10 @@ def cached_path(
 
 def _local_file(path: Path, expected: str | None) -> Path:
     if not path.exists():
-        raise UserError(f"{path}: no such file; check the path")
+        raise UserError(f"{path}: no such file", "check the path")
     if expected and (found := sha256_of(path)) != expected:
-        raise UserError(f"{path}: expected SHA-256 {expected}, got {found}; get the file again")
+        raise UserError(f"{path}: expected SHA-256 {expected}, got {found}", "get the file again")
     return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path, message: str) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(message, file=sys.stderr, flush=True)
-        lock.acquire(poll_interval=0.1)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _record_path(target: Path) -> Path:
@@ -158,8 +204,8 @@ def _download_to(target: Path, address: str, key: str, expected: str | None, pro
         partial.unlink()
         note.unlink(missing_ok=True)
         raise UserError(
-            f"{shown(address)}: expected SHA-256 {expected}, got {found}; the download was removed: "
-            "check the expected sum and start again"
+            f"{shown(address)}: expected SHA-256 {expected}, got {found}",
+            "the download was removed: check the expected sum and start again",
         )
     record = {"url": shown(address), "address_sha256": key, "etag": etag}
     record |= {"bytes": partial.stat().st_size, "sha256": found}
@@ -168,128 +214,60 @@ def _download_to(target: Path, address: str, key: str, expected: str | None, pro
     with atomic_write(_record_path(target)) as file:
         json.dump(record, file, indent=1)
     os.replace(partial, target)
-    _sync_folder(target.parent)
+    _sync(target.parent)
     note.unlink(missing_ok=True)
 
 
-def unpack(
-    archive: str | os.PathLike,
-    destination: str | os.PathLike,
-    *,
-    max_bytes: int = 2**40,
-    max_ratio: float = 1000.0,
-    overwrite: bool = False,
-) -> list[Path]:
-    """Unpack zip, tar (.gz, .bz2, .xz) or a single .gz or .bz2 file; the destination appears whole or not at all.
+def unpack(archive: str | os.PathLike, destination: str | os.PathLike) -> None:
+    """Unpack zip or tar (.gz, .bz2, .xz); the destination, a folder, appears whole or not at all.
 
-    Args:
-        destination: a folder; refused when it exists and is not empty, unless `overwrite`, which replaces it.
-        max_bytes: refuse to write more than this in all.
-        max_ratio: refuse to write more than this times the archive's size (and at least 1 MiB is always allowed).
-
-    Returns:
-        The unpacked files, sorted.
+    A folder that is there already is replaced.
 
     Raises:
-        UserError: not an archive, damaged, encrypted, larger than allowed, or with a member that is absolute, leaves
-            the folder, is a link or a device, or has another's name; nothing is left behind.
+        UserError: not an archive, damaged, encrypted, absurdly larger than its archive, or with a member that is
+            absolute, leaves the folder, is a link or a device, or has another's name; nothing is left behind.
     """
-    archive, destination = Path(archive), Path(destination)
-    if not archive.is_file():
-        raise UserError(f"{archive}: no such file; check the path")
-    occupied = destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
-    if occupied and not overwrite:
-        raise UserError(f"{destination}: exists and is not empty; choose another folder, or overwrite it")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    limit = min(max_bytes, int(max(archive.stat().st_size * max_ratio, 2**20)))
-    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as temporary:
-        folder = Path(temporary) / "new"
-        folder.mkdir()
-        _unpack_into(archive, folder, limit)
-        if destination.exists():
-            os.replace(destination, Path(temporary) / "old")
-        os.replace(folder, destination)
-    _sync_folder(destination.parent)
-    return sorted(path for path in destination.rglob("*") if path.is_file())
+    archive = Path(archive)
+    n_bytes, member = 0, ""
+    limit = max(archive.stat().st_size * MAX_EXPANSION, 2**20)
+    with atomic_folder(destination) as folder:
+        try:
+            for member, size, problem, open_member in _members(archive):
+                n_bytes += size
+                path = PurePosixPath(member.replace("\\", "/"))
+                if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                    problem = Problem("the member's path leaves the folder", "not unpacked")
+                elif n_bytes > limit:
+                    problem = Problem(f"unpacks to more than {limit:,} bytes", "not unpacked")
+                if problem:
+                    raise UserError(f"{archive}: {member!r}: {problem.problem}", problem.remedy)
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                with open_member() as content, open(folder / path, "xb") as file:
+                    shutil.copyfileobj(content, file)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise UserError(f"{archive}: {member!r}: the name collides with another's", "not unpacked") from error
+        except (*DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 report damage without one
+                raise
+            where = f"{member!r}: damaged" if member else "not an archive (zip, tar, tar.gz, tar.bz2), or cut short"
+            raise UserError(f"{archive}: {where} ({error})", "get the archive again") from error
 
 
-def _unpack_into(archive: Path, folder: Path, limit: int) -> None:
-    member, written, seen = "", 0, set()
-    try:
-        for member, content in _members(archive):
-            target = _member_path(archive, member, folder)
-            if str(target).casefold() in seen or any(str(p).casefold() in seen for p in target.parents):
-                raise UserError(f"{archive}: {member!r}: the name collides with another member's; not unpacked")
-            seen.add(str(target).casefold())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target, "xb") as file:
-                while block := content.read(2**18):
-                    written += len(block)
-                    if written > limit:
-                        raise UserError(f"{archive}: {member!r}: unpacks to more than {limit:,} bytes; not unpacked")
-                    file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
-    except (FileExistsError, IsADirectoryError) as error:
-        raise UserError(f"{archive}: {member!r}: the name collides with another member's; not unpacked") from error
-    except (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError) as error:
-        raise UserError(f"{archive}: {member!r}: damaged ({error}); get the archive again") from error
-    except OSError as error:
-        if error.errno is None or isinstance(error, gzip.BadGzipFile):  # bz2 and gzip report damage so
-            raise UserError(f"{archive}: {member!r}: damaged ({error}); get the archive again") from error
-        raise UserError(f"{archive}: {member!r}: cannot be unpacked ({error.strerror})") from error
-
-
-def _member_path(archive: Path, member: str, folder: Path) -> Path:
-    parts = PurePosixPath(member.replace("\\", "/")).parts
-    if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0] or "\0" in member:
-        raise UserError(f"{archive}: {member!r}: the member's path leaves the folder; not unpacked")
-    return folder.joinpath(*parts)
-
-
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, open content) of every regular file, in order; raises UserError for what is neither file nor folder."""
-    with open(archive, "rb") as file:
-        start = file.read(6)
-    if zipfile.is_zipfile(archive) and not start.startswith((b"BZh", b"\x1f\x8b")):
-        yield from _zip_members(archive)
-    elif _is_tar(archive):
-        yield from _tar_members(archive)
-    elif start.startswith((b"BZh", b"\x1f\x8b")):
-        with (bz2.open if start.startswith(b"BZh") else gzip.open)(archive, "rb") as content:
-            yield archive.stem, content
-    else:
-        raise UserError(
-            f"{archive}: not an archive (zip, tar, tar.gz, tar.bz2, gz, bz2), or cut short; it starts with {start!r}"
-        )
-
-
-def _is_tar(archive: Path) -> bool:
-    try:
-        return tarfile.is_tarfile(archive)
-    except (EOFError, OSError, zlib.error):
-        # Damage in the first block; the name tells what it should have been.
-        return archive.name.endswith((".tar", ".tgz", ".tar.gz", ".tar.bz2"))
-
-
-def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.flag_bits & 1:
-                raise UserError(f"{archive}: {info.filename!r}: encrypted; decrypt the archive first")
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UserError(f"{archive}: {info.filename!r}: a link or device; not unpacked")
-            _member_path(archive, info.filename, Path())
-            if not info.is_dir():
-                with file.open(info) as content:
-                    yield info.filename, content
-
-
-def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _members(archive: Path) -> Iterator[tuple[str, int, Problem | None, Callable[[], IO[bytes]]]]:
+    """Name, size, what is wrong, and a function that opens it, of every member that is no folder, in order."""
+    not_a_file = Problem("a link or device", "not unpacked")
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            for info in file.infolist():
+                is_file = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+                problem = None if is_file else not_a_file
+                if info.flag_bits & 1:
+                    problem = Problem("encrypted", "decrypt the archive first")
+                if not info.is_dir():
+                    yield info.filename, info.file_size, problem, functools.partial(file.open, info)
+        return
     with tarfile.open(archive) as file:
         for info in file:
-            if not (info.isreg() or info.isdir()):
-                raise UserError(f"{archive}: {info.name!r}: a link or device; not unpacked")
-            if info.isreg():
-                yield info.name, file.extractfile(info)
+            if not info.isdir():
+                problem = None if info.isreg() else not_a_file
+                yield info.name, info.size, problem, functools.partial(file.extractfile, info)

@@ -28,13 +28,13 @@ from common.errors import Problems, UserError, run_main
 from common.workers import Workers, usable_cores, workers
 from data import stages
 from data.artifacts.layout import BOOKS, BOTH, DATASETS, DOWNLOADS, WEIGHTS, WIKIPEDIA, Layout, default_working_dir
-from data.artifacts.stage_output import locked
 from data.corpus.sharding import ShardingPlan
 from data.create_pretraining_data import add_instance_arguments, instance_options
 from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
 from data.downloaders.sources import PRETRAINED_MODELS, SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
 from data.masked_lm.instances import InstanceOptions
+from file_utils import locked
 from tokenization import check_casing
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files", "verify")
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     writes = args.action != "verify"  # which also serves people who may only read the data
     with (
-        locked(layout.working_dir, f"{args.action}.{args.dataset}") if writes else contextlib.nullcontext(),
+        locked(layout.working_dir / f".{args.action}.{args.dataset}.lock") if writes else contextlib.nullcontext(),
         # What is downloaded lies on this machine, and others need not see where.
         workers(args.n_processes, None if args.action == "download" else args.scheduler, layout.working_dir) as pool,
     ):

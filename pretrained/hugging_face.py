@@ -8,13 +8,11 @@ that transformers' class of that name has, so that it reports none missing and n
 Everything is written to a folder beside the target and renamed, so that no half folder is ever there.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from common.errors import Problems, UserError
 from common.json_files import read_json
-from file_utils import atomic_write
+from file_utils import atomic_folder, atomic_write
 from kernels.layers import LAYER_NORM_EPS
 from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
 from models.config import BertConfig
@@ -192,7 +190,7 @@ def write_hugging_face(
     architecture, kept = of_architecture(weights, config, str(vocab_file or folder))
     # A model without a head has no `bert` to name; the decoder is not written, as transformers ties it by itself.
     own_prefix = "bert." if architecture == "BertModel" else ""
-    with _new_folder(folder) as new:
+    with atomic_folder(folder) as new:
         _write_json(new / CONFIG_NAME, _config_values(config, architecture, vocab))
         try:
             named = {name.removeprefix(own_prefix): weight for name, weight in kept.items()}
@@ -264,25 +262,6 @@ def check_writable(folder: str | os.PathLike, overwrite: bool) -> None:
             f"The folder {folder} holds more than a model ({', '.join(others[:3])}), which --overwrite would remove",
             "choose another one, or empty it",
         )
-
-
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `folder` when the block succeeds."""
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
-        yield new
-        for path in [*new.iterdir(), new]:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        if folder.exists():
-            os.replace(folder, Path(temporary) / "old")
-        os.replace(new, folder)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

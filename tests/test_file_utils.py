@@ -2,10 +2,14 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
+from paths import ROOT
 
-from file_utils import atomic_path, atomic_write
+from common.errors import UserError
+from file_utils import atomic_folder, atomic_path, atomic_write, locked, remove_leftovers
 
 
 def names(folder):
@@ -94,3 +98,57 @@ def test_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
         file.write("text")
     assert calls[0].startswith(f"{tmp_path}/.file.")
     assert calls[1:] == ["rename", str(tmp_path)]
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_folder_is_replaced_by_a_whole_one_only(tmp_path, existing):
+    target = tmp_path / "deep" / "target"
+    if existing:
+        target.mkdir(parents=True)
+        (target / "old").touch()
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as new:
+        (new / "no folder" / "file").touch()
+    assert names(tmp_path) == (["deep", "old", "target"] if existing else ["deep"])
+    with atomic_folder(target) as new:
+        (new / "file").touch()
+    assert names(tmp_path) == ["deep", "file", "target"]
+
+
+def test_leftovers_of_killed_processes(tmp_path):
+    writers = [atomic_path(tmp_path / "a.txt"), atomic_folder(tmp_path / "b")]
+    for writer in writers:
+        writer.__enter__()
+    assert len(names(tmp_path)) == 3
+    remove_leftovers(tmp_path, "b")
+    assert len(names(tmp_path)) == 1
+    (tmp_path / ".mine").mkdir()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".mine"]
+
+
+def test_one_at_a_time_and_a_killed_one_does_not_count(tmp_path, capsys):
+    lock = tmp_path / "x.lock"
+    hold = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\nfrom file_utils import locked\n"
+        f"with locked(Path({str(lock)!r})):\n    print('held', flush=True); time.sleep(float(sys.argv[1]))"
+    )
+
+    def holder(seconds):
+        process = subprocess.Popen([sys.executable, "-c", hold, str(seconds)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    killed = holder(60)
+    with pytest.raises(UserError, match=r"Another process is at work .* \S+x\.lock; wait"), locked(lock):
+        pass
+    with locked(tmp_path / "y.lock"):
+        pass
+    killed.kill()
+    killed.communicate()
+    with locked(lock):
+        pass
+    waited_for = holder(0.5)
+    with locked(lock, "waiting"):
+        assert capsys.readouterr().err == "waiting\n"
+    waited_for.communicate()

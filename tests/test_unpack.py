@@ -1,7 +1,5 @@
 """Archives made with the standard library, honest and hostile: the folder is the whole archive or is not there."""
 
-import bz2
-import gzip
 import io
 import os
 import stat
@@ -10,6 +8,7 @@ import zipfile
 
 import pytest
 
+import file_utils
 from common.errors import UserError
 from file_utils import unpack
 
@@ -39,10 +38,10 @@ def make(path, members=None):
     return path
 
 
-def refused(tmp_path, archive, match, **options):
+def refused(tmp_path, archive, match):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=match) as error:
-        unpack(archive, tmp_path / "out", **options)
+        unpack(archive, tmp_path / "out")
     assert str(archive) in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -50,16 +49,9 @@ def refused(tmp_path, archive, match, **options):
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2"])
 def test_archives(tmp_path, name):
     out = tmp_path / "out"
-    assert unpack(make(tmp_path / name), out) == sorted(out / member for member in FILES)
+    unpack(make(tmp_path / name), out)
     assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()} == FILES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", name]
-
-
-@pytest.mark.parametrize(("name", "compress"), [("f.xml.bz2", bz2.compress), ("f.xml.gz", gzip.compress)])
-def test_single_files(tmp_path, name, compress):
-    (tmp_path / name).write_bytes(compress(b"text" * 999))
-    (path,) = unpack(tmp_path / name, tmp_path / "out")
-    assert (path.name, path.read_bytes()) == ("f.xml", b"text" * 999)
 
 
 @pytest.mark.parametrize("archive", ["x.zip", "x.tar"])
@@ -68,7 +60,7 @@ def test_leaving_the_folder(tmp_path, archive, member):
     refused(tmp_path, make(tmp_path / archive, [("good", b"1"), (member, b"2")]), "leaves the folder")
 
 
-@pytest.mark.parametrize("members", [["a", "A"], ["a", "a/b"], ["a/b", "a"], ["a", "./a"]])
+@pytest.mark.parametrize("members", [["a", "a/b"], ["a/b", "a"], ["a", "./a"]])
 @pytest.mark.parametrize("archive", ["x.zip", "x.tar"])
 def test_colliding_names(tmp_path, archive, members):
     refused(tmp_path, make(tmp_path / archive, [(name, b"1") for name in members]), "collides")
@@ -92,11 +84,13 @@ def test_link_in_a_zip(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.bz2"])
-def test_absurd_expansion(tmp_path, name):
-    archive = make(tmp_path / name, [("zeros", bytes(5_000_000))])
-    refused(tmp_path, archive, "'zeros': unpacks to more than", max_ratio=100)
-    refused(tmp_path, archive, "more than 4,999,999 bytes", max_bytes=4_999_999, max_ratio=1e9)
-    assert unpack(archive, tmp_path / "out", max_ratio=1e9)[0].stat().st_size == 5_000_000
+def test_absurd_expansion(tmp_path, monkeypatch, name):
+    archive = make(tmp_path / name, [("few", b"1"), ("zeros", bytes(5_000_000))])
+    monkeypatch.setattr(file_utils, "MAX_EXPANSION", 100)
+    refused(tmp_path, archive, "'zeros': unpacks to more than")
+    monkeypatch.setattr(file_utils, "MAX_EXPANSION", 10**9)
+    unpack(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "zeros").stat().st_size == 5_000_000
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar"])
@@ -105,15 +99,6 @@ def test_cut_short(tmp_path, name, share):
     archive = make(tmp_path / name, [("a", os.urandom(300_000)), ("b", os.urandom(300_000))])
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * share)])
     refused(tmp_path, archive, "damaged|cut short")
-
-
-@pytest.mark.parametrize(("name", "compress"), [("f.bz2", bz2.compress), ("f.gz", gzip.compress)])
-def test_single_file_cut_short_or_damaged(tmp_path, name, compress):
-    whole = compress(os.urandom(100_000))
-    (tmp_path / name).write_bytes(whole[:-20])
-    refused(tmp_path, tmp_path / name, "damaged")
-    (tmp_path / name).write_bytes(whole[:50_000] + b"\0" * 100 + whole[50_100:])
-    refused(tmp_path, tmp_path / name, "damaged")
 
 
 def test_flipped_byte_in_a_zip(tmp_path):
@@ -137,14 +122,12 @@ def test_no_archive(tmp_path):
     refused(tmp_path, tmp_path / "x.zip", "not an archive")
 
 
-def test_occupied_destination(tmp_path):
+def test_what_was_there_is_replaced_by_a_whole_archive_only(tmp_path):
     archive = make(tmp_path / "x.zip")
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not empty"):
-        unpack(archive, out)
-    assert (out / "mine").read_text() == "mine"
-    unpack(archive, out, overwrite=True)
+    refused(tmp_path, make(tmp_path / "y.zip", [("a", b"1"), ("../b", b"2")]), "leaves the folder")
+    unpack(archive, out)
     assert not (out / "mine").exists()
     assert (out / "a.txt").read_bytes() == b"one"

@@ -11,7 +11,6 @@ were killed. It becomes the manifest at the end; a folder with a journal and no 
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -37,33 +36,6 @@ def relative_to(path: Path, folder: Path) -> str:
     """The path from `folder` on if it lies there, else the absolute one; with slashes."""
     path, folder = path.absolute(), folder.absolute()
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-
-
-@contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Only one process at a time works on `name` in `folder`; raises UserError if another one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{name}.lock"
-    file = _lock(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(file)
-
-
-def _lock(path: Path) -> int:
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(file)
-            raise UserError(f"Another process is at work here, since it holds {path}", "wait until it ends") from error
-        # The one before may have taken the file away between the two calls above; then the lock is of no file.
-        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-            return file
-        os.close(file)
 
 
 class StageOutput:

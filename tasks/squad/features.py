@@ -18,17 +18,16 @@ import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
 from common.errors import Problems, UserError
 from common.workers import workers
-from file_utils import atomic_write
+from file_utils import atomic_write, locked
 from tasks.squad.examples import SquadExample
 from tasks.squad.token_offsets import OffsetTokenizer, TokenOffsets
 from tokenization import BertTokenizer
@@ -277,7 +276,14 @@ def cached_squad_features(
     folder = Path(cache_dir)
     key = features_key(examples, tokenizer, max_seq_length, doc_stride, max_query_length)
     path = folder / f"squad_features_{key}.npz"
-    with _locked(folder, path.name):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / f".{path.name}.lock", waiting=""))
+        except OSError as error:
+            raise UserError(
+                f"{folder}: features cannot be kept here ({error.strerror})",
+                "give another --cache_dir, or --skip_cache",
+            ) from error
         features = _read(path, report)
         if features is None:
             features = squad_features(
@@ -286,22 +292,6 @@ def cached_squad_features(
             _write(path, features)
             report(f"{path}: holds the features now.")
     return features
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    lock = FileLock(folder / f".{name}.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"{folder}: features cannot be kept here ({error.strerror})", "give another --cache_dir, or --skip_cache"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def features_key(

@@ -55,8 +55,9 @@ def write_text_shard(path, n_documents=12, seed=0):
 
 
 def tree(folder):
-    """Every file under a folder, hidden ones too: its relative path and its bytes."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    """Every file under a folder, hidden ones too, except locks: its relative path and its bytes."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".lock")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def read_as_nvidia(path):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 import torch
 
+from common.workers import usable_cores
 from training.environment.machine import driver_version, machine_facts, output_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def describe_environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "operating_system": platform.platform(),
         "cpu": _cpu_model(),
-        "cpu_cores": _usable_cores(),
+        "cpu_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": _memory_bytes(),
         **machine_facts(PROJECT_ROOT / "requirements.txt"),
@@ -71,11 +72,6 @@ def _cpu_model() -> str | None:
         lines = []
     models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(models, None) or platform.processor() or platform.machine() or None
-
-
-def _usable_cores() -> int | None:
-    # The cores that this process may run on: a container or Slurm often gives fewer than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory_bytes() -> int | None:

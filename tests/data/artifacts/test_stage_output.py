@@ -3,18 +3,15 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from corpora import tree
-from paths import ROOT
 
 from common.errors import UserError
 from common.workers import workers
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
-from data.artifacts.stage_output import StageOutput, locked, relative_to, replace_folder, scratch_folder
+from data.artifacts.stage_output import StageOutput, relative_to, replace_folder, scratch_folder
 
 INPUT = {"in.txt": FileRecord(3, "aa")}
 WANTED = Manifest("sharding", "x", {"n": 2, "of": (1, 2)}, INPUT, {}, {"python": "3"})
@@ -188,27 +185,6 @@ def test_relative_paths(tmp_path, monkeypatch):
     assert relative_to(tmp_path / "a" / "b", tmp_path) == "a/b"
     assert relative_to(Path("a"), tmp_path) == "a"
     assert relative_to(tmp_path / "a", tmp_path / "b") == f"{tmp_path}/a"
-
-
-def test_one_at_a_time_and_a_killed_one_does_not_count(tmp_path):
-    hold = (
-        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path\nfrom data.artifacts.stage_output import locked\n"
-        f"with locked(Path({str(tmp_path)!r}), 'x'):\n    print('held', flush=True); time.sleep(60)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=r"Another process is at work .* \S+x\.lock"), locked(tmp_path, "x"):
-            pass
-        with locked(tmp_path, "y"):
-            pass
-    finally:
-        holder.kill()
-        holder.communicate()
-    with locked(tmp_path, "x"):
-        pass
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_journal_is_json_lines(tmp_path):
