@@ -50,7 +50,7 @@ def seconds_of_ours(
     shards: Sequence[Path],
     vocab_file: str,
     lengths: Sequence[tuple[int, int]],
-    whole_word_masking: bool = False,
+    masking: str = "tokens",
     compression: str = "gzip",
     folder: Path | None = None,
 ) -> float:
@@ -60,7 +60,7 @@ def seconds_of_ours(
         start = time.perf_counter()
         for shard in shards:
             outputs = [
-                (InstanceOptions(*length, 0.15, 0.1, 5, whole_word_masking), target / f"{length[0]}_{shard.stem}.hdf5")
+                (InstanceOptions(*length, 0.15, 0.1, 5, masking), target / f"{length[0]}_{shard.stem}.hdf5")
                 for length in lengths
             ]
             create_shards([shard], outputs, vocab_file, True, 12345, compression)

@@ -28,6 +28,7 @@ from common.errors import Problems, UserError, run_main
 from data.artifacts.manifest import FileRecord
 from data.masked_lm.hdf5_writer import COMPRESSIONS, write_instances
 from data.masked_lm.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
+from data.masked_lm.masking import MASKING_RULES
 from tokenization import BertTokenizer
 
 SHORTEST_SEQUENCE = 8  # [CLS] a [SEP] b [SEP] with something to truncate
@@ -78,7 +79,15 @@ def add_instance_arguments(parser: argparse.ArgumentParser) -> None:
         "--dupe_factor", type=int, default=5, help="passes over the text, each masked anew (default: 5)"
     )
     parser.add_argument("--random_seed", type=int, default=12345, help="of pairs and masks (default: 12345)")
-    parser.add_argument("--whole_word_masking", action="store_true", help="mask all pieces of a word, or none of them")
+    rules = "; ".join(f"{name}: {rule.what}" for name, rule in MASKING_RULES.items())
+    parser.add_argument("--masking", choices=tuple(MASKING_RULES), default="tokens", help=f"{rules} (default: tokens)")
+    parser.add_argument(
+        "--whole_word_masking",
+        action="store_const",
+        dest="masking",
+        const="whole_words",
+        help="mask all pieces of a word, or none of them: --masking whole_words",
+    )
     parser.add_argument(
         "--compression",
         choices=tuple(COMPRESSIONS),
@@ -119,7 +128,7 @@ def instance_options(args: argparse.Namespace, problems: Problems) -> list[Insta
             f"--max_seq_length {pair[0]} with --max_predictions_per_seq {pair[1]} is given twice", "leave one out"
         )
     return [
-        InstanceOptions(length, number, prob, args.short_seq_prob, args.dupe_factor, args.whole_word_masking)
+        InstanceOptions(length, number, prob, args.short_seq_prob, args.dupe_factor, args.masking)
         for length, number in pairs
     ]
 

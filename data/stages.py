@@ -211,7 +211,7 @@ def create_hdf5_files(preparation: Preparation, plan: HDF5Plan) -> list[str]:
     problems = Problems()
     for folder, options in plan.folders.items():
         parameters = {
-            **dataclasses.asdict(options),
+            **options.parameters(),
             "do_lower_case": plan.do_lower_case,
             "random_seed": plan.random_seed,
             "compression": plan.compression,

@@ -17,9 +17,16 @@ from types import MappingProxyType
 
 import numpy as np
 
-from data.masked_lm.masking import choose_tokens, choose_words
+from data.masked_lm.masking import (
+    AS_MASK,
+    MASKING_RULES,
+    N_SPECIAL,
+    UNCHANGED,
+    Rows,
+    n_to_mask,
+    recorded_rule,
+)
 
-N_SPECIAL = 3  # [CLS] a [SEP] b [SEP]
 ROWS_PER_BLOCK = 4096  # pairs assembled at a time: a few MB per intermediate array
 # Name in the file -> number of dimensions: (rows,), (rows, sequence length) or (rows, predictions).
 DATASETS = MappingProxyType(
@@ -43,7 +50,12 @@ class InstanceOptions:
     masked_lm_prob: float
     short_seq_prob: float
     dupe_factor: int
-    whole_word_masking: bool = False
+    masking: str = "tokens"
+    """A key of MASKING_RULES."""
+
+    def parameters(self) -> dict[str, object]:
+        """As a manifest records them."""
+        return {name: value for name, value in vars(self).items() if name != "masking"} | recorded_rule(self.masking)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class SpecialIds:
     mask: int
     vocab_size: int
     is_continuation: np.ndarray | None = field(default=None, compare=False)
-    """(vocab_size,) bool: whether a token goes on with a word (##...); for whole-word masking only."""
+    """(vocab_size,) bool: whether a token continues a word (##...); for rules that look at words."""
 
 
 @dataclass(frozen=True)
@@ -210,34 +222,30 @@ def mask(
     """Choose positions to predict and change `input_ids` (n, S) there, in place.
 
     Of each row's length, special tokens counted, `masked_lm_prob` are chosen, at least one and at most
-    `max_predictions_per_seq`, uniformly among all but the special tokens; or whole words of at most so many tokens (see
-    `choose_words`). A chosen token becomes [MASK] with probability 0.8, any token of the vocabulary with 0.1, and stays
-    with 0.1, each piece of a word for itself.
+    `max_predictions_per_seq`, among all but the special tokens, by the rule `options.masking`. A chosen token becomes
+    [MASK] with probability 0.8, any token of the vocabulary with 0.1, and stays with 0.1, each piece of a word for
+    itself.
 
     Returns:
         positions (n, P) int32, ascending, and the ids that were there (n, P) int32; both zero where there is none.
     """
     n_rows, seq_length = input_ids.shape
     n_positions = options.max_predictions_per_seq
-    n_wanted = np.clip(np.rint(lengths * options.masked_lm_prob), 1, n_positions).astype(np.int32)
-    n_wanted = np.minimum(n_wanted, lengths - N_SPECIAL)
+    n_wanted = n_to_mask(lengths, options.masked_lm_prob, n_positions)
     rows = np.arange(n_rows)
     is_candidate = np.arange(seq_length) < lengths[:, None] - 1
     is_candidate[:, 0] = False
     is_candidate[rows, first_sep] = False
-    if options.whole_word_masking:
-        is_continuation = special.is_continuation[input_ids]
-        positions = choose_words(is_candidate, is_continuation, n_wanted, n_positions, rng)
-    else:
-        positions = choose_tokens(is_candidate, n_wanted, n_positions, rng)
+    maskable = Rows(input_ids, is_candidate, special.is_continuation)
+    positions = MASKING_RULES[options.masking].choose(maskable, n_wanted, n_positions, rng)
 
     is_chosen = positions < seq_length
     chosen_rows = np.broadcast_to(rows[:, None], positions.shape)[is_chosen]
     chosen = positions[is_chosen]
     original = input_ids[chosen_rows, chosen]
     fate = rng.random(len(chosen), dtype=np.float32)
-    replaced = np.where(fate < 0.8, special.mask, original)
-    is_random = fate >= 0.9
+    replaced = np.where(fate < AS_MASK, special.mask, original)
+    is_random = fate >= AS_MASK + UNCHANGED
     replaced[is_random] = rng.integers(special.vocab_size, size=int(is_random.sum()))
     input_ids[chosen_rows, chosen] = replaced
 

@@ -1,23 +1,58 @@
-"""Which tokens of each row are to be predicted: single tokens, or all pieces of whole words.
+"""Which tokens of each row are to be predicted: the rules that choose them, in one table, and what becomes of them.
 
-Both draw without replacement, for thousands of rows at a time.
+A new rule is a function here and a row in MASKING_RULES; flags, manifests and the verification follow the table. Rules
+draw without replacement, for thousands of rows at a time.
 
-Source: google-research/bert, create_pretraining_data.py (create_masked_lm_predictions, do_whole_word_mask).
+Source: google-research/bert, create_pretraining_data.py (create_masked_lm_predictions, do_whole_word_mask); Devlin et
+al. 2018, appendix A.2 (80/10/10 masking).
 """
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
+from common.errors import UserError
 
-def choose_tokens(is_candidate: np.ndarray, n_wanted: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Of each row, `n_wanted` candidates, all of them equally likely.
+N_SPECIAL = 3  # [CLS] a [SEP] b [SEP]
+# Of the chosen tokens, these shares become [MASK] and stay what they are; the rest becomes any token of the vocabulary.
+AS_MASK, UNCHANGED = 0.8, 0.1
 
-    Args:
-        is_candidate: (n, S) bool: what may be chosen.
-        n_wanted: (n,) int, at most `width` and at most the row's candidates.
 
-    Returns:
-        (n, min(width, S)) int64: the places, ascending, then S where there is none.
-    """
+class Rows(NamedTuple):
+    """n sequences of S tokens, of which some are to be chosen."""
+
+    input_ids: np.ndarray  # (n, S) int32
+    is_candidate: np.ndarray  # (n, S) bool: what may be chosen
+    continuations: np.ndarray | None = None  # (vocab_size,) bool: whether a token continues a word (##...)
+
+
+@dataclass(frozen=True)
+class MaskingRule:
+    """How tokens are chosen."""
+
+    choose: Callable[[Rows, np.ndarray, int, np.random.Generator], np.ndarray]
+    """Takes rows, n_wanted (n,) int, the width, which bounds them, and a generator; returns (n, min(width, S)) int64:
+    each row's chosen indices, ascending, then S where there is none."""
+    what: str
+    """What is chosen, for people."""
+    may_choose_fewer: bool = False
+    """Fewer than wanted, because what does not fit is passed over."""
+    comparable_bits: int = 40
+    """Two rows whose masks can be drawn in fewer than 2 ** this ways may be equal by chance."""
+
+
+def n_to_mask(lengths: np.ndarray, masked_lm_prob: float, max_predictions_per_seq: int) -> np.ndarray:
+    """(n,) int64: how many tokens are wanted of rows of these lengths, which count special tokens; never those."""
+    wanted = np.clip(np.rint(lengths * masked_lm_prob), 1, max_predictions_per_seq)
+    return np.minimum(wanted, lengths - N_SPECIAL).astype(np.int64)
+
+
+def choose_tokens(rows: Rows, n_wanted: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Single tokens: `n_wanted` of each row's candidates, which are at least as many, all of them equally likely."""
+    is_candidate = rows.is_candidate
     n_rows, seq_length = is_candidate.shape
     # The positions with the smallest of random keys are a uniform choice without replacement.
     keys = rng.random((n_rows, seq_length), dtype=np.float32)
@@ -29,34 +64,21 @@ def choose_tokens(is_candidate: np.ndarray, n_wanted: np.ndarray, width: int, rn
     return np.sort(np.where(np.arange(n_sorted) < n_wanted[:, None], positions, seq_length), axis=1)
 
 
-def choose_words(
-    is_candidate: np.ndarray,
-    is_continuation: np.ndarray,
-    n_wanted: np.ndarray,
-    width: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
+def choose_words(rows: Rows, n_wanted: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
     """Of each row, whole words in random order, as long as they fit: at most `n_wanted` tokens.
 
     A word is a candidate and the continuations after it. As published, a word that is longer than what is still wanted
     is left out and the next one tried, so a row can end with fewer tokens than wanted, even with none. As published
     too, a segment that was cut inside a word begins with pieces of the candidate before them: in segment b that is the
     last word of segment a; at the beginning of the row there is none, so the first piece stands for a word.
-
-    Args:
-        is_candidate: (n, S) bool: what may be chosen.
-        is_continuation: (n, S) bool: what is a later piece of a word.
-        n_wanted: (n,) int, at most `width`.
-
-    Returns:
-        as `choose_tokens`.
     """
+    is_candidate, is_continuation = rows.is_candidate, rows.continuations[rows.input_ids]
     n_rows, seq_length = is_candidate.shape
-    rows = np.arange(n_rows)[:, None]
+    row = np.arange(n_rows)
     begins = is_candidate & ~is_continuation
-    begins[rows[:, 0], is_candidate.argmax(axis=1)] = True
+    begins[row, is_candidate.argmax(axis=1)] = True
     word_of_token = np.cumsum(begins, axis=1, dtype=np.int32) - 1  # of special tokens too; it is not used
-    cells = (rows * seq_length + word_of_token)[is_candidate]
+    cells = (row[:, None] * seq_length + word_of_token)[is_candidate]
     sizes = np.bincount(cells, minlength=n_rows * seq_length).reshape(n_rows, seq_length)
     most_words = int(word_of_token[:, -1].max()) + 1
 
@@ -72,10 +94,10 @@ def choose_words(
     left = n_wanted.astype(np.int64)
     is_chosen = np.zeros((n_rows, seq_length), dtype=bool)
     for place in range(most_words):
-        size = sizes[rows[:, 0], order[:, place]]
+        size = sizes[row, order[:, place]]
         fits = (size > 0) & (size <= left)
         left -= size * fits
-        is_chosen[rows[fits, 0], order[fits, place]] = True
+        is_chosen[row[fits], order[fits, place]] = True
         if not left.any():
             break
 
@@ -84,3 +106,30 @@ def choose_words(
     positions = np.full((n_rows, min(width, seq_length)), seq_length)
     positions[chosen_row, np.arange(len(chosen)) - (np.cumsum(n_chosen) - n_chosen)[chosen_row]] = chosen
     return positions
+
+
+MASKING_RULES: Mapping[str, MaskingRule] = MappingProxyType(
+    {
+        "tokens": MaskingRule(choose_tokens, "single tokens"),
+        # Masks of whole words are drawn among fewer, so that rows must be longer to be told apart.
+        "whole_words": MaskingRule(choose_words, "all pieces of a word or none", True, comparable_bits=80),
+    }
+)
+
+
+def recorded_rule(name: str) -> dict[str, object]:
+    """How a manifest records a rule: the two published ones by a flag, as before there were others."""
+    published = {"whole_word_masking": name == "whole_words"}
+    return published if name in ("tokens", "whole_words") else {**published, "masking": name}
+
+
+def rule_in(parameters: Mapping[str, object]) -> MaskingRule:
+    """The rule that a manifest's parameters record; single tokens where they record none.
+
+    Raises:
+        UserError: a rule that is not in the table.
+    """
+    name = parameters.get("masking", "whole_words" if parameters.get("whole_word_masking") else "tokens")
+    if name not in MASKING_RULES:
+        raise UserError(f"The manifest names the masking rule {name!r}", f"known are {', '.join(MASKING_RULES)}")
+    return MASKING_RULES[name]

@@ -15,12 +15,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.masked_lm.instances import DATASETS, N_SPECIAL, SpecialIds
+from data.masked_lm.instances import DATASETS, SpecialIds
+from data.masked_lm.masking import N_SPECIAL, MaskingRule, n_to_mask
 
 TOKENS_PER_BLOCK = 2**20  # a few MB per array: much larger ones are slower, and smaller ones reread NVIDIA's chunks
 LARGEST_ID = 2**31 - 1
 OUR_TYPES = ("int32", "int8", "int8", "int32", "int32", "int8")  # of DATASETS, in their order
-COMPARABLE_BITS = 40  # a row whose masks can be drawn in fewer than 2 ** this ways may occur twice by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Expected:
     seq_length: int
     n_positions: int
     masked_lm_prob: float
-    whole_word_masking: bool = False
-    """Then words that do not fit are passed over, and fewer tokens may be masked."""
+    masking: MaskingRule
     our_types: bool = False
     """Exactly the types that this project writes; else any integers."""
 
@@ -119,23 +118,17 @@ def _read_blocks(file: h5py.File) -> Iterator[tuple[int, dict[str, np.ndarray]]]
         yield start, {name: file[name][start : start + step] for name in DATASETS}
 
 
-def n_to_mask(lengths: np.ndarray, masked_lm_prob: float, n_positions: int) -> np.ndarray:
-    """How many tokens of rows of these lengths are masked: the published rule, and never more than may be."""
-    return np.minimum(np.clip(np.rint(lengths * masked_lm_prob), 1, n_positions), lengths - N_SPECIAL).astype(np.int64)
-
-
 def comparable_lengths(expected: Expected) -> np.ndarray:
     """(S + 1,) bool: the lengths at which two equal rows are no coincidence.
 
     A text is masked several times over, and a short one has few masks to draw: a row of 5 tokens is bound to come
-    again. Which words are masked can be drawn in C(words, masked) ways, and what becomes of each adds 0.92 bits. Masks
-    of whole words are drawn among fewer, so that rows must be longer.
+    again. Which words are masked can be drawn in C(words, masked) ways, and what becomes of each adds 0.92 bits.
     """
     lengths = np.arange(expected.seq_length + 1)
     chosen = n_to_mask(np.maximum(lengths, N_SPECIAL + 2), expected.masked_lm_prob, expected.n_positions)
     n_words = np.maximum(lengths - N_SPECIAL, 0)
     bits = [_log2_choices(n, k) + 0.92 * k for n, k in zip(n_words.tolist(), chosen.tolist(), strict=True)]
-    return np.array(bits) >= COMPARABLE_BITS * (2 if expected.whole_word_masking else 1)
+    return np.array(bits) >= expected.masking.comparable_bits
 
 
 def _log2_choices(n: int, k: int) -> float:
@@ -272,7 +265,7 @@ class _Block:
         structural = ((positions == first_sep[:, None]) & used) | (positions == self.lengths[:, None] - 1)
         self._require("[SEP] not masked", ~structural.any(axis=1), "masked_lm_positions has that of a [SEP]")
         wanted = n_to_mask(self.lengths, self.expected.masked_lm_prob, self.expected.n_positions)
-        right = n_masked <= wanted if self.expected.whole_word_masking else n_masked == wanted
+        right = n_masked <= wanted if self.expected.masking.may_choose_fewer else n_masked == wanted
         rule = f"masked_lm_positions holds not {self.expected.masked_lm_prob} of the row's length"
         self._require("number masked", right, rule)
         return used & self.sound[:, None], positions

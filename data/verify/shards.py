@@ -20,6 +20,7 @@ from common.errors import UserError
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest
 from data.masked_lm.instances import SpecialIds
+from data.masked_lm.masking import AS_MASK, UNCHANGED, rule_in
 from data.verify.report import FAILED, WARNING, Checks, Repetitions, Report, manifest_of, split_of
 from data.verify.rows import LARGEST_ID, Expected, ShardFindings, check_shard, first_rows, shape_of
 from file_utils import sha256_of
@@ -176,8 +177,9 @@ def _check_replacement(checks: Checks, name: str, found: ShardFindings, expected
     if vocab_size > LARGEST_ID:
         vocab_size = found.max_id + 1
     # A tenth is replaced by any token, which now and then is [MASK], or the token that was there.
-    shares = {"[MASK]": (found.n_as_mask, 0.8 + 0.1 / vocab_size), "kept": (found.n_kept, 0.1 + 0.1 / vocab_size)}
-    shares["random"] = (n - found.n_as_mask - found.n_kept, 0.1 - 0.2 / vocab_size)
+    by_chance = (1 - AS_MASK - UNCHANGED) / vocab_size
+    shares = {"[MASK]": (found.n_as_mask, AS_MASK + by_chance), "kept": (found.n_kept, UNCHANGED + by_chance)}
+    shares["random"] = (n - found.n_as_mask - found.n_kept, 1 - AS_MASK - UNCHANGED - 2 * by_chance)
     if n and any(abs(count - n * share) > 1 + n * _margin(share, n) for count, share in shares.values()):
         numbers = ", ".join(f"{count / n:.2%} {what}" for what, (count, _) in shares.items())
         checks.offend("80/10/10 replacement", name, f"{of}of {n:,} masked tokens are {numbers}")
@@ -210,7 +212,7 @@ class _Split:
             setattr(self.total, field, getattr(self.total, field) + getattr(findings, field))
         self.total.max_id = max(self.total.max_id, findings.max_id)
         self.total.lengths += findings.lengths
-        deviation = abs(findings.n_as_mask - 0.8 * findings.n_masked)
+        deviation = abs(findings.n_as_mask - AS_MASK * findings.n_masked)
         if deviation > self._deviation:
             self.most_deviating, self._deviation = name, deviation
 
@@ -260,9 +262,10 @@ def _expected(
         probability = float(named[1]) if named else DEFAULT_MASKED_LM_PROB
         source = "as the folder's name says" if named else "as published"
         notes.append(f"A share of {probability} of each row's tokens should be masked, {source}.")
-    whole_words = bool(parameters.get("whole_word_masking", False))
     unknown = SpecialIds(0, 0, 0, LARGEST_ID + 1)
-    expected = Expected(unknown, seq_length, n_positions, probability, whole_words, our_types=manifest is not None)
+    expected = Expected(
+        unknown, seq_length, n_positions, probability, rule_in(parameters), our_types=manifest is not None
+    )
     special, note = _special_ids(files, expected, parameters.get("vocabulary", {}), vocab_file, checks)
     return dataclasses.replace(expected, special=special), [note, *notes]
 

@@ -155,7 +155,7 @@ def test_loads_for_training(tmp_path, vocab, shard):
 
 
 def test_both_lengths_in_one_pass_are_the_files_made_alone(tmp_path, vocab, shard, monkeypatch):
-    options = [OPTIONS, InstanceOptions(32, 5, 0.2, 0.3, 2), InstanceOptions(64, 10, 0.15, 0.1, 3, True)]
+    options = [OPTIONS, InstanceOptions(32, 5, 0.2, 0.3, 2), InstanceOptions(64, 10, 0.15, 0.1, 3, "whole_words")]
     for number, option in enumerate(options):
         create_shard([shard], tmp_path / "alone" / str(number) / "x.hdf5", vocab, option)
     read = []
@@ -228,14 +228,14 @@ def test_whole_words(tmp_path, shard):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
 
-    def share_of_whole(whole_word_masking):
-        output = tmp_path / f"{whole_word_masking}.hdf5"
-        create_shard([shard], output, vocab, InstanceOptions(64, 10, 0.15, 0.1, 5, whole_word_masking))
+    def share_of_whole(masking):
+        output = tmp_path / f"{masking}.hdf5"
+        create_shard([shard], output, vocab, InstanceOptions(64, 10, 0.15, 0.1, 5, masking))
         _, _, _, positions, masked_ids, _ = read_as_nvidia(output)
         begins = np.array([token[:2] != "##" and token != "." for token in vocabulary])
         is_first = begins[masked_ids[:, :-1]] & (positions[:, :-1] > 0)
         both = is_first & (positions[:, 1:] == positions[:, :-1] + 1)
         return both.sum() / is_first.sum()
 
-    assert share_of_whole(True) > 0.97
-    assert share_of_whole(False) < 0.4
+    assert share_of_whole("whole_words") > 0.97
+    assert share_of_whole("tokens") < 0.4

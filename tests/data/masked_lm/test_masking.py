@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.masked_lm.masking import choose_tokens, choose_words
+from data.masked_lm.masking import MASKING_RULES, Rows, choose_tokens, choose_words, recorded_rule, rule_in
 
 SIGMAS = 4.5
 SPECIAL, BEGIN, PIECE, PADDING = "s", "w", "p", " "
@@ -46,7 +46,8 @@ def our_choices(rows, n_wanted, width, seed):
     is_candidate = (kinds == BEGIN) | (kinds == PIECE)
     # Padding has the id 0, and may be a continuation as far as the table of the vocabulary goes; specials may not.
     is_continuation = (kinds == PIECE) | (kinds == PADDING)
-    positions = choose_words(is_candidate, is_continuation, np.array(n_wanted), width, np.random.default_rng(seed))
+    rows_to_mask = Rows(is_continuation.astype(np.int32), is_candidate, np.array([False, True]))
+    positions = choose_words(rows_to_mask, np.array(n_wanted), width, np.random.default_rng(seed))
     assert positions.shape == (len(rows), min(width, len(rows[0])))
     return [[place for place in row if place < len(rows[0])] for row in positions.tolist()]
 
@@ -119,9 +120,20 @@ def test_single_tokens(rows, width, data):
     is_candidate = np.array(rows)
     most = np.minimum(is_candidate.sum(axis=1), width)
     n_wanted = most if data is None else np.array([data.draw(st.integers(0, int(number))) for number in most])
-    positions = choose_tokens(is_candidate, n_wanted, width, np.random.default_rng(0))
+    positions = choose_tokens(
+        Rows(np.zeros((len(rows), 8), int), is_candidate), n_wanted, width, np.random.default_rng(0)
+    )
     assert positions.shape == (len(rows), min(width, 8))
     for row, wanted, candidates in zip(positions, n_wanted, is_candidate, strict=True):
         assert (row[wanted:] == 8).all()
         assert (np.diff(row[:wanted]) > 0).all()
         assert candidates[row[:wanted]].all()
+
+
+def test_a_manifest_records_every_rule():
+    """The published two by a flag, as manifests did when there were no others."""
+    assert recorded_rule("tokens") == {"whole_word_masking": False}
+    assert recorded_rule("whole_words") == {"whole_word_masking": True}
+    for name, rule in MASKING_RULES.items():
+        assert rule_in(recorded_rule(name)) is rule
+    assert rule_in({}) is MASKING_RULES["tokens"]

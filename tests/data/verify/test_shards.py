@@ -138,11 +138,11 @@ def test_the_report_as_text_and_as_json(folder):
     assert json.loads(json.dumps(report.as_dict()))["statistics"]["test"]["files"] == 1
 
 
-@pytest.mark.parametrize("whole_words", [False, True])
-def test_shards_of_our_own_pass(tmp_path, whole_words):
+@pytest.mark.parametrize("masking", ["tokens", "whole_words"])
+def test_shards_of_our_own_pass(tmp_path, masking):
     vocab = write_vocab(tmp_path / "vocab.txt")
     output = tmp_path / "hdf5_masked_lm_prob_0.2" / "corpus"
-    options = InstanceOptions(64, 12, 0.2, 0.1, 5, whole_words)
+    options = InstanceOptions(64, 12, 0.2, 0.1, 5, masking)
     for index, name in enumerate(("training_0", "training_1", "test_0")):
         text = write_text_shard(tmp_path / f"{name}.txt", n_documents=60, seed=index)
         create_shards([text], [(options, output / f"{name}.hdf5")], vocab, True, 1)
