@@ -22,13 +22,13 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from tokenizers.models import WordPiece
 
 from common.errors import UserError
 from common.json_files import read_json
+from common.published_models import PUBLISHED_MODELS
 
 VOCAB_NAME = "vocab.txt"
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -39,19 +39,6 @@ MAX_CHARS_PER_WORD = 100
 
 # Some 90 MB per process when full. English text reaches its frequent words long before that; later ones are not kept.
 MAX_CACHED_WORDS = 2**18
-
-# Published model name -> the folder in Google's archive of it, which holds vocab.txt and bert_config.json.
-PUBLISHED_MODELS = MappingProxyType(
-    {
-        "bert-base-uncased": "uncased_L-12_H-768_A-12",
-        "bert-large-uncased": "uncased_L-24_H-1024_A-16",
-        "bert-base-cased": "cased_L-12_H-768_A-12",
-        "bert-large-cased": "cased_L-24_H-1024_A-16",
-        "bert-base-multilingual-uncased": "multilingual_L-12_H-768_A-12",
-        "bert-base-multilingual-cased": "multi_cased_L-12_H-768_A-12",
-        "bert-base-chinese": "chinese_L-12_H-768_A-12",
-    }
-)
 
 CJK_BLOCKS = (
     (0x4E00, 0x9FFF),
@@ -244,7 +231,7 @@ class BertTokenizer:
         vocabulary says, else what the published model's name says, else True.
 
         Args:
-            name_or_path: a vocab.txt, a folder with one, or a key of PUBLISHED_MODELS.
+            name_or_path: a vocab.txt, a folder with one, or a key of common.published_models.PUBLISHED_MODELS.
             cache_dir: where published models lie, a folder each; by default
                 $BERT_PREP_WORKING_DIR/download/google_pretrained_weights (the variable's own default is data/).
             **kwargs: passed to the constructor.
@@ -252,25 +239,20 @@ class BertTokenizer:
         Raises:
             UserError: nothing there, or not a vocabulary.
         """
-        name = os.fspath(name_or_path)
-        path = Path(name)
-        if name in PUBLISHED_MODELS and not path.exists():
-            vocab_file = default_cache_dir(cache_dir) / PUBLISHED_MODELS[name] / VOCAB_NAME
-            if not vocab_file.is_file():
-                raise UserError(
-                    f"The vocabulary of {name} is not at {vocab_file}",
-                    f"unpack Google's {PUBLISHED_MODELS[name]}.zip "
-                    "there, or give the path of its vocab.txt instead of the name",
-                )
-            kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, "-cased" not in name))
+        name, path = os.fspath(name_or_path), Path(name_or_path)
+        model = None if path.exists() else PUBLISHED_MODELS.get(name)
+        if model is not None:
+            vocab_file = model.downloaded_to(cache_dir) / VOCAB_NAME
+            problem = f"The vocabulary of {name} is not at {vocab_file}"
+            remedy = f"unpack Google's {model.folder}.zip there, or give the path of its vocab.txt instead of the name"
         else:
             vocab_file = path / VOCAB_NAME if path.is_dir() else path
-            if not vocab_file.is_file():
-                raise UserError(
-                    f"There is no vocabulary at {vocab_file}",
-                    f"give a vocab.txt, a folder that holds one, or one of {', '.join(PUBLISHED_MODELS)}",
-                )
-            kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, True))
+            problem = f"There is no vocabulary at {vocab_file}"
+            remedy = f"give a vocab.txt, a folder that holds one, or one of {', '.join(PUBLISHED_MODELS)}"
+        if not vocab_file.is_file():
+            raise UserError(problem, remedy)
+        by_name = True if model is None else model.do_lower_case
+        kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, by_name))
         return cls(vocab_file, **kwargs)
 
     @property
@@ -344,14 +326,6 @@ class BertTokenizer:
                 raise IndexError(f"a token id cannot be negative: {index}")
             tokens.append(self._tokens[index])
         return tokens
-
-
-def default_cache_dir(cache_dir: str | os.PathLike | None) -> Path:
-    """Where published models lie: `cache_dir`, or, if that is None, where the data preparation puts them."""
-    if cache_dir is not None:
-        return Path(cache_dir)
-    working_dir = os.environ.get("BERT_PREP_WORKING_DIR") or Path(__file__).resolve().parent / "data"
-    return Path(working_dir) / "download" / "google_pretrained_weights"
 
 
 def configured_do_lower_case(folder: Path, default: bool | None) -> bool | None:

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # started as a script, Python looks for imports besi
 
 from common.dask_workers import scheduler_problem
 from common.errors import Problems, UserError, run_main
+from common.published_models import PRETRAINED_MODELS
 from common.workers import Workers, usable_cores, workers
 from data import stages
 from data.artifacts.layout import BOOKS, BOTH, DATASETS, DOWNLOADS, WEIGHTS, WIKIPEDIA, Layout, default_working_dir
@@ -32,7 +33,7 @@ from data.corpus.sharding import ShardingPlan
 from data.create_pretraining_data import add_instance_arguments, instance_options
 from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
-from data.downloaders.sources import PRETRAINED_MODELS, SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
+from data.downloaders.sources import SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
 from data.masked_lm.instances import InstanceOptions
 from file_utils import locked
 from tokenization import check_casing

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from common.errors import Problems, UserError
 from common.json_files import read_json
+from common.published_models import PUBLISHED_MODELS
 from models.config import BertConfig
 from pretrained.hugging_face import (
     CONFIG_NAME,
@@ -42,7 +43,7 @@ from pretrained.hugging_face import (
     trim_vocabulary,
 )
 from pretrained.tensorflow import read_google_weights
-from tokenization import PUBLISHED_MODELS, VOCAB_NAME, configured_do_lower_case, default_cache_dir
+from tokenization import VOCAB_NAME, configured_do_lower_case
 from training.checkpointing.checkpoint import latest_checkpoint, read_plain
 
 HUGGING_FACE, PYTORCH, TENSORFLOW = "Hugging Face model", "PyTorch file", "TensorFlow checkpoint"
@@ -156,7 +157,7 @@ def read_pretrained(path: str | Path) -> Pretrained:
     Args:
         path: a folder (of several kinds of weights in it, the first of `_weights_in`), a .pt, .bin or .safetensors
             file, an index of a sharded model, a TensorFlow checkpoint's prefix or any of its files, or a key of
-            tokenization.PUBLISHED_MODELS, looked for where `BertTokenizer.from_pretrained` looks.
+            common.published_models.PUBLISHED_MODELS, looked for where `BertTokenizer.from_pretrained` looks.
 
     Raises:
         UserError: nothing there; damaged; not a BERT; weights and configuration differ; the file could run code.
@@ -271,11 +272,12 @@ def _locate(path: str | Path) -> tuple[str, Path]:
     """The kind of a model, and its file; for TensorFlow's, the prefix of the files."""
     name, path = str(path), Path(path)
     if name in PUBLISHED_MODELS and not path.exists():
-        path = default_cache_dir(None) / PUBLISHED_MODELS[name]
+        model = PUBLISHED_MODELS[name]
+        path = model.downloaded_to()
         if not path.is_dir():
             raise UserError(
                 f"The weights of {name} are not at {path}",
-                f"unpack Google's {PUBLISHED_MODELS[name]}.zip there, or give the path of a model instead of the name",
+                f"unpack Google's {model.folder}.zip there, or give the path of a model instead of the name",
             )
     if path.is_dir():
         for kind, file in _weights_in(path):
@@ -387,9 +389,9 @@ def _configurations(state: Mapping[str, Any], file: Path, names: tuple[str, ...]
 
 def lower_case_of(given: str | Path, folder: Path) -> bool | None:
     """What is written beside the vocabulary says, or else the name of the model or of its folder; else None."""
-    name = next((key for key, value in PUBLISHED_MODELS.items() if value == folder.name), str(given))
-    if name in PUBLISHED_MODELS:
-        by_name = "-cased" not in name
+    of_folder = next((model for model in PUBLISHED_MODELS.values() if model.folder == folder.name), None)
+    if model := of_folder or PUBLISHED_MODELS.get(str(given)):
+        by_name = model.do_lower_case
     else:
         match = CASED.search(folder.name)
         by_name = bool(match[2]) if match else None

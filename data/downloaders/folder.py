@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from common.published_models import PRETRAINED_MODELS
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest, versions_of
 from data.artifacts.stage_output import StageOutput, replace_folder, scratch_folder
-from data.downloaders.sources import PRETRAINED_MODELS, SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
+from data.downloaders.sources import SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
 
 
 @dataclasses.dataclass(frozen=True)

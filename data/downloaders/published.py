@@ -1,19 +1,20 @@
 """SQuAD's files, and the weights of BERT that Google published.
 
-Google's archives never change, so the sums of the files in them are known (sources.py), and a folder of weights appears
-only when all of them fit.
+Google's archives never change, so the sums of the files in them are known (common/published_models.py), and a folder of
+weights appears only when all of them fit.
 """
 
 from pathlib import Path
 
 from common.errors import UserError
 from common.json_files import read_json
+from common.published_models import PRETRAINED_MODELS
 from common.workers import Workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FileRecord
 from data.artifacts.stage_output import file_records
 from data.downloaders.folder import DownloadFolder, DownloadOptions, link_or_copy
-from data.downloaders.sources import PRETRAINED_MODELS, SQUAD_VERSIONS
+from data.downloaders.sources import SQUAD_VERSIONS
 from file_utils import cached_path, unpack
 
 
