@@ -1,28 +1,33 @@
-"""Attention within each sequence of a flat batch: one function, four backends.
+"""Attention within each sequence of a flat batch: one function, and one table of the backends that compute it.
 
 - `flash`: FlashAttention-2 as PyTorch ships it, called by its ATen name. The public
   `torch.nn.attention.varlen.varlen_attn` is the same kernel but takes no dropout, and neither do FlexAttention and
   FlashAttention-3; BERT is trained with dropout 0.1 on the attention probabilities.
 - `sdpa`: PyTorch's scaled_dot_product_attention over the padded rectangle, for the CPU, for fp32 and for GPUs without
   FlashAttention-2. cuDNN's version is left out because it can round the dropout probability to sixteenths.
-- `triton`: kernels made for sequences of at most 512 tokens, see `kernels.short_attention`. Only who names it needs
-  Triton.
+- `triton`: kernels made for sequences of at most 512 tokens, see `kernels.attention.short`. Triton is imported only
+  when this backend is named.
 - `reference`: a loop over sequences, in plain formulas. Slow; what the others are tested against.
 
-The backend follows from device and dtype unless one is named, as `--attention` and tests do.
+The backend follows from device and dtype unless one is named, as `--attention` and tests do. A new backend is an entry
+of `BACKENDS`, and all who choose, check or run one read that table.
 """
 
 import contextlib
 import functools
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from common.errors import Problem
 from kernels.attention.padding import pad, padded_indices, unpad
-
-BACKENDS = ("flash", "sdpa", "triton", "reference")
+from kernels.launch import triton_problem
 
 
 def variable_length_attention(
@@ -35,7 +40,7 @@ def variable_length_attention(
         cu_seqlens: (B + 1,) int32, cumulative sequence lengths; the last is T.
         max_seqlen: no sequence is longer; a Python integer, so that reading it does not wait for the device.
         dropout_p: probability with which an attention weight is dropped, the others scaled by 1 / (1 - p).
-        backend: one of `BACKENDS`; None chooses by device and dtype.
+        backend: a name in `BACKENDS`; None chooses by device and dtype.
 
     Returns:
         (T, N, D), the dtype of `qkv`.
@@ -45,35 +50,17 @@ def variable_length_attention(
 
     Source: Vaswani et al. 2017, section 3.2.1; Dao 2023 (FlashAttention-2).
     """
-    backend = backend or default_backend(qkv.device, qkv.dtype)
-    if backend == "flash":
-        return _flash_attention(qkv, cu_seqlens, max_seqlen, dropout_p)
-    if backend == "sdpa":
-        return _sdpa_attention(qkv, cu_seqlens, max_seqlen, dropout_p)
-    if backend == "triton":
-        return _ShortAttention.apply(qkv, cu_seqlens, max_seqlen, dropout_p)
-    if backend == "reference":
-        return _reference_attention(qkv, cu_seqlens, dropout_p)
-    raise ValueError(f"unknown attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    name = backend or default_backend(qkv.device, qkv.dtype)
+    if name not in BACKENDS:
+        raise ValueError(f"unknown attention backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    return BACKENDS[name].attend(qkv, cu_seqlens, max_seqlen, dropout_p)
 
 
 def backend_problem(
     backend: str, device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int
-) -> str | None:
-    """Why attention of this shape cannot run on a backend, a sentence without its full stop; None where it can.
-
-    For `triton`, where kernels in Triton run at all.
-    """
-    if backend == "flash" and default_backend(device, dtype) != "flash":
-        return (
-            "FlashAttention-2 runs on NVIDIA GPUs of compute capability 8.0 and higher in 16 bits, "
-            f"and this run is on {device.type} in {dtype}".replace("torch.", "")
-        )
-    if backend == "triton":
-        from kernels.attention.short import shape_problem
-
-        return shape_problem(head_size, max_seqlen)
-    return None
+) -> Problem | None:
+    """Why attention of this shape cannot run on a backend; None where it can."""
+    return BACKENDS[backend].problem(device, dtype, head_size, max_seqlen)
 
 
 def default_backend(device: torch.device, dtype: torch.dtype) -> str:
@@ -89,37 +76,76 @@ def _has_flash(device_index: int) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device_index) >= (8, 0)
 
 
+def _flash_problem(device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int) -> Problem | None:
+    if default_backend(device, dtype) == "flash":
+        return None
+    return Problem(
+        "--attention flash: FlashAttention-2 runs on NVIDIA GPUs of compute capability 8.0 and higher in 16 bits, "
+        f"and this run is on {device.type} in {str(dtype).removeprefix('torch.')}",
+        "leave the flag out",
+    )
+
+
 def _flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float) -> Tensor:
-    query, key, value = qkv.unbind(1)
-    return torch.ops.aten._flash_attention_forward(
-        query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, dropout_p, False, False
-    )[0]
+    return _flash_forward(qkv, cu_seqlens, max_seqlen, dropout_p)[0]
+
+
+def _flash_forward(qkv, cu_seqlens, max_seqlen, dropout_p):
+    output, *saved, _ = torch.ops.aten._flash_attention_forward(
+        *qkv.unbind(1), cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, dropout_p, False, False
+    )
+    return output, tuple(saved)
+
+
+def _flash_backward(gradient, qkv, output, saved, cu_seqlens, max_seqlen, dropout_p):
+    log_sum_exp, *random_state = saved
+    lengths = cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
+    gradients = torch.ops.aten._flash_attention_backward(
+        gradient, *qkv.unbind(1), output, log_sum_exp, *lengths, dropout_p, False, *random_state
+    )
+    return torch.stack(gradients, 1), None
+
+
+def _short_problem(device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int) -> Problem | None:
+    if reason := triton_problem(device):
+        return Problem(f"--attention triton: {reason}", "leave the flag out")
+    from kernels.attention.short import shape_problem  # imports Triton, as the imports below do
+
+    return shape_problem(head_size, max_seqlen)
+
+
+def _short_forward(qkv, cu_seqlens, max_seqlen, dropout_p):
+    from kernels.attention.short import short_attention
+    from kernels.dropout_mask import random_seed
+
+    seed = random_seed(qkv.device)
+    output, log_sum_exp = short_attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed)
+    return output, (log_sum_exp, seed)
+
+
+def _short_backward(gradient, qkv, output, saved, cu_seqlens, max_seqlen, dropout_p):
+    from kernels.attention.short import short_attention_backward
+
+    log_sum_exp, seed = saved
+    return short_attention_backward(gradient, qkv, output, log_sum_exp, cu_seqlens, max_seqlen, dropout_p, seed)
 
 
 class _ShortAttention(torch.autograd.Function):
-    """Attention by hand alone; layers by hand have it within a function of their own (recorded_attention.py)."""
+    """The Triton kernels as a function of their own; fused layers call the pair within theirs (recorded.py)."""
 
     @staticmethod
-    def forward(ctx, qkv, cu_seqlens, max_seqlen, dropout_p):
-        from kernels.attention.short import short_attention
-        from kernels.dropout_mask import random_seed
-
+    def forward(ctx, qkv, cu_seqlens, *settings):
         qkv = qkv.contiguous()
-        seed = random_seed(qkv.device)
-        output, log_sum_exp = short_attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed)
-        ctx.save_for_backward(qkv, output, log_sum_exp, cu_seqlens, seed)
-        ctx.max_seqlen, ctx.dropout_p = max_seqlen, dropout_p
+        output, saved = _short_forward(qkv, cu_seqlens, *settings)
+        ctx.save_for_backward(qkv, output, cu_seqlens, *saved)
+        ctx.settings = settings
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, gradient):
-        from kernels.attention.short import short_attention_backward
-
-        qkv, output, log_sum_exp, cu_seqlens, seed = ctx.saved_tensors
-        qkv_gradient, _ = short_attention_backward(
-            gradient.contiguous(), qkv, output, log_sum_exp, cu_seqlens, ctx.max_seqlen, ctx.dropout_p, seed
-        )
+        qkv, output, cu_seqlens, *saved = ctx.saved_tensors
+        qkv_gradient, _ = _short_backward(gradient.contiguous(), qkv, output, saved, cu_seqlens, *ctx.settings)
         return qkv_gradient, None, None, None
 
 
@@ -163,7 +189,7 @@ def _without_cudnn(device: torch.device) -> contextlib.AbstractContextManager:
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
-def _reference_attention(qkv: Tensor, cu_seqlens: Tensor, dropout_p: float) -> Tensor:
+def _reference_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float) -> Tensor:
     outputs = []
     for sequence in qkv.split(cu_seqlens.diff().tolist()):
         query, key, value = sequence.permute(1, 2, 0, 3)
@@ -171,3 +197,33 @@ def _reference_attention(qkv: Tensor, cu_seqlens: Tensor, dropout_p: float) -> T
         probabilities = F.dropout(scores.softmax(-1), dropout_p)
         outputs.append((probabilities @ value).transpose(0, 1))
     return torch.cat(outputs)
+
+
+def _no_problem(device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int) -> None:
+    """Of a backend that runs everywhere."""
+
+
+class Backend(NamedTuple):
+    """One way to compute attention; arguments are named as in `variable_length_attention`."""
+
+    attend: Callable[[Tensor, Tensor, int, float], Tensor]
+    """(qkv, cu_seqlens, max_seqlen, dropout_p) -> (T, N, D), differentiable."""
+    problem: Callable[[torch.device, torch.dtype, int, int], Problem | None] = _no_problem
+    """(device, dtype, head_size, max_seqlen) -> why it cannot run."""
+    forward: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] | None = None
+    """(qkv, cu_seqlens, max_seqlen, dropout_p) -> (T, N, D) and what backward needs, without a graph. Fused layers
+    call this pair; for a backend that has none they record the graph of `attend`."""
+    backward: Callable[..., tuple[Tensor, Tensor | None]] | None = None
+    """(gradient, qkv, output, saved, cu_seqlens, max_seqlen, dropout_p) -> the gradient (T, 3, N, D) of `qkv`, and its
+    sum over T, (3 * N * D,) in fp32, where that is a by-product, else None."""
+
+
+BACKENDS = MappingProxyType(
+    {
+        "flash": Backend(_flash_attention, _flash_problem, _flash_forward, _flash_backward),
+        "sdpa": Backend(_sdpa_attention),
+        "triton": Backend(_ShortAttention.apply, _short_problem, _short_forward, _short_backward),
+        "reference": Backend(_reference_attention),
+    }
+)
+CHOICES = tuple(name for name in BACKENDS if name != "reference")  # of `--attention`

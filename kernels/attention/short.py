@@ -20,6 +20,7 @@ import torch
 import triton
 from torch import Tensor
 
+from common.errors import Problem
 from kernels.attention.blocked import attention_backward_keys, attention_backward_queries, attention_forward_blocks
 from kernels.attention.whole import attention_backward_whole, attention_forward_whole
 from kernels.column_sums import column_sums
@@ -188,15 +189,17 @@ def _whole_block(max_seqlen: int) -> int:
     return max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
 
 
-def shape_problem(head_size: int, max_seqlen: int) -> str | None:
-    """What the kernels are not made for, a sentence without its full stop; None where they are."""
+def shape_problem(head_size: int, max_seqlen: int) -> Problem | None:
+    """What the kernels are not made for; None where they are."""
     if max_seqlen > LONGEST:
-        return f"attention in Triton is for sequences of at most {LONGEST} tokens, not of {max_seqlen}"
-    if head_size not in HEAD_SIZES:
-        return f"attention in Triton is for heads of size {', '.join(map(str, HEAD_SIZES))}, not of {head_size}"
-    return None
+        limit = f"sequences of at most {LONGEST} tokens, not of {max_seqlen}"
+    elif head_size not in HEAD_SIZES:
+        limit = f"heads of size {', '.join(map(str, HEAD_SIZES))}, not of {head_size}"
+    else:
+        return None
+    return Problem(f"--attention triton: attention in Triton is for {limit}", "leave the flag out")
 
 
 def _check(qkv: Tensor, max_seqlen: int) -> None:
     if problem := shape_problem(qkv.shape[-1], max_seqlen):
-        raise ValueError(f"{problem}: choose another backend.")
+        raise ValueError(str(problem))

@@ -1,10 +1,14 @@
-"""Every attention backend against the plain reference, in values and gradients, and the true dropout rate."""
+"""Every backend of the table against the plain reference, in values and gradients, and the true dropout rate.
+
+A new backend needs no line here: it is tested wherever its `problem` lets it run.
+"""
 
 import pytest
 import torch
 from flat_batches import BATCH_LAYOUTS
 
-from kernels.attention.backends import default_backend, variable_length_attention
+from kernels.attention.backends import BACKENDS, backend_problem, default_backend, variable_length_attention
+from kernels.attention.recorded import RecordedAttention
 
 LAYOUTS = {
     **BATCH_LAYOUTS,
@@ -13,9 +17,21 @@ LAYOUTS = {
     "longest shorter than max_seqlen": ([3, 7], 16),
 }
 
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Triton's kernels run on a GPU where there is one, else in its interpreter.
-DEVICE_OF = {"sdpa": "cpu", "reference": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
+
+def runs(backend, device, dtype, head_size=16, max_seqlen=16):
+    return backend_problem(backend, torch.device(device), dtype, head_size, max_seqlen) is None
+
+
+# The interpreter on a CPU, or a GPU where there is one: Triton's kernels run in one of the two.
+DEVICE_OF = {
+    name: device
+    for device in ("cuda", "cpu")
+    if device == "cpu" or torch.cuda.is_available()
+    for name in BACKENDS
+    if runs(name, device, torch.float32)
+}
 
 
 def random_qkv(lengths, n_heads=2, head_size=16, device="cpu", dtype=torch.float64):
@@ -38,17 +54,35 @@ def test_reference_by_hand():
     assert output.flatten().tolist() == [7.0, 3.0, 3.0]
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("sdpa", torch.float64), ("triton", torch.float32)])
+@pytest.mark.parametrize("backend", DEVICE_OF)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_backends_equal_reference(name, backend, dtype):
+def test_backends_equal_reference(name, backend):
     lengths, max_seqlen = LAYOUTS[name]
-    qkv, cu_seqlens = random_qkv(lengths)
-    expected = value_and_gradient(qkv, cu_seqlens, max_seqlen, "reference")
-    qkv = qkv.detach().to(DEVICE_OF[backend], dtype).requires_grad_()
-    cu_seqlens = cu_seqlens.to(DEVICE_OF[backend])
-    tolerances = {} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
+    expected = value_and_gradient(*random_qkv(lengths), max_seqlen, "reference")
+    qkv, cu_seqlens = random_qkv(lengths, device=DEVICE_OF[backend], dtype=torch.float32)
     for actual, wanted in zip(value_and_gradient(qkv, cu_seqlens, max_seqlen, backend), expected, strict=True):
-        torch.testing.assert_close(actual.cpu().double(), wanted, **tolerances)
+        torch.testing.assert_close(actual.cpu().double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def recorded_equals_attention(backend, device, dtype):
+    """What fused layers call, against the same backend on its own; and the sum that is a bias's gradient."""
+    qkv, cu_seqlens = random_qkv([3, 0, 14], device=device, dtype=dtype)
+    output, qkv_gradient = value_and_gradient(qkv, cu_seqlens, 16, backend)
+    recorded = RecordedAttention(cu_seqlens, 16, 0.0, backend)
+    attended, saved = recorded.forward(qkv.detach())
+    assert torch.equal(attended, output)
+    weights = torch.linspace(-1, 1, output.numel(), device=device, dtype=dtype).view_as(output)
+    gradient, bias_gradient = recorded.backward(weights, qkv.detach(), attended, saved)
+    torch.testing.assert_close(gradient, qkv_gradient, rtol=0, atol=0)
+    assert bias_gradient.dtype == torch.float32
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    expected = qkv_gradient.flatten(1).float().sum(0)
+    torch.testing.assert_close(bias_gradient, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", DEVICE_OF)
+def test_fused_layers_get_the_same_from_every_backend(backend):
+    recorded_equals_attention(backend, DEVICE_OF[backend], torch.float32)
 
 
 def test_one_sequence_does_not_see_another():
@@ -71,7 +105,7 @@ def dropped_share(backend, device, dtype, dropout_p, length=128, n_sequences=8, 
     return 1 - kept.double().mean().item()
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "reference", "triton"])
+@pytest.mark.parametrize("backend", DEVICE_OF)
 def test_dropout_rate_is_true(backend):
     torch.manual_seed(0)
     # 8 sequences x 2 heads x 64 x 64 weights: the standard deviation of the share is 0.0012.
@@ -106,23 +140,23 @@ def test_backend_follows_device_and_dtype():
     assert default_backend(torch.device("cuda"), torch.float32) == "sdpa"
 
 
+def test_what_a_backend_cannot_do_is_said():
+    cpu = torch.device("cpu")
+    assert backend_problem("sdpa", cpu, torch.float32, 24, 1024) is None
+    flash = str(backend_problem("flash", cpu, torch.bfloat16, 64, 128))
+    assert flash.startswith("--attention flash: FlashAttention-2 runs on NVIDIA GPUs of compute capability 8.0")
+    assert flash.endswith("and this run is on cpu in bfloat16; leave the flag out.")
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", GPU_DTYPES)
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize(
-    ("backend", "dtype"),
-    [
-        ("flash", torch.bfloat16),
-        ("flash", torch.float16),
-        ("triton", torch.bfloat16),
-        ("triton", torch.float16),
-        ("triton", torch.float32),
-        ("sdpa", torch.float32),
-    ],
-)
 def test_gpu_backends_equal_reference(name, backend, dtype):
+    if not runs(backend, "cuda", dtype):
+        pytest.skip("does not run in this dtype")
     lengths, max_seqlen = LAYOUTS[name]
-    qkv, cu_seqlens = random_qkv(lengths, head_size=64)
-    expected = value_and_gradient(qkv, cu_seqlens, max_seqlen, "reference")
+    expected = value_and_gradient(*random_qkv(lengths, head_size=64), max_seqlen, "reference")
     on_gpu, cu_seqlens = random_qkv(lengths, head_size=64, device="cuda", dtype=dtype)
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     for actual, wanted in zip(value_and_gradient(on_gpu, cu_seqlens, max_seqlen, backend), expected, strict=True):
@@ -130,9 +164,10 @@ def test_gpu_backends_equal_reference(name, backend, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("backend", "dtype"), [("flash", torch.bfloat16), ("triton", torch.bfloat16), ("sdpa", torch.float32)]
-)
-def test_gpu_dropout_rate_is_true(backend, dtype):
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+def test_gpu_dropout_rate_is_true(backend):
     torch.manual_seed(0)
+    dtype = torch.bfloat16 if runs(backend, "cuda", torch.bfloat16) and backend != "sdpa" else torch.float32
     assert dropped_share(backend, "cuda", dtype, 0.1, n_sequences=64) == pytest.approx(0.1, abs=0.002)
+    if dtype != torch.float32:
+        recorded_equals_attention(backend, "cuda", dtype)
