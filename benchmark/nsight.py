@@ -22,9 +22,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.nsight_metrics import SHARES
 from benchmark.profiles import nsight_compute, timeline
+from benchmark.profiles.ncu_csv import read_launches
 from benchmark.tables import markdown_table, text
 from common.errors import Problems, UserError, run_main
 from file_utils import atomic_write
+
+KERNEL_HEADER = ("kernel", "launches", "ms", "share")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,7 +42,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def summarise(path: Path, gpu: str | None) -> dict[str, Any]:
+def summarize(path: Path, gpu: str | None) -> dict[str, Any]:
     """What a file of any of the kinds comes to.
 
     Raises:
@@ -51,13 +54,12 @@ def summarise(path: Path, gpu: str | None) -> dict[str, Any]:
         raise UserError(f"{path} is empty", "the profiler was stopped before it wrote anything, so profile again")
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
-        return nsight_compute.summarise(nsight_compute.read_launches(path), path, gpu)
-    if name.endswith(".nsys-rep"):
-        return timeline.summarise(timeline.read_nsys_sqlite(export(path)), path)
-    if name.endswith(".sqlite"):
-        return timeline.summarise(timeline.read_nsys_sqlite(path), path)
+        return nsight_compute.summarize(read_launches(path), path, gpu)
     if name.endswith(".json"):
-        return timeline.summarise(timeline.read_torch_trace(path), path)
+        return timeline.summarize(timeline.read_torch_trace(path), path)
+    if name.endswith((".sqlite", ".nsys-rep")):
+        database = path if name.endswith(".sqlite") else export(path)
+        return timeline.summarize(timeline.read_nsys_sqlite(database), path)
     raise UserError(f"{path} is no .csv of ncu, no .sqlite or .nsys-rep of nsys, and no .json of torch.profiler.")
 
 
@@ -79,25 +81,17 @@ def kernel_tables(summary: dict[str, Any], top: int) -> str:
     """Nsight Compute's: the units over all launches, then the kernels that took longest."""
     units = summary["core_utilisation"]
     known = [unit for unit in SHARES if unit in units]
-    lines = [
-        f"{summary['launches']:,} launches, processes: {summary['processes']}, {summary['seconds'] * 1e3:,.3f} ms, "
-        f"{summary['device'] or 'an unnamed device'}, compute capability {summary['compute_capability'] or 'unknown'}",
-        "",
-        markdown_table(
-            ["share of peak, weighted by cycles", *known], [["all", *(text(units[unit], ".1%") for unit in known)]]
-        ),
-        "",
-    ]
-    header = ["kernel", "launches", "ms", "share", *known, "FLOP/byte", "TFLOP/s", "TB/s", "bound by"]
+    line = (
+        f"{summary['launches']:,} launches, processes: {summary['processes']}, {ms(summary['seconds'])} ms, "
+        f"{summary['device'] or 'an unnamed device'}, compute capability {summary['compute_capability'] or 'unknown'}"
+    )
+    of_all = ["all", *(text(units[unit], ".1%") for unit in known)]
     rows = []
     for kernel in summary["kernels"][:top]:
         seconds, flops, n_bytes = kernel["seconds"], kernel.get("flops"), kernel.get("dram_bytes")
         rows.append(
             [
-                kernel["name"][:70],
-                f"{kernel['launches']:,}",
-                text(seconds * 1e3, ",.3f"),
-                text(kernel["share"], ".1%"),
+                *kernel_cells(kernel),
                 *(text(kernel.get(unit), ".0%") for unit in known),
                 text(flops / n_bytes if n_bytes and flops is not None else None, ",.1f"),
                 text(flops / seconds / 1e12 if flops is not None and seconds else None, ",.1f"),
@@ -105,54 +99,62 @@ def kernel_tables(summary: dict[str, Any], top: int) -> str:
                 nsight_compute.bound(kernel, summary["ceilings"]) or "-",
             ]
         )
-    return "\n".join([*lines, markdown_table(header, rows), *_left_out(summary, top)])
+    units_table = markdown_table(["share of peak, weighted by cycles", *known], [of_all])
+    header = [*KERNEL_HEADER, *known, "FLOP/byte", "TFLOP/s", "TB/s", "bound by"]
+    return f"{line}\n\n{units_table}\n\n{markdown_table(header, rows)}{_left_out(summary, top)}"
 
 
 def timeline_tables(summary: dict[str, Any], top: int) -> str:
     """The others': busy and idle, steps, parts, and what took longest."""
     span, gaps = summary["span_seconds"], summary["launch_gaps"]
     line = (
-        f"{summary['device'] or 'an unnamed device'}: {span * 1e3:,.3f} ms, of which busy "
-        f"{summary['busy_seconds'] / span if span else 1:.1%}, idle {summary['idle_seconds'] * 1e3:,.3f} ms in "
-        f"{gaps['count']:,} gaps"
+        f"{summary['device'] or 'an unnamed device'}: {ms(span)} ms, of which busy "
+        f"{share(summary['busy_seconds'], span)}, idle {ms(summary['idle_seconds'])} ms in {gaps['count']:,} gaps"
     )
     if gaps["count"]:
         p50, p95, longest = (gaps[name] * 1e6 for name in ("p50", "p95", "max"))
         line += f" (median {p50:,.1f} us, 95 % below {p95:,.1f}, longest {longest:,.1f})"
     if summary["processes"] > 1:
         line += f"; the first of {summary['processes']} processes"
-    lines = [line, ""]
-    if summary["steps"]:
-        rows = [
-            [
-                step["name"],
-                text(step["seconds"] * 1e3, ",.3f"),
-                text(step["busy_seconds"] / step["seconds"] if step["seconds"] else 1.0, ".1%"),
-                text(step["idle_before_seconds"] and step["idle_before_seconds"] * 1e3, ",.3f"),
-            ]
-            for step in summary["steps"]
-        ]
-        lines += [markdown_table(["step", "ms", "busy", "idle before, ms"], rows), ""]
-    if parts := summary.get("parts"):
-        rows = [[name, text(seconds * 1e3, ",.3f")] for name, seconds in parts.items()]
-        lines += [markdown_table(["part of a step", "ms of work"], rows), ""]
-    rows = [
+    steps = [
         [
-            kernel["name"][:70],
-            f"{kernel['launches']:,}",
-            text(kernel["seconds"] * 1e3, ",.3f"),
-            text(kernel["share"], ".1%"),
+            step["name"],
+            ms(step["seconds"]),
+            share(step["busy_seconds"], step["seconds"]),
+            ms(step["idle_before_seconds"]),
         ]
-        for kernel in summary["kernels"][:top]
+        for step in summary["steps"]
     ]
-    lines.append(markdown_table(["kernel", "launches", "ms", "share"], rows))
-    return "\n".join([*lines, *_left_out(summary, top)])
+    parts = [[name, ms(seconds)] for name, seconds in summary.get("parts", {}).items()]
+    kernels = [kernel_cells(kernel) for kernel in summary["kernels"][:top]]
+    tables = (
+        (["step", "ms", "busy", "idle before, ms"], steps),
+        (["part of a step", "ms of work"], parts),
+        (KERNEL_HEADER, kernels),
+    )
+    shown = [markdown_table(header, rows) for header, rows in tables if rows]
+    return "\n\n".join([line, *shown]) + _left_out(summary, top)
 
 
-def _left_out(summary: dict[str, Any], top: int) -> list[str]:
+def kernel_cells(kernel: dict[str, Any]) -> list[str]:
+    """Under KERNEL_HEADER."""
+    return [kernel["name"][:70], f"{kernel['launches']:,}", ms(kernel["seconds"]), text(kernel["share"], ".1%")]
+
+
+def ms(seconds: float | None) -> str:
+    """Milliseconds, as text."""
+    return text(seconds and seconds * 1e3, ",.3f")
+
+
+def share(busy: float, whole: float) -> str:
+    """As text; a moment is all busy."""
+    return f"{busy / whole if whole else 1:.1%}"
+
+
+def _left_out(summary: dict[str, Any], top: int) -> str:
     rest = summary["kernels"][top:]
-    share = sum(kernel["share"] for kernel in rest)
-    return [f"and {len(rest)} others, {share:.1%} of the time (--top)"] if rest else []
+    of_time = sum(kernel["share"] for kernel in rest)
+    return f"\nand {len(rest)} others, {of_time:.1%} of the time (--top)" if rest else ""
 
 
 def write(summary: dict[str, Any], path: Path, output: Path | None, is_alone: bool) -> Path:
@@ -172,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = []
     for path in args.files:
         with problems.collect():
-            found.append((path, summarise(path, args.gpu)))
+            found.append((path, summarize(path, args.gpu)))
     problems.raise_if_any()
     written = []
     for path, summary in found:

@@ -17,18 +17,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from benchmark.profiles.nsight_compute import short_name
+from benchmark.profiles.kernel_names import short_name
 from common.errors import UserError
 from training.metrics.step_times import PARTS
 
 SCHEMA = 1
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
-KERNELS, RUNTIME = "CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_RUNTIME"  # Nsight Systems' tables
+# Nsight Systems' tables, and what is read of them.
+NSYS_COLUMNS = MappingProxyType(
+    {
+        "CUPTI_ACTIVITY_KIND_KERNEL": "start, end, deviceId, correlationId, globalPid, demangledName",
+        "CUPTI_ACTIVITY_KIND_MEMCPY": "start, end, correlationId, globalPid",
+        "CUPTI_ACTIVITY_KIND_MEMSET": "start, end, correlationId, globalPid",
+        "CUPTI_ACTIVITY_KIND_RUNTIME": "start, correlationId, globalTid",
+        "NVTX_EVENTS": "text, textId, start, end, globalTid",
+        "TARGET_INFO_GPU": "id, name",
+    }
+)
 # What PyTorch puts behind a range's name when it passes it on to NVTX.
 NVTX_SUFFIX = re.compile(r", (?:seq|op_id|sizes|input_op_ids) = .*")
 PROCESS = 24  # bits of Nsight Systems' globalPid and globalTid that lie below the process
@@ -60,7 +71,7 @@ class Trace:
     """With work on a GPU, of which this is the first."""
 
 
-def summarise(trace: Trace, path: Path) -> dict[str, Any]:
+def summarize(trace: Trace, path: Path) -> dict[str, Any]:
     """What timeline.json holds.
 
     Raises:
@@ -175,12 +186,7 @@ def read_torch_trace(path: Path) -> Trace:
     try:
         data = path.read_bytes()
         content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
-        events = [event for event in content["traceEvents"] if event.get("ph") == "X"]
-        # A double has room for nanoseconds since the first event, and none for those since 1970.
-        began = min((event["ts"] for event in events), default=0.0)
-        for event in events:
-            event["start"], event["end"] = (event["ts"] - began) / 1e6, (event["ts"] + event["dur"] - began) / 1e6
-        return _torch_trace(content.get("deviceProperties", []), events)
+        return _torch_trace(content)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error})", "give a trace of torch.profiler"
@@ -191,69 +197,63 @@ def read_torch_trace(path: Path) -> Trace:
         ) from error
 
 
-def _torch_trace(devices: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> Trace:
-    launched = {
-        event["args"]["correlation"]: event["start"]
-        for event in events
-        if event.get("cat") in LAUNCHES and "correlation" in event.get("args", {})
-    }
+def _torch_trace(content: dict[str, Any]) -> Trace:
+    by_category: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    events = [{"args": {}, **event} for event in content["traceEvents"] if event.get("ph") == "X"]
+    # A double has room for nanoseconds since the first event, and none for those since 1970.
+    began = min((event["ts"] for event in events), default=0.0)
+    for event in events:
+        event["start"], event["end"] = (event["ts"] - began) / 1e6, (event["ts"] + event["dur"] - began) / 1e6
+        by_category[event.get("cat", "")].append(event)
+    launches = [event for name in LAUNCHES for event in by_category[name] if "correlation" in event["args"]]
+    launched = {event["args"]["correlation"]: event["start"] for event in launches}
     work = [
-        Work(event["name"], event["start"], event["end"], launched.get(_correlation(event), event["start"]))
-        for event in events
-        if event.get("cat") in DEVICE_WORK
+        Work(
+            event["name"],
+            event["start"],
+            event["end"],
+            launched.get(event["args"].get("correlation"), event["start"]),
+        )
+        for name in DEVICE_WORK
+        for event in by_category[name]
     ]
-    used = {event.get("args", {}).get("device") for event in events if event.get("cat") == "kernel"}
-    names = [entry.get("name") for entry in devices if not used or entry.get("id") in used]
+    used = {event["args"].get("device") for event in by_category["kernel"]}
+    devices = [
+        entry.get("name") for entry in content.get("deviceProperties", []) if not used or entry.get("id") in used
+    ]
     if not work:
-        work, names = _operators(events), ["CPU"]
-    ranges = [
-        (event["name"], event["start"], event["end"]) for event in events if event.get("cat") == "user_annotation"
-    ]
-    return Trace("torch", names[0] if names else None, work, ranges)
-
-
-def _correlation(event: dict[str, Any]) -> Any:
-    return event.get("args", {}).get("correlation")
+        work, devices = _operators(by_category["cpu_op"]), ["CPU"]
+    ranges = [(event["name"], event["start"], event["end"]) for event in by_category["user_annotation"]]
+    return Trace("torch", devices[0] if devices else None, work, ranges)
 
 
 def _operators(events: Sequence[dict[str, Any]]) -> list[Work]:
     """The CPU's operators in the stretches in which they run by themselves, without those that they call."""
     by_thread: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
     for event in events:
-        if event.get("cat") == "cpu_op":
-            by_thread[event.get("pid"), event.get("tid")].append(event)
+        by_thread[event.get("pid"), event.get("tid")].append(event)
     work = []
     for operators in by_thread.values():
-        # Outer ones first. An open one is: name, end, since when it has run by itself, and 1 until it is counted.
-        open_ones: list[list[Any]] = []
+        callers: list[dict[str, Any]] = []
         for event in sorted(operators, key=lambda event: (event["start"], -event["end"])):
-            start, end = event["start"], event["end"]
-            _close(open_ones, start, work)
-            if open_ones:
-                _note(work, open_ones[-1], start)
-            open_ones.append([event["name"], end, start, 1])
-        _close(open_ones, float("inf"), work)
+            event["edges"] = [event["start"]]  # where it starts, and where each call begins and ends
+            while callers and callers[-1]["end"] <= event["start"]:
+                callers.pop()
+            if callers:
+                callers[-1]["edges"] += [event["start"], event["end"]]
+            callers.append(event)
+        for event in operators:
+            edges = [*event["edges"], event["end"]]
+            stretches = [pair for pair in zip(edges[::2], edges[1::2], strict=True) if pair[1] > pair[0]] or [
+                (edges[0], edges[0])
+            ]
+            work += [Work(event["name"], *pair, pair[0], int(n == 0)) for n, pair in enumerate(stretches)]
     return work
 
 
-def _close(open_ones: list[list[Any]], now: float, work: list[Work]) -> None:
-    """End the operators that are over; the one around each goes on by itself."""
-    while open_ones and open_ones[-1][1] <= now:
-        operator = open_ones.pop()
-        _note(work, operator, operator[1])
-        if open_ones:
-            open_ones[-1][2] = operator[1]
-
-
-def _note(work: list[Work], operator: list[Any], until: float) -> None:
-    name, _, since, count = operator
-    if until > since or count:
-        work.append(Work(name, since, max(since, until), since, count))
-        operator[3] = 0
-
-
 def read_nsys_sqlite(path: Path) -> Trace:
-    """What `nsys export --type sqlite` made of a report.
+    """What `nsys export --type sqlite` made of a report: of several processes, as torchrun's all are in one report,
+    the one on the first GPU.
 
     Raises:
         UserError: it cannot be read, or is none.
@@ -263,69 +263,47 @@ def read_nsys_sqlite(path: Path) -> Trace:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "StringIds" not in tables:
                 raise UserError(f"{path} is no export of Nsight Systems", "make one with nsys export --type sqlite")
-            processes = _nsys_processes(database, tables)
-            first = processes[0] if processes else None
-            return Trace(
-                "nsys",
-                _nsys_device(database, tables),
-                _nsys_work(database, tables, first),
-                _nsys_ranges(database, tables, first),
-                max(1, len(processes)),
-            )
+            for table in NSYS_COLUMNS.keys() - tables:  # nsys leaves out what it saw none of
+                database.execute(f"CREATE TEMP TABLE {table} ({NSYS_COLUMNS[table]})")
+            return _nsys_trace(database)
     except sqlite3.Error as error:
         raise UserError(
             f"{path} cannot be read as SQLite ({error})", "export it again: nsys export --type sqlite"
         ) from error
 
 
-def _nsys_processes(database: sqlite3.Connection, tables: set[str]) -> list[int]:
-    """Those that launched kernels, by the GPU's number; of one report, as torchrun's processes all are in one."""
-    if KERNELS not in tables:
-        return []
-    rows = database.execute(
-        f"SELECT globalPid >> {PROCESS}, min(deviceId) AS gpu FROM {KERNELS} GROUP BY 1 ORDER BY gpu"
-    )
-    return [process for process, _ in rows]
-
-
-def _nsys_work(database: sqlite3.Connection, tables: set[str], process: int | None) -> list[Work]:
-    launched: dict[int, int] = {}
-    if RUNTIME in tables:  # correlations are numbers within a process
-        launched = dict(
-            database.execute(f"SELECT correlationId, start FROM {RUNTIME} WHERE globalTid >> {PROCESS} = ?", (process,))
+def _nsys_trace(database: sqlite3.Connection) -> Trace:
+    processes = database.execute(
+        f"SELECT globalPid >> {PROCESS}, min(deviceId) AS gpu FROM CUPTI_ACTIVITY_KIND_KERNEL GROUP BY 1 ORDER BY gpu"
+    ).fetchall()
+    here = {"process": processes[0][0] if processes else None}
+    launched = dict(  # correlations are numbers within a process
+        database.execute(
+            f"SELECT correlationId, start FROM CUPTI_ACTIVITY_KIND_RUNTIME WHERE globalTid >> {PROCESS} = :process",
+            here,
         )
-    rows: list[tuple[str, int, int, int]] = []
-    if KERNELS in tables:
-        rows += database.execute(
-            f"SELECT s.value, k.start, k.end, k.correlationId FROM {KERNELS} k "
-            f"JOIN StringIds s ON s.id = k.demangledName WHERE k.globalPid >> {PROCESS} = ?",
-            (process,),
-        )
-    for kind in ("memcpy", "memset"):
-        if (table := f"CUPTI_ACTIVITY_KIND_{kind.upper()}") in tables:
-            found = database.execute(
-                f"SELECT start, end, correlationId FROM {table} WHERE globalPid >> {PROCESS} = ?", (process,)
-            )
-            rows += [(kind, *row) for row in found]
-    return [
-        Work(name, start / 1e9, end / 1e9, launched.get(correlation, start) / 1e9)
-        for name, start, end, correlation in rows
-    ]
-
-
-def _nsys_ranges(database: sqlite3.Connection, tables: set[str], process: int | None) -> list[tuple[str, float, float]]:
-    if "NVTX_EVENTS" not in tables:
-        return []
-    rows = database.execute(
-        "SELECT coalesce(e.text, s.value), e.start, e.end FROM NVTX_EVENTS e LEFT JOIN StringIds s ON s.id = e.textId "
-        f"WHERE e.end IS NOT NULL AND e.globalTid >> {PROCESS} = ?",
-        (process,),
     )
-    return [(NVTX_SUFFIX.sub("", name), start / 1e9, end / 1e9) for name, start, end in rows if name]
-
-
-def _nsys_device(database: sqlite3.Connection, tables: set[str]) -> str | None:
-    if "TARGET_INFO_GPU" not in tables:
-        return None
-    row = database.execute("SELECT name FROM TARGET_INFO_GPU ORDER BY id").fetchone()
-    return row[0] if row else None
+    work = database.execute(
+        f"""SELECT s.value, k.start, k.end, k.correlationId
+            FROM CUPTI_ACTIVITY_KIND_KERNEL k JOIN StringIds s ON s.id = k.demangledName
+            WHERE k.globalPid >> {PROCESS} = :process
+            UNION ALL SELECT 'memcpy', start, end, correlationId FROM CUPTI_ACTIVITY_KIND_MEMCPY
+            WHERE globalPid >> {PROCESS} = :process
+            UNION ALL SELECT 'memset', start, end, correlationId FROM CUPTI_ACTIVITY_KIND_MEMSET
+            WHERE globalPid >> {PROCESS} = :process""",
+        here,
+    )
+    ranges = database.execute(
+        f"""SELECT coalesce(e.text, s.value) AS name, e.start, e.end
+            FROM NVTX_EVENTS e LEFT JOIN StringIds s ON s.id = e.textId
+            WHERE e.end IS NOT NULL AND name <> '' AND e.globalTid >> {PROCESS} = :process""",
+        here,
+    )
+    device = database.execute("SELECT name FROM TARGET_INFO_GPU ORDER BY id").fetchone()
+    return Trace(
+        "nsys",
+        device[0] if device else None,
+        [Work(name, start / 1e9, end / 1e9, launched.get(launch, start) / 1e9) for name, start, end, launch in work],
+        [(NVTX_SUFFIX.sub("", name), start / 1e9, end / 1e9) for name, start, end in ranges],
+        max(1, len(processes)),
+    )

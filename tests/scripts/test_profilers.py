@@ -15,7 +15,7 @@ import pytest
 from made_traces import write_nsys
 from paths import ROOT
 
-from benchmark.profiles.nsight_compute import read_launches
+from benchmark.profiles.ncu_csv import read_launches
 from training.environment.machine import may_read_gpu_counters
 
 SCRIPT = ROOT / "scripts" / "profile_pretrain.sh"

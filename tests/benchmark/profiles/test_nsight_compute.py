@@ -7,7 +7,9 @@ import hypothesis.strategies as st
 import pytest
 
 from benchmark.nsight_metrics import SHARES
-from benchmark.profiles.nsight_compute import Launch, bound, read_launches, short_name, summarise, weighted
+from benchmark.profiles.kernel_names import short_name
+from benchmark.profiles.ncu_csv import Launch, read_launches
+from benchmark.profiles.nsight_compute import bound, summarize, weighted
 from common.errors import UserError
 
 REAL = Path(__file__).parent / "ncu_h200_details.csv"
@@ -47,7 +49,7 @@ def long(path, rows):
 
 
 def of(path, gpu=None):
-    return summarise(read_launches(path), path, gpu)
+    return summarize(read_launches(path), path, gpu)
 
 
 UNITS = {TIME: "us", CYCLES: "cycle", TENSOR: "%", DRAM: "%", BYTES: "Mbyte", BF16: "", FFMA: "inst", FADD: "inst"}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from made_traces import DEVICES, event, kernel, tables, write_nsys, write_trace
 
-from benchmark.profiles.timeline import read_nsys_sqlite, read_torch_trace, summarise, union
+from benchmark.profiles.timeline import read_nsys_sqlite, read_torch_trace, summarize, union
 from common.errors import UserError
 from common.profiler_ranges import named_range
 
@@ -46,12 +46,12 @@ def check_gpu_summary(summary):
 @pytest.mark.parametrize("base", [0.0, EPOCH])
 def test_a_trace_of_a_gpu(tmp_path, base):
     path = write_trace(tmp_path / "trace.json", base=base, deviceProperties=DEVICES)
-    summary = summarise(read_torch_trace(path), path)
+    summary = summarize(read_torch_trace(path), path)
     check_gpu_summary(summary)
     assert (summary["source"], summary["file"]) == ("torch", "trace.json")
     packed = tmp_path / "trace.json.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert {**summarise(read_torch_trace(packed), packed), "file": "trace.json"} == summary
+    assert {**summarize(read_torch_trace(packed), packed), "file": "trace.json"} == summary
 
 
 def test_operators_count_without_those_that_they_call(tmp_path):
@@ -66,7 +66,7 @@ def test_operators_count_without_those_that_they_call(tmp_path):
         event("user_annotation", "backward", 11, 5),
     ]
     path = write_trace(tmp_path / "trace.json", events)
-    summary = summarise(read_torch_trace(path), path)
+    summary = summarize(read_torch_trace(path), path)
     found = {one["name"]: (one["launches"], round(one["seconds"] * 1e6, 6)) for one in summary["kernels"]}
     assert found == {"a": (1, 7), "b": (2, 3), "c": (1, 1), "d": (1, 2)}
     assert (summary["device"], summary["busy_seconds"]) == ("CPU", pytest.approx(11e-6))
@@ -84,7 +84,7 @@ def test_a_real_trace_of_the_cpu(tmp_path):
                 with named_range("optimizer"):
                     product.add_(1)
     profile.export_chrome_trace(str(tmp_path / "trace.json"))
-    summary = summarise(read_torch_trace(tmp_path / "trace.json"), tmp_path / "trace.json")
+    summary = summarize(read_torch_trace(tmp_path / "trace.json"), tmp_path / "trace.json")
     launches = {one["name"]: one["launches"] for one in summary["kernels"]}
     assert (launches["mm"], launches["add_"], launches["matmul"]) == (3, 3, 3)
     assert [step["name"] for step in summary["steps"]] == ["step 1", "step 2", "step 3"]
@@ -114,12 +114,12 @@ def test_files_that_are_no_traces(tmp_path, text):
 def test_nothing_ran(tmp_path):
     path = write_trace(tmp_path / "trace.json", [event("user_annotation", "step 1", 0, 10)])
     with pytest.raises(UserError, match="has no work in it"):
-        summarise(read_torch_trace(path), path)
+        summarize(read_torch_trace(path), path)
 
 
 def test_an_export_of_nsight_systems(tmp_path):
     path = write_nsys(tmp_path / "nsys.sqlite")
-    summary = summarise(read_nsys_sqlite(path), path)
+    summary = summarize(read_nsys_sqlite(path), path)
     assert (summary["source"], summary["processes"]) == ("nsys", 1)
     check_gpu_summary(summary)
 
@@ -127,7 +127,7 @@ def test_an_export_of_nsight_systems(tmp_path):
 def test_of_several_processes_the_one_on_the_first_gpu(tmp_path):
     """Their launches have the same numbers, and their parts overlap."""
     path = write_nsys(tmp_path / "nsys.sqlite", [(700, 1), (500, 0), (600, 2)])
-    summary = summarise(read_nsys_sqlite(path), path)
+    summary = summarize(read_nsys_sqlite(path), path)
     assert summary["processes"] == 3
     check_gpu_summary(summary)
 
@@ -142,7 +142,7 @@ def test_an_export_without_launches_and_ranges(tmp_path):
         database.execute("INSERT INTO StringIds VALUES (1, 'gemm')")
         database.execute("INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (5, 9, 0, 7, 1, 1, 1, 1)")
         database.commit()
-    summary = summarise(read_nsys_sqlite(path), path)
+    summary = summarize(read_nsys_sqlite(path), path)
     assert (summary["device"], summary["busy_seconds"], summary["steps"]) == (None, pytest.approx(4e-9), [])
     assert "parts" not in summary
 
@@ -159,7 +159,7 @@ def test_files_that_are_no_exports(tmp_path):
     with closing(sqlite3.connect(tmp_path / "empty.sqlite")) as database:
         database.execute("CREATE TABLE StringIds (id INTEGER PRIMARY KEY, value TEXT NOT NULL)")
     with pytest.raises(UserError, match="has no work in it"):
-        summarise(read_nsys_sqlite(tmp_path / "empty.sqlite"), tmp_path / "empty.sqlite")
+        summarize(read_nsys_sqlite(tmp_path / "empty.sqlite"), tmp_path / "empty.sqlite")
 
 
 spans = st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -178,7 +178,7 @@ def test_a_union_is_what_counting_moments_finds(intervals):
 def test_busy_and_idle_add_up_to_the_span(tmp_path_factory, launched):
     events = [kernel(number, f"k{number}", start, length) for number, (start, length) in enumerate(launched)]
     path = write_trace(tmp_path_factory.mktemp("trace") / "trace.json", events)
-    summary = summarise(read_torch_trace(path), path)
+    summary = summarize(read_torch_trace(path), path)
     covered = {moment for start, length in launched for moment in range(start, start + length)}
     assert summary["busy_seconds"] == pytest.approx(len(covered) * 1e-6)
     assert summary["span_seconds"] == pytest.approx((max(covered) + 1 - min(covered)) * 1e-6)
@@ -195,7 +195,7 @@ def test_work_of_a_gpu_is_found_in_its_part(tmp_path):
             a = a @ a
         torch.cuda.synchronize()
     profile.export_chrome_trace(str(tmp_path / "trace.json"))
-    summary = summarise(read_torch_trace(tmp_path / "trace.json"), tmp_path / "trace.json")
+    summary = summarize(read_torch_trace(tmp_path / "trace.json"), tmp_path / "trace.json")
     assert summary["device"] == torch.cuda.get_device_name()
     assert summary["parts"]["forward"] > 0
 
