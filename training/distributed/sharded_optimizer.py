@@ -5,15 +5,15 @@ a rank holds those of its share of the parameters, updates these, and sends them
 the gradients are the same on all ranks after the reduction, and a parameter is updated by the same operations wherever
 that happens, so the weights are those of the unsharded optimizer bit for bit.
 
-PyTorch's ZeroRedundancyOptimizer does the same, but gathers its state as one pickle per rank through the device,
-sends parameters one by one (or moves them into buckets of its own), and gives a rank empty groups, which not every
-optimizer takes. Parameters are never cut, since LAMB's trust ratio belongs to a whole weight.
+PyTorch's ZeroRedundancyOptimizer does the same, but gathers its state as one pickle per rank through the device, sends
+parameters one by one, and gives a rank empty groups, which not every optimizer takes; how parameters are sent is that
+of PyTorch's DistributedDataParallel. Parameters are never cut, since LAMB's trust ratio belongs to a whole weight.
 
 Source: Rajbhandari et al. 2019, https://arxiv.org/abs/1910.02054.
 """
 
-import collections
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor
 from training.checkpointing.writer import to_host
 
 BUCKET_BYTES = 32 * 2**20  # enough for a link's full bandwidth, little beside the weights
-BUCKETS_IN_FLIGHT = 2  # one is sent while the next is packed
 
 
 class ShardedOptimizer:
@@ -40,7 +39,7 @@ class ShardedOptimizer:
         groups: dicts with `params` and what else belongs to a group, the same on all ranks.
         rank: of this process.
         world_size: the number of ranks; with 1 no process group is needed.
-        bucket_bytes: tensors are sent together up to this size.
+        bucket_bytes: parameters are sent together up to this size.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class ShardedOptimizer:
         self._inner = build(mine) if mine else None
 
     def _groups_of_share(self) -> dict[int, list[int]]:
-        """Group to the places, counted over all groups, of its parameters that are this rank's; no empty groups."""
+        """Group to the indices, counted over all groups, of its parameters that are this rank's; no empty groups."""
         share = {}
         start = 0
         for group, entries in enumerate(self._whole.param_groups):
@@ -106,31 +105,11 @@ class ShardedOptimizer:
         for group, of_share in zip(self._share, self._inner.param_groups, strict=True):
             self.param_groups[group].update(_hyperparameters(of_share))
 
-    @torch.no_grad()
     def _broadcast_parameters(self) -> None:
-        in_flight: collections.deque = collections.deque()
-
-        def unpack_oldest() -> None:
-            work, flat, bucket = in_flight.popleft()
-            work.wait()
-            torch._foreach_copy_(bucket, _unpacked(flat, bucket))
-
         for owner in range(self.world_size):
-            owned = [p for p, its_owner in zip(self._parameters, self._owners, strict=True) if its_owner == owner]
-            for bucket in buckets(owned, self.bucket_bytes):
-                if len(in_flight) == BUCKETS_IN_FLIGHT:
-                    unpack_oldest()
-                flat = self._packed(bucket, owner)
-                in_flight.append((dist.broadcast(flat, owner, async_op=True), flat, bucket))
-        while in_flight:
-            unpack_oldest()
-
-    def _packed(self, bucket: list[Tensor], owner: int) -> Tensor:
-        """The tensors one after the other, on the parameters' device; where they are another rank's, room for them."""
-        device = self._parameters[0].device
-        if owner == self.rank:
-            return torch.cat([tensor.detach().to(device).flatten() for tensor in bucket])
-        return torch.empty(sum(tensor.numel() for tensor in bucket), dtype=bucket[0].dtype, device=device)
+            owned = [p.detach() for p, its in zip(self._parameters, self._owners, strict=True) if its == owner]
+            if owned:
+                dist._broadcast_coalesced(dist.group.WORLD, owned, self.bucket_bytes, owner)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters."""
@@ -139,16 +118,18 @@ class ShardedOptimizer:
     def state_dict(self) -> dict[str, Any] | None:
         """On rank 0 what the unsharded optimizer's would be, the other ranks' part in host memory; None elsewhere.
 
-        Collective. On a GPU it needs room for one bucket.
+        Collective. On a GPU it needs room for one tensor.
         """
-        state = self._state_of_share()
+        mine = self._state_of_share()
         hyperparameters = {group: _hyperparameters(self.param_groups[group]) for group in self._share}
-        shares: list[Any] = [(hyperparameters, _map_tensors(lambda tensor: tensor.to("meta"), state))]
+        share = hyperparameters, _map_tensors(lambda tensor: tensor.to("meta"), mine)
+        shares: list[Any] = [share] * self.world_size
         if self.world_size > 1:
-            mine, shares = shares[0], [None] * self.world_size
-            dist.all_gather_object(shares, mine)
-        for owner in range(1, self.world_size):
-            state |= self._sent_to_rank_0(owner, state if owner == self.rank else shares[owner][1])
+            dist.all_gather_object(shares, share)
+        state = dict(mine)
+        for owner, (_, forms) in enumerate(shares[1:], start=1):
+            send = functools.partial(self._sent_to_rank_0, owner)
+            state |= _map_tensors(send, mine if owner == self.rank else forms)
         if self.rank != 0:
             return None
         whole = self._whole.state_dict()
@@ -158,28 +139,21 @@ class ShardedOptimizer:
         return {**whole, "state": {index: state[index] for index in sorted(state)}}
 
     def _state_of_share(self) -> dict[int, dict[str, Any]]:
-        """The state of this rank's parameters, by their places over all groups."""
-        places = [index for indices in self._share.values() for index in indices]
+        """The state of this rank's parameters, by their indices over all groups."""
+        indices = [index for indices in self._share.values() for index in indices]
         state = self._inner.state_dict()["state"] if self._inner is not None else {}
-        return {places[number]: values for number, values in state.items()}
+        return {indices[number]: values for number, values in state.items()}
 
-    def _sent_to_rank_0(self, owner: int, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """The state of another rank's parameters on rank 0, nothing elsewhere; of the tensors given, forms are enough.
+    def _sent_to_rank_0(self, owner: int, tensor: Tensor) -> Tensor:
+        """A tensor of the owner's state, in host memory on rank 0; elsewhere its form. The form is all others give.
 
         By broadcasts, which waste some bandwidth, as their connections are there already: NCCL would set up, and keep
         the buffers of, another one for each pair that sends and receives.
         """
-        tensors = [value for values in state.values() for value in values.values() if torch.is_tensor(value)]
-        received: list[Tensor] = []
-        for bucket in buckets(tensors, self.bucket_bytes):
-            flat = self._packed(bucket, owner)
-            dist.broadcast(flat, owner)
-            if self.rank == 0:
-                received.extend(_unpacked(to_host(flat), bucket))
-        if self.rank != 0:
-            return {}
-        in_order = iter(received)
-        return _map_tensors(lambda form: next(in_order), state)
+        device = self._parameters[0].device
+        sent = tensor.to(device).contiguous() if owner == self.rank else torch.empty_like(tensor, device=device)
+        dist.broadcast(sent, owner)
+        return to_host(sent) if self.rank == 0 else tensor
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take this rank's share of a state that `state_dict` or the unsharded optimizer's gave; the same on all ranks.
@@ -193,10 +167,10 @@ class ShardedOptimizer:
         if self._inner is None:
             return
         state, groups = state_dict["state"], state_dict["param_groups"]
-        places = [index for indices in self._share.values() for index in indices]
+        share = [index for indices in self._share.values() for index in indices]
         self._inner.load_state_dict(
             {
-                "state": {index: state[index] for index in places if index in state},
+                "state": {index: state[index] for index in share if index in state},
                 "param_groups": [{**groups[group], "params": indices} for group, indices in self._share.items()],
             }
         )
@@ -212,26 +186,6 @@ def partition(sizes: list[int], n_shares: int) -> list[int]:
         shares[index] = share
         totals[share] += sizes[index]
     return shares
-
-
-def buckets(tensors: Iterable[Tensor], n_bytes: int) -> Iterator[list[Tensor]]:
-    """The tensors in order, in lists of one dtype and of at most `n_bytes`, or of a single tensor above that."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        if bucket and (size + tensor.nbytes > n_bytes or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.nbytes
-    if bucket:
-        yield bucket
-
-
-def _unpacked(flat: Tensor, bucket: list[Tensor]) -> list[Tensor]:
-    """Views into `flat` of the shapes of a bucket's tensors."""
-    parts = flat.split([tensor.numel() for tensor in bucket])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, bucket, strict=True)]
 
 
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:

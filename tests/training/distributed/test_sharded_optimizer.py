@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimization import build_optimizer, clip_and_step, gradient_norm
-from training.distributed.sharded_optimizer import ShardedOptimizer, buckets, partition
+from training.distributed.sharded_optimizer import ShardedOptimizer, partition
 
 MANY = [  # shape, weight decay, blocks: not in the order of their sizes, several per rank, one of a single number
     [((7, 5), 0.01, 1), ((11, 13), 0.01, 1), ((3,), 0.01, 1), ((8, 8), 0.01, 1)],
@@ -23,7 +23,7 @@ MANY = [  # shape, weight decay, blocks: not in the order of their sizes, severa
 ]
 FEW = [[((4, 4), 0.01, 1)], [((4,), 0.0, 1)]]
 WITHOUT_GRADIENT = (0, 2)  # group and place of a parameter that never gets one
-SMALL_BUCKET = 300  # bytes: some hold several tensors, some one, and there are more than fly at once
+SMALL_BUCKET = 300  # bytes: some hold several tensors, some one
 
 
 @pytest.fixture(scope="module")
@@ -249,11 +249,3 @@ def test_no_share_is_larger_than_an_even_one_by_more_than_an_item(sizes, n_share
     totals = [sum(size for size, share in zip(sizes, shares, strict=True) if share == s) for s in range(n_shares)]
     assert sum(totals) == sum(sizes)
     assert max(totals) <= sum(sizes) / n_shares + max(sizes)
-
-
-def test_buckets_keep_order_dtype_and_size():
-    tensors = [torch.empty(n, dtype=d) for n, d in ((4, torch.float32),) * 2 + ((1, torch.float32),) * 2]
-    tensors += [torch.empty(2, dtype=torch.float64), torch.empty(9, dtype=torch.float64), torch.empty(1)]
-    sizes = [[t.numel() for t in bucket] for bucket in buckets(tensors, 32)]
-    assert sizes == [[4, 4], [1, 1], [2], [9], [1]]
-    assert list(buckets([], 32)) == []
