@@ -40,6 +40,7 @@ from optimization import OPTIMIZERS as ALL_OPTIMIZERS
 from training.config.precision import PRECISIONS
 
 LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
+STEPS_IN_WINDOW = 20  # where only its beginning is given
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
 SAME = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit", "git_dirty")
 HEADER = (
@@ -80,12 +81,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--train_file", help="squad: real questions instead of random tokens")
     parser.add_argument("--vocab_file", help="squad: the vocabulary for real questions")
     parser.add_argument("--start", type=int, default=10, help="step after which the window opens (default: 10)")
-    parser.add_argument("--stop", type=int, default=30, help="step with which it closes (default: 30)")
+    parser.add_argument("--stop", type=int, help="step with which it closes (default: 20 after --start)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements per point (default: 3)")
     parser.add_argument("--measure_peak", action="store_true", help="also time the model's products by themselves")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds for one measurement (default: 1800)")
     args = parser.parse_args(own)
     args.extra = extra
+    args.stop = args.start + STEPS_IN_WINDOW if args.stop is None else args.stop
     return args
 
 

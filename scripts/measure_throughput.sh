@@ -1,57 +1,37 @@
 #!/usr/bin/env bash
-# Sourced by scripts/measure_throughput_pretrain.sh and _squad.sh: the way from their variables to a sweep.
+# Sourced by scripts/measure_throughput_pretrain.sh and _squad.sh: the settings that both have, and the way to a sweep.
 
-STEPS_IN_WINDOW=20   # where only the window's beginning is given
+BERT_MODEL=${BERT_MODEL:-large}       # tiny, base, large, or a bert_config.json
+BATCH_SIZES=${BATCH_SIZES:-}          # sequences per GPU and optimizer step; empty: doubling until memory ends
+FIRST_BATCH_SIZE=${FIRST_BATCH_SIZE:-8}    # where doubling begins
+LAST_BATCH_SIZE=${LAST_BATCH_SIZE:-8192}   # where it ends at the latest
+ACCUMULATION_STEPS=${ACCUMULATION_STEPS:-1}   # micro-batches per optimizer step
+PRECISIONS=${PRECISIONS:-}            # of bf16, fp16, tf32, fp32; empty: bf16 on GPUs that have it, else fp32
+COMPILE=${COMPILE:-0}                 # 0, 1, or "0 1" for both
+NUM_GPUS=${NUM_GPUS:-}                # numbers of processes, such as "1 2 4 8"; empty: all GPUs, else 1
+REPEATS=${REPEATS:-3}                 # measurements of each point
+SYNTHETIC=${SYNTHETIC:-full}          # random tokens: full sequences, or a mean length
+MEASURE_PEAK=${MEASURE_PEAK:-1}       # 1: each process also times the model's matrix products by themselves
+POINT_TIMEOUT=${POINT_TIMEOUT:-1800}  # seconds for one process
 
 # shellcheck source=scripts/configuration.sh
 source "$PROJECT_DIR/scripts/configuration.sh"
-problems=()
-flags=()   # that only one of the two scripts has
+flags=()
 
-print_help() { # NAMES...: the head of the script that was started, and its variables
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"
-  echo
-  echo "Variables and their values now:"
-  local name
-  for name in "$@"; do echo "  $name=${!name}"; done
-}
-
-read_window() { # [START [STOP]] FLAGS...: the window into `window`, the rest into `entry_flags`; what is wrong to `problems`
-  window=()
-  while ((${#window[@]} < 2)) && [[ ${1:-} != '' && ${1:-} != -* ]]; do
-    [[ $1 =~ ^[0-9]+$ ]] || problems+=("'$1' is no optimizer step; give the window as two whole numbers, START STOP.")
-    window+=("$1")
-    shift
-  done
-  if ((${#window[@]} == 1)) && [[ ${window[0]} =~ ^[0-9]+$ ]]; then
-    window+=($((10#${window[0]} + STEPS_IN_WINDOW)))
-  fi
-  entry_flags=("$@")
-}
-
-sweep() { # WORKLOAD [START [STOP]] FLAGS...: measure all points, or say all that is wrong
-  local workload=$1 name
+sweep() { # WORKLOAD [START [STOP]] FLAGS...: measure all points; benchmark/sweep.py checks what it is told
+  local workload=$1 name list
   shift
-  read_window "$@"
-  activate_environment || true
-  [[ $MEASURE_PEAK == [01] ]] || problems+=("MEASURE_PEAK is '$MEASURE_PEAK'; set it to 1 or 0.")
-  for name in COMPILE REPEATS FIRST_BATCH_SIZE LAST_BATCH_SIZE ACCUMULATION_STEPS POINT_TIMEOUT BATCH_SIZES NUM_GPUS; do
-    [[ ${!name} =~ ^[0-9\ ]*$ ]] || problems+=("$name is '${!name}'; it takes whole numbers.")
-  done
-  if ((${#problems[@]})); then
-    printf 'error: %s\n' "${problems[@]}" >&2
-    exit 2
-  fi
-
-  local list
+  if [[ ${1:-} =~ ^[^-] ]]; then flag --start "$1" && shift; fi
+  if [[ ${1:-} =~ ^[^-] ]]; then flag --stop "$1" && shift; fi
   for name in BATCH_SIZES PRECISIONS NUM_GPUS COMPILE; do
     read -r -a list <<<"${!name}"
     if ((${#list[@]})); then flags+=("--${name,,}" "${list[@]}"); fi
   done
-  if [[ $MEASURE_PEAK == 1 ]]; then flags+=(--measure_peak); fi
-  if ((${#window[@]})); then flags+=(--start "${window[0]}" --stop "${window[1]}"); fi
+  expect_switches MEASURE_PEAK
+  switch --measure_peak "$MEASURE_PEAK"
+  activate_environment || true
+  report_problems
   exec python3 "$PROJECT_DIR/benchmark/sweep.py" "$workload" --output_dir "$RESULTS_DIR" --bert_model "$BERT_MODEL" \
     --first_batch_size "$FIRST_BATCH_SIZE" --last_batch_size "$LAST_BATCH_SIZE" --repeats "$REPEATS" \
-    --accumulation_steps "$ACCUMULATION_STEPS" --optimizer "$OPTIMIZER" --timeout "$POINT_TIMEOUT" "${flags[@]}" \
-    -- "${entry_flags[@]}"
+    --accumulation_steps "$ACCUMULATION_STEPS" --optimizer "$OPTIMIZER" --timeout "$POINT_TIMEOUT" "${flags[@]}" -- "$@"
 }

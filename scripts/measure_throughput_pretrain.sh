@@ -16,28 +16,12 @@ PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 RESULTS_DIR=${RESULTS_DIR:-$PROJECT_DIR/results/throughput_pretrain}   # points.jsonl, and the logs in runs/
 PHASES=${PHASES:-1 2}                 # 1: sequence length 128, 2: 512
-BERT_MODEL=${BERT_MODEL:-large}       # tiny, base, large, or a bert_config.json
-BATCH_SIZES=${BATCH_SIZES:-}          # sequences per GPU and optimizer step; empty: doubling until memory ends
-FIRST_BATCH_SIZE=${FIRST_BATCH_SIZE:-8}    # where doubling begins
-LAST_BATCH_SIZE=${LAST_BATCH_SIZE:-8192}   # where it ends at the latest
-ACCUMULATION_STEPS=${ACCUMULATION_STEPS:-1}   # micro-batches per optimizer step
-PRECISIONS=${PRECISIONS:-}            # of bf16, fp16, tf32, fp32; empty: bf16 on GPUs that have it, else fp32
-COMPILE=${COMPILE:-0}                 # 0, 1, or "0 1" for both
-NUM_GPUS=${NUM_GPUS:-}                # numbers of processes, such as "1 2 4 8"; empty: all GPUs, else 1
 OPTIMIZER=${OPTIMIZER:-lamb}
-REPEATS=${REPEATS:-3}                 # measurements of each point
-SYNTHETIC=${SYNTHETIC:-full}          # random tokens: full sequences, or a mean length
 DATA_DIR=${DATA_DIR:-}                # real shards instead: a folder that data/create_datasets_from_start.sh filled
-MEASURE_PEAK=${MEASURE_PEAK:-1}       # 1: each process also times the model's matrix products by themselves
-POINT_TIMEOUT=${POINT_TIMEOUT:-1800}  # seconds for one process
 
 # shellcheck source=scripts/measure_throughput.sh
-source "$PROJECT_DIR/scripts/measure_throughput.sh"
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  print_help PHASES BERT_MODEL BATCH_SIZES FIRST_BATCH_SIZE LAST_BATCH_SIZE ACCUMULATION_STEPS PRECISIONS COMPILE \
-    NUM_GPUS OPTIMIZER REPEATS SYNTHETIC DATA_DIR MEASURE_PEAK POINT_TIMEOUT RESULTS_DIR
-  exit 0
-fi
+source "$PROJECT_DIR/scripts/measure_throughput.sh" # BERT_MODEL, BATCH_SIZES, PRECISIONS, NUM_GPUS, REPEATS and so on
+show_help "${1:-}" "$PROJECT_DIR/scripts/measure_throughput.sh"
 
 lengths=()
 for phase in $PHASES; do
@@ -47,7 +31,6 @@ for phase in $PHASES; do
     *) problems+=("PHASES has '$phase'; set it to 1, 2, or both.") ;;
   esac
 done
-[[ -n ${PHASES// /} ]] || problems+=("PHASES is empty; set it to 1, 2, or both.")
 if [[ -n $DATA_DIR ]]; then flags+=(--input_dir "$DATA_DIR"); else flags+=(--synthetic "$SYNTHETIC"); fi
 flags+=(--max_seq_lengths "${lengths[@]}")
 sweep pretrain "$@"

@@ -13,6 +13,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# shellcheck source=scripts/configuration.sh
+source "$PROJECT_DIR/scripts/configuration.sh"
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/quickstart}
 VOCAB_FILE=${VOCAB_FILE:-}                     # an uncased vocabulary; empty: one is trained on the sample
@@ -21,10 +23,14 @@ N_PROCESSES=${N_PROCESSES:-$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)} 
 
 # The sample is far too small to learn a language from: these make the losses fall visibly in a minute on two cores.
 export BERT_MODEL=tiny
-export PHASE1_GLOBAL_BATCH=${PHASE1_GLOBAL_BATCH:-32} PHASE2_GLOBAL_BATCH=${PHASE2_GLOBAL_BATCH:-8}
-export PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-32} PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-8}
-export PHASE1_STEPS=${PHASE1_STEPS:-300} PHASE2_STEPS=${PHASE2_STEPS:-75}
-export PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-1.2e-2} PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-1.2e-2}
+export PHASE1_GLOBAL_BATCH=${PHASE1_GLOBAL_BATCH:-32}
+export PHASE1_MICRO_BATCH=${PHASE1_MICRO_BATCH:-32}
+export PHASE1_STEPS=${PHASE1_STEPS:-300}
+export PHASE1_LEARNING_RATE=${PHASE1_LEARNING_RATE:-1.2e-2}
+export PHASE2_GLOBAL_BATCH=${PHASE2_GLOBAL_BATCH:-8}
+export PHASE2_MICRO_BATCH=${PHASE2_MICRO_BATCH:-8}
+export PHASE2_STEPS=${PHASE2_STEPS:-75}
+export PHASE2_LEARNING_RATE=${PHASE2_LEARNING_RATE:-1.2e-2}
 SQUAD_STEPS=${SQUAD_STEPS:-200}
 SQUAD_LEARNING_RATE=${SQUAD_LEARNING_RATE:-1.5e-3}
 export LOG_FREQ=${LOG_FREQ:-25}
@@ -33,35 +39,20 @@ export NUM_GPUS=${NUM_GPUS:-1}                 # batches this small gain nothing
 # On a machine that does other things too, CPU threads that wait by spinning make training several times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in OUTPUT_DIR VOCAB_FILE VOCAB_SIZE N_PROCESSES INSTALL PYTHON \
-    PHASE{1,2}_{GLOBAL_BATCH,MICRO_BATCH,STEPS,LEARNING_RATE} SQUAD_STEPS SQUAD_LEARNING_RATE LOG_FREQ NUM_GPUS; do
-    echo "  $name=${!name}"
-  done
-  exit 0
-fi
+show_help "${1:-}" "$PROJECT_DIR/scripts/environment.sh" # INSTALL, PYTHON
 
 SAMPLE=$PROJECT_DIR/data/sample
 MARK=$OUTPUT_DIR/.quickstart # says that the folder is a quickstart's, so that replacing it loses nothing of yours
 LOG=$OUTPUT_DIR/pretraining/dllogger.json SQUAD_LOG=$OUTPUT_DIR/squad/dllogger.json
 
-problems=()
 if [[ -n $VOCAB_FILE && ! -f $VOCAB_FILE ]]; then
   problems+=("VOCAB_FILE is '$VOCAB_FILE', and there is no such file; correct it, or leave it empty to train one.")
 fi
 if [[ -e $OUTPUT_DIR && ! -f $MARK && (! -d $OUTPUT_DIR || -n $(ls -A "$OUTPUT_DIR")) ]]; then
   problems+=("OUTPUT_DIR $OUTPUT_DIR is there and no earlier quickstart made it; choose another folder.")
 fi
-for name in VOCAB_SIZE N_PROCESSES SQUAD_STEPS; do
-  [[ ${!name} =~ ^[1-9][0-9]*$ ]] || problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
-done
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
+expect_numbers VOCAB_SIZE N_PROCESSES SQUAD_STEPS || true
+report_problems
 
 use_environment requirements.txt
 SECONDS=0 # installation does not count
@@ -95,20 +86,9 @@ if [[ -z $VOCAB_FILE ]]; then
 fi
 prepare "create_hdf5_files verify"
 
-PYTHONPATH=$PROJECT_DIR python3 - "$PROJECT_DIR/bert_configs/tiny.json" "$VOCAB_FILE" "$OUTPUT_DIR/bert_config.json" <<'PYTHON_END'
-import json
-import sys
-from pathlib import Path
-
-from file_utils import atomic_write
-from tokenization import load_vocab
-
-shape, vocab_file, output = sys.argv[1:]
-config = json.loads(Path(shape).read_text(encoding="utf-8"))
-config["vocab_size"] = len(load_vocab(vocab_file))
-with atomic_write(output) as file:
-    json.dump(config, file, indent=2)
-PYTHON_END
+# The shipped shape, with as many tokens as the vocabulary has.
+sed "s/\"vocab_size\": [0-9]*/\"vocab_size\": $(grep -c '' "$VOCAB_FILE")/" "$PROJECT_DIR/bert_configs/tiny.json" \
+  >"$OUTPUT_DIR/bert_config.json"
 
 unset PHASE1_DATA_DIR PHASE2_DATA_DIR INIT_CHECKPOINT
 env OUTPUT_DIR="$OUTPUT_DIR/pretraining" CONFIG_FILE="$OUTPUT_DIR/bert_config.json" EVALUATE=1 RUN_PHASE1=1 RUN_PHASE2=1 \
@@ -131,7 +111,7 @@ echo "== other questions"
 answer "predict eval" dev
 
 echo "== throughput over batch sizes, on random tokens"
-env RESULTS_DIR="$OUTPUT_DIR/throughput" BERT_MODEL="$OUTPUT_DIR/bert_config.json" PHASES=1 BATCH_SIZES="8 16 32" REPEATS=1 \
+env RESULTS_DIR="$OUTPUT_DIR/throughput" BERT_MODEL="$OUTPUT_DIR/bert_config.json" PHASES=1 BATCH_SIZES="8 32" REPEATS=1 \
   COMPILE=0 PRECISIONS='' SYNTHETIC=full DATA_DIR='' MEASURE_PEAK=0 ACCUMULATION_STEPS=1 OPTIMIZER=lamb \
   bash "$PROJECT_DIR/scripts/measure_throughput_pretrain.sh" 2 8
 

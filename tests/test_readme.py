@@ -79,6 +79,7 @@ def known_flags():
 def known_variables(script):
     """What a script takes from the environment, with what the scripts that it sources or starts take."""
     sourced = ("scripts/environment.sh", "scripts/launch.sh", "scripts/profilers.sh")
+    sourced += ("scripts/measure_throughput.sh",) if "measure_throughput" in script else ()
     started = ("scripts/run_pretraining.sh",) if script == "scripts/run_pretraining.slurm" else ()
     text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in (script, *sourced, *started))
     return set(re.findall(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:?-", text)) | VARIABLES_OF_PYTHON
