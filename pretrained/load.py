@@ -12,15 +12,14 @@ are mapped, so that a weight is copied once, into the model.
 """
 
 import dataclasses
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from common.checkpoint_files import find_checkpoints, read_plain, weights_in
 from common.errors import Problems, UserError
 from common.json_files import read_json
 from common.published_models import PUBLISHED_MODELS
@@ -44,7 +43,6 @@ from pretrained.hugging_face import (
 )
 from pretrained.tensorflow import read_google_weights
 from tokenization import VOCAB_NAME, configured_do_lower_case
-from training.checkpointing.checkpoint import latest_checkpoint, read_plain
 
 HUGGING_FACE, PYTORCH, TENSORFLOW = "Hugging Face model", "PyTorch file", "TensorFlow checkpoint"
 
@@ -173,7 +171,8 @@ def read_pretrained(path: str | Path) -> Pretrained:
     elif file.suffix == ".safetensors":
         weights = read_safetensors(file)
     else:
-        weights, state = _torch_weights(file)
+        contents = _torch_contents(file)
+        weights, state = weights_in(contents, file), contents if isinstance(contents, dict) else {}
     weights, constants = _published(weights, file)
     vocab_file = folder / VOCAB_NAME
     read = Pretrained(
@@ -300,11 +299,11 @@ def _weights_in(folder: Path) -> Iterator[tuple[str, Path]]:
     prefixes = sorted(path.with_suffix("") for path in folder.glob("*.index"))
     if folder / GOOGLE_PREFIX in prefixes:
         yield TENSORFLOW, folder / GOOGLE_PREFIX
-    latest = latest_checkpoint(folder)
-    if latest is not None:
-        yield PYTORCH, latest
+    checkpoints = find_checkpoints(folder)
+    if checkpoints:
+        yield PYTORCH, checkpoints[-1][1]
     others = [(TENSORFLOW, path) for path in prefixes] + [(PYTORCH, path) for path in sorted(folder.glob("*.pt"))]
-    if latest is None and len(others) > 1:
+    if not checkpoints and len(others) > 1:
         names = few([path.name for _, path in others])
         raise UserError(f"The folder {folder} holds several models ({names})", "give the path of one of them")
     yield from others
@@ -313,40 +312,15 @@ def _weights_in(folder: Path) -> Iterator[tuple[str, Path]]:
 def _sharded_weights(index: Path) -> dict[str, Tensor]:
     weights = {}
     for file, names in shard_files(index).items():
-        held = read_safetensors(file) if file.suffix == ".safetensors" else _torch_weights(file)[0]
+        held = read_safetensors(file) if file.suffix == ".safetensors" else weights_in(_torch_contents(file), file)
         if missing := sorted(names - held.keys()):
             raise UserError(f"{file} does not have what {index.name} says it has: {few(missing)}", "get it again")
         weights |= held
     return weights
 
 
-def _torch_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in a .pt or .bin file, a state dict by itself or under a key, and all that is in the file."""
-    contents = _torch_contents(path)
-    state = contents if isinstance(contents, dict) else {}
-    weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
-    if not weights or not all(torch.is_tensor(weight) for weight in weights.values()):
-        raise UserError(
-            f"{path} holds no weights", "give a file with a state dict, alone or under the key 'model' or 'state_dict'"
-        )
-    return {str(name): weight for name, weight in weights.items()}, state
-
-
 def _torch_contents(path: Path) -> Any:
-    """What is in a file of torch.save, mapped; tensors and primitives only."""
-    try:
-        return read_plain(path, check_sums=True)
-    except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(
-                f"{path} holds more than tensors ({found[1]}), and loading that could run any code, so it is not "
-                "loaded",
-                "have whoever made it save the weights alone: torch.save({'model': model.state_dict()}, ...)",
-            ) from error
-        raise UserError(f"{path} is damaged or no model", f"{WHAT_CAN_BE_READ}") from error
-    except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(f"{path} is damaged or no model ({reason})", f"{WHAT_CAN_BE_READ}") from error
+    return read_plain(path, str(path), "model", WHAT_CAN_BE_READ)
 
 
 def _published(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "modeling": {"models", "kernels"},
     "training": {"training", "optimization", "file_utils"},
     "data": {"data", "tokenization", "file_utils"},
-    "pretrained": {"pretrained", "file_utils", "kernels", "modeling", "models", "tokenization", "training"},
+    "pretrained": {"pretrained", "file_utils", "kernels", "modeling", "models", "tokenization"},
     "tasks": {
         "tasks",
         "data",

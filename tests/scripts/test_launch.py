@@ -13,7 +13,7 @@ from paths import ROOT
 from pretraining_runs import command, make_inputs
 from ranks import PATIENCE
 
-from training.checkpointing.checkpoint import find_checkpoints
+from common.checkpoint_files import find_checkpoints
 
 BIN = Path(sys.executable).parent
 LAUNCH = (

@@ -15,7 +15,7 @@ from pretraining_runs import curve
 from ranks import PATIENCE
 from script_runs import BIN, environment
 
-from training.checkpointing.checkpoint import find_checkpoints
+from common.checkpoint_files import find_checkpoints
 
 SCRIPT = ROOT / "scripts" / "run_pretraining.slurm"
 SETTINGS = ("CONTAINER_IMAGE", "CONTAINER_RUNTIME", "CONTAINER_MOUNTS", "CONTAINER_ARGS", "PROJECT_DIR", "container")

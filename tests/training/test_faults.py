@@ -31,9 +31,9 @@ from shards import write_shards
 
 import run_pretraining
 import training.run as training_run
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from training.checkpointing import writer as checkpoint_writer
-from training.checkpointing.checkpoint import find_checkpoints
 from training.distributed.stop_signal import REQUEUE_EXIT_CODE
 
 PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24

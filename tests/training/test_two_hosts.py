@@ -19,7 +19,7 @@ from paths import ROOT
 from pretraining_runs import curve, losses
 from script_runs import environment, run
 
-from training.checkpointing.checkpoint import find_checkpoints
+from common.checkpoint_files import find_checkpoints
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ runs no code; saving refuses anything else at once, and not months later. The fi
 is whole and on disk, and older ones go only after that: whatever happens, the last good one is still there. Random
 numbers are not in it, since they follow from the position in the data (see step.py).
 
-Loading maps the file into memory, so that the many processes of a node share one copy of its gigabytes. torch checks no
-checksums when it reads; here all of them are checked first, so that a file with a flipped bit is not trained on.
+Loading (common/checkpoint_files.py) maps the file into memory, so that the many processes of a node share one copy of
+its gigabytes.
 
 NVIDIA's names are kept, `ckpt_{step}.pt`, and with them its habit that both phases write into one folder, phase 2
 counting on from where phase 1 ended. A phase removes only checkpoints of its own steps. Phase 1's last one, from which
@@ -15,22 +15,20 @@ phase 2 starts and could be started again, is therefore never removed by phase 2
 
 import collections
 import contextlib
-import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.checkpoint_files import find_checkpoints, read_plain, weights_in
 from common.errors import UserError
 from file_utils import atomic_path
 
 FORMAT_NAME = "bert-benchmark checkpoint, version "
 FORMAT = FORMAT_NAME + "2"
 REQUIRED = ("model", "optimizer", "schedule", "training_step", "data_position", "configuration")
-NAME = re.compile(r"ckpt_(\d+)\.pt")
 
 
 def save_checkpoint(
@@ -107,15 +105,6 @@ def _explained_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
-    """(step, path) of each checkpoint in a folder, by rising step; none where there is no folder."""
-    folder = Path(output_dir)
-    if not folder.is_dir():
-        return []
-    named = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted((int(match[1]), path) for match, path in named if match)
-
-
 def latest_checkpoint(output_dir: Path | str) -> Path | None:
     """The checkpoint of the highest step in a folder, or None."""
     found = find_checkpoints(output_dir)
@@ -132,7 +121,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged (a checksum differs), or not a checkpoint of this program.
     """
-    contents = _load(Path(path), check_sums=True)
+    contents = _load(Path(path))
     missing = [key for key in ("format", "step", *REQUIRED) if not isinstance(contents, dict) or key not in contents]
     form = str(contents["format"]) if "format" not in missing else ""
     if form.startswith(FORMAT_NAME) and form != FORMAT:
@@ -150,27 +139,10 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     return contents
 
 
-def _load(path: Path, check_sums: bool = False) -> Any:
-    """What is in a .pt file, mapped; only tensors and primitives are loaded, never code."""
+def _load(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}", "check the folder and the step")
-    try:
-        return read_plain(path, check_sums)
-    except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the checkpoint {path} is damaged or no checkpoint ({reason})", "use an earlier one"
-        ) from error
-
-
-def read_plain(path: Path, check_sums: bool) -> Any:
-    """What torch.save wrote to a file, mapped; tensors and primitives only. Whatever is wrong raises as it comes."""
-    is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped
-    if is_zip and check_sums:  # torch itself checks none
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    return read_plain(path, f"the checkpoint {path}", "checkpoint", "use an earlier one")
 
 
 def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
@@ -179,13 +151,8 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     Raises:
         UserError: the file is missing, damaged, or holds no weights.
     """
-    contents = _load(Path(path))
-    weights = contents.get("model", contents) if isinstance(contents, dict) else None
-    if not isinstance(weights, dict) or not weights or not all(torch.is_tensor(w) for w in weights.values()):
-        raise UserError(
-            f"{path} holds no weights", "give a .pt file with a state dict, by itself or under the key 'model'"
-        )
-    return {str(name).removeprefix("module."): weight for name, weight in weights.items()}
+    weights = weights_in(_load(Path(path)), Path(path))
+    return {name.removeprefix("module."): weight for name, weight in weights.items()}
 
 
 def load_initial_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path | str) -> None:

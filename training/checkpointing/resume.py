@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import Problems, UserError
-from training.checkpointing.checkpoint import find_checkpoints, load_checkpoint
+from training.checkpointing.checkpoint import load_checkpoint
 
 
 def first_global_step(args: argparse.Namespace) -> int:

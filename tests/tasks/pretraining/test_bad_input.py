@@ -23,11 +23,11 @@ from pretraining_runs import (
 )
 from shards import write_shards
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from modeling import BertForPreTraining
 from models.config import BertConfig
 from run_pretraining import main
-from training.checkpointing.checkpoint import find_checkpoints
 from training.distributed.world import World
 
 

@@ -12,9 +12,9 @@ import torch
 from pretraining_runs import command, curve, losses, make_inputs, summary
 
 import run_pretraining
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from run_pretraining import main
-from training.checkpointing.checkpoint import find_checkpoints
 from training.metrics.logger import read_log
 
 SCALE = 2.0**10  # nothing overflows at this one

@@ -22,12 +22,12 @@ from pretraining_runs import (
 )
 from shards import write_shards
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from data.loading.pretraining_dataset import PretrainingDataset
 from modeling import BertForPreTraining
 from models.config import BertConfig
 from run_pretraining import main
-from training.checkpointing.checkpoint import find_checkpoints
 from training.metrics.logger import read_log
 
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -14,9 +14,9 @@ from paths import ROOT
 from pretraining_runs import VOCAB, command, curve, make_inputs, summary
 from shards import write_shards
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from run_pretraining import main
-from training.checkpointing.checkpoint import find_checkpoints
 
 PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from paths import ROOT
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from training.checkpointing import checkpoint
 from training.checkpointing import writer as checkpoint_writer
-from training.checkpointing.checkpoint import find_checkpoints, load_checkpoint
+from training.checkpointing.checkpoint import load_checkpoint
 from training.checkpointing.writer import CheckpointWriter, to_host
 
 PATIENCE = 20  # seconds that nothing here takes

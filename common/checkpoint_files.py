@@ -1,0 +1,73 @@
+"""Files of torch.save: which are there, and what is in one, without running any code out of it.
+
+torch checks no checksums when it reads; here all of them are checked first, so that a file with a flipped bit is not
+trained on.
+"""
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+NAME = re.compile(r"ckpt_(\d+)\.pt")
+
+
+def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
+    """(step, path) of each checkpoint in a folder, by rising step; none where there is no folder."""
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        return []
+    named = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
+    """What torch.save wrote to a file: tensors and primitives, on the CPU and mapped where the file can be.
+
+    Args:
+        path: the file.
+        subject: what errors call it: "the checkpoint results/ckpt_5.pt".
+        what: what it should be: "checkpoint".
+        remedy: what to do where it is not.
+
+    Raises:
+        UserError: it is damaged, something else, or holds more than tensors and primitives.
+    """
+    try:
+        is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if found:
+            raise UserError(
+                f"{subject} holds more than tensors ({found[1]}), and loading that could run any code, so it is not "
+                "loaded",
+                "have whoever made it save the weights alone: torch.save({'model': model.state_dict()}, ...)",
+            ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"{subject} is damaged or no {what} ({reason})", remedy) from error
+
+
+def weights_in(contents: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a file holds: under "model" or "state_dict", or the whole.
+
+    Raises:
+        UserError: there is none.
+    """
+    state = contents if isinstance(contents, dict) else {}
+    weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
+    if not weights or not all(torch.is_tensor(weight) for weight in weights.values()):
+        raise UserError(
+            f"{path} holds no weights", "give a file with a state dict, alone or under the key 'model' or 'state_dict'"
+        )
+    return {str(name): weight for name, weight in weights.items()}
