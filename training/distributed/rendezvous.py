@@ -7,17 +7,16 @@ torchrun has a store of its own at MASTER_ADDR and MASTER_PORT. It outlives rest
 under restart counts that can differ between hosts, so it only serves to tell the others the port of ours.
 """
 
-import dataclasses
 import datetime
 import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch.distributed import TCPStore
 
-from common.errors import UserError
+from common.errors import Problem, UserError
 
 _POLL_SECONDS = 0.1
 _PORT_KEY, _VERDICT = "bert/port", "startup/verdict"
@@ -36,53 +35,46 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
 
-@dataclasses.dataclass(frozen=True)
-class Address:
-    """Where a store listens."""
-
-    host: str
-    port: int
-
-    def connect(self, seconds: float, is_master: bool = False) -> TCPStore:
-        """A connection, whose calls take `seconds` at most; `is_master` makes the store too, at any port for port 0.
-
-        Raises:
-            ConnectionError: nobody answers there, or, for the master, it cannot listen there.
-        """
-        # Torch's own client prints a stack trace for every attempt, and keeps on for twice its timeout.
-        if not is_master and not self.answers():
-            raise ConnectionError(f"nobody answers at {self.host}:{self.port}")
-        timeout = datetime.timedelta(seconds=seconds)
-        try:
-            return TCPStore(self.host, self.port, is_master=is_master, timeout=timeout, wait_for_workers=False)
-        except RuntimeError as error:
-            raise ConnectionError(f"{self.host}:{self.port}: {first_line(error)}") from error
-
-    def answers(self) -> bool:
-        """Whether somebody listens there."""
-        try:
-            socket.create_connection((self.host, self.port), timeout=5).close()
-        except OSError:
-            return False
-        return True
+def answers(host: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
-def open_store(rank: int, deadline: Deadline) -> tuple[TCPStore, Address]:
-    """Rank 0's store and its address, for MASTER_ADDR and MASTER_PORT of the environment.
+def connect(host: str, port: int, seconds: float, is_master: bool = False) -> TCPStore:
+    """A connection, whose calls take `seconds` at most; `is_master` makes the store too, at any port for port 0.
+
+    Raises:
+        ConnectionError: nobody answers there, or, for the master, it cannot listen there.
+    """
+    # Torch's own client prints a stack trace for every attempt, and keeps on for twice its timeout.
+    if not is_master and not answers(host, port):
+        raise ConnectionError(f"nobody answers at {host}:{port}")
+    timeout = datetime.timedelta(seconds=seconds)
+    try:
+        return TCPStore(host, port, is_master=is_master, timeout=timeout, wait_for_workers=False)
+    except RuntimeError as error:
+        raise ConnectionError(f"{host}:{port}: {first_line(error)}") from error
+
+
+def open_store(rank: int, deadline: Deadline) -> TCPStore:
+    """Rank 0's store, for MASTER_ADDR and MASTER_PORT of the environment.
 
     Raises:
         UserError: it cannot be made on rank 0, or is not found on another by the deadline.
     """
-    address = Address(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-    launcher = None
+    host, port, launcher = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None
     try:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            launcher, address = address.connect(deadline.seconds), Address(address.host, 0)
+            launcher, port = connect(host, port, deadline.seconds), 0
         if rank == 0:
-            store = address.connect(deadline.seconds, is_master=True)
+            store = connect(host, port, deadline.seconds, is_master=True)
             if launcher is not None:
                 launcher.set(_PORT_KEY, str(store.port))
-            return store, Address(address.host, store.port)
+            return store
     except ConnectionError as error:
         raise UserError(
             f"rank {rank} on host {socket.gethostname()} cannot use MASTER_ADDR and MASTER_PORT ({error})",
@@ -91,12 +83,12 @@ def open_store(rank: int, deadline: Deadline) -> tuple[TCPStore, Address]:
     while deadline.remaining:
         if launcher is not None and launcher.check([_PORT_KEY]):
             # The port of a world before a restart, perhaps: then nobody answers there, until the new one is known.
-            address = Address(address.host, int(launcher.get(_PORT_KEY)))
-        if address.port and address.answers():
-            return address.connect(deadline.seconds), address
+            port = int(launcher.get(_PORT_KEY))
+        if port and answers(host, port):
+            return connect(host, port, deadline.seconds)
         time.sleep(_POLL_SECONDS)
     raise UserError(
-        f"rank {rank} on host {socket.gethostname()} found no rank 0 at {address.host} (MASTER_ADDR) within "
+        f"rank {rank} on host {socket.gethostname()} found no rank 0 at {host} (MASTER_ADDR) within "
         f"{deadline.seconds:g} seconds",
         "see whether it was started, and whether that host can be reached from this one",
     )
@@ -127,7 +119,8 @@ def meet(
         if is_decided and rank != 0:
             problems = json.loads(store.get(_VERDICT))
         else:
-            problems = arrival_problems(_arrivals(store, size), size, local_size, deadline.seconds)
+            found = arrival_problems(_arrivals(store, size), size, local_size, deadline.seconds)
+            problems = [(each.problem, each.remedy) for each in found]
         if rank == 0:
             store.set(_VERDICT, json.dumps(problems))
         hosts = [arrival["host"] for arrival in _arrivals(store, size).values()]
@@ -136,7 +129,7 @@ def meet(
     if problems:
         if rank == 0:
             time.sleep(10 * _POLL_SECONDS)  # the store ends with this process, and the others are to read the verdict
-        raise UserError(problems)
+        raise UserError(Problem(*each) for each in problems)
     return hosts
 
 
@@ -149,8 +142,8 @@ def _arrivals(store: TCPStore, size: int) -> dict[int, dict]:
     return {rank: json.loads(store.get(_arrived(rank))) for rank in here}
 
 
-def arrival_problems(arrivals: Mapping[int, Mapping], size: int, local_size: int, seconds: float) -> list[str]:
-    """Why these ranks cannot train together, a sentence each.
+def arrival_problems(arrivals: Mapping[int, Mapping], size: int, local_size: int, seconds: float) -> Iterator[Problem]:
+    """Why these ranks cannot train together.
 
     Args:
         arrivals: by rank, of those that came: `host`, `description` (lines) and `gpu` (a UUID, or None).
@@ -162,30 +155,30 @@ def arrival_problems(arrivals: Mapping[int, Mapping], size: int, local_size: int
         nodes = sorted({rank // local_size for rank in missing})
         where = f" (of node {_listed(nodes)}, counted from 0)" if local_size > 1 else ""
         hosts = sorted({arrival["host"] for arrival in arrivals.values()})
-        return [
+        yield Problem(
             f"rank {_listed(missing)} of {size}{where} did not start within {seconds:g} seconds; the "
             f"others did, on host {', '.join(hosts)}. Look for the cause in the missing ranks' output."
-        ]
-    problems = []
-    own_lines = arrivals[0]["description"].splitlines()
+        )
+        return
+    first = arrivals[0]
+    own_lines = first["description"].splitlines()
+    users: dict[str | None, int] = {}
     for rank, arrival in sorted(arrivals.items()):
-        lines = arrival["description"].splitlines()
+        host, lines = arrival["host"], arrival["description"].splitlines()
         if lines != own_lines:
             theirs = "; ".join(line for line in lines if line not in own_lines) or "nothing more"
             ours = "; ".join(line for line in own_lines if line not in lines) or "nothing more"
-            problems.append(
-                f"rank {rank} on host {arrival['host']} differs from rank 0 on host {arrivals[0]['host']}, which would "
-                f"make them train different things: {theirs}, where rank 0 has {ours}; start all ranks alike."
+            yield Problem(
+                f"rank {rank} on host {host} differs from rank 0 on host {first['host']}, which would "
+                f"make them train different things: {theirs}, where rank 0 has {ours}",
+                "start all ranks alike",
             )
-    users: dict[str | None, int] = {}
-    for rank, arrival in sorted(arrivals.items()):
         other = users.setdefault(arrival["gpu"], rank)
         if arrival["gpu"] is not None and other != rank:
-            problems.append(
-                f"ranks {other} and {rank} on host {arrival['host']} have the same GPU ({arrival['gpu']}); start one "
-                "process per GPU, or check CUDA_VISIBLE_DEVICES."
+            yield Problem(
+                f"ranks {other} and {rank} on host {host} have the same GPU ({arrival['gpu']})",
+                "start one process per GPU, or check CUDA_VISIBLE_DEVICES",
             )
-    return problems
 
 
 def _listed(numbers: list[int]) -> str:

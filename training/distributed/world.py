@@ -18,12 +18,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, Store
+from torch.distributed import PrefixStore, Store, TCPStore
 
-from common.errors import UserError
+from common.errors import Problem, Problems, UserError
 from training.distributed import heartbeat
 from training.distributed.heartbeat import Heartbeat
-from training.distributed.rendezvous import Address, Deadline, first_line, meet, open_store
+from training.distributed.rendezvous import Deadline, connect, first_line, meet, open_store
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """A dead rank is the heartbeat's to notice; this is for one that hangs, and must let rank 0 write or evaluate alone."""
@@ -83,8 +83,8 @@ class World:
             dist.barrier(self.control_group)
 
 
-def world_problems(environ: Mapping[str, str], local_rank_flag: int, use_env: bool, n_gpus: int) -> list[str]:
-    """What is wrong with the launcher's environment, a sentence each.
+def world_problems(environ: Mapping[str, str], local_rank_flag: int, use_env: bool, n_gpus: int) -> list[Problem]:
+    """What is wrong with the launcher's environment.
 
     Args:
         environ: of this process; RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT count.
@@ -92,44 +92,43 @@ def world_problems(environ: Mapping[str, str], local_rank_flag: int, use_env: bo
         use_env: `--use_env` was given, which says that LOCAL_RANK counts.
         n_gpus: GPUs this process sees; 0 for a run on the CPU.
     """
-    not_numbers = [name for name in _VARIABLES if not environ.get(name, "0").isdecimal()]
-    if not_numbers:
-        return [
-            f"{name} is {environ[name]!r} in the environment, not a number; start with torchrun."
-            for name in not_numbers
-        ]
+    problems = Problems()
+    by_torchrun = "start with torchrun"
+    for name in _VARIABLES:
+        value = environ.get(name, "0")
+        problems.check(value.isdecimal(), f"{name} is {value!r} in the environment, not a number", by_torchrun)
+    if problems.found:
+        return problems.found
     world = read_world(environ, local_rank_flag)
-    problems = []
     if world.size < 1:
-        problems.append("WORLD_SIZE is 0 in the environment; start at least one process.")
+        problems.add("WORLD_SIZE is 0 in the environment", "start at least one process")
     elif world.rank >= world.size:
-        problems.append(
-            f"RANK is {world.rank} and WORLD_SIZE {world.size}; ranks count from 0, so start with torchrun."
-        )
+        problems.add(f"RANK is {world.rank} and WORLD_SIZE {world.size}", f"ranks count from 0, so {by_torchrun}")
     if world.size > 1:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
-        if missing:
-            problems.append(f"WORLD_SIZE is {world.size} and {' and '.join(missing)} not set; start with torchrun.")
-        if environ.get("MASTER_PORT") and not environ["MASTER_PORT"].isdecimal():
-            problems.append(f"MASTER_PORT is {environ['MASTER_PORT']!r}, not a number; give a free port.")
+        problems.check(not missing, f"WORLD_SIZE is {world.size} and {' and '.join(missing)} not set", by_torchrun)
+        port = environ.get("MASTER_PORT") or "0"
+        problems.check(port.isdecimal(), f"MASTER_PORT is {port!r}, not a number", "give a free port")
     has_local_rank = "LOCAL_RANK" in environ
     if use_env and not has_local_rank:
-        problems.append("--use_env says that LOCAL_RANK is in the environment, and it is not; start with torchrun.")
+        problems.add("--use_env says that LOCAL_RANK is in the environment, and it is not", by_torchrun)
     if has_local_rank and local_rank_flag not in (-1, world.local_rank):
-        problems.append(
-            f"--local_rank is {local_rank_flag}, LOCAL_RANK in the environment {world.local_rank}; leave out the flag."
+        problems.add(
+            f"--local_rank is {local_rank_flag}, LOCAL_RANK in the environment {world.local_rank}", "leave out the flag"
         )
     if n_gpus and world.size > 1 and not has_local_rank and local_rank_flag < 0 and not use_env:
-        problems.append(
+        problems.add(
             f"WORLD_SIZE is {world.size}, and neither LOCAL_RANK in the environment nor --local_rank says which GPU is "
-            "this process's; start with torchrun."
+            "this process's",
+            by_torchrun,
         )
     if n_gpus and world.local_rank >= n_gpus:
-        problems.append(
+        problems.add(
             f"this is process {world.local_rank} of its host (LOCAL_RANK), counted from 0, and it sees {n_gpus} "
-            f"GPU{'s' if n_gpus > 1 else ''}; start one process per GPU, or check CUDA_VISIBLE_DEVICES."
+            f"GPU{'s' if n_gpus > 1 else ''}",
+            "start one process per GPU, or check CUDA_VISIBLE_DEVICES",
         )
-    return problems
+    return problems.found
 
 
 def read_world(environ: Mapping[str, str], local_rank_flag: int = -1) -> World:
@@ -171,15 +170,17 @@ def connected(
         yield world
         return
     deadline = Deadline(startup_timeout)
-    store, address = open_store(world.rank, deadline)
+    store = open_store(world.rank, deadline)
     heartbeat.prepare(store, world.rank)
     gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
     ranks = (world.rank, world.size, world.local_size)
     hosts = meet(store, *ranks, gpu, description, deadline)
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-    beats = Heartbeat(address.connect(heartbeat_limit), world.rank, hosts, heartbeat_limit, launcher=launcher)
+    beats = Heartbeat(
+        connect(store.host, store.port, heartbeat_limit), world.rank, hosts, heartbeat_limit, launcher=launcher
+    )
     try:
-        with _joining(address, hosts, deadline):
+        with _joining(store, hosts, deadline):
             world = _join(store, world, device)
         with _naming_the_lost(beats, world.rank, hosts):
             yield world
@@ -222,15 +223,15 @@ def _stage(rank: int) -> str:
 
 
 @contextlib.contextmanager
-def _joining(address: Address, hosts: list[str], deadline: Deadline) -> Iterator[None]:
+def _joining(store: TCPStore, hosts: list[str], deadline: Deadline) -> Iterator[None]:
     """Say what each rank does when joining fails here or, by ending the process, when it takes too long."""
 
     def sentence() -> str:
         stages: dict[str, list[str]] = {}
         try:
-            store = address.connect(5.0)  # one more connection, as torch may hang in a call that holds the other
+            asking = connect(store.host, store.port, 5.0)  # as torch may hang in a call that holds the other
             for rank, host in enumerate(hosts):
-                stage = store.get(_stage(rank)).decode() if store.check([_stage(rank)]) else _ARRIVED
+                stage = asking.get(_stage(rank)).decode() if asking.check([_stage(rank)]) else _ARRIVED
                 stages.setdefault(stage, []).append(f"{rank} on host {host}")
         except (ConnectionError, RuntimeError):
             stages = {"is gone": [f"0 on host {hosts[0]}"]}

@@ -14,7 +14,7 @@ from paths import ROOT
 from ranks import PATIENCE, free_port, run_ranks
 
 from training.distributed.heartbeat import Heartbeat
-from training.distributed.rendezvous import Deadline, arrival_problems, meet, open_store
+from training.distributed.rendezvous import Deadline, answers, arrival_problems, meet, open_store
 from training.distributed.world import World, connected, read_world, world_problems
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_a_proper_environment_has_no_problems(environ, flag, use_env, n_gpus):
     ],
 )
 def test_what_is_wrong_with_the_environment_is_said_with_its_values(environ, flag, use_env, n_gpus, named):
-    (sentence,) = world_problems(environ, flag, use_env, n_gpus)
+    (sentence,) = map(str, world_problems(environ, flag, use_env, n_gpus))
     assert all(part in sentence for part in named), sentence
     assert sentence.endswith(".")
 
@@ -186,26 +186,27 @@ def test_a_rank_with_another_description_is_named_with_what_differs():
 
 def test_missing_ranks_are_told_with_their_node_and_the_hosts_that_are_there():
     arrivals = {rank: {"host": f"gpu{rank // 8}", "description": "", "gpu": None} for rank in (*range(8), 16)}
-    (sentence,) = arrival_problems(arrivals, 17, 8, 60)
+    (sentence,) = map(str, arrival_problems(arrivals, 17, 8, 60))
     assert "rank 8, 9, 10, 11, 12, 13, 14, 15 of 17 (of node 1, counted from 0)" in sentence
     assert "within 60 seconds" in sentence
     assert "gpu0, gpu2" in sentence
-    assert "node" not in arrival_problems(arrivals, 17, 1, 60)[0]
+    (sentence,) = map(str, arrival_problems(arrivals, 17, 1, 60))
+    assert "node" not in sentence
 
 
 def test_ranks_that_share_a_gpu_are_named():
     arrivals = {r: {"host": "gpu0", "description": "", "gpu": uuid} for r, uuid in enumerate(["a", "b", "a", "c"])}
-    (sentence,) = arrival_problems(arrivals, 4, 4, 60)
+    (sentence,) = map(str, arrival_problems(arrivals, 4, 4, 60))
     assert "ranks 0 and 2 on host gpu0 have the same GPU (a)" in sentence
 
 
 def arrive_but_never_join():
     if os.environ["RANK"] == "1":
         deadline = Deadline(10)
-        store, address = open_store(1, deadline)
+        store = open_store(1, deadline)
         store.set("beat/1", "0")
         meet(store, 1, 2, 2, None, "", deadline)
-        while address.answers():
+        while answers(store.host, store.port):
             time.sleep(0.1)
         return
     with connect(startup_timeout=2, heartbeat_limit=30):
