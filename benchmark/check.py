@@ -11,13 +11,18 @@ compared.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.sweeps.points import Point, by_configuration, rate_of, read_points, title
+from benchmark.sweeps.points import read_points, title
+from benchmark.sweeps.repeats import Repeats, by_configuration
 from common.errors import Problems, UserError, run_main
+
+RATE = "sequences_per_second"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,43 +39,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def complaints(baseline: Sequence[Point], result: Sequence[Point], tolerance: float) -> tuple[list[str], int, float]:
-    """What is wrong with the result.
-
-    Returns:
-        a line for each configuration that fails; how many were compared; the lowest ratio among those.
-    """
-    found, lowest, n_compared = [], float("inf"), 0
-    measured = by_configuration(result)
-    for key, points in by_configuration(baseline).items():
-        before = rate_of(points)
-        if before is None:
-            continue
-        n_compared += 1
-        name = f"{title(points[0]['configuration'])}, batch {points[0]['configuration']['batch_size']}"
-        now = rate_of(measured.get(key, []))
-        if now is None:
-            states = {point["status"].replace("_", " ") for point in measured.get(key, [])}
-            found.append(f"{name}: {' and '.join(sorted(states)) or 'not measured'}; was {before.median:,.1f}")
-            continue
-        ratio = now.median / before.median
-        lowest = min(lowest, ratio)
-        if ratio < 1 - tolerance:
-            found.append(
-                f"{name}: {now.median:,.1f} sequences/s ({now.lowest:,.1f} to {now.highest:,.1f}), "
-                f"{ratio:.3f} times the {before.median:,.1f} ({before.lowest:,.1f} to {before.highest:,.1f}) of before"
-            )
-        ended = [point["status"].replace("_", " ") for point in measured[key] if point["status"] != "ok"]
-        if ended:
-            found.append(f"{name}: {len(ended)} of {len(measured[key])} repeats: {' and '.join(sorted(set(ended)))}")
-        if problem := _loss_problem(measured[key]):
-            found.append(f"{name}: {problem}")
-    return found, n_compared, lowest
+def complaints(before: Repeats, now: Repeats | None, tolerance: float) -> list[str]:
+    """What is wrong with a configuration that the baseline measured."""
+    was, rate = before.median(RATE), now and now.median(RATE)
+    if now is None or rate is None:
+        return [f"{' and '.join(sorted(set(now.ended))) if now else 'not measured'}; was {was:,.1f}"]
+    found = []
+    if rate / was < 1 - tolerance:
+        found.append(f"{_rates(now, ' sequences/s')}, {rate / was:.3f} times the {_rates(before)} of before")
+    ended = [state for state in now.ended if state != "ok"]
+    if ended:
+        found.append(f"{len(ended)} of {len(now.ended)} repeats: {' and '.join(sorted(set(ended)))}")
+    return [*found, now.problem] if now.problem else found
 
 
-def _loss_problem(points: Sequence[Point]) -> str | None:
-    problems = (point["measured"].get("loss_problem") for point in points if point["status"] == "ok")
-    return next(filter(None, problems), None)
+def _rates(repeats: Repeats, unit: str = "") -> str:
+    rates = repeats.values(RATE)
+    return f"{repeats.median(RATE):,.1f}{unit} ({min(rates):,.1f} to {max(rates):,.1f})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,19 +63,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     problems = Problems()
     problems.check(0 <= args.tolerance < 1, f"--tolerance is {args.tolerance}", "it must lie in [0, 1)")
-    read: list[list[Point]] = []
+    read: list[dict[str, Repeats]] = []
     for path in (args.baseline, args.result):
         with problems.collect():
-            read.append(read_points(path))
+            read.append(by_configuration(read_points(path)))
     problems.raise_if_any()
-    if problem := _loss_problem(read[0]):
+    baseline = {key: repeats for key, repeats in read[0].items() if repeats.values(RATE)}
+    if problem := next((repeats.problem for repeats in baseline.values() if repeats.problem), None):
         raise UserError(f"{args.baseline} is no baseline, as its own rates mean nothing: {problem} Measure it again.")
-    found, n_compared, lowest = complaints(*read, args.tolerance)
-    if n_compared == 0:
+    if not baseline:
         raise UserError(f"{args.baseline} has no measured point to compare with", "measure a baseline first")
+    found, lowest = [], math.inf
+    for key, before in baseline.items():
+        now = read[1].get(key)
+        about = f"{title(before.configuration)}, batch {before.batch_size}"
+        found += [f"{about}: {complaint}" for complaint in complaints(before, now, args.tolerance)]
+        if now and now.values(RATE):
+            lowest = min(lowest, now.median(RATE) / before.median(RATE))
     for line in found:
         print(line)
-    compared = f"{n_compared} configuration{'s' * (n_compared > 1)}"
+    compared = f"{len(baseline)} configuration{'s' * (len(baseline) > 1)}"
     tolerance = f"at a tolerance of {args.tolerance:.1%}"
     if found:
         print(f"{len(found)} complaint{'s' * (len(found) > 1)} about {compared}, {tolerance}.")

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.summarize import read_phases
+from benchmark.reports.logs import read_phases
 from benchmark.tables import markdown_table
 from common.errors import Problems, UserError, run_main
 

@@ -20,7 +20,8 @@ from pathlib import Path
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.reports.data import Result, read_results
-from benchmark.reports.figures import Figure, make_figures
+from benchmark.reports.drawing import Figure
+from benchmark.reports.figures import make_figures
 from benchmark.reports.page import make_page
 from benchmark.reports.tables import (
     commands,

@@ -16,47 +16,23 @@ them.
 """
 
 import argparse
-import dataclasses
-import itertools
-import json
-import shlex
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.reports.data import Bar
-from benchmark.sweeps.measurement import ROOT, Configuration, command, measure
-from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, by_configuration, rate_of, read_points, title, window
-from benchmark.tables import MISSING, markdown_table, text
-from common.errors import Problems, UserError, run_main
-from file_utils import atomic_write
-from models.config import BERT_CONFIGS, BertConfig
-from optimization import OPTIMIZERS as ALL_OPTIMIZERS
+from benchmark.sweeps.points import Point, title, window
+from benchmark.sweeps.repeats import by_configuration
+from benchmark.sweeps.sweep import Sweep
+from benchmark.tables import markdown_table
+from common.errors import Problems, run_main
+from models.config import BERT_CONFIGS
+from optimization import OPTIMIZERS
 from training.config.precision import PRECISIONS
 
-LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
 STEPS_IN_WINDOW = 20  # where only its beginning is given
-FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
-SAME = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit", "git_dirty")
-HEADER = (
-    "batch",
-    "sequences/s",
-    "lowest",
-    "highest",
-    "n",
-    "tokens/s",
-    "TFLOP/s",
-    "of peak",
-    "of products",
-    "GiB",
-    "sequences/J",
-    "state",
-)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,120 +67,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-class Sweep:
-    """A plan, and the points that there are of it."""
-
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.data = _data_flags(args)
-        self.environment = _look_at_machine()
-        self.file = args.output_dir / FILE_NAME
-        self.points = self._read_earlier()
-
-    def run(self) -> None:
-        """Measure all that is missing."""
-        for series in self._series():
-            print(f"{title(dataclasses.asdict(series))}:", flush=True)
-            sizes = list(self._first_round(series))
-            for repeat in range(1, self.args.repeats):
-                for size in sizes:
-                    self._point(dataclasses.replace(series, batch_size=size), repeat)
-
-    def _series(self) -> Iterator[Configuration]:
-        args = self.args
-        n_gpus = len(self.environment["gpus"])
-        lengths = args.max_seq_lengths or [LENGTHS[args.workload]]
-        precisions = args.precisions or [self.environment["precision"]]
-        choices = itertools.product(lengths, precisions, args.compile, args.num_gpus or [max(1, n_gpus)])
-        for max_seq_length, precision, compiled, n_processes in choices:
-            yield Configuration(
-                workload=args.workload,
-                model=str(args.bert_model),
-                max_seq_length=max_seq_length,
-                precision=precision,
-                compile=bool(compiled),
-                n_gpus=n_processes,
-                batch_size=0,
-                accumulation_steps=args.accumulation_steps,
-                optimizer=args.optimizer or OPTIMIZERS[args.workload],
-                lengths=_describe_data(args),
-                start=args.start,
-                stop=args.stop,
-                flags=shlex.join([*self._kernels(precision), *args.extra]),
-            )
-
-    def _kernels(self, precision: str) -> list[str]:
-        """Names what a run would choose by itself, so that results say it and differ from those of other kernels."""
-        is_named = any(word.split("=")[0] in ("--kernels", "--layer_norm") for word in self.args.extra)
-        model = BertConfig.from_json_file(BERT_CONFIGS.get(self.args.bert_model, self.args.bert_model))
-        chosen = self.environment.get("kernels", {}).get(precision) if model.hidden_act == "gelu" else None
-        return ["--kernels", "triton"] if chosen == "triton" and not is_named else []
-
-    def _first_round(self, series: Configuration) -> Iterator[int]:
-        """Measure each batch size once, in rising order while they double; the sizes that fit."""
-        args = self.args
-        sizes = args.batch_sizes
-        if not sizes:
-            doubling = itertools.accumulate(
-                itertools.repeat(2), lambda size, two: size * two, initial=args.first_batch_size
-            )
-            sizes = itertools.takewhile(lambda size: size <= args.last_batch_size, doubling)
-        failures = 0
-        for size in sizes:
-            point = self._point(dataclasses.replace(series, batch_size=size), 0)
-            if point["status"] == "ok":
-                yield size
-            failures = failures + 1 if point["status"] == "failed" else 0
-            larger_is_hopeless = point["status"] == "out_of_memory" or failures >= FAILURES_IN_A_ROW
-            if larger_is_hopeless and not args.batch_sizes:
-                return
-
-    def _point(self, configuration: Configuration, repeat: int) -> Point:
-        for point in self.points:
-            if point["configuration"] == dataclasses.asdict(configuration) and point["repeat"] == repeat:
-                print(f"  {_line(point, self.args.repeats)} (measured before)", flush=True)
-                return point
-        folder = self.args.output_dir / "runs" / f"{configuration.name}_{repeat}"
-        words = command(configuration, self.data, shlex.split(configuration.flags), folder)
-        words += ["--measure_peak"] if self.args.measure_peak else []
-        point = measure(configuration, repeat, words, folder, self.args.timeout)
-        self.points.append(point)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
-        print(f"  {_line(point, self.args.repeats)}", flush=True)
-        if point["status"] == "failed":
-            print("    " + point["error"].replace("\n", "\n    ") + f"\n    all of it: {folder}/output.log", flush=True)
-        return point
-
-    def _read_earlier(self) -> list[Point]:
-        """The points of an earlier start, if it was on this machine and with this code; failed ones are forgotten.
-
-        Raises:
-            UserError: they are of another environment, or of other shards or questions.
-        """
-        if not self.file.exists():
-            self.args.output_dir.mkdir(parents=True, exist_ok=True)
-            return []
-        points = [point for point in read_points(self.file) if point["status"] != "failed"]
-        trained_on, lengths = shlex.join(self.data[:2]), _describe_data(self.args)
-        for point in points:
-            if point["configuration"]["lengths"] == lengths and f" {trained_on} " not in point["command"]:
-                raise UserError(
-                    f"{self.file} was measured on other data than {trained_on}",
-                    "choose another --output_dir, so that no table mixes the two",
-                )
-            for name in SAME:
-                was, now = point["environment"].get(name), self.environment.get(name)
-                if was is not None and was != now:
-                    raise UserError(
-                        f"{self.file} was measured with {name} {was}, and this is {now}",
-                        "choose another --output_dir, so that no table mixes the two",
-                    )
-        with atomic_write(self.file) as file:
-            file.writelines(json.dumps(point) + "\n" for point in points)
-        return points
-
-
 def check(args: argparse.Namespace) -> None:
     """Raise UserError with all that is wrong with the command line."""
     problems = Problems()
@@ -220,9 +82,9 @@ def check(args: argparse.Namespace) -> None:
     for name in args.precisions or []:
         problems.check(name in PRECISIONS, f"--precisions has {name}", f"choose of {', '.join(PRECISIONS)}")
     problems.check(
-        args.optimizer is None or args.optimizer in ALL_OPTIMIZERS,
+        args.optimizer is None or args.optimizer in OPTIMIZERS,
         f"--optimizer is {args.optimizer}",
-        f"choose one of {', '.join(ALL_OPTIMIZERS)}",
+        f"choose one of {', '.join(OPTIMIZERS)}",
     )
     for name in ("batch_sizes", "max_seq_lengths", "num_gpus"):
         for value in getattr(args, name) or []:
@@ -244,86 +106,17 @@ def check(args: argparse.Namespace) -> None:
     problems.raise_if_any()
 
 
-def _data_flags(args: argparse.Namespace) -> list[str]:
-    if args.input_dir:
-        return ["--input_dir", args.input_dir]
-    if args.train_file:
-        cache = str(args.output_dir / "cache")
-        return ["--train_file", args.train_file, "--vocab_file", args.vocab_file, "--cache_dir", cache]
-    return ["--synthetic", args.synthetic]
-
-
-def _describe_data(args: argparse.Namespace) -> str:
-    if args.input_dir or args.train_file:
-        return "shards" if args.input_dir else "questions"
-    return "full" if args.synthetic == "full" else f"evenly around {args.synthetic}"
-
-
-def _look_at_machine() -> dict:
-    """The environment of a measuring process, its default precision, and each precision's default kernels; from another
-    process, as CUDA would hold memory in this one."""
-    program = (
-        "import json, torch\n"
-        "from kernels.defaults import fast_paths\n"
-        "from training.environment.description import describe_environment\n"
-        "from training.config.precision import PRECISIONS, precision_problem, resolve_precision\n"
-        "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
-        "able = [resolve_precision(name, device) for name in PRECISIONS if not precision_problem(name, device)]\n"
-        "kernels = {precision.name: fast_paths(device, precision.compute_dtype).kernels for precision in able}\n"
-        "precision = resolve_precision(None, device).name\n"
-        "print(json.dumps(describe_environment() | {'precision': precision, 'kernels': kernels}))"
-    )
-    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise UserError(f"PyTorch does not start here: {finished.stderr.strip().splitlines()[-1]}")
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
-def _line(point: Point, repeats: int) -> str:
-    """What came of a point, for the one who waits."""
-    begin = f"batch {point['configuration']['batch_size']:>5} | {point['repeat'] + 1}/{repeats} | "
-    if point["status"] != "ok":
-        return begin + point["status"].replace("_", " ")
-    measured = point["measured"]
-    line = f"{begin}{measured['sequences_per_second']:,.1f} sequences/s"
-    if "peak_memory_allocated_bytes" in measured:
-        line += f", {measured['peak_memory_allocated_bytes'] / 2**30:.1f} GiB"
-    if measured.get("loss_problem"):
-        line += f", WRONG: {measured['loss_problem']}"
-    return line
-
-
-def print_tables(points: Sequence[Point]) -> None:
+def print_tables(points: Iterable[Point]) -> None:
     """A table for each series, with the median of each batch size."""
-    series: dict[str, list[list[str]]] = {}
+    series: dict[str, list[dict[str, str]]] = {}
     for repeats in by_configuration(points).values():
-        configuration = repeats[0]["configuration"]
-        name = f"{title(configuration)}, {window(configuration)}"
-        series.setdefault(name, []).append([str(configuration["batch_size"]), *_cells(repeats)])
+        name = f"{title(repeats.configuration)}, {window(repeats.configuration)}"
+        series.setdefault(name, []).append(repeats.cells() | {"batch": str(repeats.batch_size)})
     for name, rows in series.items():
+        header = [column for column in rows[0] if column != "loss at end"]
+        rows.sort(key=lambda row: int(row["batch"]))
         print(f"\n{name}\n")
-        print(markdown_table(HEADER, sorted(rows, key=lambda row: int(row[0]))))
-
-
-def _cells(repeats: Sequence[Point]) -> list[str]:
-    rate = rate_of(repeats)
-    bar = Bar("", repeats[0]["configuration"], list(repeats))
-    if rate is None:
-        return [*[MISSING] * (len(HEADER) - 2), bar.state]
-    memory = bar.median("peak_memory_allocated_bytes")
-    return [
-        text(rate.median, ",.1f"),
-        text(rate.lowest, ",.1f"),
-        text(rate.highest, ",.1f"),
-        str(rate.n),
-        text(bar.median("tokens_per_second"), ",.0f"),
-        text(bar.median("model_tflops_per_second"), ".3g"),
-        text(bar.utilisation, ".1%"),
-        text(bar.share_of_products, ".1%"),
-        text(memory and memory / 2**30, ".1f"),
-        text(bar.median("sequences_per_joule"), ".3g"),
-        bar.state,
-    ]
+        print(markdown_table(header, [[row[column] for column in header] for row in rows]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

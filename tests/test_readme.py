@@ -32,7 +32,8 @@ import scripts.check_environment
 import scripts.convert_checkpoint
 import tasks.pretraining.arguments
 import tasks.squad.arguments
-from benchmark.sweeps.points import by_configuration, rate_of, read_points
+from benchmark.sweeps.points import read_points
+from benchmark.sweeps.repeats import by_configuration
 
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
 SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_tests.sh")
@@ -189,7 +190,7 @@ def test_the_readme_measured_what_the_points_say():
     medians = [set(), set()]
     for name in ("pretraining", "squad"):
         for repeats in by_configuration(read_points(ROOT / "docs" / "reports" / "h200" / name)).values():
-            medians[repeats[0]["configuration"]["compile"]].add(f"{rate_of(repeats).median:,.0f}")
+            medians[repeats.configuration["compile"]].add(f"{repeats.median('sequences_per_second'):,.0f}")
     for compiled in (False, True):
         assert set(shown[compiled]) <= medians[compiled]
 

@@ -6,11 +6,10 @@ for a last line that a killed writer may have torn, which is left out.
 """
 
 import json
-import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from common.errors import UserError
 
@@ -30,33 +29,28 @@ def read_points(path: str | Path) -> list[Point]:
     """
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(
             f"{file} cannot be read ({reason})", "give the folder of a sweep (scripts/measure_throughput_pretrain.sh)"
         ) from error
-    lines = text.splitlines()
-    if lines and not text.endswith("\n") and _is_torn(lines[-1]):
-        lines.pop()
-    return [_parse(line, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line]
-
-
-def _is_torn(line: str) -> bool:
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return True
-    return False
+    points = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                points.append(_parse(line, f"{file}, line {number}"))
+            except json.JSONDecodeError as error:
+                if line.endswith("\n"):
+                    raise UserError(
+                        f"{file}, line {number} is not JSON ({error.msg})",
+                        "remove the line, and measure that point again",
+                    ) from error
+    return points
 
 
 def _parse(line: str, where: str) -> Point:
-    try:
-        point = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where} is not JSON ({error.msg})", "remove the line, and measure that point again"
-        ) from error
+    point = json.loads(line)
     schema = point.get("schema") if isinstance(point, dict) else None
     if schema != SCHEMA:
         raise UserError(
@@ -66,11 +60,6 @@ def _parse(line: str, where: str) -> Point:
     if point.get("status") not in STATUSES or not isinstance(point.get("configuration"), dict):
         raise UserError(f"{where} has no status or no configuration", "remove the line, and measure that point again")
     return point
-
-
-def key(point: Point) -> str:
-    """The same for all repeats of a measurement, and for nothing else."""
-    return json.dumps(point["configuration"], sort_keys=True)
 
 
 def title(configuration: Mapping[str, Any]) -> str:
@@ -97,26 +86,3 @@ def settings(configuration: Mapping[str, Any]) -> list[str]:
 def window(configuration: Mapping[str, Any]) -> str:
     """The optimizer steps that were measured, in words."""
     return f"steps {configuration.get('start', 0) + 1} to {configuration.get('stop')}"
-
-
-class Rate(NamedTuple):
-    """Sequences per second of the repeats of one configuration."""
-
-    median: float
-    lowest: float
-    highest: float
-    n: int
-
-
-def rate_of(points: Iterable[Point]) -> Rate | None:
-    """Over those that were measured; None where none was."""
-    rates = [point["measured"]["sequences_per_second"] for point in points if point["status"] == "ok"]
-    return Rate(statistics.median(rates), min(rates), max(rates), len(rates)) if rates else None
-
-
-def by_configuration(points: Iterable[Point]) -> dict[str, list[Point]]:
-    """The repeats of each configuration, by `key`, in the order in which they first appear."""
-    found: dict[str, list[Point]] = {}
-    for point in points:
-        found.setdefault(key(point), []).append(point)
-    return found

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from paths import ROOT
 
 from benchmark.report import main
-from benchmark.reports import figures as report_figures
-from benchmark.reports.data import Result, bars, by_series, read_results
+from benchmark.reports.data import Result, by_series, measured, read_results
+from benchmark.reports.figures import plan_figures, roofline
 from benchmark.reports.references import references_for
 from benchmark.reports.tables import environment_table, profile_tables, run_tables, throughput_tables
 from common.errors import UserError
@@ -181,7 +181,7 @@ def test_published_figures_are_drawn_only_beside_the_same_work():
 
 def test_lines_of_a_chart_are_named_by_what_they_differ_in(tmp_path):
     points = [point(1.0, compile=compiled, batch_size=size) for compiled in (False, True) for size in (16, 8)]
-    named = by_series(bars(read_results([write(tmp_path, points)])))
+    named = by_series(measured(read_results([write(tmp_path, points)])))
     assert {name: [bar.batch_size for bar in row] for name, row in named.items()} == {
         "eager": [8, 16],
         "compiled": [8, 16],
@@ -203,7 +203,7 @@ def test_steps_that_were_made_again_count_once(tmp_path):
     with open(tmp_path / "dllogger.json", "a", encoding="utf-8") as file:
         file.writelines(f"DLLL {json.dumps(event)}\n" for event in again)
     [run] = read_results([tmp_path])[0].runs
-    assert run.curves["phase 1 average_loss"] == [(1, 9.0), (2, 5.0)]
+    assert run.phases[1].curve("average_loss") == [(1, 9.0), (2, 5.0)]
 
 
 def log(folder, *events):
@@ -215,6 +215,20 @@ def log(folder, *events):
 
 def start(first_step=0, **arguments):
     return "PARAMETER", {"first_step": first_step, "arguments": arguments}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ({"task": "squad", "arguments": {}}, "SQuAD"),
+        ({"task": "pretraining", "arguments": {"train_file": "a"}}, "phase 1"),
+        ({"arguments": {"train_file": None}}, "SQuAD"),  # logs from before the task was recorded
+        ({"arguments": {}}, "phase 1"),
+    ],
+)
+def test_a_log_names_its_task(tmp_path, parameters, name):
+    [run] = read_results([log(tmp_path, ("PARAMETER", parameters), ([0, 1], {"average_loss": 1.0}))])[0].runs
+    assert run.name_of(1) == name
 
 
 def test_each_phase_of_a_log_has_its_own_rate(tmp_path):
@@ -232,9 +246,9 @@ def test_a_start_that_only_answers_takes_nothing_from_a_run_and_a_fresh_one_take
     trained = [start(train_file="a"), ([0, 5], {"average_loss": 2.0}), ([], {"sequences_per_second": 90.0})]
     answered = [start(train_file="a", do_train=False), ([], {"exact_match": 80.0})]
     [run] = read_results([log(tmp_path, *trained, *answered)])[0].runs
-    assert (run.curves["SQuAD average_loss"], run.rates) == ([(5, 2.0)], {"SQuAD": 90.0})
+    assert (run.name_of(1), run.phases[1].curve("average_loss"), run.phases[1].rate) == ("SQuAD", [(5, 2.0)], 90.0)
     [run] = read_results([log(tmp_path, *trained, start(train_file="a"), ([0, 1], {"average_loss": 4.0}))])[0].runs
-    assert (run.curves["SQuAD average_loss"], run.rates) == ([(1, 4.0)], {})
+    assert (run.name_of(1), run.phases[1].curve("average_loss"), run.phases[1].rate) == ("SQuAD", [(1, 4.0)], None)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +257,7 @@ def test_a_start_that_only_answers_takes_nothing_from_a_run_and_a_fresh_one_take
         (lambda folder: None, "there is no"),
         (lambda folder: folder.mkdir(), "holds nothing to report"),
         (lambda folder: write(folder, [point(1.0) | {"schema": 7}]), "has schema 7"),
+        (lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("{}")), "schema 1 .schema None."),
         (lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("[]")), "is no kernels of schema 1"),
         (lambda folder: (folder.mkdir(), (folder / "timeline.json").write_text("{")), "schema 1: it is not JSON"),
     ],
@@ -301,7 +316,7 @@ def test_any_subset_of_figures_makes_a_page(tmp_path_factory, measured):
 )
 def test_pictures_name_the_machine_and_what_rates_are_per(tmp_path, environment, title, unit):
     points = [point(8.0 * size, batch_size=size) | {"environment": environment} for size in (8, 16)]
-    plan = next(report_figures._plans(read_results([write(tmp_path, points)])))
+    plan = next(plan_figures(read_results([write(tmp_path, points)])))
     assert plan.title == f"Throughput: BERT-large pretrain 128 {title}"
     assert plan.finding.startswith(f"Highest: 128.0 sequences/s per {unit}, at 16 per step.")
     axes = Figure().add_subplot()
@@ -316,7 +331,7 @@ def test_a_roofline_leaves_out_what_takes_no_time(tmp_path):
         {"name": "fill", "seconds": 1e-4, "launches": 1, "flops": 1.0, "dram_bytes": 1e6},
     ]
     ceilings = {"tensor_flops_per_second": 1e15, "dram_bytes_per_second": 5e12}
-    (plan,) = report_figures._roofline("x", {"kernels": kernels, "ceilings": ceilings})
+    (plan,) = roofline({"label": "x", "kernels": kernels, "ceilings": ceilings})
     assert plan.finding == (
         "The fastest of 2 kernels, gemm, runs at 700.0 TFLOP/s, 70.0% of the tensor cores' peak. "
         "Left out: 1, each with less than 0.2% of the time."

@@ -10,7 +10,7 @@ from made_points import KERNELS, TIMELINE, point, write, write_log
 from real_sweep import PLANTED, PLANTED_LIMIT, start
 
 from benchmark.report import main
-from benchmark.reports.figures import DOTS, SMALL
+from benchmark.reports.drawing import DOTS, SMALL
 
 IN_CI = bool(os.environ.get("CI"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

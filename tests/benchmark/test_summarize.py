@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmark.summarize import main, read_phases
+from benchmark.reports.logs import read_phases
+from benchmark.summarize import main
 from common.errors import UserError
 
 

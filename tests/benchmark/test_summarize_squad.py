@@ -8,8 +8,9 @@ from benchmark.summarize_squad import main
 from common.errors import UserError
 
 
-def start(predict_file):
-    return {"type": "LOG", "step": "PARAMETER", "data": {"arguments": {"predict_file": predict_file}}}
+def start(predict_file, do_train=False):
+    arguments = {"predict_file": predict_file, "do_train": do_train}
+    return {"type": "LOG", "step": "PARAMETER", "data": {"arguments": arguments, "first_step": 0}}
 
 
 def step(number):
@@ -26,7 +27,7 @@ def write_log(path, *events):
 
 
 TRAINED = (
-    start("a/train.json"),
+    start("a/train.json", do_train=True),
     step(1),
     step(1200),
     summary(exact_match=90.04, f1=91.06, total=1650, sequences_per_second=82.44, inference_sequences_per_second=501.2),

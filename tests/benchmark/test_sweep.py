@@ -13,11 +13,13 @@ import psutil
 import pytest
 from real_sweep import PLANTED, PLANTED_LIMIT, ROOT, TINY, cpu_environment, start
 
-from benchmark import sweep as sweep_module
-from benchmark.sweep import Sweep, main, parse_arguments
+from benchmark.sweep import main, parse_arguments
 from benchmark.sweeps import measurement as sweep_point
+from benchmark.sweeps import sweep as sweep_module
 from benchmark.sweeps.measurement import OUT_OF_MEMORY, Configuration, command, max_predictions
-from benchmark.sweeps.points import by_configuration, rate_of, read_points, title
+from benchmark.sweeps.points import read_points, title
+from benchmark.sweeps.repeats import by_configuration
+from benchmark.sweeps.sweep import Sweep
 from common.errors import UserError
 
 
@@ -38,7 +40,7 @@ def made_up(monkeypatch):
         return point
 
     monkeypatch.setattr(sweep_module, "measure", measure)
-    monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: MACHINE | {"precision": "fp32"})
+    monkeypatch.setattr(sweep_module, "look_at_machine", lambda: MACHINE | {"precision": "fp32"})
     return asked, ends
 
 
@@ -156,7 +158,7 @@ def test_other_flags_are_another_measurement(made_up, tmp_path):
 def test_kernels_that_a_machine_chooses_are_named(made_up, tmp_path, monkeypatch, flags, precision, expected):
     kernels = {"fp32": "torch", "fp16": "triton", "bf16": "triton", "fp8": "triton"}
     machine = MACHINE | {"precision": precision, "kernels": kernels}
-    monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: machine)
+    monkeypatch.setattr(sweep_module, "look_at_machine", lambda: machine)
     (point,) = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--precisions", precision, "--", *flags)
     assert point["configuration"]["flags"] == expected
     assert point["command"].endswith(expected)
@@ -166,7 +168,7 @@ def test_kernels_that_a_machine_chooses_are_named(made_up, tmp_path, monkeypatch
 def test_points_of_another_environment_are_not_mixed_in(made_up, tmp_path, monkeypatch, name, other):
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
     before = (tmp_path / "points.jsonl").read_bytes()
-    monkeypatch.setattr(sweep_module, "_look_at_machine", lambda: MACHINE | {"precision": "fp32", name: other})
+    monkeypatch.setattr(sweep_module, "look_at_machine", lambda: MACHINE | {"precision": "fp32", name: other})
     arguments = parse_arguments(["pretrain", "--output_dir", str(tmp_path), *TINY])
     with pytest.raises(UserError, match=f"was measured with {name} .*; choose another --output_dir"):
         Sweep(arguments)
@@ -382,6 +384,8 @@ def test_repeats_belong_together():
 
     points = [point(1, 5.0), point(2, 7.0), point(1, 3.0), point(1, 10.0), point(1, 0.0, "failed")]
     first, second = by_configuration(points).values()
-    assert rate_of(first) == (5.0, 3.0, 10.0, 3)
-    assert rate_of(second) == (7.0, 7.0, 7.0, 1)
-    assert rate_of([point(1, 0.0, "failed")]) is None
+    assert first.values("sequences_per_second") == [5.0, 3.0, 10.0]
+    assert (first.median("sequences_per_second"), first.state) == (5.0, "ok, 1 failed")
+    assert (second.median("sequences_per_second"), second.state) == (7.0, "ok")
+    [alone] = by_configuration([point(1, 0.0, "failed")]).values()
+    assert (alone.median("sequences_per_second"), alone.state) == (None, "failed")

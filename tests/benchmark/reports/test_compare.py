@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from made_points import point, sweep, write
 
-from benchmark.compare import compare, permutation_p, quantile_of_t, ratio_interval
+from benchmark.reports.compare import compare, permutation_p, quantile_of_t, ratio_interval
 from benchmark.reports.data import read_results
 from benchmark.reports.tables import comparison_tables
 

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmark.reports.data import SUBJECT, Bar, Result, bars
+from benchmark.reports.data import SUBJECT, Result, measured
+from benchmark.sweeps.repeats import Repeats
 
 CONFIDENCE = 0.95
 ENUMERATED = 200_000  # groupings at most for the exact test; 10 and 10 repeats are 184,756
@@ -37,8 +38,8 @@ METHOD = (
 class Comparison:
     """One configuration in two results; rates in sequences per second."""
 
-    first: Bar
-    second: Bar
+    first: Repeats
+    second: Repeats
     ratio: float | None
     """Of the medians, the second over the first."""
     interval: tuple[float, float] | None
@@ -85,29 +86,24 @@ def permutation_p(first: Sequence[float], second: Sequence[float]) -> tuple[floa
         return None
     logs = [math.log(rate) for rate in (*first, *second)]
     mean = math.fsum(logs) / total
-    centred = [value - mean for value in logs]
+    centered = [value - mean for value in logs]
     # With the total fixed, the difference of means rises with the sum of the first group.
-    seen = abs(math.fsum(centred[:n]))
-    slack = 1e-12 * max(1.0, max(map(abs, centred)))
-    extreme = sum(abs(math.fsum(group)) >= seen - slack for group in itertools.combinations(centred, n))
+    seen = abs(math.fsum(centered[:n]))
+    slack = 1e-12 * max(1.0, max(map(abs, centered)))
+    extreme = sum(abs(math.fsum(group)) >= seen - slack for group in itertools.combinations(centered, n))
     smallest = (2 if n == total - n else 1) / groupings
     return extreme / groupings, smallest
 
 
-def compare_bars(first: Bar, second: Bar) -> Comparison:
+def compare_repeats(first: Repeats, second: Repeats) -> Comparison:
     """One configuration, in words too."""
-    rates = [[rate for rate in bar.values("sequences_per_second") if rate > 0] for bar in (first, second)]
-    wrong = [bar.label for bar in (first, second) if bar.problem]
+    rates = [[rate for rate in side.values("sequences_per_second") if rate > 0] for side in (first, second)]
     if not all(rates):
-        absent = " and ".join(
-            f"{bar.label}: {bar.status if bar.status != 'ok' else 'no rate'}"
-            for bar, rate in zip((first, second), rates, strict=True)
-            if not rate
-        )
-        return Comparison(first, second, None, None, None, None, absent)
-    ratio = statistics.median(rates[1]) / statistics.median(rates[0])
+        absent = [side for side, rate in zip((first, second), rates, strict=True) if not rate]
+        words = " and ".join(f"{side.label}: {side.status if side.status != 'ok' else 'no rate'}" for side in absent)
+        return Comparison(first, second, None, None, None, None, words)
     interval = ratio_interval(*rates)
-    p = permutation_p(*rates)
+    wrong = [side.label for side in (first, second) if side.problem]
     if wrong:
         words = f"not comparable: {' and '.join(wrong)} trained wrongly"
     elif interval is None:
@@ -116,7 +112,8 @@ def compare_bars(first: Bar, second: Bar) -> Comparison:
         words = "no difference shown"
     else:
         words = f"{second.label} is {'faster' if interval[0] > 1 else 'slower'}"
-    return Comparison(first, second, ratio, interval, *(p or (None, None)), words)
+    ratio = statistics.median(rates[1]) / statistics.median(rates[0])
+    return Comparison(first, second, ratio, interval, *(permutation_p(*rates) or (None, None)), words)
 
 
 def compare(first: Result, second: Result) -> tuple[list[Comparison], list[str]]:
@@ -125,24 +122,24 @@ def compare(first: Result, second: Result) -> tuple[list[Comparison], list[str]]
     A field that has one value throughout the first and another throughout the second, such as the precision, is what is
     compared, and does not keep their points apart. What a rate is of (`SUBJECT`), such as the length, always does.
     """
-    sides = [bars([first]), bars([second])]
+    sides = [measured([first]), measured([second])]
     if not all(sides):
         return [], []
-    names = sorted({name for side in sides for bar in side for name in bar.configuration} - {"batch_size", *SUBJECT})
+    names = sorted({name for side in sides for each in side for name in each.configuration} - {"batch_size", *SUBJECT})
     told, compared = [], set()
     for name in names:
-        values = [{json.dumps(bar.configuration.get(name), sort_keys=True) for bar in side} for side in sides]
+        values = [{json.dumps(each.configuration.get(name), sort_keys=True) for each in side} for side in sides]
         if len(values[0]) == len(values[1]) == 1 and values[0] != values[1]:
             compared.add(name)
             told.append(f"{name} is {values[0].pop()} in {first.label} and {values[1].pop()} in {second.label}.")
 
-    def key(bar: Bar) -> str:
-        kept = {name: value for name, value in bar.configuration.items() if name not in compared}
+    def key(repeats: Repeats) -> str:
+        kept = {name: value for name, value in repeats.configuration.items() if name not in compared}
         return json.dumps(kept, sort_keys=True)
 
-    by_key = [{key(bar): bar for bar in side} for side in sides]
-    for side, other, result in ((by_key[0], by_key[1], first), (by_key[1], by_key[0], second)):
+    ours, theirs = ({key(each): each for each in side} for side in sides)
+    for side, other, result in ((ours, theirs, first), (theirs, ours, second)):
         alone = len(side.keys() - other.keys())
         if alone:
             told.append(f"{alone} configuration{'s' * (alone > 1)} of {result.label} alone; not compared.")
-    return [compare_bars(bar, by_key[1][place]) for place, bar in by_key[0].items() if place in by_key[1]], told
+    return [compare_repeats(each, theirs[place]) for place, each in ours.items() if place in theirs], told
