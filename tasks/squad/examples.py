@@ -20,6 +20,23 @@ from common.json_files import read_json
 N_LISTED = 5  # of the problems of one kind
 KIND_NAMES = MappingProxyType({list: "a list", str: "a string", int: "an integer", bool: "true or false"})
 
+# The kinds of problems, as they are told of a file, in this order.
+FORMAT = "is not in SQuAD's format; repair it"
+UNANSWERED = "has questions without an answer; give --version_2_with_negative, or remove them"
+BAD_ANSWERS = (
+    "has answers that are not in the context where answer_start says; repair them, or skip them with --skip_bad_answers"
+)
+REPEATED_IDS = (
+    "has questions with the same id, by which predictions are told apart; rename them, or skip all but the first with "
+    "--skip_bad_answers"
+)
+SKIPPED = MappingProxyType(
+    {
+        BAD_ANSWERS: "has answers that are not where they should be; skipped",
+        REPEATED_IDS: "has questions with the same id; only the first is kept",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -63,24 +80,92 @@ def read_squad(
             repeated ids, bad answers, questions without an answer though the flag is not given.
     """
     path = Path(path)
-    reader = _Reader(path, version_2_with_negative, skip_bad_answers, answers_required)
-    examples = reader.read(_load_json(path))
-    if skip_bad_answers:
-        for sentence in _sentences(path, reader.bad_answers, "has answers that are not where they should be; skipped"):
+    if not path.is_file():
+        raise UserError(f"{path}: no such file", "give the path of a SQuAD .json file")
+    content = read_json(path, "SQuAD file", "repair it or get it again", object)
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: is not an object with a list "data"', "give a SQuAD .json file")
+    problems: dict[str, list[str]] = {FORMAT: [], UNANSWERED: [], BAD_ANSWERS: [], REPEATED_IDS: []}
+    examples, place_of_id = [], {}
+    for context, question, place in _questions(content, problems[FORMAT]):
+        example = _example(question, context, place, answers_required, problems[FORMAT])
+        if example is None:
+            continue
+        first = place_of_id.setdefault(example.id, place)
+        if first != place:
+            problems[REPEATED_IDS].append(f"{place}: its id {example.id!r} is that of {first} too.")
+            continue
+        if not example.answers and not version_2_with_negative and (example.is_impossible or answers_required):
+            problems[UNANSWERED].append(f"{place}: question {example.id!r} has no answer.")
+        found = [_find(answer, context) for answer in example.answers]
+        for answer, there in zip(example.answers, found, strict=True):
+            if there is None:
+                difference = _difference(answer, context)
+                problems[BAD_ANSWERS].append(f"{place}: question {example.id!r}: {difference}.")
+        good = tuple(filter(None, found))
+        if good or not example.answers or not answers_required:
+            # Like the official script, which asks of a question whether it has answers.
+            has_none = version_2_with_negative and answers_required and not example.answers
+            is_impossible = example.is_impossible or has_none
+            examples.append(SquadExample(example.id, example.question, context, good, is_impossible))
+    skipped = {kind: problems.pop(kind) for kind in SKIPPED} if skip_bad_answers else {}
+    if sentences := [sentence for what, places in problems.items() for sentence in _sentences(path, places, what)]:
+        raise UserError(sentences)
+    for kind, places in skipped.items():
+        for sentence in _sentences(path, places, SKIPPED[kind]):
             report(sentence)
-        for sentence in _sentences(path, reader.repeated_ids, "has questions with the same id; only the first is kept"):
-            report(sentence)
-        if answers_required:
-            examples = [example for example in examples if example.id not in reader.ids_left_without_answer]
     if not examples:
         raise UserError(f"{path}: holds no question that can be used", "give a SQuAD file with questions")
     return examples
 
 
-def _load_json(path: Path) -> object:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file", "give the path of a SQuAD .json file")
-    return read_json(path, "SQuAD file", "repair it or get it again", object)
+def _member(parent: dict, key: str, kind: type, place: str, wrong: list[str]) -> Any:
+    """parent[key], or None, noted in `wrong`, if it is not of this kind. `place` is that of `parent`."""
+    at = f"{place}.{key}" if place else key
+    value = parent.get(key)
+    if key not in parent:
+        wrong.append(f"{at} is missing; it must be {KIND_NAMES[kind]}.")
+    elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        wrong.append(f"{at} must be {KIND_NAMES[kind]}, and is {json.dumps(value)[:60]}.")
+    else:
+        return value
+    return None
+
+
+def _objects(parent: dict, key: str, place: str, wrong: list[str]) -> Iterator[tuple[dict, str]]:
+    """The objects in the list parent[key], with their places."""
+    for i, item in enumerate(_member(parent, key, list, place, wrong) or ()):
+        at = f"{place}.{key}[{i}]" if place else f"{key}[{i}]"
+        if isinstance(item, dict):
+            yield item, at
+        else:
+            wrong.append(f"{at} must be an object, and is {json.dumps(item)[:60]}.")
+
+
+def _questions(content: dict, wrong: list[str]) -> Iterator[tuple[str, dict, str]]:
+    """Each question with its context before it and its place behind it."""
+    for article, article_place in _objects(content, "data", "", wrong):
+        for paragraph, place in _objects(article, "paragraphs", article_place, wrong):
+            context = _member(paragraph, "context", str, place, wrong)
+            for question, question_place in _objects(paragraph, "qas", place, wrong):
+                if context is not None:
+                    yield context, question, question_place
+
+
+def _example(question: dict, context: str, place: str, answers_required: bool, wrong: list[str]) -> SquadExample | None:
+    """A question as the file has it, its answers not yet looked for in the context; None, noted, if it is none."""
+    n_wrong = len(wrong)
+    question_id, text = (_member(question, key, str, place, wrong) for key in ("id", "question"))
+    is_impossible = "is_impossible" in question and _member(question, "is_impossible", bool, place, wrong)
+    answers = ()
+    if answers_required or "answers" in question:
+        answers = tuple(
+            Answer(_member(answer, "text", str, at, wrong), _member(answer, "answer_start", int, at, wrong))
+            for answer, at in _objects(question, "answers", place, wrong)
+        )
+    if is_impossible and answers and len(wrong) == n_wrong:
+        wrong.append(f"{place}: is_impossible is true, but there are answers.")
+    return SquadExample(question_id, text, context, answers, is_impossible) if len(wrong) == n_wrong else None
 
 
 def _sentences(path: Path, problems: list[str], what: str) -> list[str]:
@@ -115,112 +200,3 @@ def _difference(answer: Answer, context: str) -> str:
     there = context[answer.start : answer.start + len(answer.text)]
     n_equal = next((i for i, (a, b) in enumerate(zip(answer.text, there, strict=False)) if a != b), len(there))
     return f"{what}: where it goes on with {answer.text[n_equal:][:20]!r}, there is {there[n_equal:][:20]!r}"
-
-
-class _Reader:
-    """Turns the file's content into examples, and notes all that is wrong with it, by place."""
-
-    def __init__(
-        self, path: Path, version_2_with_negative: bool, skip_bad_answers: bool, answers_required: bool
-    ) -> None:
-        self.path = path
-        self.version_2_with_negative = version_2_with_negative
-        self.skip_bad_answers = skip_bad_answers
-        self.answers_required = answers_required
-        self.wrong_places: list[str] = []
-        self.unanswered: list[str] = []
-        self.repeated_ids: list[str] = []
-        self.bad_answers: list[str] = []
-        self.ids_left_without_answer: set[str] = set()
-        self.place_of_id: dict[str, str] = {}
-
-    def read(self, content: object) -> list[SquadExample]:
-        """Raises UserError for all that is wrong but what is to be skipped, which is noted."""
-        if not isinstance(content, dict):
-            raise UserError(f'{self.path}: is not an object with a list "data"', "give a SQuAD .json file")
-        examples = []
-        for article, article_place in self._objects(content, "data", ""):
-            for paragraph, place in self._objects(article, "paragraphs", article_place):
-                context = self._member(paragraph, "context", str, place)
-                for question, question_place in self._objects(paragraph, "qas", place):
-                    example = self._example(question, context, question_place) if context is not None else None
-                    if example is not None:
-                        examples.append(example)
-        self._raise_if_wrong()
-        return examples
-
-    def _member(self, parent: dict, key: str, kind: type, place: str) -> Any:
-        """parent[key], or None, noted, if it is not of this kind. `place` is that of `parent`."""
-        at = f"{place}.{key}" if place else key
-        value = parent.get(key)
-        if key not in parent:
-            self.wrong_places.append(f"{at} is missing; it must be {KIND_NAMES[kind]}.")
-        elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self.wrong_places.append(f"{at} must be {KIND_NAMES[kind]}, and is {json.dumps(value)[:60]}.")
-        else:
-            return value
-        return None
-
-    def _objects(self, parent: dict, key: str, place: str) -> Iterator[tuple[dict, str]]:
-        """The objects in the list parent[key], with their places."""
-        for i, item in enumerate(self._member(parent, key, list, place) or ()):
-            at = f"{place}.{key}[{i}]" if place else f"{key}[{i}]"
-            if isinstance(item, dict):
-                yield item, at
-            else:
-                self.wrong_places.append(f"{at} must be an object, and is {json.dumps(item)[:60]}.")
-
-    def _example(self, question: dict, context: str, place: str) -> SquadExample | None:
-        n_wrong = len(self.wrong_places)
-        question_id = self._member(question, "id", str, place)
-        text = self._member(question, "question", str, place)
-        is_impossible = "is_impossible" in question and self._member(question, "is_impossible", bool, place)
-        answers = []
-        if self.answers_required or "answers" in question:
-            for answer, answer_place in self._objects(question, "answers", place):
-                answer_text = self._member(answer, "text", str, answer_place)
-                answers.append(Answer(answer_text, self._member(answer, "answer_start", int, answer_place)))
-        if len(self.wrong_places) > n_wrong:
-            return None
-
-        first = self.place_of_id.setdefault(question_id, place)
-        if first != place:
-            self.repeated_ids.append(f"{place}: its id {question_id!r} is that of {first} too.")
-            return None
-        if is_impossible and answers:
-            self.wrong_places.append(f"{place}: is_impossible is true, but there are answers.")
-        has_none = is_impossible or not answers
-        if has_none and not self.version_2_with_negative and (is_impossible or self.answers_required):
-            self.unanswered.append(f"{place}: question {question_id!r} has no answer.")
-        found = [_find(answer, context) for answer in answers]
-        for answer, there in zip(answers, found, strict=True):
-            if there is None:
-                self.bad_answers.append(f"{place}: question {question_id!r}: {_difference(answer, context)}.")
-        good = tuple(answer for answer in found if answer is not None)
-        if answers and not good:
-            self.ids_left_without_answer.add(question_id)
-        # Like the official script, which asks of a question whether it has answers.
-        is_impossible = is_impossible or (self.version_2_with_negative and self.answers_required and not answers)
-        return SquadExample(question_id, text, context, good, is_impossible)
-
-    def _raise_if_wrong(self) -> None:
-        kinds = [
-            (self.wrong_places, "is not in SQuAD's format; repair it"),
-            (self.unanswered, "has questions without an answer; give --version_2_with_negative, or remove them"),
-        ]
-        if not self.skip_bad_answers:
-            kinds += [
-                (
-                    self.bad_answers,
-                    "has answers that are not in the context where answer_start says; repair them, or skip them with "
-                    "--skip_bad_answers",
-                ),
-                (
-                    self.repeated_ids,
-                    "has questions with the same id, by which predictions are told apart; rename them, or skip all but "
-                    "the first with --skip_bad_answers",
-                ),
-            ]
-        sentences = [sentence for problems, what in kinds for sentence in _sentences(self.path, problems, what)]
-        if sentences:
-            raise UserError(sentences)
