@@ -23,64 +23,40 @@ itself PyTorch does not count, so there it is left out.
 import argparse
 import contextlib
 import gc
-import importlib.util
 import statistics
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmark.tables import markdown_table
-from benchmark.workloads.hugging_face_step import (
-    LEARNING_RATE,
-    MAX_GRAD_NORM,
-    hugging_face_step,
-    padded_inputs,
-    padded_question_inputs,
-)
+from benchmark.workloads.step_variants import MODELS, Variant, Workload, step_of, variants
 from common.errors import Problems, run_main
-from common.work import Work
-from data.loading.flat_batch import PretrainingBatch
+from common.matmul import Matmul
 from data.loading.synthetic import synthetic_problem
-from kernels.launch import triton_problem
-from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
-from models.config import BERT_CONFIGS, BertConfig, Execution
-from models.flops import bert_flops, question_answering_flops
-from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
+from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
-from training.config.precision import PRECISIONS, Precision, precision_problem, resolve_precision
-from training.cuda_graphs import GradientGraphs
+from training.config.precision import PRECISIONS, precision_problem, resolve_precision
 from training.environment.allocator import use_expandable_segments
+from training.metrics.measured_peak import seconds_of_matmul
 from training.metrics.throughput import ThroughputMeter
 
 MATRIX_SIZE = 8192
 WARM_UP_STEPS = 3
-MODELS = MappingProxyType({"pretraining": BertForPreTraining, "squad": BertForQuestionAnswering})
-ENCODER_INPUTS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
-PRETRAINING_INPUTS = ("masked_lm_positions", "masked_lm_labels", "next_sentence_labels")
-
-
-OURS = ("eager", "compiled", "triton", "triton-attention", "fp8")
-GRAPHS = "+graphs"
-THEIRS = ("hf", "hf-compiled")
-
-
-def execution_of(variant: str, compute_dtype: torch.dtype = torch.float32) -> Execution:
-    """How a variant runs, in this dtype if it has none of its own."""
-    variant = variant.removesuffix(GRAPHS)
-    return Execution(
-        torch.bfloat16 if variant == "fp8" else compute_dtype,
-        compiled=variant not in ("eager", "hf"),
-        kernels="triton" if variant in ("triton", "triton-attention", "fp8") else "torch",
-        attention="triton" if variant in ("triton-attention", "fp8") else None,
-        in_fp8=variant == "fp8",
-    )
+HEADER = (
+    "variant",
+    "batch",
+    "sequences/s",
+    "from - to",
+    "model TFLOP/s",
+    "of a matrix product",
+    "GiB",
+    "to the best of Hugging Face",
+)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,7 +67,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=(*OURS, *(name + GRAPHS for name in OURS), *THEIRS),
+        choices=list(variants()),
         default=None,
         help="(default: eager and hf on a CPU; on a GPU all that it can, but fp8 and graphs only when named)",
     )
@@ -111,8 +87,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def check(args: argparse.Namespace, config: BertConfig, device: torch.device) -> list[str]:
-    """The variants to measure.
+def check(args: argparse.Namespace, config: BertConfig, device: torch.device) -> None:
+    """Refuse what cannot be measured.
 
     Raises:
         UserError: variants that are asked for cannot run here, or numbers that the model does not take.
@@ -133,104 +109,30 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
     if args.precision and (problem := precision_problem(args.precision, device)):
         problems.add(problem + ".")
     for name in args.variants or ():
-        if problem := _problem(name, device):
+        if problem := variants()[name].problem(device):
             problems.add(f"--variants has {name}: {problem}", "leave it out")
     problems.raise_if_any()
-    if args.variants is None:
-        reasons = {name: _problem(name, device) for name in _usual_variants(device)}
-        for name, reason in reasons.items():
-            if reason:
-                print(f"{name} is left out: {reason}")
-        return [name for name, reason in reasons.items() if reason is None]
-    return list(dict.fromkeys(args.variants))
 
 
-def _usual_variants(device: torch.device) -> list[str]:
+def chosen_variants(named: Sequence[str] | None, device: torch.device) -> dict[str, Variant]:
+    """Those that are named, or the usual ones that can run here; says which cannot."""
+    known = variants()
+    if named is not None:
+        return {name: known[name] for name in named}
     if device.type == "cpu":
-        return ["eager", "hf"]
-    return [name for name in (*OURS, *THEIRS) if name != "fp8"]
-
-
-def _problem(variant: str, device: torch.device) -> str | None:
-    """Why it cannot run here."""
-    if variant.endswith(GRAPHS) and device.type != "cuda":
-        return "CUDA graphs need an NVIDIA GPU"
-    if variant in THEIRS and importlib.util.find_spec("transformers") is None:
-        return "Hugging Face's model needs transformers, of requirements-dev.txt"
-    if variant in THEIRS or execution_of(variant).kernels == "torch":
-        return None
-    if problem := triton_problem(device):
-        return problem
-    return precision_problem("fp8", device) if execution_of(variant).in_fp8 else None
-
-
-class Workload:
-    """A batch, and what a model is given of it and counts for it."""
-
-    def __init__(self, args: argparse.Namespace, config: BertConfig, batch_size: int, device: torch.device):
-        self.task, self.config = args.task, config
-        self.batch: PretrainingBatch = synthetic_batch(
-            batch_size, args.max_seq_length, args.max_predictions_per_seq, config.vocab_size, args.mean_length
-        ).to(device)
-        lengths = self.batch.cu_seqlens[: batch_size + 1].diff()
-        self._positions: tuple[Tensor, Tensor] = (lengths // 2).long(), (lengths - 1).long()
-
-    def inputs(self) -> dict[str, Tensor]:
-        """Of our model."""
-        if self.task == "pretraining":
-            return {name: getattr(self.batch, name) for name in (*ENCODER_INPUTS, *PRETRAINING_INPUTS)}
-        start, end = self._positions
-        return {name: getattr(self.batch, name) for name in ENCODER_INPUTS} | {
-            "start_positions": start,
-            "end_positions": end,
-        }
-
-    def padded(self) -> dict[str, Tensor]:
-        """Of Hugging Face's."""
-        if self.task == "pretraining":
-            return padded_inputs(self.batch)
-        return padded_question_inputs(self.batch, self._positions)
-
-    def flops(self, work: Work) -> float:
-        """Forward and backward, of the model, whoever runs it: see models/flops.py."""
-        return (question_answering_flops if self.task == "squad" else bert_flops)(self.config, work)
-
-
-def our_step(
-    execution: Execution, optimizer: str, work: Workload, device: torch.device, by_graphs: bool
-) -> Callable[[], None]:
-    """One step of our model on the batch, as a function to call again and again."""
-    torch.manual_seed(0)
-    with device:  # where weights are drawn in milliseconds and not in many seconds
-        model = MODELS[work.task](work.config)
-    prepare_model(model, device, execution)
-    groups = parameter_groups(model.named_parameters())
-    optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=execution.kernels)
-    inputs = work.inputs()
-    graphs = GradientGraphs(lambda batch: model(**inputs)[:1], model.parameters()) if by_graphs else None
-
-    def step() -> None:
-        if graphs is not None:
-            graphs(work.batch, 1.0, accumulates=False)
-        else:
-            model(**inputs).loss.backward()
-        clip_and_step(optimizer, gradient_norm(optimizer.param_groups), MAX_GRAD_NORM)
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def build(
-    name: str, args: argparse.Namespace, work: Workload, precision: Precision, device: torch.device
-) -> Callable[[], None]:
-    """A variant's step, warm."""
-    execution = execution_of(name, precision.compute_dtype)
-    if name not in THEIRS:
-        step = our_step(execution, args.optimizer, work, device, by_graphs=name.endswith(GRAPHS))
+        usual = {name: known[name] for name in ("eager", "hf")}
     else:
-        step = hugging_face_step(
-            work.config, work.padded(), args.task, execution.compute_dtype, device, execution.compiled
-        )
+        usual = {name: variant for name, variant in known.items() if not (variant.in_fp8 or variant.by_graphs)}
+    reasons = {name: variant.problem(device) for name, variant in usual.items()}
+    for name, reason in reasons.items():
+        if reason:
+            print(f"{name} is left out: {reason}")
+    return {name: variant for name, variant in usual.items() if not reasons[name]}
+
+
+def build(variant: Variant, compute_dtype: torch.dtype, optimizer: str, workload: Workload) -> Callable[[], None]:
+    """A variant's step, warm."""
+    step = step_of(variant, compute_dtype, optimizer, workload)
     for _ in range(WARM_UP_STEPS):
         step()
     return step
@@ -248,18 +150,17 @@ def measure(step: Callable[[], None], n_steps: int, work: Workload, device: torc
     return meter.result()
 
 
-def measured_together(names: Sequence[str]) -> list[list[str]]:
+def measured_together(chosen: dict[str, Variant]) -> list[dict[str, Variant]]:
     """Variants that take turns: all without graphs; and one by one those with, whose memory serves nobody else."""
-    taking_turns = [name for name in names if not name.endswith(GRAPHS)]
-    return [taking_turns, *([name] for name in names if name.endswith(GRAPHS))]
+    taking_turns = {name: variant for name, variant in chosen.items() if not variant.by_graphs}
+    return [taking_turns, *({name: variant} for name, variant in chosen.items() if variant.by_graphs)]
 
 
 def measure_all(
-    names: Sequence[str],
+    chosen: dict[str, Variant],
     args: argparse.Namespace,
     work: Workload,
-    precision: Precision,
-    device: torch.device,
+    compute_dtype: torch.dtype,
     failed: list[str],
 ) -> dict[str, list[dict]]:
     """The windows of each variant at one batch size, taken in turns; none of those that do not fit into memory.
@@ -268,13 +169,14 @@ def measure_all(
         failed: is added what failed for another reason.
     """
     torch._dynamo.reset()  # or code for this batch's shapes would be made for any
+    device = work.batch.input_ids.device
     steps: dict[str, Callable[[], None]] = {}
     at_rest: dict[str, int] = {}
-    windows: dict[str, list[dict]] = {name: [] for name in names}
-    for name in names:
+    windows: dict[str, list[dict]] = {name: [] for name in chosen}
+    for name, variant in chosen.items():
         before = allocated(device)
         with _failing_alone(name, work, failed):
-            steps[name] = build(name, args, work, precision, device)
+            steps[name] = build(variant, compute_dtype, args.optimizer, work)
             at_rest[name] = allocated(device) - before
     for _ in range(args.windows):
         for name in list(steps):
@@ -309,7 +211,7 @@ def release_memory(device: torch.device) -> None:
 @contextlib.contextmanager
 def _failing_alone(name: str, work: Workload, failed: list[str]) -> Iterator[None]:
     """Say what ran out of memory, show and note what failed, release what it held, and go on."""
-    variant = f"{name} with {len(work.batch.next_sentence_labels)} sequences"
+    variant = f"{name} with {work.batch.n_sequences} sequences"
     try:
         yield
     except Exception as error:  # whatever it is, the others are worth their table
@@ -322,26 +224,14 @@ def _failing_alone(name: str, work: Workload, failed: list[str]) -> Iterator[Non
         release_memory(work.batch.input_ids.device)
 
 
-def matrix_product_tflops(dtype: torch.dtype, device: torch.device) -> float:
-    """TFLOP/s of a large product of random matrices: the ceiling of this GPU, as it is now."""
-    a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device, dtype=dtype) for _ in range(2))
-    for _ in range(5):
-        a @ b
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(20):
-        a @ b
-    end.record()
-    end.synchronize()
-    return 20 * 2 * MATRIX_SIZE**3 / (start.elapsed_time(end) / 1e3) / 1e12
-
-
 def rate(windows: Sequence[dict]) -> float:
     """The median of their sequences/s."""
     return statistics.median(window["sequences_per_second"] for window in windows)
 
 
-def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None, best: float | None) -> list[str]:
+def row(
+    name: str, variant: Variant, batch_size: int, windows: Sequence[dict], peak: float | None, best: float | None
+) -> list[str]:
     """A line of the table."""
     rates = [window["sequences_per_second"] for window in windows]
     tflops = statistics.median(window["model_tflops_per_second"] for window in windows)
@@ -353,10 +243,28 @@ def row(name: str, batch_size: int, windows: Sequence[dict], peak: float | None,
         f"{rate(windows):,.1f}",
         f"{min(rates):,.1f} - {max(rates):,.1f}",
         f"{tflops:,.3g}",
-        f"{tflops / peak:.1%}" if peak and not execution_of(name).in_fp8 else "",
-        f"{memory / 2**30:.1f}" if memory > 0 and not name.endswith(GRAPHS) else "",
+        f"{tflops / peak:.1%}" if peak and not variant.in_fp8 else "",
+        f"{memory / 2**30:.1f}" if memory > 0 and not variant.by_graphs else "",
         f"{rate(windows) / best:.2f}" if best else "",
     ]
+
+
+def print_table(
+    found: dict[tuple[str, int], list[dict]], chosen: dict[str, Variant], peak: float | None, title: str, precision: str
+) -> None:
+    """What was found, by name and batch size, under a line that says what was measured."""
+    best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in chosen}
+    ours, theirs = (
+        max((best[name] for name, variant in chosen.items() if variant.is_ours == is_ours), default=0.0)
+        for is_ours in (True, False)
+    )
+    print(title)
+    rows = [row(name, chosen[name], size, windows, peak, theirs) for (name, size), windows in sorted(found.items())]
+    print(markdown_table(HEADER, rows))
+    if peak:
+        print(f"matrix product: {peak:,.0f} TFLOP/s in {precision}; fp8 has no peak of one format")
+    if ours and theirs:
+        print(f"ours / Hugging Face: {ours / theirs:.2f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -365,33 +273,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_expandable_segments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
-    names = check(args, config, device)
+    check(args, config, device)
+    chosen = chosen_variants(args.variants, device)
     precision = resolve_precision(args.precision, device)
     precision.apply()
-    peak = matrix_product_tflops(precision.compute_dtype, device) if device.type == "cuda" else None
+    peak = None
+    if device.type == "cuda":  # of a large matmul: the ceiling of this GPU, as it is now
+        large = Matmul("", MATRIX_SIZE, MATRIX_SIZE, MATRIX_SIZE)
+        peak = large.flops / seconds_of_matmul(large, precision.compute_dtype, device) / 1e12
+        release_memory(device)
 
     found: dict[tuple[str, int], list[dict]] = {}
     failed: list[str] = []
+    shape = args.max_seq_length, args.max_predictions_per_seq, config.vocab_size, args.mean_length
     for batch_size in args.batch_size:
-        work = Workload(args, config, batch_size, device)
-        for group in measured_together(names):
-            for name, windows in measure_all(group, args, work, precision, device, failed).items():
+        work = Workload(args.task, config, synthetic_batch(batch_size, *shape).to(device))
+        for group in measured_together(chosen):
+            for name, windows in measure_all(group, args, work, precision.compute_dtype, failed).items():
                 found[name, batch_size] = windows
                 print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
             release_memory(device)
 
-    best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in names}
-    theirs = max((best[name] for name in names if name in THEIRS), default=0.0)
-    ours = max((best[name] for name in names if name not in THEIRS), default=0.0)
     lengths = f"{args.max_seq_length} tokens" if args.mean_length is None else f"{args.mean_length:g} tokens on average"
-    print(f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}")
-    heads = ("variant", "batch", "sequences/s", "from - to", "model TFLOP/s", "of a matrix product", "GiB")
-    rows = [row(name, size, windows, peak, theirs) for (name, size), windows in sorted(found.items())]
-    print(markdown_table((*heads, "to the best of Hugging Face"), rows))
-    if peak:
-        print(f"matrix product: {peak:,.0f} TFLOP/s in {precision.name}; fp8 has no peak of one format")
-    if ours and theirs:
-        print(f"ours / Hugging Face: {ours / theirs:.2f}")
+    title = f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}"
+    print_table(found, chosen, peak, title, precision.name)
     if failed:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
         sys.exit(1)

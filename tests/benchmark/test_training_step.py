@@ -10,13 +10,13 @@ import torch.nn.functional as F
 import transformers
 
 from benchmark import training_step
-from benchmark.training_step import Workload, main, parse_arguments
+from benchmark.training_step import main, parse_arguments
 from benchmark.workloads.hugging_face_step import padded_inputs
+from benchmark.workloads.step_variants import Variant, Workload, variants
 from common.errors import UserError
 from modeling import BertForPreTraining, BertForQuestionAnswering
 from models.config import BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
-from training.config.precision import resolve_precision
 
 CPU = torch.device("cpu")
 CONFIG = BertConfig(100, 32, 2, 2, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -43,7 +43,7 @@ def loss_over_tokens(output, padded):
 def test_both_models_are_given_the_same_sequences(task, model_class, reference_class, mean_length):
     arguments = ["--max_seq_length", "32", "--max_predictions_per_seq", "4", "--task", task]
     args = parse_arguments(arguments + (["--mean_length", mean_length] if mean_length else []))
-    work = Workload(args, CONFIG, 6, CPU)
+    work = Workload(task, CONFIG, synthetic_batch(6, 32, 4, CONFIG.vocab_size, args.mean_length))
     reference = reference_class(transformers.BertConfig(**dataclasses.asdict(CONFIG)))
     ours = model_class(CONFIG)
     ours.load_state_dict(reference.state_dict())
@@ -74,10 +74,10 @@ def test_it_prints_each_variant_and_the_ratio_of_the_best(capsys):
 def test_what_does_not_fit_is_said_and_the_others_go_on(capsys, monkeypatch):
     build = training_step.build
 
-    def build_or_fail(name, args, work, *others):
-        if name == "eager" and work.batch.n_tokens > 2 * 16:
+    def build_or_fail(variant, compute_dtype, optimizer, work):
+        if variant == variants()["eager"] and work.batch.n_tokens > 2 * 16:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return build(name, args, work, *others)
+        return build(variant, compute_dtype, optimizer, work)
 
     monkeypatch.setattr(training_step, "build", build_or_fail)
     main([*SMALL, "--windows", "1"])
@@ -96,7 +96,7 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_released(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(training_step, "release_memory", lambda device: alive.append(held[0]() is not None))
-    batch = SimpleNamespace(next_sentence_labels=[0], input_ids=torch.zeros(1))
+    batch = SimpleNamespace(n_sequences=1, input_ids=torch.zeros(1))
     with training_step._failing_alone("hf", SimpleNamespace(batch=batch), []):
         fail()
     assert alive == [False]
@@ -117,8 +117,8 @@ def test_a_step_that_ran_out_of_memory_is_gone_when_its_memory_is_released(monke
     monkeypatch.setattr(training_step, "build", build)
     monkeypatch.setattr(training_step, "release_memory", lambda device: alive.append(held[0]() is not None))
     args = parse_arguments(SMALL)
-    work = Workload(args, CONFIG, 2, CPU)
-    assert training_step.measure_all(["eager"], args, work, resolve_precision(None, CPU), CPU, []) == {}
+    work = Workload("pretraining", CONFIG, synthetic_batch(2, 16, 2, CONFIG.vocab_size))
+    assert training_step.measure_all({"eager": Variant()}, args, work, torch.float32, []) == {}
     assert alive == [False]
 
 
@@ -147,8 +147,8 @@ def test_what_fails_is_shown_once_and_the_others_go_on(capsys, monkeypatch):
 def test_memory_is_without_what_the_others_keep():
     window = {"sequences_per_second": 2.0, "model_tflops_per_second": 1.0, "others_bytes": 3 * 2**30}
     on_gpu = window | {"peak_memory_allocated_bytes": 7 * 2**30}
-    assert training_step.row("eager", 8, [on_gpu], None, None)[6] == "4.0"
-    assert training_step.row("eager", 8, [window | {"others_bytes": 0}], None, None)[6] == ""
+    assert training_step.row("eager", Variant(), 8, [on_gpu], None, None)[6] == "4.0"
+    assert training_step.row("eager", Variant(), 8, [window | {"others_bytes": 0}], None, None)[6] == ""
 
 
 def test_without_transformers_theirs_is_left_out_and_refused_when_named(capsys, monkeypatch):
