@@ -22,6 +22,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers.models import WordPiece
@@ -128,7 +129,11 @@ def _is_punctuation(char: str) -> bool:
     return unicodedata.category(char).startswith("P")
 
 
-def _clean(char: str) -> str:
+# Rules for single characters, by their code points, as `str.translate` asks for them.
+
+
+def _clean(code_point: int) -> str:
+    char = chr(code_point)
     if char in "\0\ufffd" or _is_control(char):
         return ""
     if _is_whitespace(char):
@@ -136,24 +141,27 @@ def _clean(char: str) -> str:
     return f" {char} " if _is_cjk(char) else char
 
 
-def _isolate_punctuation(char: str) -> str:
+def _isolate_punctuation(code_point: int) -> str:
+    char = chr(code_point)
     return f" {char} " if _is_punctuation(char) else char
 
 
-def _strip_accent_isolate_punctuation(char: str) -> str:
-    return "" if unicodedata.category(char) == "Mn" else _isolate_punctuation(char)
+def _strip_accent_isolate_punctuation(code_point: int) -> str:
+    return "" if unicodedata.category(chr(code_point)) == "Mn" else _isolate_punctuation(code_point)
 
 
-class _CharacterTable(dict):
-    """A rule for single characters as a table for `str.translate`, filled as characters are met."""
+class _Computed(dict):
+    """A function's values, computed when first asked for; the first `MAX_CACHED_WORDS` are kept."""
 
-    def __init__(self, rule: Callable[[str], str]) -> None:
+    def __init__(self, compute: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.rule = rule
+        self.compute = compute
 
-    def __missing__(self, code_point: int) -> str:
-        replacement = self[code_point] = self.rule(chr(code_point))
-        return replacement
+    def __missing__(self, key: Any) -> Any:
+        value = self.compute(key)
+        if len(self) < MAX_CACHED_WORDS:
+            self[key] = value
+        return value
 
 
 class BasicTokenizer:
@@ -165,8 +173,8 @@ class BasicTokenizer:
 
     def __init__(self, do_lower_case: bool = True) -> None:
         self.do_lower_case = do_lower_case
-        self._clean = _CharacterTable(_clean)
-        self._split = _CharacterTable(_strip_accent_isolate_punctuation if do_lower_case else _isolate_punctuation)
+        self._clean = _Computed(_clean)
+        self._split = _Computed(_strip_accent_isolate_punctuation if do_lower_case else _isolate_punctuation)
 
     def tokenize(self, text: str) -> list[str]:
         """Returns the words of `text`; none is empty or holds whitespace."""
@@ -181,20 +189,6 @@ class BasicTokenizer:
                     word = unicodedata.normalize("NFD", word)
             words += word.translate(self._split).split()
         return words
-
-
-class _Ids(dict):
-    """Text -> its token ids as the bytes of an int32 array; computed when first asked for, then kept."""
-
-    def __init__(self, compute: Callable[[str], bytes]) -> None:
-        super().__init__()
-        self.compute = compute
-
-    def __missing__(self, text: str) -> bytes:
-        ids = self.compute(text)
-        if len(self) < MAX_CACHED_WORDS:
-            self[text] = ids
-        return ids
 
 
 class BertTokenizer:
@@ -218,8 +212,9 @@ class BertTokenizer:
         self.basic_tokenizer = BasicTokenizer(do_lower_case)
         self._tokens = list(self.vocab)
         self._wordpiece = WordPiece(self.vocab, unk_token=UNK, max_input_chars_per_word=MAX_CHARS_PER_WORD)
-        self._ids_of_basic_token = _Ids(self._encode_basic_token)
-        self._ids_of_word = _Ids(self._encode_word)
+        # Text -> its token ids as the bytes of an int32 array.
+        self._ids_of_basic_token = _Computed(self._encode_basic_token)
+        self._ids_of_word = _Computed(self._encode_word)
 
     @classmethod
     def from_pretrained(
@@ -326,6 +321,32 @@ class BertTokenizer:
                 raise IndexError(f"a token id cannot be negative: {index}")
             tokens.append(self._tokens[index])
         return tokens
+
+
+def open_tokenizer(
+    vocab_file: str | os.PathLike, do_lower_case: bool | None = None, configured: bool | None = None
+) -> BertTokenizer:
+    """The tokenizer of a vocabulary that was given, whose own words tell whether text has to be lower-cased.
+
+    Args:
+        vocab_file: one token per line.
+        do_lower_case: what the user says; None: nothing.
+        configured: what is written beside the vocabulary; None: nothing.
+
+    Raises:
+        UserError: see `load_vocab`; or the vocabulary contradicts what is said.
+    """
+    cased = is_cased(load_vocab(vocab_file))
+    stated = configured if do_lower_case is None else do_lower_case
+    # Where nobody lower-cases a vocabulary without capitals it may be of a script that has none.
+    if stated == cased and (cased or do_lower_case is False):
+        what, remedy = ("a cased", "--no-do_lower_case") if cased else ("an uncased", "--do_lower_case")
+        raise UserError(
+            f"the vocabulary {vocab_file} is {what} one, and most words would not be found in it with "
+            f"do_lower_case {stated}",
+            f"give {remedy}",
+        )
+    return BertTokenizer(vocab_file, do_lower_case=not cased if stated is None else stated)
 
 
 def configured_do_lower_case(folder: Path, default: bool | None) -> bool | None:

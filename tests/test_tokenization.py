@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tokenization
 from common.errors import UserError
-from tokenization import SPECIAL_TOKENS, BasicTokenizer, BertTokenizer, load_vocab
+from tokenization import SPECIAL_TOKENS, BasicTokenizer, BertTokenizer, load_vocab, open_tokenizer
 
 PIECES = (
     *"abcdefghijklmnopqrstuvwxyzABCDEFGÉéß0123456789.,;:!?-'\"()[]/$+<=>^`|~@#&*%{}\\_",
@@ -379,3 +379,25 @@ def test_from_pretrained_names_what_it_looked_for(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is no configuration: it is not JSON"):
         BertTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("word", "said", "configured", "lower_cases"),
+    [
+        ("a", None, None, True),
+        ("A", None, None, False),
+        ("a", None, False, False),  # it may be of a script without capitals
+        ("A", False, True, False),
+        ("A", None, True, r"is a cased one.*do_lower_case True; give --no-do_lower_case"),
+        ("A", True, False, r"is a cased one.*do_lower_case True; give --no-do_lower_case"),
+        ("a", False, True, r"is an uncased one.*do_lower_case False; give --do_lower_case"),
+    ],
+)
+def test_a_vocabulary_and_what_is_said_of_its_casing(tmp_path, word, said, configured, lower_cases):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*SPECIAL_TOKENS, word]))
+    if isinstance(lower_cases, bool):
+        assert open_tokenizer(path, said, configured).do_lower_case is lower_cases
+    else:
+        with pytest.raises(UserError, match=lower_cases):
+            open_tokenizer(path, said, configured)
