@@ -107,7 +107,7 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
     if args.mean_length is not None:
         problems.extend([synthetic_problem(args.mean_length, args.max_seq_length, "--mean_length")])
     if args.precision and (problem := precision_problem(args.precision, device)):
-        problems.add(problem + ".")
+        problems.add(problem)
     for name in args.variants or ():
         if problem := variants()[name].problem(device):
             problems.add(f"--variants has {name}: {problem}", "leave it out")

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "optimization": {"kernels"},
     "models": {"models", "kernels", "modeling"},
     "modeling": {"models", "kernels"},
-    "training": {"training", "optimization", "file_utils"},
+    "training": {"training", "kernels", "optimization", "file_utils"},
     "data": {"data", "tokenization", "file_utils"},
     "pretrained": {"pretrained", "file_utils", "kernels", "modeling", "models", "tokenization"},
     "tasks": {

@@ -1,6 +1,8 @@
 """README.md and docs/ are true of the tree: their commands parse; their files, links, flags and variables exist."""
 
 import contextlib
+import dataclasses
+import functools
 import io
 import re
 import shlex
@@ -30,17 +32,20 @@ import data.train_vocab
 import scripts.all_reduce
 import scripts.check_environment
 import scripts.convert_checkpoint
-import tasks.pretraining.arguments
-import tasks.squad.arguments
+import tasks.command_line
+import tasks.pretraining.task
+import tasks.squad.task
 from benchmark.sweeps.points import read_points
 from benchmark.sweeps.repeats import by_configuration
+from tasks.table import TASKS
+from training.config.settings import SHARED
 
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
 SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_tests.sh")
 PREPARATION = "data/create_datasets_from_start.sh"
 
 PARSERS = {
-    "run_pretraining.py": tasks.pretraining.arguments.parse_arguments,
+    "run_pretraining.py": functools.partial(tasks.command_line.parse_arguments, tasks.pretraining.task.PretrainingTask),
     "benchmark/training_step.py": benchmark.training_step.parse_arguments,
     "benchmark/data_preparation.py": benchmark.data_preparation.parse_arguments,
     "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,
@@ -52,7 +57,7 @@ PARSERS = {
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,
     "benchmark/sweep.py": benchmark.sweep.parse_arguments,
-    "run_squad.py": tasks.squad.arguments.parse_arguments,
+    "run_squad.py": functools.partial(tasks.command_line.parse_arguments, tasks.squad.task.SquadTask),
     "benchmark/floor.py": benchmark.floor.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,
@@ -74,7 +79,13 @@ def known_flags():
     """Every flag that some entry takes."""
     folders = ("tasks", "training", "benchmark", "data", "scripts")
     sources = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
-    return FOREIGN_FLAGS.union(*(re.findall(r'"(--[a-zA-Z][\w-]*)"', path.read_text("utf-8")) for path in sources))
+    groups = (*SHARED, *(task.flags for task in TASKS.values()))
+    fields = [field for group in groups for field in dataclasses.fields(group)]
+    declared = {name for field in fields for name in (field.metadata["names"] or (f"--{field.name}",))}
+    declared |= {f"--no-{name.removeprefix('--')}" for name in declared}
+    return FOREIGN_FLAGS.union(
+        declared, *(re.findall(r'"(--[a-zA-Z][\w-]*)"', path.read_text("utf-8")) for path in sources)
+    )
 
 
 def known_variables(script):

@@ -43,25 +43,26 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     Returns:
         the throughput and the last losses; None where a signal ended it before.
     """
-    args, setup = run.args, run.setup
-    first_step, last_step = run.step, setup.last_step
+    settings, dataset = run.settings, run.task.dataset
+    first_step, last_step = run.step, run.start.last_step
     run.model.train()
     losses: dict = {}
     saved_step = first_step
+    evaluation_steps = run.task.steps_per_evaluation
     rate = 0.0  # of the last step taken
     profiled = profiled_steps(run)
     with (
-        setup.dataset.iterate(run.samples_seen) as micro_batches,
+        dataset.iterate(run.samples_seen) as micro_batches,
         progress_bar(run, last_step) as progress,
         contextlib.closing(profiled),
     ):
         meter = ThroughputMeter(
-            setup.window_start,
-            args.benchmark_stop,
-            run.flops,
-            setup.device,
+            run.start.window_start,
+            settings.measurement.benchmark_stop,
+            run.task.flops,
+            settings.device,
             times=run.step_times,
-            telemetry=GpuTelemetry.of_device(setup.device),
+            telemetry=GpuTelemetry.of_device(settings.device),
             left_out=profiled.steps,
         )
         while run.step < last_step:
@@ -70,10 +71,10 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             with named_range(f"step {run.step + 1}"):
                 result = run.training_step(micro_batches)
             if result.outcome is Outcome.INTERRUPTED:
-                if not args.skip_checkpoint and saved_step < run.step:
+                if not settings.output.skip_checkpoint and saved_step < run.step:
                     save_before_the_end(run, logger, writer, rate)
                 return None
-            run.samples_seen += setup.batches.overall
+            run.samples_seen += settings.batches.overall
             if result.outcome is Outcome.SKIPPED:
                 meter.discard_step()
                 log_skipped_step(run, logger)
@@ -85,11 +86,11 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             meter.end_step()
             progress.update()
             step = run.step
-            ends_average = step == 1 or step % args.log_freq == 0
-            evaluates = run.steps_per_evaluation and step % run.steps_per_evaluation == 0 and step < last_step
+            ends_average = step == 1 or step % settings.output.log_freq == 0
+            evaluates = evaluation_steps and step % evaluation_steps == 0 and step < last_step
             # Before an evaluation too: it may take longer than whoever sends a signal waits.
-            is_due = step % args.num_steps_per_checkpoint == 0 or step == last_step or evaluates
-            saves = is_due and not args.skip_checkpoint
+            is_due = step % settings.checkpoints.num_steps_per_checkpoint == 0 or step == last_step or evaluates
+            saves = is_due and not settings.output.skip_checkpoint
             # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
             if ends_average or saves or step in (first_step + 1, last_step):
                 losses = log_step(run, logger, rate)
@@ -101,7 +102,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                 saved_step = step
             if evaluates:
                 with meter.paused():
-                    logger.log((setup.dataset.epoch(run.samples_seen), step), run.evaluate())
+                    logger.log((dataset.epoch(run.samples_seen), step), run.evaluate())
                 run.model.train()
         result = {**meter.result(run.world.gather), **losses}
     if account := profiled.account():
@@ -118,14 +119,16 @@ def save_before_the_end(run: TrainingRun, logger: MetricsLogger, writer: Checkpo
 
 def profiled_steps(run: TrainingRun) -> ProfiledSteps:
     """The profiler that the command line asks for."""
-    args = run.args
-    folder = Path(args.output_dir) / "profile"
-    return ProfiledSteps(args.profile, args.profile_start, args.profile_steps, folder, run.world.rank, run.setup.device)
+    flags, settings = run.settings.measurement, run.settings
+    folder = Path(settings.output.output_dir) / "profile"
+    return ProfiledSteps(
+        flags.profile, flags.profile_start, flags.profile_steps, folder, run.world.rank, settings.device
+    )
 
 
 def progress_bar(run: TrainingRun, last_step: int) -> tqdm:
     """A bar over the phase's steps, on the first rank only."""
-    shown = run.world.is_first and not run.args.disable_progress_bar
+    shown = run.world.is_first and not run.settings.output.disable_progress_bar
     return tqdm(total=last_step, initial=run.step, unit="step", disable=None if shown else True)
 
 
@@ -135,14 +138,14 @@ def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
     Raises:
         UserError: they are no longer numbers, and nothing can come of that.
     """
-    losses = dict(zip(run.loss_names, run.training_step.mean_losses(), strict=True))
+    losses = dict(zip(run.task.loss_names, run.training_step.mean_losses(), strict=True))
     average_loss = losses["loss"]
     gradient_norm = float(run.training_step.gradient_norm)
     values = {"average_loss": average_loss, **{name: value for name, value in losses.items() if name != "loss"}}
     values |= {"learning_rate": rate, "gradient_norm": gradient_norm}
     if run.loss_scale is not None:
         values["loss_scale"] = run.loss_scale.scale
-    logger.log((run.setup.dataset.epoch(run.samples_seen), run.step), values)
+    logger.log((run.task.dataset.epoch(run.samples_seen), run.step), values)
     if not (math.isfinite(average_loss) and math.isfinite(gradient_norm)):
         raise UserError(
             f"the loss is {average_loss} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
@@ -161,13 +164,13 @@ def log_skipped_step(run: TrainingRun, logger: MetricsLogger) -> None:
     """
     scale = run.loss_scale
     logger.log(
-        (run.setup.dataset.epoch(run.samples_seen), run.step + 1),
+        (run.task.dataset.epoch(run.samples_seen), run.step + 1),
         {"loss_scale": scale.scale, "skipped_steps": scale.skipped},
     )
     where = _where_losses_ended(run)
     if where:
         logger.message(f"skipped{where}")
-    if scale.skipped_in_a_row >= run.args.max_skipped_steps:
+    if scale.skipped_in_a_row >= run.settings.runtime.max_skipped_steps:
         raise UserError(
             f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {run.step + 1}, down to "
             f"a loss scale of {scale.scale:g}{where}",
@@ -183,9 +186,9 @@ def _where_losses_ended(run: TrainingRun) -> str:
     if not firsts:
         return ""
     first, rank = min(firsts)
-    epoch, sample = run.setup.dataset.epoch(first), first % run.setup.dataset.n_samples
+    epoch, sample = run.task.dataset.epoch(first), first % run.task.dataset.n_samples
     count = sum(count for count, _ in found)
     return (
-        f" (the loss of {count} micro-batches was no number, first on rank {rank}, in the {run.setup.batches.micro} "
+        f" (the loss of {count} micro-batches was no number, first on rank {rank}, in the {run.settings.batches.micro} "
         f"sequences from {sample} of epoch {epoch} on)"
     )

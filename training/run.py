@@ -2,10 +2,9 @@
 
 A run is the same on one process and on many: the wrapper that reduces gradients, the sharded optimizer and the writing
 of checkpoints are chosen here, and the loop does not know which it has. What is trained, on which data, and how it is
-scored is the business of the entries, which derive their own run.
+scored is the task's business.
 """
 
-import argparse
 import dataclasses
 import functools
 import math
@@ -14,175 +13,132 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.matmul import Matmul
-from common.work import Work
 from optimization import WarmupSchedule, build_optimizer, clips_itself, parameter_groups
-from training.checkpointing.resume import first_global_step
 from training.checkpointing.writer import CheckpointWriter, to_host
-from training.config.arguments import reduce_dtype
-from training.config.batch_sizes import BatchSizes
-from training.config.precision import Precision
+from training.config.settings import Settings
 from training.cuda_graphs import GradientGraphs
 from training.distributed.data_parallel import data_parallel
 from training.distributed.sharded_optimizer import ShardedOptimizer
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
 from training.loss_scale import LossScale
-from training.metrics.logger import MetricsLogger
 from training.metrics.step_times import StepTimes
 from training.step import TrainingStep
-
-
-@dataclasses.dataclass
-class TrainingSetup:
-    """What a checked command line comes to."""
-
-    device: torch.device
-    precision: Precision
-    execution: Any
-    """How the model runs, which only the model knows what to make of."""
-    batches: BatchSizes
-    config: Any
-    """The model's shape, a dataclass of numbers and strings."""
-    dataset: Any
-    """Has `iterate`, `epoch`, `n_samples` and `seed`, as the stream of micro-batches has; None where nothing is
-    trained."""
-    total_steps: int
-    """Of this phase, which the schedule spans; 1 where nothing is trained."""
-    first_step: int
-    """Steps of this phase that lie behind."""
-    last_step: int
-    """The step of this phase after which this run ends."""
-    window_start: int
-    """Steps of this run before throughput is measured."""
-    new_phase: bool
-    """The checkpoint is phase 1's last and this is phase 2: weights and moments count, schedule and data start anew."""
-    resumed: dict | None
-    """The checkpoint to go on from; None: a fresh start, or the run has taken it over."""
-    resumed_step: int | None
-    """Its step, counted over both phases."""
-    initial_weights: Any
-    """What to start from instead; None: nothing, or the run has taken it over."""
+from training.task import Start, Task
 
 
 class TrainingRun:
-    """Model, optimizer, schedule and position of one phase, and what they are saved as.
+    """Model, optimizer, schedule and position of one stage, and what they are saved as.
 
     Args:
-        args: the command line.
-        setup: what it comes to. Its checkpoint and weights are taken over.
-        model: on its device, with its initial weights.
+        task: with resolved settings. It makes the model.
+        start: where the run begins and ends.
+        resumed: the checkpoint to resume; None: a fresh start. It is emptied, since BERT-large's takes gigabytes.
         stop_signal: asked before each micro-batch whether to stop.
     """
 
-    loss_names: tuple[str, ...] = ("loss",)
-    """Of what `losses` returns: what is trained on, then its parts."""
-    metrics: tuple[tuple[str, str | None, str], ...] = ()
-    """Name, unit and printed form of what this run logs besides the loop's own."""
-    steps_per_evaluation: int | None = None
-    """Steps between calls of `evaluate` while training; None: there are none."""
-
-    def __init__(
-        self, args: argparse.Namespace, setup: TrainingSetup, world: World, stop_signal: StopSignal, model: nn.Module
-    ):
-        self.args, self.setup, self.world, self.model = args, setup, world, model
-        self.optimizer = self._build_optimizer(sharded=args.shard_optimizer and world.size > 1)
+    def __init__(self, task: Task, start: Start, resumed: dict[str, Any] | None, world: World, stop_signal: StopSignal):
+        self.task, self.start, self.world = task, start, world
+        self.settings: Settings = task.settings
+        torch.manual_seed(self.settings.optimization.seed)
+        self.model = task.make_model()
+        self.forward: nn.Module = self.model
+        self.optimizer = self._build_optimizer()
+        flags = self.settings.optimization
         self.schedule = WarmupSchedule(
-            self.optimizer, setup.total_steps, args.warmup_proportion, args.learning_rate, args.schedule
+            self.optimizer, start.total_steps, flags.warmup_proportion, flags.learning_rate, flags.schedule
         )
-        self.loss_scale = None
-        if setup.precision.name == "fp16":
-            self.loss_scale = LossScale(
-                args.loss_scale or args.init_loss_scale, dynamic=args.loss_scale == 0, floor=args.min_loss_scale
-            )
-        self.forward: nn.Module = model
-        self.step_times = StepTimes(setup.device)
-        self.training_step = TrainingStep(
-            self.losses,
-            self.optimizer,
-            self.schedule,
-            setup.batches.accumulation_steps,
-            setup.device,
-            max_grad_norm=math.inf if self._optimizer_clips else args.max_grad_norm,
-            seed=args.seed,
-            loss_scale=self.loss_scale,
-            sum_over_ranks=world.sum_,
-            n_ranks=world.size,
-            must_stop=stop_signal.agreed,
-            part=self.step_times.part,
-            graphs=GradientGraphs(self.losses, model.parameters()) if args.cuda_graphs and args.do_train else None,
-        )
+        self.loss_scale = self._build_loss_scale()
+        self.step_times = StepTimes(self.settings.device)
+        self.training_step = self._build_step(stop_signal)
         self.samples_seen = 0
-        if setup.resumed is not None:
-            self._restore(setup.resumed)
-        setup.resumed = setup.initial_weights = None  # the run holds their tensors, and BERT-large's take gigabytes
-        if world.size > 1 and args.do_train:
-            begin_last = self.step_times.begin_reduction
-            self.forward = data_parallel(model, setup.device, reduce_dtype(args), begin_last)
-            if args.allreduce_post_accumulation:
-                self.training_step.no_sync = self.forward.no_sync
+        if resumed is not None:
+            self._restore(resumed)
+            resumed.clear()
+        if world.size > 1 and self.settings.trains:
+            self._reduce_over_ranks()
 
     def losses(self, batch: Any) -> tuple[Tensor, ...]:
-        """Scalars named by `loss_names` of a batch on the device, through `self.forward`."""
-        raise NotImplementedError
+        """The task's losses of a batch on the device, through what reduces gradients where there are several ranks."""
+        return self.task.losses(self.forward, batch)
 
     def evaluate(self) -> dict[str, float]:
-        """Scores on what was held out; none where there is nothing. All ranks call it."""
-        return {}
+        """The task's scores. All ranks call it."""
+        return self.task.evaluate(self.model, self.world)
 
-    def announce(self, logger: MetricsLogger) -> None:
-        """Say for people what this run is, before its first step."""
-
-    def device_line(self) -> str:
-        """Devices, precision, kernels and size, for `announce`."""
-        device, n_ranks = self.setup.device.type, self.world.size
+    def devices(self) -> str:
+        """Devices, precision, kernels and size, in one line."""
+        settings, n_ranks = self.settings, self.world.size
         parameters = sum(p.numel() for p in self.model.parameters())
-        devices = f"{device} x {n_ranks}" if n_ranks > 1 else device
-        fast_paths = "Triton's kernels | " if self.args.kernels == "triton" else ""
-        fast_paths += "CUDA graphs | " if self.args.cuda_graphs else ""
-        return f"{devices} | {self.setup.precision.name} | {fast_paths}{parameters / 1e6:.1f} M parameters"
-
-    @property
-    def guessing_loss(self) -> float:
-        """The loss of a model that gives every answer the same probability; a run that ends far above it is wrong."""
-        raise NotImplementedError
-
-    def flops(self, work: Work) -> float:
-        """Floating-point operations of training on batches that hold so much."""
-        raise NotImplementedError
-
-    def matmuls(self, n_tokens: int) -> list[Matmul]:
-        """The encoder's matmuls in a training step over so many tokens."""
-        raise NotImplementedError
-
-    def _build_optimizer(self, sharded: bool) -> torch.optim.Optimizer | ShardedOptimizer:
-        args = self.args
-        groups = parameter_groups(self.model.named_parameters(), args.weight_decay)
-        # One that clips itself would clip its share by the norm of that share alone.
-        self._optimizer_clips = clips_itself(args.optimizer) and not sharded
-        limit = args.max_grad_norm if self._optimizer_clips else math.inf
-        build = functools.partial(
-            build_optimizer, args.optimizer, lr=args.learning_rate, max_grad_norm=limit, kernels=args.kernels
-        )
-        if sharded:
-            return ShardedOptimizer(build, groups, self.world.rank, self.world.size)
-        return build(groups)
+        devices = f"{settings.device.type} x {n_ranks}" if n_ranks > 1 else settings.device.type
+        fast_paths = "Triton's kernels | " if settings.runtime.kernels == "triton" else ""
+        fast_paths += "CUDA graphs | " if settings.runtime.cuda_graphs else ""
+        return f"{devices} | {settings.precision.name} | {fast_paths}{parameters / 1e6:.1f} M parameters"
 
     @property
     def step(self) -> int:
-        """Optimizer steps of this phase that were taken."""
+        """Optimizer steps of this stage that were taken."""
         return self.schedule.finished_steps
 
-    def _restore(self, state: dict) -> None:
+    def _build_optimizer(self) -> torch.optim.Optimizer | ShardedOptimizer:
+        flags = self.settings.optimization
+        sharded = self.settings.distribution.shard_optimizer and self.world.size > 1
+        groups = parameter_groups(self.model.named_parameters(), flags.weight_decay)
+        # One that clips itself would clip its share by the norm of that share alone.
+        self._optimizer_clips = clips_itself(flags.optimizer) and not sharded
+        build = functools.partial(
+            build_optimizer,
+            flags.optimizer,
+            lr=flags.learning_rate,
+            max_grad_norm=flags.max_grad_norm if self._optimizer_clips else math.inf,
+            kernels=self.settings.runtime.kernels,
+        )
+        return ShardedOptimizer(build, groups, self.world.rank, self.world.size) if sharded else build(groups)
+
+    def _build_loss_scale(self) -> LossScale | None:
+        flags = self.settings.runtime
+        if self.settings.precision.name != "fp16":
+            return None
+        return LossScale(
+            flags.loss_scale or flags.init_loss_scale, dynamic=flags.loss_scale == 0, floor=flags.min_loss_scale
+        )
+
+    def _build_step(self, stop_signal: StopSignal) -> TrainingStep:
+        settings = self.settings
+        has_graphs = settings.runtime.cuda_graphs and settings.trains
+        return TrainingStep(
+            self.losses,
+            self.optimizer,
+            self.schedule,
+            settings.batches.accumulation_steps,
+            settings.device,
+            max_grad_norm=math.inf if self._optimizer_clips else settings.optimization.max_grad_norm,
+            seed=settings.optimization.seed,
+            loss_scale=self.loss_scale,
+            sum_over_ranks=self.world.sum_,
+            n_ranks=self.world.size,
+            must_stop=stop_signal.agreed,
+            part=self.step_times.part,
+            graphs=GradientGraphs(self.losses, self.model.parameters()) if has_graphs else None,
+        )
+
+    def _reduce_over_ranks(self) -> None:
+        flags = self.settings.distribution
+        begin_last = self.step_times.begin_reduction
+        self.forward = data_parallel(self.model, self.settings.device, flags.reduced_in, begin_last)
+        if flags.allreduce_post_accumulation:
+            self.training_step.no_sync = self.forward.no_sync
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        if not self.args.do_train:
+        if not self.settings.trains:
             return
         decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         # A copy: on the CPU the moments would else stay in the file's pages, and the file is removed one day.
         self.optimizer.load_state_dict(to_host(state["optimizer"]))
         for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay  # what this run was told counts, not what the saved one was
-        if self.setup.new_phase:
+        if self.start.new_stage:
             for group in self.optimizer.param_groups:
                 group["step"] = 0
             self.schedule.load_state_dict({"finished_steps": 0})
@@ -193,11 +149,10 @@ class TrainingRun:
 
     def save(self, writer: CheckpointWriter) -> None:
         """Hand the state after the last step taken to rank 0's writer. All ranks call it."""
-        phase_start = first_global_step(self.args)
         optimizer_state = self.optimizer.state_dict()  # of a sharded optimizer: all ranks take part
         if not self.world.is_first:
             return
-        dataset = self.setup.dataset
+        settings, dataset, stage_start = self.settings, self.task.dataset, self.task.stage.first_step
         state = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_state,
@@ -208,13 +163,13 @@ class TrainingRun:
                 "seed": dataset.seed,
                 "n_samples": dataset.n_samples,
             },
-            "configuration": {"model": dataclasses.asdict(self.setup.config), "arguments": vars(self.args)},
+            "configuration": {"model": dataclasses.asdict(settings.model), "arguments": dict(settings.record)},
         }
         writer.save(
-            self.args.output_dir,
-            phase_start + self.step,
+            settings.output.output_dir,
+            stage_start + self.step,
             state,
-            keep=self.args.keep_checkpoints,
-            keep_every=self.args.keep_every,
-            phase_start_step=phase_start,
+            keep=settings.checkpoints.keep_checkpoints,
+            keep_every=settings.checkpoints.keep_every,
+            phase_start_step=stage_start,
         )

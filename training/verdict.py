@@ -18,7 +18,7 @@ class DevicePeaks(NamedTuple):
 
     gpus: list[str | None]
     """Name of each rank's GPU; None for a CPU."""
-    products_format: str | None
+    matmul_format: str | None
     """The one format of all matmuls; None where they have several, and so no peak of theirs."""
     measured: dict[str, Any]
     """See `measure_peak`; empty where it was not asked for."""
@@ -35,11 +35,11 @@ def device_peaks(
     if measured:
         logger.message(
             f"this device by itself: the encoder's products {measured['matrix_tflops']:.4g} TFLOP/s in "
-            f"{precision.products_format or 'bf16'}, "
+            f"{precision.matmul_format or 'bf16'}, "
             f"a copy {measured['copy_bytes_per_second'] / 1e12:.3g} TB/s"
         )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return DevicePeaks(world.gather(name), precision.products_format, measured)
+    return DevicePeaks(world.gather(name), precision.matmul_format, measured)
 
 
 def verdict(summary: dict, guessing_loss: float, peaks: DevicePeaks, logger: MetricsLogger) -> dict[str, Any]:
@@ -55,8 +55,8 @@ def verdict(summary: dict, guessing_loss: float, peaks: DevicePeaks, logger: Met
     tflops = summary.get("model_tflops_per_second")
     if tflops is None:
         return found
-    products_format, measured = peaks.products_format, peaks.measured
-    if products_format is None:
+    matmul_format, measured = peaks.matmul_format, peaks.measured
+    if matmul_format is None:
         found["utilisation"] = None
         logger.message("no utilisation: the products ran in fp8 and in bf16, and a peak is of one format")
         return found
@@ -64,11 +64,11 @@ def verdict(summary: dict, guessing_loss: float, peaks: DevicePeaks, logger: Met
         share = tflops / (measured["matrix_tflops"] * len(peaks.gpus))
         found["measured_peak"] = measured | {"fraction": share}
         logger.message(f"{share:.1%} of what the encoder's products do by themselves")
-    found["utilisation"] = sheet = utilisation(tflops, peaks.gpus, products_format)
+    found["utilisation"] = sheet = utilisation(tflops, peaks.gpus, matmul_format)
     if sheet:
         logger.message(f"{sheet['fraction']:.1%} of {sheet['peak_tflops']:,g} TFLOP/s ({sheet['peak']})")
     elif not measured:
-        what = f"the {products_format} peak of {peaks.gpus[0] or 'this CPU'}"
+        what = f"the {matmul_format} peak of {peaks.gpus[0] or 'this CPU'}"
         logger.message(f"no utilisation: {what} is not known; --measure_peak measures one")
     return found
 

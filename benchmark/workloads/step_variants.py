@@ -60,7 +60,10 @@ class Variant:
             return "Hugging Face's model needs transformers, of requirements-dev.txt"
         if self.kernels == "torch":
             return None
-        return triton_problem(device) or (precision_problem("fp8", device) if self.in_fp8 else None)
+        if (reason := triton_problem(device)) or not self.in_fp8:
+            return reason
+        problem = precision_problem("fp8", device)
+        return problem and problem.problem
 
 
 def variants() -> dict[str, Variant]:

@@ -1,30 +1,38 @@
-"""What pre-training trains and scores: both heads on masked pairs of sentences."""
+"""Pre-training: both heads on masked pairs of sentences, in two phases that share a folder of checkpoints."""
 
-import argparse
 import dataclasses
 import math
+import warnings
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from common.errors import Problem, Problems
 from common.matmul import Matmul
 from common.work import Work
 from data.loading.flat_batch import PretrainingBatch
 from modeling import BertForPreTraining, prepare_model
+from models.config import BERT_CONFIGS, BertConfig
 from models.flops import bert_flops, encoder_matmuls
+from tasks.pretraining.arguments import DESCRIPTION, PretrainingFlags, value_problems
+from tasks.pretraining.data import files_and_rows, open_datasets
 from tasks.pretraining.evaluation import evaluate_pretraining
-from tasks.pretraining.setup import PretrainingSetup
+from tasks.setup import note_differences, vocabulary_problem
 from training.checkpointing import checkpoint
-from training.checkpointing.resume import first_global_step
-from training.distributed.stop_signal import StopSignal
+from training.config.settings import Settings
 from training.distributed.world import World
-from training.metrics.logger import MetricsLogger
-from training.run import TrainingRun
+from training.task import Stage, Start, Task
 
 
-class PretrainingRun(TrainingRun):
+class PretrainingTask(Task):
     """One phase of pre-training."""
 
+    name = "pretraining"
+    description = DESCRIPTION
+    flags = PretrainingFlags
+    flags_title = "data and model"
+    model_class = BertForPreTraining
     loss_names = ("loss", "mlm_loss", "nsp_loss")
     metrics = (
         ("mlm_loss", None, ":.4f"),
@@ -37,19 +45,57 @@ class PretrainingRun(TrainingRun):
         ("eval_nsp_accuracy", None, ":.2%"),
     )
 
-    def __init__(self, args: argparse.Namespace, setup: PretrainingSetup, world: World, stop_signal: StopSignal):
-        torch.manual_seed(args.seed)
-        model = BertForPreTraining(setup.config, args.layer_norm)
-        if setup.initial_weights is not None:
-            checkpoint.load_initial_weights(model, setup.initial_weights, args.init_checkpoint)
-        prepare_model(model, setup.device, setup.execution)
-        model.cls.predictions.is_dense = not args.no_dense_sequence_output
-        super().__init__(args, setup, world, stop_signal, model)
-        self.steps_per_evaluation = args.num_steps_per_evaluation
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.eval_dataset = None
+        self._initial_weights: dict[str, Tensor] | None = None
 
-    def losses(self, batch: PretrainingBatch) -> tuple[Tensor, ...]:
-        """Total, masked-LM and next-sentence loss of a batch on the device."""
-        return self.forward(
+    def problems(self) -> Iterator[Problem]:
+        return value_problems(self.settings)
+
+    def read_model(self, problems: Problems) -> BertConfig | None:
+        flags, config = self.settings.task, None
+        with problems.collect():
+            config = BertConfig.from_json_file(flags.config_file or BERT_CONFIGS[flags.bert_model])
+            if flags.vocab_file:
+                problems.extend([vocabulary_problem(flags.vocab_file, config)])
+        return config
+
+    def open_data(self, world: World, problems: Problems) -> None:
+        self.dataset, self.eval_dataset = open_datasets(self.settings, world, problems)
+        note_differences("training shards", files_and_rows(self.dataset), world, problems)
+        note_differences("evaluation shards", files_and_rows(self.eval_dataset), world, problems)
+
+    @property
+    def data_source(self) -> str:
+        return self.dataset.source
+
+    @property
+    def data_flags(self) -> str:
+        return "--input_dir and --seed"
+
+    def read_initial_weights(self, problems: Problems) -> None:
+        path = self.settings.checkpoints.init_checkpoint
+        if not path:
+            return
+        with problems.collect():
+            self._initial_weights = checkpoint.load_weights(path)
+            if self.settings.model is not None:
+                _check_weights(self._initial_weights, self.settings.model, path)
+
+    def make_model(self) -> nn.Module:
+        settings = self.settings
+        model = BertForPreTraining(settings.model, settings.runtime.layer_norm)
+        if self._initial_weights is not None:
+            checkpoint.load_initial_weights(model, self._initial_weights, settings.checkpoints.init_checkpoint)
+            self._initial_weights = None  # BERT-large's take gigabytes
+        prepare_model(model, settings.device, settings.execution)
+        model.cls.predictions.is_dense = not settings.task.no_dense_sequence_output
+        return model
+
+    def losses(self, forward: nn.Module, batch: PretrainingBatch) -> tuple[Tensor, ...]:
+        """Total, masked-LM and next-sentence loss."""
+        return forward(
             batch.input_ids,
             batch.token_type_ids,
             batch.position_ids,
@@ -60,46 +106,65 @@ class PretrainingRun(TrainingRun):
             batch.next_sentence_labels,
         )
 
-    def predict(self, batch: PretrainingBatch) -> tuple[Tensor, Tensor]:
-        """Logits of a batch on the device: masked positions (M, V), pairs (B, 2)."""
-        return self.model.predict(
-            batch.input_ids,
-            batch.token_type_ids,
-            batch.position_ids,
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            batch.masked_lm_positions,
-            batch.next_sentence_labels.shape[0],
-        )
-
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Losses and accuracies on the held-out shards."""
-        if self.setup.eval_dataset is None:
+        if self.eval_dataset is None:
             return {}
-        self.model.eval()
-        with self.setup.eval_dataset.evaluation_batches() as batches:
-            scores = evaluate_pretraining(self.predict, batches, self.setup.device, self.world.sum_)
+        model.eval()
+
+        def predict(batch: PretrainingBatch) -> tuple[Tensor, Tensor]:
+            return model.predict(
+                batch.input_ids,
+                batch.token_type_ids,
+                batch.position_ids,
+                batch.cu_seqlens,
+                batch.max_seqlen,
+                batch.masked_lm_positions,
+                batch.next_sentence_labels.shape[0],
+            )
+
+        with self.eval_dataset.evaluation_batches() as batches:
+            scores = evaluate_pretraining(predict, batches, self.settings.device, world.sum_)
         return {f"eval_{name}": value for name, value in dataclasses.asdict(scores).items()}
+
+    def flops(self, work: Work) -> float:
+        return bert_flops(self.settings.model, work)
+
+    def matmuls(self, n_tokens: int) -> list[Matmul]:
+        return encoder_matmuls(self.settings.model, n_tokens)
 
     @property
     def guessing_loss(self) -> float:
         """Over the vocabulary, and over two next sentences."""
-        return math.log(self.setup.config.vocab_size) + math.log(2)
+        return math.log(self.settings.model.vocab_size) + math.log(2)
 
-    def flops(self, work: Work) -> float:
-        """Forward and backward: see `bert_flops`."""
-        return bert_flops(self.setup.config, work)
-
-    def matmuls(self, n_tokens: int) -> list[Matmul]:
-        """The encoder's matmuls in a training step over so many tokens."""
-        return encoder_matmuls(self.setup.config, n_tokens)
-
-    def announce(self, logger: MetricsLogger) -> None:
+    def announce(self, devices: str, start: Start) -> Iterator[str]:
         """Device, size and data; without training, whose weights are scored."""
-        args, setup = self.args, self.setup
-        data = f"{setup.dataset.n_samples:,} sequences: {setup.dataset.source}"
-        logger.message(f"{self.device_line()} | {data}")
-        if not args.do_train:
-            step = first_global_step(args) + setup.first_step
-            weights = args.init_checkpoint if setup.resumed_step is None else f"step {step} in {args.output_dir}"
-            logger.message(f"evaluating the weights of {weights} on {args.eval_dir}")
+        settings = self.settings
+        yield f"{devices} | {self.dataset.n_samples:,} sequences: {self.dataset.source}"
+        if not settings.trains:
+            step = self.stage.first_step + start.first_step
+            resumed = f"step {step} in {settings.output.output_dir}"
+            weights = settings.checkpoints.init_checkpoint if start.resumed_step is None else resumed
+            yield f"evaluating the weights of {weights} on {settings.task.eval_dir}"
+
+    @property
+    def stage(self) -> Stage:
+        flags, folder = self.settings.task, self.settings.output.output_dir
+        required = None
+        if flags.resume_phase2:
+            required = Problem(f"--resume_phase2: {folder} has no checkpoint of phase 2", "leave it out to start one")
+        first_step = flags.phase1_end_step if flags.phase2 else 0
+        return Stage(first_step, flags.phase2, required, "--phase1_end_step", "phase 2", "phase 1")
+
+    @property
+    def steps_per_evaluation(self) -> int | None:
+        return self.settings.task.num_steps_per_evaluation
+
+
+def _check_weights(weights: dict[str, Tensor], config: BertConfig, path: str) -> None:
+    with torch.device("meta"):
+        model = BertForPreTraining(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is copied to a model without memory, which is the point of it
+        checkpoint.load_initial_weights(model, weights, path)

@@ -1,45 +1,46 @@
-"""What fine-tuning trains and scores: where answers begin and end."""
+"""SQuAD: where answers begin and end, fine-tuned, predicted and scored."""
 
-import argparse
 import math
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from common.errors import Problem, Problems
 from common.matmul import Matmul
 from common.work import Work
 from data.loading.synthetic import describe_lengths
 from modeling import BertForQuestionAnswering, prepare_model
+from models.config import BERT_CONFIGS, BertConfig
 from models.flops import encoder_matmuls, question_answering_flops
-from pretrained.load import load_pretrained
-from tasks.squad.dataset import SquadBatch
-from tasks.squad.metrics import evaluate_predictions
-from tasks.squad.official_script import run_official_script
-from tasks.squad.predictions import NULL_ODDS, PredictionOptions, Predictions, predict_answers, write_predictions
-from tasks.squad.setup import SquadSetup
-from training.distributed.stop_signal import StopSignal
+from pretrained.hugging_face import read_config
+from pretrained.load import Pretrained, load_pretrained, read_pretrained
+from tasks.setup import note_differences, vocabulary_problem
+from tasks.squad.answering import answer, print_answers, score_tokens, write_and_score
+from tasks.squad.arguments import DESCRIPTION, TITLE, SquadFlags, value_problems
+from tasks.squad.data import Examples, make_datasets, make_synthetic, open_tokenizer, read_examples
+from tasks.squad.dataset import SquadBatch, SquadDataset
+from training.config.settings import Settings
 from training.distributed.world import World
-from training.metrics.logger import MetricsLogger
-from training.metrics.throughput import ThroughputMeter
-from training.run import TrainingRun
-
-WARM_UP_BATCHES = 10
-REPORTED = (
-    "measured_steps",
-    "seconds",
-    "sequences_per_second",
-    "tokens_per_second",
-    "sequences_per_second_per_gpu",
-    "model_tflops_per_second",
-)
+from training.task import Start, Task
 
 
-class SquadRun(TrainingRun):
+class SquadTask(Task):
     """Fine-tuning and its predictions."""
 
+    name = "squad"
+    description = DESCRIPTION
+    flags = SquadFlags
+    flags_title = TITLE
+    defaults = {  # noqa: RUF012  # read only
+        "num_train_epochs": 2.0,
+        "learning_rate": 3e-5,
+        "warmup_proportion": 0.1,
+        "optimizer": "adamw",
+        "schedule": "linear",
+        "num_steps_per_checkpoint": 1000,
+    }
+    model_class = BertForQuestionAnswering
     loss_names = ("loss", "start_loss", "end_loss")
     metrics = (
         ("start_loss", None, ":.4f"),
@@ -53,20 +54,90 @@ class SquadRun(TrainingRun):
         ("inference_model_tflops_per_second", "TFLOP/s", ":.3g"),
     )
 
-    def __init__(self, args: argparse.Namespace, setup: SquadSetup, world: World, stop_signal: StopSignal):
-        torch.manual_seed(args.seed)
-        model = BertForQuestionAnswering(setup.config, args.layer_norm)
-        self.weights = "random weights"
-        if setup.resumed is not None:
-            self.weights = f"the weights of step {setup.resumed_step} in {args.output_dir}"
-        if setup.initial_weights is not None:
-            self.weights = str(load_pretrained(model, setup.initial_weights))
-        prepare_model(model, setup.device, setup.execution)
-        super().__init__(args, setup, world, stop_signal, model)
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.pretrained: Pretrained | None = None
+        self.examples: Examples = {}
+        self.predict_dataset: SquadDataset | None = None
+        self._starts_from_pretrained = False
+        self._weights = ""
+        """Which weights the model began with, for people."""
 
-    def losses(self, batch: SquadBatch) -> tuple[Tensor, ...]:
-        """Mean, start and end loss of a batch on the device."""
-        return self.forward(
+    def problems(self) -> Iterator[Problem]:
+        return value_problems(self.settings)
+
+    def read_model(self, problems: Problems) -> BertConfig | None:
+        flags, path, config = self.settings.task, self.settings.checkpoints.init_checkpoint, None
+        if path:
+            with problems.collect():
+                self.pretrained = read_pretrained(path)
+        with problems.collect():
+            config = self._stated_config()
+            if flags.vocab_file:
+                problems.extend([vocabulary_problem(flags.vocab_file, config)])
+        return config
+
+    def _stated_config(self) -> BertConfig:
+        """The configuration of the flags, else that of the weights, else BERT-large's."""
+        flags = self.settings.task
+        path = flags.config_file or (flags.bert_model and BERT_CONFIGS[flags.bert_model])
+        if path and self.pretrained is not None:
+            stated_by = str(flags.config_file or f"--bert_model {flags.bert_model}")
+            return self.pretrained.with_config(read_config(Path(path)), stated_by).config
+        if path:
+            return read_config(Path(path))
+        if self.pretrained is not None:
+            return self.pretrained.known_config()
+        return BertConfig.from_json_file(BERT_CONFIGS["large"])
+
+    def open_data(self, world: World, problems: Problems) -> None:
+        settings, flags = self.settings, self.settings.task
+        tokenizer = open_tokenizer(settings, settings.model, self.pretrained, problems)
+        if flags.eval_script and not Path(flags.eval_script).is_file():
+            problems.add(
+                f"there is no script {flags.eval_script}", "give --eval_script evaluate-v1.1.py or evaluate-v2.0.py"
+            )
+        self.examples = read_examples(settings, world, problems)
+        for what, examples in self.examples.items():
+            note_differences(f"{what} questions", [example.id for example in examples], world, problems)
+        datasets = {}
+        if tokenizer is not None and not problems.found and not settings.runtime.check_only:
+            datasets = make_datasets(settings, self.examples, tokenizer, world, problems)
+        self.dataset, self.predict_dataset = datasets.get("training"), datasets.get("prediction")
+        if settings.measurement.synthetic is not None and settings.model and settings.batches:
+            with problems.collect():
+                self.dataset = make_synthetic(settings, world)
+        if self.dataset is not None and self.dataset.n_samples < settings.batches.micro * world.size:
+            problems.add(
+                f"{flags.train_file} comes to {self.dataset.n_samples} windows, and one micro-batch on all ranks takes "
+                f"{settings.batches.micro * world.size}",
+                "take a smaller --train_batch_size",
+            )
+
+    @property
+    def data_source(self) -> str:
+        return self.settings.task.train_file or "--synthetic"
+
+    @property
+    def data_flags(self) -> str:
+        return "--train_file, --seed and window flags"
+
+    def read_initial_weights(self, problems: Problems) -> None:
+        self._starts_from_pretrained = self.pretrained is not None  # they were read with the model's shape
+
+    def make_model(self) -> nn.Module:
+        settings = self.settings
+        model = BertForQuestionAnswering(settings.model, settings.runtime.layer_norm)
+        self._weights = "random weights"
+        if self._starts_from_pretrained:
+            self._weights = str(load_pretrained(model, self.pretrained))
+        self.pretrained = None  # BERT-large's weights take gigabytes
+        prepare_model(model, settings.device, settings.execution)
+        return model
+
+    def losses(self, forward: nn.Module, batch: SquadBatch) -> tuple[Tensor, ...]:
+        """Mean, start and end loss."""
+        return forward(
             batch.input_ids,
             batch.token_type_ids,
             batch.position_ids,
@@ -76,114 +147,41 @@ class SquadRun(TrainingRun):
             batch.end_positions,
         )
 
+    def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
+        """Answers to the questions, written to the output folder, and their scores."""
+        if self.predict_dataset is None:
+            return {}
+        flags, examples = self.settings.task, self.examples["prediction"]
+        start_logits, end_logits, result = score_tokens(
+            model, self.predict_dataset, world, self.settings.device, self.flops
+        )
+        if world.is_first:
+            predictions = answer(flags, examples, self.predict_dataset, start_logits, end_logits)
+            if flags.question is not None:
+                print_answers(predictions)
+            else:
+                result |= write_and_score(flags, Path(self.settings.output.output_dir), examples, predictions)
+        return world.broadcast(result)
+
+    def flops(self, work: Work) -> float:
+        return question_answering_flops(self.settings.model, work)
+
+    def matmuls(self, n_tokens: int) -> list[Matmul]:
+        return encoder_matmuls(self.settings.model, n_tokens)
+
     @property
     def guessing_loss(self) -> float:
         """Over the tokens of a full window."""
-        return math.log(self.args.max_seq_length)
+        return math.log(self.settings.max_seq_length)
 
-    def flops(self, work: Work) -> float:
-        """Forward and backward: see `question_answering_flops`."""
-        return question_answering_flops(self.setup.config, work)
-
-    def matmuls(self, n_tokens: int) -> list[Matmul]:
-        """The encoder's matmuls in a training step over so many tokens."""
-        return encoder_matmuls(self.setup.config, n_tokens)
-
-    def announce(self, logger: MetricsLogger) -> None:
+    def announce(self, devices: str, start: Start) -> Iterator[str]:
         """Device, size, weights and data."""
-        dataset = self.setup.dataset
-        logger.message(self.device_line())
-        logger.message(self.weights)
-        if dataset is not None:
-            source = self.args.train_file or f"random tokens, {describe_lengths(self.args.synthetic)}"
-            logger.message(f"training on {dataset.n_samples:,} windows of {source}")
-
-    def evaluate(self) -> dict[str, float]:
-        """Answers to the questions, written to the output folder, and their scores. All ranks call it."""
-        if self.setup.predict_dataset is None:
-            return {}
-        start_logits, end_logits, result = self._score_tokens()
-        if self.world.is_first:
-            predictions = self._answer(start_logits, end_logits)
-            if self.args.question is not None:
-                _print_answers(predictions)
-            else:
-                result |= self._write_and_score(predictions)
-        return self.world.broadcast(result)
-
-    @torch.no_grad()
-    def _score_tokens(self) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-        """Start and end scores (T,) fp32 of all windows' tokens, zero where another rank knows them, and throughput."""
-        dataset = self.setup.predict_dataset
-        offsets = dataset.features.offsets
-        scores = np.zeros((2, int(offsets[-1])), dtype=np.float32)
-        self.model.eval()
-        n_batches = -(-dataset.n_samples // (dataset.micro_batch_size * self.world.size))
-        warm_up = min(WARM_UP_BATCHES, n_batches // 5)
-        meter = ThroughputMeter(warm_up, None, lambda work: self.flops(work) / 3, self.setup.device)
-        pending = None
-        with dataset.evaluation_batches() as batches:
-            for host_batch in batches:
-                batch = host_batch.to(self.setup.device)
-                logits = self.model.predict(
-                    batch.input_ids, batch.token_type_ids, batch.position_ids, batch.cu_seqlens, batch.max_seqlen
-                )
-                if pending is not None:  # read while the device works on the next
-                    _keep(scores, offsets, *pending)
-                pending = host_batch, torch.stack(logits)
-                meter.add(host_batch.work)
-                meter.end_step()
-        if pending is not None:
-            _keep(scores, offsets, *pending)
-        measured = meter.result(self.world.gather)
-        start_logits, end_logits = sum(self.world.gather(scores))  # each window was scored by one rank
-        return start_logits, end_logits, {f"inference_{name}": measured[name] for name in REPORTED if name in measured}
-
-    def _answer(self, start_logits: np.ndarray, end_logits: np.ndarray) -> Predictions:
-        args, setup = self.args, self.setup
-        options = PredictionOptions(
-            args.n_best_size, args.max_answer_length, args.version_2_with_negative, args.null_score_diff_threshold
-        )
-        report = print if args.verbose_logging else None
-        features = setup.predict_dataset.features
-        return predict_answers(setup.predict_examples, features, start_logits, end_logits, options, report)
-
-    def _write_and_score(self, predictions: Predictions) -> dict[str, float]:
-        args = self.args
-        written = write_predictions(Path(args.output_dir), predictions, args.version_2_with_negative)
-        print(f"answers to {len(predictions.answers):,} questions: {written}", flush=True)
-        if not args.do_eval:
-            return {}
-        scores = evaluate_predictions(
-            self.setup.predict_examples,
-            predictions.answers,
-            args.version_2_with_negative,
-            predictions.null_odds or None,
-            predictions.best_answers,
-        )
-        print(f"exact match {scores['exact_match']:.2f} %, F1 {scores['f1']:.2f} %", flush=True)  # whatever comes now
-        if args.eval_script:
-            null_odds = written.with_name(NULL_ODDS) if args.version_2_with_negative else None
-            official = run_official_script(Path(args.eval_script), Path(args.predict_file), written, null_odds)
-            scores |= {f"official_{name}": value for name, value in official.items()}
-        return scores
-
-
-def _keep(scores: np.ndarray, offsets: np.ndarray, batch: SquadBatch, logits: Tensor) -> None:
-    """Put a batch's logits (2, T) where its windows are among all windows' tokens."""
-    values = logits[:, : batch.n_tokens].cpu().numpy()
-    starts = batch.cu_seqlens.tolist()
-    for place, window in enumerate(batch.feature_indices.tolist()):
-        scores[:, offsets[window] : offsets[window + 1]] = values[:, starts[place] : starts[place + 1]]
-
-
-def _print_answers(predictions: Predictions) -> None:
-    """The answer to the one question that was asked, and what else it might have been."""
-    (answer,) = predictions.answers.values()
-    print(f"answer: {answer or 'none'}")
-    for odds in predictions.null_odds.values():
-        print(f"no answer scores {odds:+.2f} against the best answer")
-    (n_best,) = predictions.n_best.values()
-    for candidate in n_best:
-        print(f"{candidate.probability:7.2%} {candidate.score:8.2f}  {candidate.text or '(no answer)'}")
-    sys.stdout.flush()
+        yield devices
+        if start.resumed_step is not None:
+            yield f"the weights of step {start.resumed_step} in {self.settings.output.output_dir}"
+        else:
+            yield self._weights
+        if self.dataset is not None:
+            lengths = self.settings.measurement.synthetic
+            source = f"random tokens, {describe_lengths(lengths)}" if lengths else self.settings.task.train_file
+            yield f"training on {self.dataset.n_samples:,} windows of {source}"

@@ -30,6 +30,7 @@ from tqdm import TMonitor
 
 import run_pretraining
 from training import entry
+from training.run import TrainingRun
 
 PYTHON = [sys.executable, str(ROOT / "run_pretraining.py")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -77,7 +78,7 @@ def inject(kind: str, rank: int, micro_batch: int) -> None:
     """
     if int(os.environ["RANK"]) != rank or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         return
-    losses, phase = run_pretraining.PretrainingRun.losses, entry.run_checked
+    losses, phase = TrainingRun.losses, entry.run_prepared
     calls = itertools.count(1)
 
     def losses_then_strike(run, batch):
@@ -91,8 +92,8 @@ def inject(kind: str, rank: int, micro_batch: int) -> None:
         print("micro-batches:", next(calls) - 1, flush=True)
         return result
 
-    run_pretraining.PretrainingRun.losses = losses_then_strike
-    entry.run_checked = counted
+    TrainingRun.losses = losses_then_strike
+    entry.run_prepared = counted
 
 
 def _strike(kind: str) -> None:

@@ -84,7 +84,7 @@ def curve(output_dir):
     phase, logged = 1, {}
     for event in read_log(Path(output_dir) / "dllogger.json"):
         if event.get("step") == "PARAMETER":
-            phase = 2 if event["data"]["arguments"]["phase2"] else 1
+            phase = 2 if event["data"]["arguments"].get("phase2") else 1
         elif isinstance(event.get("step"), list) and event["step"]:
             logged.setdefault((phase, event["step"][-1]), {}).update(event["data"])
     return logged

@@ -1,6 +1,5 @@
 """The estimate of memory against measurements, and the micro-batch that follows from it."""
 
-import dataclasses
 import functools
 
 import pytest
@@ -9,21 +8,14 @@ from hypothesis import strategies as st
 
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
-from models.memory import HEADROOM, estimated_memory, micro_batch_that_fits
-from tasks.setup import count_parameters
+from models.memory import HEADROOM, MemoryEstimate
+from tasks.execution import count_parameters
 
 
 @functools.cache
-def model(name="large"):
+def estimate(name="large", bytes_per_element=2, **options):
     config = BertConfig.from_json_file(BERT_CONFIGS[name])
-    shape = dataclasses.asdict(config)
-    return {
-        "hidden": shape["hidden_size"],
-        "intermediate": shape["intermediate_size"],
-        "layers": shape["num_hidden_layers"],
-        "vocab": shape["vocab_size"],
-        "n_parameters": count_parameters(BertForPreTraining, config),
-    }
+    return MemoryEstimate(config, count_parameters(BertForPreTraining, config), bytes_per_element, **options)
 
 
 def test_parameters_of_bert_large_are_as_published():
@@ -47,13 +39,10 @@ def test_parameters_of_bert_large_are_as_published():
 )
 def test_it_agrees_with_what_one_h200_took(n_tokens, bytes_per_element, checkpoint_activations, measured):
     """Measured without accumulation, where at the peak there are no gradients yet: 4 bytes per parameter less."""
-    estimate = estimated_memory(
-        n_tokens, **model(), bytes_per_element=bytes_per_element, checkpoint_activations=checkpoint_activations
-    )
-    assert estimate - 4 * model()["n_parameters"] == pytest.approx(
-        measured, rel=0.15 if checkpoint_activations else 0.08
-    )
-    assert estimate > 0.97 * measured
+    made = estimate(bytes_per_element=bytes_per_element, checkpoint_activations=checkpoint_activations)
+    n_bytes = made.n_bytes(n_tokens)
+    assert n_bytes - 4 * made.n_parameters == pytest.approx(measured, rel=0.15 if checkpoint_activations else 0.08)
+    assert n_bytes > 0.97 * measured
 
 
 @pytest.mark.parametrize(
@@ -72,12 +61,11 @@ def test_it_agrees_with_what_one_h200_took(n_tokens, bytes_per_element, checkpoi
     ],
 )
 def test_the_micro_batch_of_bert_large_on_known_cards(gigabytes, length, options, expected):
-    options = {"bytes_per_element": 2, **options}
-    assert micro_batch_that_fits(int(gigabytes * 1e9), 8192, length, **model(), **options) == expected
+    assert estimate(**options).largest_micro_batch(int(gigabytes * 1e9), 8192, length) == expected
 
 
 def test_where_not_one_sequence_fits():
-    assert micro_batch_that_fits(4 * 10**9, 32, 512, **model(), bytes_per_element=2) is None
+    assert estimate().largest_micro_batch(4 * 10**9, 32, 512) is None
 
 
 @given(
@@ -90,14 +78,14 @@ def test_where_not_one_sequence_fits():
 def test_it_divides_the_batch_stays_below_the_memory_and_grows_with_it(
     memory, batch_size, length, name, bytes_per_element
 ):
-    options = {**model(name), "bytes_per_element": bytes_per_element}
-    found = micro_batch_that_fits(memory, batch_size, length, **options)
-    with_more = micro_batch_that_fits(2 * memory, batch_size, length, **options)
+    made = estimate(name, bytes_per_element)
+    found = made.largest_micro_batch(memory, batch_size, length)
+    with_more = made.largest_micro_batch(2 * memory, batch_size, length)
     if found is None:
-        assert estimated_memory(length, **options) * HEADROOM > memory
+        assert made.n_bytes(length) * HEADROOM > memory
         return
     assert batch_size % found == 0
-    assert estimated_memory(found * length, **options) < memory
+    assert made.n_bytes(found * length) < memory
     assert with_more >= found
     larger = [size for size in range(found + 1, batch_size + 1) if batch_size % size == 0]
-    assert not larger or HEADROOM * estimated_memory(larger[0] * length, **options) > memory
+    assert not larger or HEADROOM * made.n_bytes(larger[0] * length) > memory

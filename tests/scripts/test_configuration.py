@@ -6,8 +6,8 @@ from script_runs import run, settings_of, shown_settings
 
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
-from models.memory import HEADROOM, estimated_memory
-from tasks.setup import count_parameters
+from models.memory import HEADROOM, MemoryEstimate
+from tasks.execution import count_parameters
 from training.config.precision import PRECISIONS
 
 SCRIPTS = {"pretrain": "scripts/run_pretraining.sh", "squad": "scripts/run_squad.sh"}
@@ -64,16 +64,9 @@ def test_micro_batches_fit_the_card(name, configured):
     config = BertConfig.from_json_file(BERT_CONFIGS["large"])
     card = name.split("_")[0]
     for phase, length in ((1, 128), (2, 512)):
-        n_bytes = estimated_memory(
-            int(values[f"PHASE{phase}_MICRO_BATCH"]) * length,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            layers=config.num_hidden_layers,
-            vocab=config.vocab_size,
-            n_parameters=count_parameters(BertForPreTraining, config),
-            bytes_per_element=2,
-            padded_attention=card == "v100",
-        )
+        n_parameters = count_parameters(BertForPreTraining, config)
+        estimate = MemoryEstimate(config, n_parameters, 2, padded_attention=card == "v100")
+        n_bytes = estimate.n_bytes(int(values[f"PHASE{phase}_MICRO_BATCH"]) * length)
         assert 0.3 * MEMORY[card] < HEADROOM * n_bytes < MEMORY[card]
 
 

@@ -16,7 +16,8 @@ from ranks import PATIENCE
 from script_runs import BIN, SCRIPTS, environment, run, settings_of, shown_settings
 
 from data.loading.prepared import find_prepared
-from tasks.pretraining.arguments import parse_arguments
+from tasks.command_line import parse_arguments
+from tasks.pretraining.task import PretrainingTask
 from training.metrics.logger import read_log
 
 STARTED_BY_USERS = (
@@ -59,7 +60,7 @@ def test_the_recipe_is_the_published_one(tmp_path):
         assert {name: float(settings[f"PHASE{phase}_{name}"]) for name in values} == values
     assert (settings["BERT_MODEL"], settings["OPTIMIZER"], settings["SCHEDULE"]) == ("large", "lamb", "poly")
     # What the script leaves to run_pretraining.py.
-    defaults = parse_arguments(["--input_dir", "a", "--output_dir", "b"])
+    defaults = parse_arguments(PretrainingTask, ["--input_dir", "a", "--output_dir", "b"]).optimization
     assert (defaults.weight_decay, defaults.max_grad_norm) == (0.01, 1.0)
 
 
@@ -241,7 +242,7 @@ def steps_by_phase(log):
     steps, phase = {1: [], 2: []}, None
     for event in read_log(log):
         if event.get("step") == "PARAMETER":
-            phase = 2 if event["data"]["arguments"]["phase2"] else 1
+            phase = 2 if event["data"]["arguments"].get("phase2") else 1
         elif isinstance(event.get("step"), list) and "average_loss" in event["data"]:
             steps[phase].append(event["step"][-1])
     return steps

@@ -35,6 +35,7 @@ from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from training.checkpointing import writer as checkpoint_writer
 from training.distributed.stop_signal import REQUEUE_EXIT_CODE
+from training.run import TrainingRun
 
 PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24
 ACCUMULATION = 2
@@ -295,14 +296,14 @@ def test_an_error_on_one_rank_ends_the_other(folder):
 
 
 def train_without_memory_on_rank_1(arguments):
-    losses = run_pretraining.PretrainingRun.losses
+    losses = TrainingRun.losses
 
     def losses_or_not(run, batch):
         if run.step == 3 and run.world.rank == 1:
             raise torch.OutOfMemoryError("out of memory")
         return losses(run, batch)
 
-    run_pretraining.PretrainingRun.losses = losses_or_not
+    TrainingRun.losses = losses_or_not
     train(arguments)
 
 
@@ -322,14 +323,14 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 def test_neither_threads_nor_handlers_nor_shared_memory_are_left_however_main_ends(folder, tmp_path, monkeypatch, end):
     strike, error = ENDS[end]
-    losses = run_pretraining.PretrainingRun.losses
+    losses = TrainingRun.losses
 
     def losses_then_strike(run, batch):
         if run.step == 4:  # a checkpoint may be on its way to disk
             strike()
         return losses(run, batch)
 
-    monkeypatch.setattr(run_pretraining.PretrainingRun, "losses", losses_then_strike)
+    monkeypatch.setattr(TrainingRun, "losses", losses_then_strike)
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     threads, handlers = set(threading.enumerate()), [signal.getsignal(number) for number in numbers]
     with nothing_left(list):

@@ -1,100 +1,100 @@
-"""Which checkpoint a run goes on from, given its flags and what its folder holds.
+"""Which checkpoint a run resumes from, given its settings and what its folder holds.
 
-Both phases write into one folder, phase 2 counting on from phase 1's last step, as NVIDIA's scripts do. So the same
-command line serves the first start and every restart: it finds its own phase's newest checkpoint, or phase 1's last.
-A damaged one is reported and the one before it used, since a run of days must not wait for somebody to delete a file.
+Stages of one training write into one folder, each counting on from the last step of the stage before it, as the phases
+of NVIDIA's scripts do. So the same command line serves the first start and every restart: it finds its own stage's
+newest checkpoint, or the last of the stage before. A damaged one is reported and the one before it used, since a run
+of days must not wait for somebody to delete a file.
 """
 
-import argparse
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common.checkpoint_files import find_checkpoints
 from common.errors import Problems, UserError
 from training.checkpointing.checkpoint import load_checkpoint
-
-
-def first_global_step(args: argparse.Namespace) -> int:
-    """The step, counted over both phases, after which this phase begins."""
-    return args.phase1_end_step if args.phase2 else 0
+from training.config.settings import Settings
+from training.task import Stage
 
 
 def restarted_by_torchrun() -> bool:
-    """Whether torchrun started this process again after a failure, so that it goes on without being told to."""
+    """Whether torchrun started this process again after a failure, so that it resumes without being told to."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def find_start(
-    args: argparse.Namespace, total_steps: float, model: Mapping[str, Any], report: Callable[[str], None] = print
+    settings: Settings, stage: Stage, total_steps: float, report: Callable[[str], None] = print
 ) -> dict[str, Any] | None:
-    """The checkpoint to go on from, loaded; None for a fresh start.
+    """The checkpoint to resume from, loaded; None for a fresh start.
 
     Args:
-        args: with `output_dir`, `resume_from_checkpoint`, `resume_step`, `phase2`, `resume_phase2`, `phase1_end_step`,
-            `do_train`, `skip_checkpoint`, `init_checkpoint` and `optimizer`.
-        total_steps: of this phase; `math.inf` where they are not known.
-        model: the configuration that the checkpoint must have been made with.
+        settings: `model`, where it is known, is the configuration that the checkpoint must have been made with.
+        stage: that this run is.
+        total_steps: of this stage; `math.inf` where they are not known.
         report: told of each damaged checkpoint that is passed over.
 
     Raises:
         UserError: the folder holds checkpoints and no flag says what to do with them, the one that is needed is missing
-            or damaged, or it is of another model or, where training goes on, of another optimizer.
+            or damaged, or it is of another model or, where training resumes, of another optimizer.
     """
-    found = dict(find_checkpoints(args.output_dir))
-    if not (args.resume_from_checkpoint or restarted_by_torchrun()):
-        if found and args.do_train and not args.skip_checkpoint:
+    output_dir, flags = settings.output.output_dir, settings.checkpoints
+    found = dict(find_checkpoints(output_dir))
+    if not (flags.resume_from_checkpoint or restarted_by_torchrun()):
+        if found and settings.trains and not settings.output.skip_checkpoint:
             raise UserError(
-                f"{args.output_dir} holds checkpoints already, up to {found[max(found)].name}",
+                f"{output_dir} holds checkpoints already, up to {found[max(found)].name}",
                 "add --resume_from_checkpoint to go on from there, or choose another --output_dir",
             )
         return None
-    steps = _steps_to_try(args, sorted(found), total_steps)
+    steps = _steps_to_try(settings, stage, sorted(found), total_steps)
     if not steps:
         return None
     if steps[0] not in found:
+        flag = f", --resume_step and {stage.flag}" if stage.flag else " and --resume_step"
         raise UserError(
-            f"{args.output_dir} has no ckpt_{steps[0]}.pt to go on from (it has {sorted(found) or 'none'})",
-            "check --output_dir, --resume_step and --phase1_end_step",
+            f"{output_dir} has no ckpt_{steps[0]}.pt to go on from (it has {sorted(found) or 'none'})",
+            f"check --output_dir{flag}",
         )
     contents = _load_first_whole([found[step] for step in steps if step in found], report)
-    _check_fit(contents, found[contents["step"]], args, model)
+    _check_fit(contents, found[contents["step"]], settings)
     return contents
 
 
-def _steps_to_try(args: argparse.Namespace, steps: list[int], total_steps: float) -> list[int]:
-    """Global steps to go on from, the best first; none for a fresh start."""
-    first = first_global_step(args)
-    last = first + total_steps if args.do_train else math.inf
-    of_this_phase = [step for step in reversed(steps) if first < step <= last]
-    if args.resume_phase2 and not of_this_phase:
-        raise UserError(f"--resume_phase2: {args.output_dir} has no checkpoint of phase 2", "leave it out to start one")
-    if args.resume_step != -1 and not restarted_by_torchrun():
-        if not first <= args.resume_step <= last:
+def _steps_to_try(settings: Settings, stage: Stage, steps: list[int], total_steps: float) -> list[int]:
+    """Steps, counted over all stages, to resume from, the best first; none for a fresh start."""
+    output_dir, flags = settings.output.output_dir, settings.checkpoints
+    first = stage.first_step
+    last = first + total_steps if settings.trains else math.inf
+    of_this_stage = [step for step in reversed(steps) if first < step <= last]
+    if stage.checkpoint_required and not of_this_stage:
+        raise UserError(stage.checkpoint_required)
+    if flags.resume_step != -1 and not restarted_by_torchrun():
+        if not first <= flags.resume_step <= last:
             raise UserError(
-                f"--resume_step {args.resume_step} lies outside this phase, which goes from {first} to {last}."
+                f"--resume_step {flags.resume_step} lies outside this phase, which goes from {first} to {last}."
             )
-        newer = [step for step in of_this_phase if step > args.resume_step]
-        if newer and args.do_train and not args.skip_checkpoint:
+        newer = [step for step in of_this_stage if step > flags.resume_step]
+        if newer and settings.trains and not settings.output.skip_checkpoint:
             raise UserError(
-                f"{args.output_dir} holds ckpt_{newer[0]}.pt and {len(newer) - 1} more after --resume_step "
-                f"{args.resume_step}, and a restart would take the newest",
+                f"{output_dir} holds ckpt_{newer[0]}.pt and {len(newer) - 1} more after --resume_step "
+                f"{flags.resume_step}, and a restart would take the newest",
                 "move those away, or go on from the newest",
             )
-        return [args.resume_step]
-    if of_this_phase:
-        return of_this_phase + [first] * (args.phase2 and first in steps)
-    if args.phase2 and (first in steps or not args.init_checkpoint):
+        return [flags.resume_step]
+    if of_this_stage:
+        return of_this_stage + [first] * (stage.continues and first in steps)
+    if stage.continues and (first in steps or not flags.init_checkpoint):
         return [first]
     if steps:
         raise UserError(
-            f"{args.output_dir} holds checkpoints from step {min(steps)} on, and this phase ends at {last}",
+            f"{output_dir} holds checkpoints from step {min(steps)} on, and this phase ends at {last}",
             "raise --max_steps or --num_train_epochs, or choose another --output_dir",
         )
-    if not args.do_train and not args.init_checkpoint:
-        raise UserError(f"{args.output_dir} holds no checkpoint to evaluate", "check --output_dir")
+    if not settings.trains and not flags.init_checkpoint:
+        raise UserError(f"{output_dir} holds no checkpoint to evaluate", "check --output_dir")
     return []
 
 
@@ -109,21 +109,24 @@ def _load_first_whole(paths: list[Path], report: Callable[[str], None]) -> dict[
     raise ValueError("no checkpoint to load was named")
 
 
-def _check_fit(contents: dict[str, Any], path: Path, args: argparse.Namespace, model: Mapping[str, Any]) -> None:
+def _check_fit(contents: dict[str, Any], path: Path, settings: Settings) -> None:
     problems = Problems()
     made_with = contents["configuration"]["model"]
+    model = dataclasses.asdict(settings.model) if settings.model else {}
     differing = [
         f"{key} {made_with.get(key)} there and {value} here"
         for key, value in model.items()
         if made_with.get(key) != value
     ]
     problems.check(
-        not differing, f"{path} is of another model ({', '.join(differing)})", "give the configuration it was made with"
+        not differing,
+        f"{path} is of another model ({', '.join(differing)})",
+        "give the configuration it was made with",
     )
-    optimizer = contents["configuration"]["arguments"]["optimizer"]
+    saved, wanted = contents["configuration"]["arguments"]["optimizer"], settings.optimization.optimizer
     problems.check(
-        optimizer == args.optimizer or not args.do_train,
-        f"{path} holds the state of --optimizer {optimizer}, not of {args.optimizer}",
-        f"go on with {optimizer}, or start anew from its weights with --init_checkpoint",
+        saved == wanted or not settings.trains,
+        f"{path} holds the state of --optimizer {saved}, not of {wanted}",
+        f"go on with {saved}, or start anew from its weights with --init_checkpoint",
     )
     problems.raise_if_any()

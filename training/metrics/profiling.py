@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from common.errors import Problem
+
 KINDS = ("cuda", "torch")
 
 
@@ -87,8 +89,8 @@ class ProfiledSteps:
             torch.cuda.synchronize(self.device)
 
 
-def profile_problem(kind: str | None, device: torch.device) -> str | None:
-    """Why this profiler cannot be used here, a sentence; None where it can."""
+def profile_problem(kind: str | None, device: torch.device) -> Problem | None:
+    """Why this profiler cannot be used here; None where it can."""
     if kind == "cuda" and device.type != "cuda":
-        return "--profile is for Nsight, which needs a GPU; give --profile torch on a CPU."
+        return Problem("--profile is for Nsight, which needs a GPU", "give --profile torch on a CPU")
     return None

@@ -1,23 +1,39 @@
 """The command line of pre-training: what is wrong with its values is said flag by flag, and all of it."""
 
+import dataclasses
 import os
 
 import pytest
 import torch
 
 from models.config import BERT_CONFIGS
-from tasks.pretraining import arguments as pretraining_arguments
-from tasks.pretraining.arguments import parse_arguments, value_problems
-from training.config import argument_checks
-from training.config.arguments import HelpFormatter, precision_name, reduce_dtype
+from tasks.command_line import parse_arguments
+from tasks.pretraining.arguments import PretrainingFlags
+from tasks.pretraining.task import PretrainingTask
+from training.config.flags import HelpFormatter
+from training.config.problems import shared_problems
+from training.config.settings import SHARED
 
 CPU = torch.device("cpu")
-POSITIVE = argument_checks.POSITIVE + pretraining_arguments.POSITIVE
+POSITIVE = [
+    field.name
+    for kind in (*SHARED, PretrainingFlags)
+    for field in dataclasses.fields(kind)
+    if field.metadata["positive"]
+]
+
+
+def parsed(*arguments):
+    return parse_arguments(PretrainingTask, ["--input_dir", "data", "--output_dir", "out", *arguments])
+
+
+def value_problems(settings, device=CPU):
+    settings = dataclasses.replace(settings, device=device)
+    return [str(problem) for problem in (*shared_problems(settings), *PretrainingTask(settings).problems())]
 
 
 def problems_of(*arguments, device=CPU):
-    required = ("--input_dir", "data", "--output_dir", "out", "--do_train", "--max_steps", "10")
-    return list(value_problems(parse_arguments([*required, *arguments]), device))
+    return value_problems(parsed("--do_train", "--max_steps", "10", *arguments), device)
 
 
 @pytest.fixture(autouse=True)
@@ -84,15 +100,13 @@ def test_all_problems_are_found_at_once():
     ],
 )
 def test_what_a_run_needs(arguments, sentence):
-    args = parse_arguments(["--input_dir", "data", "--output_dir", "out", *arguments])
-    (found,) = value_problems(args, CPU)
+    (found,) = value_problems(parsed(*arguments))
     assert sentence in found
 
 
 @pytest.mark.parametrize("flags", [["--fp16"], ["--amp"], ["--fp16", "--amp"], ["--amp", "--precision", "fp16"]])
 def test_nvidias_names_for_mixed_precision_mean_fp16(flags):
-    args = parse_arguments(["--input_dir", "data", "--output_dir", "out", *flags])
-    assert precision_name(args) == "fp16"
+    assert parsed(*flags).precision_name == "fp16"
     assert problems_of(*flags) == []
 
 
@@ -101,7 +115,7 @@ def test_nvidias_names_for_mixed_precision_mean_fp16(flags):
     [([], "fp32"), (["--allreduce_post_accumulation_fp16"], "fp16"), (["--reduce_dtype", "bf16"], "bf16")],
 )
 def test_what_gradients_are_reduced_in(flags, expected):
-    assert reduce_dtype(parse_arguments(["--input_dir", "data", "--output_dir", "out", *flags])) == expected
+    assert parsed(*flags).distribution.reduced_in == expected
 
 
 def test_tensorboard_that_is_not_installed(monkeypatch):
@@ -136,7 +150,7 @@ def test_shipped_configurations_are_where_the_flag_looks():
 
 def test_help_explains_every_flag_and_shows_defaults_where_there_are_any(capsys):
     with pytest.raises(SystemExit) as stopped:
-        parse_arguments(["--help"])
+        parsed("--help")
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "tokens per sequence in the shards (default: 512)" in text
@@ -149,6 +163,7 @@ def test_every_flag_has_help(monkeypatch):
     add_argument = HelpFormatter.add_argument
     monkeypatch.setattr(HelpFormatter, "add_argument", lambda self, a: (actions.append(a), add_argument(self, a)))
     with pytest.raises(SystemExit):
-        parse_arguments(["--help"])
+        parsed("--help")
+    assert len(POSITIVE) > 15
     assert len(actions) > 40
     assert [action.option_strings for action in actions if not action.help] == []

@@ -11,11 +11,11 @@ import pytest
 import torch
 from pretraining_runs import command, curve, losses, make_inputs, summary
 
-import run_pretraining
-from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from run_pretraining import main
+from common.checkpoint_files import find_checkpoints
 from training.metrics.logger import read_log
+from training.run import TrainingRun
 
 SCALE = 2.0**10  # nothing overflows at this one
 
@@ -40,7 +40,7 @@ def fp16(folder, output, **changes):
 def spoil(monkeypatch, is_bad):
     """Make the loss of micro-batches infinite whose number, counted from 1 over the run, `is_bad` says."""
     calls = 0
-    losses_of = run_pretraining.PretrainingRun.losses
+    losses_of = TrainingRun.losses
 
     def spoiled(run, batch):
         nonlocal calls
@@ -48,7 +48,7 @@ def spoil(monkeypatch, is_bad):
         values = losses_of(run, batch)
         return (values[0] * math.inf, *values[1:]) if is_bad(calls) else values
 
-    monkeypatch.setattr(run_pretraining.PretrainingRun, "losses", spoiled)
+    monkeypatch.setattr(TrainingRun, "losses", spoiled)
 
 
 def skips(output):

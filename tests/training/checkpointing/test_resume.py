@@ -25,20 +25,20 @@ PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24
 KILLED = """
 import itertools, os, signal, sys
 import run_pretraining
-from paths import ROOT
+from training.run import TrainingRun
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 kind, where = sys.argv[1:3]
 if kind == "micro-batch":
-    losses, calls = run_pretraining.PretrainingRun.losses, itertools.count(1)
+    losses, calls = TrainingRun.losses, itertools.count(1)
     def losses_then_kill(run, batch):
         values = losses(run, batch)
         if next(calls) == int(where):
             kill()
         return values
-    run_pretraining.PretrainingRun.losses = losses_then_kill
+    TrainingRun.losses = losses_then_kill
 else:
     replace = os.replace
     os.replace = lambda source, target: kill() if str(target).endswith(where) else replace(source, target)

@@ -1,6 +1,6 @@
 """Four flags and a number of processes, and what they come to."""
 
-import argparse
+import types
 
 import pytest
 from hypothesis import given
@@ -12,13 +12,15 @@ from training.config.batch_sizes import BatchSizes, resolve_batch_sizes
 
 def resolve(world_size=1, fits=32, **flags):
     names = ("train_batch_size", "global_batch_size", "gradient_accumulation_steps", "micro_batch_size")
-    args = argparse.Namespace(**{name: flags.get(name) for name in names})
-    problems = Problems()
+    given = types.SimpleNamespace(**{name: flags.get(name) for name in names})
+    problems, batches = Problems(), None
 
     def fitting(batch_size):
         return max((size for size in range(1, fits + 1) if batch_size % size == 0), default=None)
 
-    return resolve_batch_sizes(args, world_size, fitting, problems), problems.sentences
+    with problems.collect():
+        batches = resolve_batch_sizes(given, world_size, fitting)
+    return batches, problems.sentences
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capa
     precision.apply()
     assert precision.compute_dtype == dtype
     assert precision.in_fp8 == (name == "fp8")
-    assert precision.products_format == (None if name == "fp8" else name)
+    assert precision.matmul_format == (None if name == "fp8" else name)
     assert torch.get_float32_matmul_precision() == matmul
     assert torch.backends.cuda.matmul.allow_tf32 == (name == "tf32")
     assert not recwarn.list
@@ -57,7 +57,7 @@ def test_old_gpus_are_named_with_what_they_lack(name, gpu_of_capability):
     gpu_of_capability(7, 5)
     problem = precision_problem(name, CUDA)
     lacks = "needs compute capability 8.0 or higher, and Some GPU has 7.5"
-    assert problem == f"--precision {name} {lacks}: use fp16 or fp32"
+    assert str(problem) == f"--precision {name} {lacks}; use fp16 or fp32."
     with pytest.raises(ValueError, match=r"7\.5"):
         resolve_precision(name, CUDA)
 
@@ -65,7 +65,7 @@ def test_old_gpus_are_named_with_what_they_lack(name, gpu_of_capability):
 def test_fp8_needs_more_than_bf16(gpu_of_capability):
     gpu_of_capability(8, 0)
     lacks = "needs compute capability 8.9 or higher, and Some GPU has 8.0"
-    assert precision_problem("fp8", CUDA) == f"--precision fp8 {lacks}: use bf16"
+    assert str(precision_problem("fp8", CUDA)) == f"--precision fp8 {lacks}; use bf16."
     gpu_of_capability(9, 0)
     assert precision_problem("fp8", CUDA) is None
 
@@ -76,9 +76,9 @@ def test_fp16_runs_on_old_gpus(gpu_of_capability):
 
 
 def test_tf32_on_a_cpu_and_unknown_names_are_refused():
-    assert "NVIDIA GPUs only" in precision_problem("tf32", CPU)
+    assert "NVIDIA GPUs only" in str(precision_problem("tf32", CPU))
     assert precision_problem("bf16", CPU) is None
-    assert "choose one of fp32, tf32, fp16, bf16, fp8" in precision_problem("half", CPU)
+    assert "choose one of fp32, tf32, fp16, bf16, fp8" in str(precision_problem("half", CPU))
     assert PRECISIONS == ("fp32", "tf32", "fp16", "bf16", "fp8")
 
 

@@ -73,6 +73,6 @@ def test_nsight_is_told_when_to_begin_and_to_end(tmp_path, monkeypatch):
 
 
 def test_nsight_needs_a_gpu():
-    assert "give --profile torch" in profile_problem("cuda", CPU)
+    assert "give --profile torch" in str(profile_problem("cuda", CPU))
     assert profile_problem("torch", CPU) is profile_problem(None, CPU) is None
     assert profile_problem("cuda", torch.device("cuda")) is None

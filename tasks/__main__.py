@@ -1,0 +1,20 @@
+"""Runs any task: `python3 -m tasks NAME [flags]`. run_pretraining.py and run_squad.py are two under their own names."""
+
+import sys
+
+from common.errors import UserError, run_main
+from tasks.command_line import run
+from tasks.table import TASKS
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the task that the first argument names."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = arguments[0] if arguments else None
+    if name not in TASKS:
+        raise UserError(f"there is no task {name}", f"give one of {', '.join(TASKS)}, and then its flags")
+    run(TASKS[name], arguments[1:])
+
+
+if __name__ == "__main__":
+    run_main(main)

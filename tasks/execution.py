@@ -1,0 +1,170 @@
+"""How a model runs on this device: precision, kernels, attention, CUDA graphs and micro-batches.
+
+Each is given by a flag or follows from the device by one policy: `kernels.defaults.fast_paths`, by what was measured,
+and `models.memory`, by what fits. `resolve_*` are pure and return settings; `*_problems` say what cannot run here.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from common.errors import Problem, Problems, UserError
+from kernels.attention.backends import backend_problem, default_backend
+from kernels.defaults import fast_paths
+from kernels.launch import triton_problem
+from kernels.layers import layer_norm_function
+from models.config import BertConfig, Execution
+from models.fused_variants import fused_problems
+from models.memory import MemoryEstimate
+from training.config.batch_sizes import resolve_batch_sizes
+from training.config.precision import precision_problem, resolve_precision
+from training.config.settings import Settings
+from training.distributed.world import World
+
+CPU_MICRO_BATCH = 32
+
+
+def resolve_execution(settings: Settings, config: BertConfig | None) -> Settings:
+    """Fill in precision, kernels and attention; the precision stays None where the device cannot compute in it."""
+    name, device = settings.precision_name, settings.device
+    precision = None if name and precision_problem(name, device) else resolve_precision(name, device)
+    settings = dataclasses.replace(settings, precision=precision, model=config)
+    flags = settings.runtime
+    fast = fast_paths(device, precision.compute_dtype) if precision and config else None
+    kernels = flags.kernels
+    if kernels is None:
+        is_fused = fast is not None and not list(fused_problems(config, flags.layer_norm, in_fp8=False))
+        kernels = fast.kernels if is_fused else "torch"
+    attention = flags.attention
+    if attention is None and fast is not None and fast.attention and kernels == fast.kernels:
+        problem = backend_problem(
+            fast.attention, device, precision.compute_dtype, config.head_size, settings.max_seq_length
+        )
+        attention = fast.attention if problem is None else None
+    return settings.with_resolved("runtime", kernels=kernels, attention=attention)
+
+
+def execution_problems(settings: Settings, world_size: int) -> Iterator[Problem]:
+    """Where the kernels asked for are not installed, cannot run here, or do not compute this model."""
+    flags, device, config = settings.runtime, settings.device, settings.model
+    try:
+        layer_norm_function(flags.layer_norm)
+    except UserError as error:
+        yield from error.problems
+    reason = triton_problem(device)
+    if flags.kernels == "triton":
+        if reason:
+            yield Problem(f"--kernels triton: {reason}", "use torch")
+        if config is not None:
+            yield from fused_problems(config, flags.layer_norm, in_fp8=settings.precision_name == "fp8")
+    else:
+        for name, value, other in (("attention", flags.attention, "sdpa"), ("precision", flags.precision, "bf16")):
+            if value in ("triton", "fp8"):
+                what = f"--{name} {value} is of the kernels written in Triton alone"
+                yield Problem(f"{what}; {reason}", f"use {other}") if reason else Problem(what, "add --kernels triton")
+    has_backend = flags.attention != "triton" or (flags.kernels == "triton" and not reason)
+    if flags.attention and config is not None and has_backend and settings.precision:
+        dtype = settings.precision.compute_dtype
+        problem = backend_problem(flags.attention, device, dtype, config.head_size, settings.max_seq_length)
+        if problem:
+            yield problem
+    if flags.cuda_graphs:
+        yield from _graph_problems(settings, world_size)
+
+
+def _graph_problems(settings: Settings, world_size: int) -> Iterator[Problem]:
+    device = settings.device.type
+    if not settings.trains:
+        yield Problem("--cuda_graphs is for training, and there is no --do_train", "leave it out")
+    if device != "cuda":
+        yield Problem(f"--cuda_graphs needs an NVIDIA GPU, and this run is on {device}", "leave it out")
+    if world_size != 1:
+        yield Problem(f"--cuda_graphs reduces no gradients over processes, and there are {world_size}", "leave it out")
+    if settings.runtime.checkpoint_activations:
+        yield Problem(
+            "--cuda_graphs and --checkpoint_activations, which saves random states that only the host can read, "
+            "exclude each other",
+            "leave one out",
+        )
+
+
+def resolve_batches(settings: Settings, model_class: type[nn.Module], world: World, problems: Problems) -> Settings:
+    """Divide the global batch into micro-batches, the same on all ranks, and choose CUDA graphs. All ranks call it."""
+    estimate = _memory_estimate(settings, model_class)
+    batches = None
+    with problems.collect():
+        fitting = functools.partial(_fitting_micro_batch, settings, estimate)
+        batches = resolve_batch_sizes(settings.optimization, world.size, fitting)
+    sizes = sorted({size for size in world.gather(batches and batches.micro) if size is not None})
+    problems.check(
+        len(sizes) < 2,
+        f"the GPUs have room for different micro-batches, of {', '.join(map(str, sizes))} sequences, and all must take "
+        "the same",
+        f"give --micro_batch_size {min(sizes, default=1)}",
+    )
+    settings = dataclasses.replace(settings, batches=batches)
+    if settings.runtime.cuda_graphs is not None:
+        return settings
+    return settings.with_resolved("runtime", cuda_graphs=_graphs_pay(settings, estimate, world.size))
+
+
+def _graphs_pay(settings: Settings, estimate: MemoryEstimate | None, world_size: int) -> bool:
+    """Whether CUDA graphs can be recorded, were measured to be faster, and fit the memory."""
+    flags = settings.runtime
+    if estimate is None or settings.batches is None or settings.device.type != "cuda":
+        return False
+    fast = fast_paths(settings.device, settings.precision.compute_dtype)
+    is_possible = settings.trains and world_size == 1 and not flags.checkpoint_activations
+    n_tokens = settings.batches.micro * settings.max_seq_length
+    if not (is_possible and flags.kernels == fast.kernels and n_tokens <= fast.graph_tokens):
+        return False
+    return dataclasses.replace(estimate, cuda_graphs=True).fits(memory_bytes(settings.device), n_tokens)
+
+
+def _fitting_micro_batch(settings: Settings, estimate: MemoryEstimate | None, batch_size: int) -> int | None:
+    """The micro-batch for this device: see `models.memory`; 32 at most on a CPU, whose caches are small."""
+    if estimate is None or settings.device.type == "cpu":
+        return max(size for size in range(1, min(batch_size, CPU_MICRO_BATCH) + 1) if batch_size % size == 0)
+    return estimate.largest_micro_batch(memory_bytes(settings.device), batch_size, settings.max_seq_length)
+
+
+def _memory_estimate(settings: Settings, model_class: type[nn.Module]) -> MemoryEstimate | None:
+    """None where model or precision are not known."""
+    if settings.model is None or settings.precision is None:
+        return None
+    flags, dtype = settings.runtime, settings.precision.compute_dtype
+    return MemoryEstimate(
+        settings.model,
+        count_parameters(model_class, settings.model),
+        dtype.itemsize,
+        flags.checkpoint_activations,
+        padded_attention=(flags.attention or default_backend(settings.device, dtype)) == "sdpa",
+        cuda_graphs=bool(flags.cuda_graphs),
+    )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Of a GPU."""
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def count_parameters(model_class: type[nn.Module], config: BertConfig) -> int:
+    """Elements of all weights of a model, which takes no memory for them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in model_class(config).parameters())
+
+
+def execution_of(settings: Settings) -> Execution:
+    """What the model is told of all this."""
+    flags, precision = settings.runtime, settings.precision
+    return Execution(
+        precision.compute_dtype,
+        checkpoint_activations=flags.checkpoint_activations,
+        compiled=flags.compile,
+        kernels=flags.kernels,
+        attention=flags.attention,
+        in_fp8=precision.in_fp8,
+    )

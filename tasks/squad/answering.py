@@ -1,0 +1,114 @@
+"""From a model to answers: every window's tokens scored once, the best spans written, printed and scored."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.work import Work
+from tasks.squad.arguments import SquadFlags
+from tasks.squad.dataset import SquadBatch, SquadDataset
+from tasks.squad.metrics import evaluate_predictions
+from tasks.squad.official_script import run_official_script
+from tasks.squad.predictions import NULL_ODDS, PredictionOptions, Predictions, predict_answers, write_predictions
+from training.distributed.world import World
+from training.metrics.throughput import ThroughputMeter
+
+WARM_UP_BATCHES = 10
+REPORTED = (
+    "measured_steps",
+    "seconds",
+    "sequences_per_second",
+    "tokens_per_second",
+    "sequences_per_second_per_gpu",
+    "model_tflops_per_second",
+)
+
+
+@torch.no_grad()
+def score_tokens(
+    model: nn.Module,
+    dataset: SquadDataset,
+    world: World,
+    device: torch.device,
+    training_flops: Callable[[Work], float],
+) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Start and end scores (T,) fp32 of all windows' tokens, and the throughput. All ranks call it."""
+    offsets = dataset.features.offsets
+    scores = np.zeros((2, int(offsets[-1])), dtype=np.float32)  # zero where another rank knows them
+    model.eval()
+    n_batches = -(-dataset.n_samples // (dataset.micro_batch_size * world.size))
+    warm_up = min(WARM_UP_BATCHES, n_batches // 5)
+    meter = ThroughputMeter(warm_up, None, lambda work: training_flops(work) / 3, device)
+    pending = None
+    with dataset.evaluation_batches() as batches:
+        for host_batch in batches:
+            batch = host_batch.to(device)
+            logits = model.predict(
+                batch.input_ids, batch.token_type_ids, batch.position_ids, batch.cu_seqlens, batch.max_seqlen
+            )
+            if pending is not None:  # read while the device works on the next
+                _keep(scores, offsets, *pending)
+            pending = host_batch, torch.stack(logits)
+            meter.add(host_batch.work)
+            meter.end_step()
+    if pending is not None:
+        _keep(scores, offsets, *pending)
+    measured = meter.result(world.gather)
+    start_logits, end_logits = sum(world.gather(scores))  # each window was scored by one rank
+    return start_logits, end_logits, {f"inference_{name}": measured[name] for name in REPORTED if name in measured}
+
+
+def answer(
+    flags: SquadFlags, examples: list, dataset: SquadDataset, start_logits: np.ndarray, end_logits: np.ndarray
+) -> Predictions:
+    """The best spans of each question, or that there is none."""
+    options = PredictionOptions(
+        flags.n_best_size, flags.max_answer_length, flags.version_2_with_negative, flags.null_score_diff_threshold
+    )
+    report = print if flags.verbose_logging else None
+    return predict_answers(examples, dataset.features, start_logits, end_logits, options, report)
+
+
+def write_and_score(flags: SquadFlags, output_dir: Path, examples: list, predictions: Predictions) -> dict[str, float]:
+    """Write the answers to the output folder, and score them where `--do_eval` asks for it."""
+    written = write_predictions(output_dir, predictions, flags.version_2_with_negative)
+    print(f"answers to {len(predictions.answers):,} questions: {written}", flush=True)
+    if not flags.do_eval:
+        return {}
+    scores = evaluate_predictions(
+        examples,
+        predictions.answers,
+        flags.version_2_with_negative,
+        predictions.null_odds or None,
+        predictions.best_answers,
+    )
+    print(f"exact match {scores['exact_match']:.2f} %, F1 {scores['f1']:.2f} %", flush=True)  # whatever comes now
+    if flags.eval_script:
+        null_odds = written.with_name(NULL_ODDS) if flags.version_2_with_negative else None
+        official = run_official_script(Path(flags.eval_script), Path(flags.predict_file), written, null_odds)
+        scores |= {f"official_{name}": value for name, value in official.items()}
+    return scores
+
+
+def print_answers(predictions: Predictions) -> None:
+    """The answer to the one question that was asked, and what else it might have been."""
+    (best,) = predictions.answers.values()
+    print(f"answer: {best or 'none'}")
+    for odds in predictions.null_odds.values():
+        print(f"no answer scores {odds:+.2f} against the best answer")
+    (n_best,) = predictions.n_best.values()
+    for candidate in n_best:
+        print(f"{candidate.probability:7.2%} {candidate.score:8.2f}  {candidate.text or '(no answer)'}")
+    sys.stdout.flush()
+
+
+def _keep(scores: np.ndarray, offsets: np.ndarray, batch: SquadBatch, logits: Tensor) -> None:
+    """Put a batch's logits (2, T) where its windows are among all windows' tokens."""
+    values = logits[:, : batch.n_tokens].cpu().numpy()
+    starts = batch.cu_seqlens.tolist()
+    for index, window in enumerate(batch.feature_indices.tolist()):
+        scores[:, offsets[window] : offsets[window + 1]] = values[:, starts[index] : starts[index + 1]]

@@ -1,0 +1,151 @@
+"""What a run asks of the task that it trains and scores.
+
+A task is one folder in tasks/ with one class derived from `Task`, and one line in `tasks/table.py`. Everything here and
+`tasks/setup.py` work through this protocol, and know no task by name.
+
+A task lives as long as its run: made of the parsed settings, it reads its model's shape, opens its data, makes its
+model, and then turns batches into losses and models into scores.
+"""
+
+import abc
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from common.errors import Problem, Problems
+from common.matmul import Matmul
+from common.work import Work
+from training.config.settings import Settings
+from training.distributed.world import World
+
+Metric = tuple[str, str | None, str]
+"""A metric's name, its unit, and the format it is printed in."""
+
+
+class Stage(NamedTuple):
+    """The part of a longer training that a run is, where parts share a folder of checkpoints. Most tasks have one."""
+
+    first_step: int = 0
+    """The step, counted over all stages, after which this one begins."""
+    continues: bool = False
+    """It begins from the last checkpoint of the stage before it: weights and moments, with schedule and data anew."""
+    checkpoint_required: Problem | None = None
+    """What to say where this stage has no checkpoint of its own yet; None: it may begin."""
+    flag: str = ""
+    """The flag that says where the stage before it ends."""
+    name: str = ""
+    name_before: str = ""
+    """The stage's and the earlier one's, as people call them."""
+
+
+class Start(NamedTuple):
+    """Where in its stage a run begins and ends, in optimizer steps of the stage."""
+
+    total_steps: int
+    """Of the stage, which the schedule spans; 1 where nothing is trained."""
+    first_step: int
+    """Steps that lie behind."""
+    last_step: int
+    """The step after which this run ends."""
+    window_start: int
+    """Steps of this run before throughput is measured."""
+    new_stage: bool
+    """The checkpoint is the last of the stage before: its weights and moments count, schedule and data start anew."""
+    resumed_step: int | None
+    """The checkpoint's step, counted over all stages; None: a fresh start."""
+
+
+class Task(abc.ABC):
+    """A workload. The attributes below say what it is; `settings` are resolved from `open_data` on."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    """What `--help` begins with."""
+    flags: ClassVar[type]
+    """The task's own flags: a dataclass of `training.config.flags`, with `do_train` and `max_seq_length`."""
+    flags_title: ClassVar[str]
+    defaults: ClassVar[dict[str, Any]] = {}
+    """Of shared flags, by name, where they differ from those in `training.config.settings`."""
+    model_class: ClassVar[type[nn.Module]]
+    """Made of a configuration and the name of a LayerNorm. Its forward pass returns losses."""
+    loss_names: ClassVar[tuple[str, ...]] = ("loss",)
+    """Of what `losses` returns: what is trained on, then its parts."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """What the task logs besides the loop's own."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.dataset: Any = None
+        """Has `iterate`, `epoch`, `n_samples` and `seed`; None where nothing is trained."""
+
+    @abc.abstractmethod
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the task's flags, before any file is looked at."""
+
+    @abc.abstractmethod
+    def read_model(self, problems: Problems) -> Any:
+        """The model's configuration; None, with problems noted, where it cannot be read."""
+
+    @abc.abstractmethod
+    def open_data(self, world: World, problems: Problems) -> None:
+        """Open what is trained and scored on, as far as nothing is wrong with it. All ranks call it.
+
+        `settings.model` and `settings.batches` are None where there are problems with them.
+        """
+
+    @property
+    def data_source(self) -> str:
+        """Where the training data came from, for messages."""
+        return "the data"
+
+    @property
+    def data_flags(self) -> str:
+        """The flags that choose the training data and its order, for messages."""
+        return "--seed"
+
+    def read_initial_weights(self, problems: Problems) -> None:  # noqa: B027  # a task may have none
+        """Read what `make_model` starts from. Called where no checkpoint is resumed."""
+
+    @abc.abstractmethod
+    def make_model(self) -> nn.Module:
+        """The model on its device, ready to run, with its initial weights."""
+
+    @abc.abstractmethod
+    def losses(self, forward: nn.Module, batch: Any) -> tuple[Tensor, ...]:
+        """Scalars named by `loss_names`, of a batch on the device, through `forward`: the model, or what wraps it."""
+
+    def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
+        """Scores on what was held out; none where there is nothing. All ranks call it."""
+        return {}
+
+    @abc.abstractmethod
+    def flops(self, work: Work) -> float:
+        """Floating-point operations of training on batches that hold so much, forward and backward."""
+
+    @abc.abstractmethod
+    def matmuls(self, n_tokens: int) -> list[Matmul]:
+        """The encoder's matmuls in a training step over so many tokens."""
+
+    @property
+    @abc.abstractmethod
+    def guessing_loss(self) -> float:
+        """The loss of a model that gives every answer the same probability; a run that ends far above it is wrong."""
+
+    def announce(self, devices: str, start: Start) -> Iterator[str]:
+        """Lines for people before the first step.
+
+        Args:
+            devices: devices, precision, kernels and size, in one line.
+            start: where the run begins.
+        """
+        yield devices
+
+    @property
+    def stage(self) -> Stage:
+        return Stage()
+
+    @property
+    def steps_per_evaluation(self) -> int | None:
+        """Steps between calls of `evaluate` while training; None: there are none."""
+        return None
