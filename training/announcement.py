@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from training.checkpointing import checkpoint
+from common.checkpoint_files import find_checkpoints
 from training.environment.description import describe_environment
 from training.loop import METRICS
 from training.metrics.logger import MetricsLogger
@@ -56,7 +56,7 @@ def _announce_start(run: TrainingRun, logger: MetricsLogger) -> None:
         logger.message(f"{stage.name} starts from {stage.name_before}'s step {stage.first_step}")
     elif start.first_step:
         logger.message(f"going on after step {start.first_step}, {run.samples_seen:,} sequences into the data")
-        newest, path = checkpoint.find_checkpoints(output_dir)[-1]
+        newest, path = find_checkpoints(output_dir)[-1]
         if newest > stage.first_step + start.first_step:
             logger.message(
                 f"{path} is newer and stays until it is overwritten; a restart without --resume_step takes it"

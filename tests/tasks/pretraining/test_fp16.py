@@ -11,9 +11,9 @@ import pytest
 import torch
 from pretraining_runs import command, curve, losses, make_inputs, summary
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from run_pretraining import main
-from common.checkpoint_files import find_checkpoints
 from training.metrics.logger import read_log
 from training.run import TrainingRun
 
