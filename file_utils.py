@@ -131,11 +131,8 @@ def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
 
 def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cached_path(

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmark.workloads.made_corpus import write_dump, write_formatted
 from common.workers import Workers, workers
+from data.corpus.extraction import extract_wikipedia
 from data.corpus.sentences import split_sentences
 from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
-from data.corpus.wikipedia import extract_wikipedia
 from data.create_pretraining_data import create_shards
 from data.masked_lm.instances import InstanceOptions
 

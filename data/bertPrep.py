@@ -10,14 +10,16 @@
 
 Datasets are wikicorpus_en, bookscorpus and, from sharding on, books_wiki_en_corpus, both together; download also takes
 squad, google_pretrained_weights and all. Everything lies under $BERT_PREP_WORKING_DIR (by default this script's
-folder). A stage that is finished is verified and skipped, one that was killed goes on or starts again.
+folder). A stage that is finished is verified and skipped, one that was killed resumes or starts again.
 data/create_datasets_from_start.sh runs all stages for both phases; docs/data.md says what each stage does.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
@@ -26,27 +28,94 @@ if __name__ == "__main__":  # started as a script, Python looks for imports besi
 from common.dask_workers import scheduler_problem
 from common.errors import Problems, UserError, run_main
 from common.published_models import PRETRAINED_MODELS
-from common.workers import Workers, usable_cores, workers
+from common.workers import usable_cores, workers
 from data import stages
-from data.artifacts.layout import BOOKS, BOTH, DATASETS, DOWNLOADS, WEIGHTS, WIKIPEDIA, Layout, default_working_dir
+from data.artifacts.layout import WEIGHTS, Layout, default_working_dir
+from data.artifacts.stage_output import Preparation
 from data.corpus.sharding import ShardingPlan
 from data.create_pretraining_data import add_instance_arguments, instance_options
-from data.downloaders.datasets import download, download_problems
-from data.downloaders.folder import DownloadOptions
-from data.downloaders.sources import SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
+from data.document_sources import COMBINED, datasets, document_sources, formatted_texts
+from data.downloaders.datasets import OTHER_DOWNLOADS, download, download_problems
+from data.downloaders.folder import SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR, DownloadOptions
 from data.masked_lm.instances import InstanceOptions
 from file_utils import locked
 from tokenization import check_casing
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files", "verify")
-N_TRAINING_SHARDS, N_TEST_SHARDS, FRACTION_TEST_SET = 256, 256, 0.2
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+@dataclasses.dataclass(frozen=True)
+class ShardNumbers:
+    """How many text shards there are, and which share of the sentences is for testing."""
+
+    n_training_shards: int = 256
+    n_test_shards: int = 256
+    fraction_test_set: float = 0.2
+
+    def add_problems(self, problems: Problems) -> None:
+        """Note which numbers cannot be."""
+        n_training, n_test, fraction = dataclasses.astuple(self)
+        problems.check(n_training >= 1, f"--n_training_shards {n_training} must be 1 or more.")
+        problems.check(n_test >= 0, f"--n_test_shards {n_test} must not be negative.")
+        problems.check(0 <= fraction < 1, f"--fraction_test_set {fraction} must lie in [0, 1).")
+        problems.check(
+            (n_test > 0) == (fraction > 0),
+            f"--n_test_shards {n_test} and --fraction_test_set {fraction} do not fit",
+            "make both zero or neither",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What one call of this script is to do."""
+
+    action: str
+    layout: Layout
+    overwrite: bool
+    n_processes: int
+    scheduler: str | None
+    downloads: DownloadOptions
+    skip_wikiextractor: bool
+    input_files: Sequence[Path]
+    """Of sharding, or folders to verify; empty for what the stages before made."""
+    shards: ShardNumbers
+    are_shards_named: bool
+    """Whether any of their numbers was given."""
+    vocab_file: Path | None
+    do_lower_case: bool
+    lengths: Sequence[InstanceOptions]
+    random_seed: int
+    compression: str
+    report_file: Path | None
+
+    def output_dirs(self) -> list[Path]:
+        """The folders that the stage writes; one for each length of create_hdf5_files."""
+        if self.action == "download":
+            models = self.downloads.models if self.layout.dataset == WEIGHTS else ()
+            folders = [self.layout.download / PRETRAINED_MODELS[name].folder for name in models]
+            return folders or [self.layout.download]
+        if self.action == "text_formatting":
+            return [self.layout.formatted]
+        if self.action == "sharding":
+            return [self.layout.sharded(*dataclasses.astuple(self.shards))]
+        return [
+            self.layout.hdf5(
+                self.do_lower_case,
+                length.max_seq_length,
+                length.max_predictions_per_seq,
+                length.masked_lm_prob,
+                self.random_seed,
+                length.dupe_factor,
+            )
+            for length in self.lengths
+        ]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--action", choices=ACTIONS, required=True, help="the stage to run")
-    parser.add_argument("--dataset", choices=(*DATASETS, *DOWNLOADS), required=True)
+    parser.add_argument("--dataset", choices=(*datasets(), *OTHER_DOWNLOADS), required=True)
     parser.add_argument(
         "--n_processes", type=int, default=usable_cores(), help="processes side by side (default: all usable cores)"
     )
@@ -102,58 +171,75 @@ def _add_sharding_arguments(group) -> None:
         nargs="+",
         help="files with a document per line, spaces or commas between (default: the formatted)",
     )
-    group.add_argument("--n_training_shards", type=int, help=f"(default: {N_TRAINING_SHARDS})")
-    group.add_argument("--n_test_shards", type=int, help=f"(default: {N_TEST_SHARDS})")
-    group.add_argument("--fraction_test_set", type=float, help=f"share of the sentences (default: {FRACTION_TEST_SET})")
+    group.add_argument("--n_training_shards", type=int, help=f"(default: {ShardNumbers.n_training_shards})")
+    group.add_argument("--n_test_shards", type=int, help=f"(default: {ShardNumbers.n_test_shards})")
+    group.add_argument(
+        "--fraction_test_set", type=float, help=f"share of the sentences (default: {ShardNumbers.fraction_test_set})"
+    )
     group.add_argument("--segmentation_method", choices=("nltk",), default="nltk", help="how sentences are found")
 
 
-def check(args: argparse.Namespace) -> list[InstanceOptions]:
-    """Raises UserError with everything that is wrong with the flags of this stage; the options of each length else."""
-    problems = Problems()
-    options = instance_options(args, problems)
-    _check_sharding(args, problems)
-    problems.check(args.n_processes >= 1, f"--n_processes {args.n_processes} must be 1 or more.")
-    if args.scheduler and (problem := scheduler_problem(args.scheduler)):
-        problems.add(problem)
-    if args.report_file and not Path(args.report_file).absolute().parent.is_dir():
-        problems.add(f"--report_file {args.report_file} lies in no folder that is there", "make it, or give another")
-    if args.dataset in DOWNLOADS and args.action != "download":
-        problems.add(f"--dataset {args.dataset} is only downloaded", f"{args.action} takes {', '.join(DATASETS)}")
-    if args.dataset == BOTH and args.action in ("download", "text_formatting"):
-        problems.add(f"--action {args.action} takes one corpus at a time", f"give --dataset {WIKIPEDIA} or {BOOKS}")
-    if not args.print_output_dir and args.action != "verify":
-        with problems.collect():
-            _check_working_dir(default_working_dir())
-        if args.action == "create_hdf5_files" and not args.vocab_file:
-            problems.add("--action create_hdf5_files needs --vocab_file, the vocabulary to tokenize with.")
-    # What follows is checked with --print_output_dir too: so a script can ask before its first stage.
-    if args.action == "create_hdf5_files" and args.vocab_file:
-        with problems.collect():
-            check_casing(args.vocab_file, bool(args.do_lower_case))
-    if args.action == "download" and args.dataset != BOTH:
-        for sentence in download_problems(args.dataset, _download_options(args)):
-            problems.add(sentence)
-    problems.raise_if_any()
-    return options
-
-
-def _check_sharding(args: argparse.Namespace, problems: Problems) -> None:
-    n_training, n_test, fraction = _sharding_numbers(args)
-    problems.check(n_training >= 1, f"--n_training_shards {n_training} must be 1 or more.")
-    problems.check(n_test >= 0, f"--n_test_shards {n_test} must not be negative.")
-    problems.check(0 <= fraction < 1, f"--fraction_test_set {fraction} must lie in [0, 1).")
-    problems.check(
-        (n_test > 0) == (fraction > 0),
-        f"--n_test_shards {n_test} and --fraction_test_set {fraction} do not fit",
-        "make both zero or neither",
+def settings_from(args: argparse.Namespace, problems: Problems) -> Settings:
+    """What the flags ask for; adds to `problems` what is wrong with the instances' options."""
+    numbers = {field.name: getattr(args, field.name) for field in dataclasses.fields(ShardNumbers)}
+    given = {name: number for name, number in numbers.items() if number is not None}
+    downloads = {field.name: getattr(args, field.name) for field in dataclasses.fields(DownloadOptions)}
+    return Settings(
+        action=args.action,
+        layout=Layout(default_working_dir(), args.dataset),
+        overwrite=args.overwrite,
+        n_processes=args.n_processes,
+        scheduler=args.scheduler,
+        downloads=DownloadOptions(**downloads),
+        skip_wikiextractor=args.skip_wikiextractor,
+        input_files=_split_at_commas(args.input_files or []),
+        shards=ShardNumbers(**given),
+        are_shards_named=bool(given),
+        vocab_file=Path(args.vocab_file) if args.vocab_file else None,
+        do_lower_case=bool(args.do_lower_case),
+        lengths=instance_options(args, problems),
+        random_seed=args.random_seed,
+        compression=args.compression,
+        report_file=Path(args.report_file) if args.report_file else None,
     )
 
 
-def _sharding_numbers(args: argparse.Namespace) -> tuple[int, int, float]:
-    given = (args.n_training_shards, args.n_test_shards, args.fraction_test_set)
-    defaults = (N_TRAINING_SHARDS, N_TEST_SHARDS, FRACTION_TEST_SET)
-    return tuple(default if value is None else value for value, default in zip(given, defaults, strict=True))
+def _split_at_commas(names: list[str]) -> list[Path]:
+    """NVIDIA's form of a list of files is one word with commas; a file whose name has a comma is still one."""
+    return [Path(part) for name in names for part in ([name] if Path(name).exists() else name.split(",")) if part]
+
+
+def add_problems(settings: Settings, problems: Problems, writes: bool = True) -> None:
+    """Note everything that is wrong with the settings.
+
+    Args:
+        writes: whether the stage is to be run now, so that it needs the right to write.
+    """
+    action, dataset, vocab_file = settings.action, settings.layout.dataset, settings.vocab_file
+    settings.shards.add_problems(problems)
+    problems.check(settings.n_processes >= 1, f"--n_processes {settings.n_processes} must be 1 or more.")
+    if settings.scheduler and (problem := scheduler_problem(settings.scheduler)):
+        problems.add(problem)
+    if settings.report_file and not settings.report_file.absolute().parent.is_dir():
+        problems.add(
+            f"--report_file {settings.report_file} lies in no folder that is there", "make it, or give another"
+        )
+    if dataset in OTHER_DOWNLOADS and action != "download":
+        problems.add(f"--dataset {dataset} is only downloaded", f"{action} takes {', '.join(datasets())}")
+    if dataset in COMBINED and action in ("download", "text_formatting"):
+        problems.add(
+            f"--action {action} takes one corpus at a time", f"give --dataset {' or '.join(COMBINED[dataset])}"
+        )
+    if writes and action != "verify":
+        with problems.collect():
+            _check_working_dir(settings.layout.working_dir)
+        if action == "create_hdf5_files" and not vocab_file:
+            problems.add("--action create_hdf5_files needs --vocab_file, the vocabulary to tokenize with.")
+    if action == "create_hdf5_files" and vocab_file:
+        with problems.collect():
+            check_casing(vocab_file, settings.do_lower_case)
+    if action == "download" and dataset not in COMBINED:
+        problems.extend(download_problems(dataset, settings.downloads))
 
 
 def _check_working_dir(folder: Path) -> None:
@@ -165,48 +251,10 @@ def _check_working_dir(folder: Path) -> None:
         )
 
 
-def _split_at_commas(names: list[str]) -> list[Path]:
-    """NVIDIA's form of a list of files is one word with commas; a file whose name has a comma is still one."""
-    return [Path(part) for name in names for part in ([name] if Path(name).exists() else name.split(",")) if part]
-
-
-def _download_options(args: argparse.Namespace) -> DownloadOptions:
-    return DownloadOptions(
-        source=args.source,
-        models=args.models,
-        max_failed_share=args.max_failed_share,
-        overwrite=args.overwrite,
-        wiki_mirror=args.wiki_mirror,
-        squad_mirror=args.squad_mirror,
-        weights_mirror=args.weights_mirror,
-    )
-
-
-def output_dirs(args: argparse.Namespace, layout: Layout, options: list[InstanceOptions]) -> list[Path]:
-    """The folders that the stage writes; one for each length of create_hdf5_files."""
-    if args.action == "download":
-        models = [PRETRAINED_MODELS[name].folder for name in args.models] if args.dataset == WEIGHTS else []
-        return [layout.download / model for model in models] or [layout.download]
-    if args.action == "text_formatting":
-        return [layout.formatted_files[0].parent]
-    if args.action == "sharding":
-        return [layout.sharded(*_sharding_numbers(args))]
-    return [
-        layout.hdf5(
-            bool(args.do_lower_case),
-            length.max_seq_length,
-            length.max_predictions_per_seq,
-            length.masked_lm_prob,
-            args.random_seed,
-            length.dupe_factor,
-        )
-        for length in options
-    ]
-
-
-def _text_shards(args: argparse.Namespace, layout: Layout) -> tuple[Path, list[str]]:
+def _text_shards(settings: Settings) -> tuple[Path, list[str]]:
     """The folder of text shards that the flags name or, without flags, the only one there is; and the shards' names."""
-    if (args.n_training_shards, args.n_test_shards, args.fraction_test_set) == (None, None, None):
+    layout = settings.layout
+    if not settings.are_shards_named:
         found = layout.recorded_shards()
         if len(found) == 1:
             return found[0]
@@ -216,54 +264,55 @@ def _text_shards(args: argparse.Namespace, layout: Layout) -> tuple[Path, list[s
                 f"({', '.join(str(folder) for folder, _ in found)})",
                 "say which with --n_training_shards, --n_test_shards and --fraction_test_set",
             )
-    numbers = _sharding_numbers(args)
+    numbers = dataclasses.astuple(settings.shards)
     return layout.sharded(*numbers), layout.shard_names(*numbers[:2])
 
 
-def run_stage(args: argparse.Namespace, layout: Layout, options: list[InstanceOptions], pool: Workers) -> list[str]:
-    """Do what is asked for; returns the lines that say what was done."""
-    preparation = stages.Preparation(layout, pool, args.overwrite)
-    if args.action == "text_formatting":
-        lines = []
-        if args.dataset == WIKIPEDIA and not args.skip_wikiextractor:
-            print(stages.extract(preparation), flush=True)
-        return [*lines, stages.format_text(preparation)]
-    if args.action == "sharding":
-        n_training, n_test, fraction = _sharding_numbers(args)
+def run_stage(settings: Settings, preparation: Preparation) -> Iterator[str]:
+    """Do what is asked for; the lines that say what was done."""
+    layout = settings.layout
+    if settings.action == "download":
+        yield from download(preparation, settings.downloads)
+    elif settings.action == "text_formatting":
+        if not settings.skip_wikiextractor and (line := document_sources()[layout.dataset].extract(preparation)):
+            yield line
+        yield stages.format_text(preparation)
+    elif settings.action == "sharding":
+        n_training, n_test, fraction = dataclasses.astuple(settings.shards)
         names = layout.shard_names(n_training, n_test)
         plan = ShardingPlan(names[:n_training], names[n_training:], fraction)
-        inputs = _split_at_commas(args.input_files) if args.input_files else layout.formatted_files
-        return [stages.shard(preparation, plan, output_dirs(args, layout, options)[0], inputs)]
-    texts, names = _text_shards(args, layout)
-    folders = dict(zip(output_dirs(args, layout, options), options, strict=True))
-    plan = stages.HDF5Plan(
-        names, texts, folders, Path(args.vocab_file), bool(args.do_lower_case), args.random_seed, args.compression
-    )
-    return stages.create_hdf5_files(preparation, plan)
+        inputs = settings.input_files or list(formatted_texts(layout).values())
+        yield stages.shard(preparation, plan, settings.output_dirs()[0], inputs)
+    elif settings.action == "create_hdf5_files":
+        texts, names = _text_shards(settings)
+        folders = dict(zip(settings.output_dirs(), settings.lengths, strict=True))
+        how = (settings.vocab_file, settings.do_lower_case, settings.random_seed, settings.compression)
+        yield from stages.create_hdf5_files(preparation, stages.HDF5Plan(names, texts, folders, *how))
+    else:
+        folders = settings.input_files or layout.prepared_folders()
+        yield stages.verify_folders(folders, preparation.pool, settings.vocab_file, settings.report_file)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one stage."""
     args = parse_arguments(arguments)
-    options = check(args)
-    layout = Layout(default_working_dir(), args.dataset)
+    problems = Problems()
+    settings = settings_from(args, problems)
+    add_problems(settings, problems, writes=not args.print_output_dir)
+    problems.raise_if_any()
     if args.print_output_dir:
-        print(*output_dirs(args, layout, options), sep="\n")
+        print(*settings.output_dirs(), sep="\n")
         return
-    writes = args.action != "verify"  # which also serves people who may only read the data
+    layout = settings.layout
+    lock = locked(layout.working_dir / f".{settings.action}.{layout.dataset}.lock")
+    # What is downloaded lies on this machine, and others need not see where.
+    scheduler = None if settings.action == "download" else settings.scheduler
     with (
-        locked(layout.working_dir / f".{args.action}.{args.dataset}.lock") if writes else contextlib.nullcontext(),
-        # What is downloaded lies on this machine, and others need not see where.
-        workers(args.n_processes, None if args.action == "download" else args.scheduler, layout.working_dir) as pool,
+        # Verifying also serves people who may only read the data.
+        contextlib.nullcontext() if settings.action == "verify" else lock,
+        workers(settings.n_processes, scheduler, layout.working_dir) as pool,
     ):
-        if args.action == "download":
-            lines = download(layout, _download_options(args), pool)
-        elif args.action == "verify":
-            folders = _split_at_commas(args.input_files) if args.input_files else layout.prepared_folders()
-            lines = [stages.verify_folders(folders, pool, args.vocab_file, args.report_file)]
-        else:
-            lines = run_stage(args, layout, options, pool)
-        for line in lines:
+        for line in run_stage(settings, Preparation(layout, pool, settings.overwrite)):
             print(line, flush=True)
 
 

@@ -202,6 +202,7 @@ def create_shards(
     do_lower_case: bool,
     random_seed: int,
     compression: str = "gzip",
+    text_sha256: str | None = None,
 ) -> CreatedShards:
     """Write the HDF5 shards of some text, one for each of the options, each of them whole or not at all.
 
@@ -210,12 +211,15 @@ def create_shards(
 
     Args:
         compression: a key of COMPRESSIONS.
+        text_sha256: what a single input must be, in hexadecimal.
 
     Raises:
-        UserError: the text cannot be read, holds fewer than two documents or is too large, or the disk is full.
+        UserError: the text cannot be read, is another than expected, holds fewer than two documents or is too large.
     """
     tokenizer = _tokenizer(os.fspath(vocab_file), do_lower_case)
     documents, texts = read_documents(inputs, tokenizer)
+    if text_sha256 not in (None, texts[0].sha256):
+        raise UserError(f"{inputs[0]} is not as it was written", "run --action sharding again, which makes it anew")
     counts = {
         "documents": len(documents.document_offsets) - 1,
         "sentences": len(documents.sentence_offsets) - 1,

@@ -11,10 +11,8 @@ from pathlib import Path
 from common.errors import UserError
 from data.artifacts.manifest import FILE_NAME, Manifest
 
-WIKIPEDIA, BOOKS, BOTH = "wikicorpus_en", "bookscorpus", "books_wiki_en_corpus"
-DATASETS = (WIKIPEDIA, BOOKS, BOTH)
+BOTH = "books_wiki_en_corpus"
 SQUAD, WEIGHTS = "squad", "google_pretrained_weights"
-DOWNLOADS = (SQUAD, WEIGHTS, "all")  # what else can be downloaded
 SPLITS = ("training", "test")
 
 
@@ -35,35 +33,18 @@ class Layout:
         return self.working_dir / "download" / self.dataset
 
     @property
-    def dump(self) -> Path:
-        """The Wikipedia dump as downloaded."""
-        return self.download / "wikicorpus_en.xml.bz2"
-
-    @property
     def extracted(self) -> Path:
         return self.working_dir / "extracted" / self.dataset
 
     @property
-    def formatted_files(self) -> list[Path]:
-        """One file for a corpus of its own, two for both together."""
-        folder = self.working_dir / "formatted_one_article_per_line"
-        books, articles = (
-            folder / "bookscorpus_one_book_per_line.txt",
-            folder / "wikicorpus_en_one_article_per_line.txt",
-        )
-        return {BOOKS: [books], WIKIPEDIA: [articles], BOTH: [articles, books]}[self.dataset]
+    def formatted(self) -> Path:
+        """All datasets' formatted texts."""
+        return self.working_dir / "formatted_one_article_per_line"
 
     @property
     def formatted_manifest(self) -> Path:
-        """Of the formatted text of a corpus of its own; it has its name, as two corpora share the folder."""
-        return self.formatted_files[0].with_name(f"{self.dataset}.{FILE_NAME}")
-
-    @property
-    def formatted_manifests(self) -> dict[Path, Path]:
-        """The manifest of each corpus's formatted text, and that text; two for both together."""
-        corpora = (WIKIPEDIA, BOOKS) if self.dataset == BOTH else (self.dataset,)
-        layouts = (dataclasses.replace(self, dataset=corpus) for corpus in corpora)
-        return {layout.formatted_manifest: layout.formatted_files[0] for layout in layouts}
+        """It has the dataset's name, as datasets share the folder."""
+        return self.formatted / f"{self.dataset}.{FILE_NAME}"
 
     def sharded(self, n_training_shards: int, n_test_shards: int, fraction_test_set: float) -> Path:
         name = f"sharded_training_shards_{n_training_shards}_test_shards_{n_test_shards}_fraction_{fraction_test_set}"

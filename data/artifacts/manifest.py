@@ -68,6 +68,14 @@ class Manifest:
         """The sum of a count over the outputs."""
         return sum(record.counts.get(count, 0) for record in self.outputs.values())
 
+    def skipped(self, folder: Path) -> str:
+        """Says that the stage was finished before."""
+        n_bytes = sum(record.bytes for record in self.outputs.values())
+        return (
+            f"{self.stage} of {self.dataset} was finished before: {len(self.outputs)} files, {n_bytes / 1e6:,.1f} MB, "
+            f"are as they were written; nothing to do in {folder}"
+        )
+
     def write(self, path: Path) -> None:
         """Write to `path` in one piece."""
         fields = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
@@ -87,11 +95,16 @@ class Manifest:
                     f"{path} is a manifest of format {version}, and this program knows format {FORMAT_VERSION}",
                     "make the data anew, or use the program that made it",
                 )
-            for name in ("inputs", "outputs"):
-                fields[name] = {path: FileRecord(**record) for path, record in fields[name].items()}
-            return cls(**fields)
+            return cls.from_fields(fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no manifest ({error!r})", remedy) from error
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "Manifest":
+        """From the fields as JSON has them."""
+        files = {name: fields[name].items() for name in ("inputs", "outputs")}
+        records = {name: {path: FileRecord(**each) for path, each in items} for name, items in files.items()}
+        return cls(**{**fields, **records})
 
 
 def versions_of(libraries: Iterable[str]) -> dict[str, str]:

@@ -1,21 +1,23 @@
 """Where a download goes: known by its hashes when it is there, and whole or not there at all.
 
 A finished download is recognised without asking the network. Pieces of one that is not finished wait in a folder beside
-it, from which the next call goes on.
+it, from which the next call resumes.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.published_models import PRETRAINED_MODELS
-from common.workers import Workers
-from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest, versions_of
-from data.artifacts.stage_output import StageOutput, replace_folder, scratch_folder
-from data.downloaders.sources import SQUAD_MIRROR, WEIGHTS_MIRROR, WIKI_MIRROR
+from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest
+from data.artifacts.stage_output import Preparation
+
+SQUAD_MIRROR = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
+WEIGHTS_MIRROR = "https://storage.googleapis.com/bert_models"
+WIKI_MIRROR = "https://dumps.wikimedia.org"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,6 @@ class DownloadOptions:
     source: str | None = None
     models: Sequence[str] = tuple(PRETRAINED_MODELS)
     max_failed_share: float = 0.05
-    overwrite: bool = False
     wiki_mirror: str = WIKI_MIRROR
     squad_mirror: str = SQUAD_MIRROR
     weights_mirror: str = WEIGHTS_MIRROR
@@ -36,23 +37,17 @@ class DownloadFolder:
 
     Args:
         folder: appears when the download is whole.
-        source: what was asked for; another download is not replaced without `overwrite`.
+        source: what was asked for; another download is not replaced without `--overwrite`.
         inputs: the files of this machine that it is made from, by name.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        dataset: str,
-        source: str,
-        pool: Workers,
-        overwrite: bool,
-        inputs: Mapping[str, FileRecord] | None = None,
+        self, preparation: Preparation, folder: Path, source: str, inputs: Mapping[str, FileRecord] | None = None
     ):
         self.folder = folder
-        self._pool = pool
-        wanted = Manifest("download", dataset, {"source": source}, inputs or {}, {}, versions_of(["requests"]))
-        self._output = StageOutput(folder / FILE_NAME, wanted, overwrite)
+        self._output = preparation.output(
+            folder / FILE_NAME, "download", {"source": source}, inputs or {}, ["requests"]
+        )
 
     @property
     def cache(self) -> Path:
@@ -61,25 +56,13 @@ class DownloadFolder:
 
     def finished(self) -> Manifest | None:
         """The manifest of this download, if all of its files are there and whole; refuses what is there otherwise."""
-        there = [path for path in self.folder.rglob("*") if path.is_file()]
-        return self._output.finished(self._output.whole_files(self._pool, there))
+        return self._output.finished(path for path in self.folder.rglob("*") if path.is_file())
 
-    @contextlib.contextmanager
-    def new(self) -> Iterator[Path]:
-        """An empty folder to fill, gone afterwards; see `publish`."""
-        with scratch_folder(self.folder) as scratch:
-            folder = scratch / self.folder.name
-            folder.mkdir()
-            yield folder
-
-    def publish(self, new: Path, outputs: Mapping[str, FileRecord], **facts: object) -> None:
-        """Put the filled folder in its place, with its manifest."""
-        for name in outputs:
-            with open(new / name, "rb") as file:
-                os.fsync(file.fileno())
-        dataclasses.replace(self._output.wanted, outputs=outputs, facts=facts).write(new / FILE_NAME)
-        replace_folder(new, self.folder)
+    def fill(self, make: Callable[[Path], tuple[Mapping[str, FileRecord], Mapping[str, Any]]]) -> Manifest:
+        """Put what `make` fills in into its place; see `StageOutput.make_folder`."""
+        manifest = self._output.make_folder(make)
         shutil.rmtree(self.cache, ignore_errors=True)
+        return manifest
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -4,37 +4,41 @@ Google's archives never change, so the sums of the files in them are known (comm
 weights appears only when all of them fit.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.json_files import read_json
 from common.published_models import PRETRAINED_MODELS
-from common.workers import Workers
-from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FileRecord
-from data.artifacts.stage_output import file_records
+from data.artifacts.stage_output import Preparation
 from data.downloaders.folder import DownloadFolder, DownloadOptions, link_or_copy
-from data.downloaders.sources import SQUAD_VERSIONS
 from file_utils import cached_path, unpack
 
+SQUAD_VERSIONS = ("v1.1", "v2.0")
 
-def download_weights(parent: Path, name: str, options: DownloadOptions, pool: Workers) -> str:
-    """Put one of Google's models, by its name in `PRETRAINED_MODELS`, under `parent`; returns what was done.
+
+def download_weights(preparation: Preparation, name: str, options: DownloadOptions) -> str:
+    """Put one of Google's models, by its name in `PRETRAINED_MODELS`, into its folder; returns what was done.
 
     Raises:
         UserError: it cannot be had, or its files are not the published ones.
     """
     model = PRETRAINED_MODELS[name]
     address = f"{options.weights_mirror}/{model.archive}"
-    target = DownloadFolder(parent / model.folder, WEIGHTS, address, pool, options.overwrite)
+    target = DownloadFolder(preparation, preparation.layout.download / model.folder, address)
     if target.finished():
         return f"{name} was downloaded before and is as it was: {target.folder}"
     archive = cached_path(address, target.cache, name=f"{model.folder}.zip")
-    with target.new() as new:
-        unpack(archive, new, overwrite=True)
+
+    def take_published_files(new: Path) -> tuple[Mapping[str, FileRecord], Mapping[str, Any]]:
+        unpacked_folder = new.parent / "unpacked"
+        unpack(archive, unpacked_folder)
         outputs = {}
         for file, expected in model.sha256.items():
-            unpacked = new / model.folder / file
+            unpacked = unpacked_folder / model.folder / file
             found = FileRecord.of(unpacked) if unpacked.is_file() else None
             if found is None or found.sha256 != expected:
                 archive.unlink()
@@ -42,16 +46,15 @@ def download_weights(parent: Path, name: str, options: DownloadOptions, pool: Wo
                 raise UserError(
                     f"{file} in {address} is {what}, and {expected} was published", "the archive was removed, try again"
                 )
-            unpacked.rename(new / file)
+            os.replace(unpacked, new / file)
             outputs[file] = found
-        for left in (new / model.folder).iterdir():
-            left.unlink()
-        (new / model.folder).rmdir()
-        target.publish(new, outputs)
-    return f"{name}: {len(outputs)} files, as published, in {target.folder}"
+        return outputs, {}
+
+    manifest = target.fill(take_published_files)
+    return f"{name}: {len(manifest.outputs)} files, as published, in {target.folder}"
 
 
-def download_squad(folder: Path, options: DownloadOptions, pool: Workers) -> str:
+def download_squad(preparation: Preparation, options: DownloadOptions) -> str:
     """Put SQuAD v1.1 and v2.0 into folders of these names, from the network or a folder; returns what was done.
 
     Raises:
@@ -59,22 +62,26 @@ def download_squad(folder: Path, options: DownloadOptions, pool: Workers) -> str
     """
     names = [f"{version}/{part}-{version}.json" for version in SQUAD_VERSIONS for part in ("train", "dev")]
     local = {name: _local_file(Path(options.source), name) for name in names} if options.source else {}
-    inputs = dict(zip(local, file_records(local.values(), pool, "checking SQuAD"), strict=True))
+    records = preparation.records(local.values(), "checking SQuAD")
     source = "a local folder" if options.source else options.squad_mirror
-    target = DownloadFolder(folder, SQUAD, source, pool, options.overwrite, inputs)
+    inputs = {name: records[path] for name, path in local.items()}
+    target = DownloadFolder(preparation, preparation.layout.download, source, inputs)
     if target.finished():
-        return f"SQuAD was downloaded before and is as it was: {folder}"
-    outputs = {}
-    with target.new() as new:
+        return f"SQuAD was downloaded before and is as it was: {target.folder}"
+
+    def take_all_files(new: Path) -> tuple[Mapping[str, FileRecord], Mapping[str, Any]]:
+        outputs = {}
         for name in names:
             version, _, file_name = name.partition("/")
             # The published addresses have no folder for the version.
             path = local.get(name) or cached_path(f"{options.squad_mirror}/{file_name}", target.cache, name=file_name)
-            n_questions = _check_squad(path, version)
+            n_questions = _count_questions(path, version)
             link_or_copy(path, new / name)
             outputs[name] = FileRecord.of(new / name, questions=n_questions)
-        target.publish(new, outputs)
-    return f"SQuAD v1.1 and v2.0: {len(outputs)} files in {folder}"
+        return outputs, {}
+
+    manifest = target.fill(take_all_files)
+    return f"SQuAD v1.1 and v2.0: {len(manifest.outputs)} files in {target.folder}"
 
 
 def _local_file(folder: Path, name: str) -> Path:
@@ -86,7 +93,7 @@ def _local_file(folder: Path, name: str) -> Path:
     )
 
 
-def _check_squad(path: Path, version: str) -> int:
+def _count_questions(path: Path, version: str) -> int:
     """The number of questions; raises UserError if this is no SQuAD of that version."""
     remedy = "get it again, or give a folder by --source"
     squad = read_json(path, "SQuAD file", remedy)

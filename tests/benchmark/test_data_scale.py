@@ -8,7 +8,7 @@ from corpora import write_vocab
 from benchmark import data_scale
 from benchmark.workloads.made_corpus import documents, write_dump, write_formatted, write_text_shard
 from common.workers import workers
-from data.corpus.wikipedia import extract_wikipedia
+from data.corpus.extraction import extract_wikipedia
 
 
 def test_made_text():

@@ -6,6 +6,7 @@ from corpora import SAMPLE, write_vocab
 from common.errors import UserError
 from data.artifacts.layout import Layout
 from data.bertPrep import main
+from data.document_sources import formatted_texts
 
 SHARDS = ["--n_training_shards", "3", "--n_test_shards", "2", "--fraction_test_set", "0.3"]
 
@@ -34,9 +35,10 @@ def as_far_as(*stages):
 
 def test_a_dump_that_changed(layout):
     as_far_as("download")
-    whole = layout.dump.read_bytes()
-    layout.dump.unlink()  # it is a link to the sample
-    layout.dump.write_bytes(whole + whole)
+    dump = layout.download / "wikicorpus_en.xml.bz2"
+    whole = dump.read_bytes()
+    dump.unlink()  # it is a link to the sample
+    dump.write_bytes(whole + whole)
     with pytest.raises(UserError, match=r"has changed since.*--action download --dataset wikicorpus_en again"):
         prepare("text_formatting")
 
@@ -54,7 +56,7 @@ def test_extracted_articles_that_changed(layout):
 
 def test_formatted_text_that_changed(layout):
     as_far_as("download", "text_formatting")
-    (formatted,) = layout.formatted_files
+    (formatted,) = formatted_texts(layout).values()
     formatted.write_bytes(formatted.read_bytes()[:50_000])
     with pytest.raises(UserError, match=r"one_article_per_line.txt has changed since.*--action text_formatting"):
         prepare("sharding", *SHARDS)
@@ -66,7 +68,7 @@ def test_text_shards_made_anew_after_the_hdf5_files(layout):
     as_far_as("download", "text_formatting", "sharding")
     create_hdf5(layout)
     prepare("verify")
-    (formatted,) = layout.formatted_files
+    (formatted,) = formatted_texts(layout).values()
     own = layout.working_dir.parent / "own.txt"
     own.write_bytes(b"".join(formatted.read_bytes().splitlines(keepends=True)[:40]))
     prepare("sharding", *SHARDS, "--input_files", own, "--overwrite")

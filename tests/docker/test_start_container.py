@@ -83,7 +83,7 @@ def test_the_recipes_folders_are_those_of_the_preparation(machine):
     made += [layout.sharded(256, 256, 0.2), layout.download, layout.extracted]
     seen = mounts(start(machine, data)[0])
     assert {str(path.parent) for path in made} <= set(seen.values())
-    assert str(layout.formatted_files[0].parent) in seen.values()
+    assert str(layout.formatted) in seen.values()
 
 
 def test_containers_with_other_data_do_not_disturb(machine):

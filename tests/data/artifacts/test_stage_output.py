@@ -11,7 +11,7 @@ from corpora import tree
 from common.errors import UserError
 from common.workers import workers
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
-from data.artifacts.stage_output import StageOutput, relative_to, replace_folder, scratch_folder
+from data.artifacts.stage_output import StageOutput, relative_to
 
 INPUT = {"in.txt": FileRecord(3, "aa")}
 WANTED = Manifest("sharding", "x", {"n": 2, "of": (1, 2)}, INPUT, {}, {"python": "3"})
@@ -31,14 +31,14 @@ def write_files(folder, **texts):
     return {f"{name}.txt": FileRecord.of(folder / f"{name}.txt", rows=len(text)) for name, text in texts.items()}
 
 
-def finished_output(folder, **changes):
+def finished_output(folder, pool, **changes):
     """An output of two files that a stage finished, and how another stage would look at it."""
-    StageOutput(folder / FILE_NAME, WANTED).finish(write_files(folder, a="one", b="three"))
-    return StageOutput(folder / FILE_NAME, dataclasses.replace(WANTED, **changes))
+    StageOutput(folder / FILE_NAME, WANTED, pool).finish(write_files(folder, a="one", b="three"))
+    return StageOutput(folder / FILE_NAME, dataclasses.replace(WANTED, **changes), pool)
 
 
-def test_a_manifest_is_read_as_it_was_written(tmp_path):
-    finished_output(tmp_path)
+def test_a_manifest_is_read_as_it_was_written(tmp_path, pool):
+    finished_output(tmp_path, pool)
     manifest = Manifest.read(tmp_path / FILE_NAME)
     assert manifest.outputs["b.txt"] == FileRecord(
         5, "8b5b9db0c13db24256c829aa364aa90c6d2eba318b9232a4ab9313b954d3555f", {"rows": 5}
@@ -47,30 +47,30 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
 
 
 def test_nothing_there(tmp_path, pool):
-    output = StageOutput(tmp_path / "new" / FILE_NAME, WANTED)
-    assert output.whole_files(pool) == {}
-    assert output.finished({}) is None
+    output = StageOutput(tmp_path / "new" / FILE_NAME, WANTED, pool)
+    assert output.whole_files() == {}
+    assert output.manifest_of({}) is None
     assert not (tmp_path / "new").exists()
 
 
 def test_finished_is_recognised_in_another_place(tmp_path, pool):
-    finished_output(tmp_path / "here")
+    finished_output(tmp_path / "here", pool)
     os.rename(tmp_path / "here", tmp_path / "there")
-    output = StageOutput(tmp_path / "there" / FILE_NAME, WANTED)
-    whole = output.whole_files(pool, (tmp_path / "there").glob("*.txt"))
-    assert output.finished(whole).outputs == whole
+    output = StageOutput(tmp_path / "there" / FILE_NAME, WANTED, pool)
+    whole = output.whole_files((tmp_path / "there").glob("*.txt"))
+    assert output.manifest_of(whole).outputs == whole
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter", "flipped"])
 def test_what_is_damaged_is_not_whole(tmp_path, pool, damage):
-    output = finished_output(tmp_path)
+    output = finished_output(tmp_path, pool)
     if damage == "missing":
         (tmp_path / "b.txt").unlink()
     else:
         (tmp_path / "b.txt").write_text({"shorter": "thre", "flipped": "threE"}[damage], encoding="utf-8")
-    whole = output.whole_files(pool)
+    whole = output.whole_files()
     assert list(whole) == ["a.txt"]
-    assert output.finished(whole) is None
+    assert output.manifest_of(whole) is None
 
 
 @pytest.mark.parametrize(
@@ -84,100 +84,94 @@ def test_what_is_damaged_is_not_whole(tmp_path, pool, damage):
     ],
 )
 def test_what_was_made_otherwise_is_refused_and_kept(tmp_path, pool, changes, words):
-    output = finished_output(tmp_path, **changes)
+    output = finished_output(tmp_path, pool, **changes)
     before = tree(tmp_path)
     with pytest.raises(UserError, match=words) as raised:
-        output.whole_files(pool)
+        output.whole_files()
     assert "--overwrite" in str(raised.value)
     assert tree(tmp_path) == before
     output.overwrite = True
-    assert output.whole_files(pool) == {}
+    assert output.whole_files() == {}
 
 
 def test_inputs_count_by_their_content_and_not_by_their_place(tmp_path, pool):
     moved = {"/elsewhere/in.txt": dataclasses.replace(INPUT["in.txt"], counts={"documents": 9})}
-    output = finished_output(tmp_path, inputs=moved, versions={"python": "4"})
-    assert len(output.whole_files(pool)) == 2
+    output = finished_output(tmp_path, pool, inputs=moved, versions={"python": "4"})
+    assert len(output.whole_files()) == 2
 
 
 def test_files_without_a_manifest_are_refused(tmp_path, pool):
     write_files(tmp_path, a="mine")
-    output = StageOutput(tmp_path / FILE_NAME, WANTED)
+    output = StageOutput(tmp_path / FILE_NAME, WANTED, pool)
     with pytest.raises(UserError, match=r"a.txt is there and no manifest.json says what it was made from"):
-        output.whole_files(pool, [tmp_path / "a.txt"])
+        output.whole_files([tmp_path / "a.txt"])
     output.overwrite = True
-    assert output.whole_files(pool, [tmp_path / "a.txt"]) == {}
+    assert output.whole_files([tmp_path / "a.txt"]) == {}
 
 
 def test_journal(tmp_path, pool):
     """Killed after every line of it, and in the middle of one: what is in whole lines counts."""
-    output = StageOutput(tmp_path / FILE_NAME, WANTED)
+    output = StageOutput(tmp_path / FILE_NAME, WANTED, pool)
     records = write_files(tmp_path, a="one", b="three", c="four")
     output.start_journal({"a.txt": records["a.txt"]})
     output.add_to_journal("b.txt", records["b.txt"])
-    assert list(output.whole_files(pool)) == ["a.txt", "b.txt"]
+    assert list(output.whole_files()) == ["a.txt", "b.txt"]
     output.add_to_journal("c.txt", records["c.txt"])
     journal = tmp_path / JOURNAL_NAME
     whole_lines = journal.read_bytes()
     for end, expected in ((len(whole_lines), 3), (len(whole_lines) - 1, 2), (len(whole_lines) - 9, 2)):
         journal.write_bytes(whole_lines[:end])
-        assert len(output.whole_files(pool)) == expected
+        assert len(output.whole_files()) == expected
     journal.write_bytes(whole_lines[:20])
-    assert output.whole_files(pool) == {}
+    assert output.whole_files() == {}
     journal.write_bytes(whole_lines)
-    assert output.finished(records) is None  # a journal is no manifest
+    assert output.manifest_of(records) is None  # a journal is no manifest
 
     assert output.finish(records).outputs == records
     assert not journal.exists()
-    assert output.finished(output.whole_files(pool))
+    assert output.finished()
 
 
 def test_unfinished_again_while_damaged_files_are_made_anew(tmp_path, pool):
-    output = finished_output(tmp_path)
+    output = finished_output(tmp_path, pool)
     (tmp_path / "a.txt").unlink()
-    output.start_journal(output.whole_files(pool))
+    output.start_journal(output.whole_files())
     assert not (tmp_path / FILE_NAME).exists()
-    assert list(output.whole_files(pool)) == ["b.txt"]
+    assert list(output.whole_files()) == ["b.txt"]
 
 
 def test_a_journal_of_other_parameters_is_refused(tmp_path, pool):
-    StageOutput(tmp_path / FILE_NAME, WANTED).start_journal({})
+    StageOutput(tmp_path / FILE_NAME, WANTED, pool).start_journal({})
     other = dataclasses.replace(WANTED, parameters={"n": 9})
     with pytest.raises(UserError, match="n 2 where 9"):
-        StageOutput(tmp_path / FILE_NAME, other).whole_files(pool)
+        StageOutput(tmp_path / FILE_NAME, other, pool).whole_files()
 
 
 def test_what_a_killed_run_was_writing_goes(tmp_path, pool):
-    output = finished_output(tmp_path)
-    for name in (".x_training_0.hdf5.abc", ".manifest.json.abc", ".manifest.unfinished.jsonl.abc"):
+    output = finished_output(tmp_path, pool)
+    for name in (
+        ".x_training_0.hdf5.abc.unfinished",
+        ".manifest.json.abc.unfinished",
+        ".manifest.unfinished.jsonl.abc.unfinished",
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").touch()
     (tmp_path / ".mine").mkdir()
     (tmp_path / ".x.lock").touch()
-    output.whole_files(pool)
+    output.start_journal({})
     assert sorted(path.name for path in tmp_path.glob(".*")) == [".mine", ".x.lock"]
 
 
-def test_scratch_folder_begins_empty_and_ends_gone(tmp_path):
-    left = tmp_path / ".target.unfinished" / "of a killed run"
-    left.mkdir(parents=True)
-    with scratch_folder(tmp_path / "target") as folder:
-        assert list(folder.iterdir()) == []
-        (folder / "file").touch()
+def test_a_whole_folder_is_made_or_none(tmp_path, pool):
+    output = StageOutput(tmp_path / "out" / FILE_NAME, WANTED, pool)
+    (tmp_path / ".out.of a killed run.unfinished").mkdir()
+    with pytest.raises(FileNotFoundError):
+        output.make_folder(lambda new: ({"a.txt": FileRecord.of(new / "a.txt")}, {}))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("existing", [True, False])
-def test_replace_folder(tmp_path, existing):
-    target = tmp_path / "deep" / "target"
-    if existing:
-        target.mkdir(parents=True)
-        (target / "old").touch()
-    with scratch_folder(tmp_path / "x") as scratch:
-        (scratch / "new").mkdir()
-        (scratch / "new" / "file").touch()
-        replace_folder(scratch / "new", target)
-    assert list(tree(tmp_path)) == ["deep/target/file"]
+    manifest = output.make_folder(lambda new: (write_files(new, a="one"), {"date": "today"}))
+    assert sorted(tree(tmp_path)) == ["out/a.txt", f"out/{FILE_NAME}"]
+    assert output.finished() == Manifest.read(tmp_path / "out" / FILE_NAME)
+    assert output.finished().facts == manifest.facts == {"date": "today"}
 
 
 def test_relative_paths(tmp_path, monkeypatch):
@@ -187,8 +181,8 @@ def test_relative_paths(tmp_path, monkeypatch):
     assert relative_to(tmp_path / "a", tmp_path / "b") == f"{tmp_path}/a"
 
 
-def test_the_journal_is_json_lines(tmp_path):
-    output = StageOutput(tmp_path / FILE_NAME, WANTED)
+def test_the_journal_is_json_lines(tmp_path, pool):
+    output = StageOutput(tmp_path / FILE_NAME, WANTED, pool)
     output.start_journal({})
     output.add_to_journal("a.txt", FileRecord(1, "ff", {"rows": 2}))
     first, second = map(json.loads, (tmp_path / JOURNAL_NAME).read_text(encoding="utf-8").splitlines())

@@ -17,6 +17,7 @@ from common.published_models import PublishedModel
 from common.workers import workers
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import Manifest
+from data.artifacts.stage_output import Preparation
 from data.downloaders.datasets import download
 from data.downloaders.folder import DownloadOptions
 from file_utils import sha256_of
@@ -30,9 +31,10 @@ def _no_waiting(monkeypatch):
     monkeypatch.setattr(remote_files, "LONGEST_WAIT", 0.0)
 
 
-def get(working_dir, dataset, **options):
+def get(working_dir, dataset, overwrite=False, **options):
     with workers(1) as pool:
-        return list(download(Layout(working_dir, dataset), DownloadOptions(**options), pool))
+        preparation = Preparation(Layout(working_dir, dataset), pool, overwrite)
+        return list(download(preparation, DownloadOptions(**options)))
 
 
 def squad_file(version, n_questions=2):

@@ -9,7 +9,7 @@ import pytest
 from paths import ROOT
 
 from common.workers import workers
-from data.corpus.wikipedia import extract_wikipedia, extracted_files
+from data.corpus.extraction import extract_wikipedia, extracted_files
 
 SAMPLE = ROOT / "data" / "sample"
 FILES = [f"{part}-v{version}.json" for part in ("train", "dev") for version in ("1.1", "2.0")]

@@ -14,9 +14,10 @@ from common.errors import UserError
 from common.workers import workers
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import Manifest
-from data.downloaders.books import AT_ONCE, AT_ONCE_PER_HOST
+from data.artifacts.stage_output import Preparation
 from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
+from data.sources.books import AT_ONCE, AT_ONCE_PER_HOST
 
 BOOKS = {"a.txt": b"Once upon a time.", "deep/er/b.txt": "Zwölf Bücher.".encode()}
 
@@ -32,9 +33,9 @@ def layout(tmp_path):
     return Layout(tmp_path / "work", "bookscorpus")
 
 
-def get(layout, source, **options):
+def get(layout, source, overwrite=False, **options):
     with workers(1) as pool:
-        (line,) = download(layout, DownloadOptions(source=str(source), **options), pool)
+        (line,) = download(Preparation(layout, pool, overwrite), DownloadOptions(source=str(source), **options))
     return line
 
 
@@ -156,8 +157,8 @@ def test_signatures_are_not_written_down(layout):
     assert books_in(layout) == {"a.txt": b"Book."}
     assert not any(b"SECRET" in content for content in tree(layout.working_dir).values())
     problem = download_problems("bookscorpus", DownloadOptions(source="https://user:pw@host/a.pdf?token=SECRET"))
-    assert "host/a.pdf" in problem[0]
-    assert not any(secret in problem[0] for secret in ("pw", "SECRET"))
+    assert "host/a.pdf" in str(problem[0])
+    assert not any(secret in str(problem[0]) for secret in ("pw", "SECRET"))
 
 
 @pytest.mark.parametrize(
@@ -189,5 +190,5 @@ def test_what_is_no_source_is_said_before_anything_is_done(tmp_path):
         ("https://example.com/index.html", "index.html is not a folder of .txt files"),
     ):
         options = DownloadOptions(source=None if source is None else str(source))
-        (sentence,) = download_problems("bookscorpus", options)
-        assert words in sentence
+        (problem,) = download_problems("bookscorpus", options)
+        assert words in str(problem)

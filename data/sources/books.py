@@ -11,16 +11,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import Problem, UserError
 from common.remote_files import is_remote, last_part, shown
-from common.workers import Workers
-from data.artifacts.layout import BOOKS, Layout
+from data.artifacts.layout import Layout
 from data.artifacts.manifest import FileRecord
-from data.artifacts.stage_output import file_records
+from data.artifacts.stage_output import Preparation
+from data.downloaders.document_source import DocumentSource
 from data.downloaders.folder import DownloadFolder, DownloadOptions, link_or_copy
 from file_utils import cached_path, unpack
 
@@ -30,51 +31,73 @@ RESULTS = "results.tsv"
 WANTED = "a folder of .txt files, such a file, an archive of them, the address of either, or a file of addresses"
 
 
-def books_problem(source: str | None) -> str | None:
-    """What is wrong with a source, as far as can be told without the network; None if nothing is."""
-    if not source:
-        return f"The books need --source, {WANTED}; or prepare Wikipedia alone, --dataset wikicorpus_en."
-    if is_remote(source):
-        known = _is_archive(source) or urlsplit(source).path.endswith(".txt")
-        return None if known else f"--source {shown(source)} is not {WANTED}."
-    path = Path(source).expanduser()
-    if not path.exists():
-        return f"There is no {source}; give --source {WANTED}."
-    if path.is_dir():
-        return None if _texts(path) else f"There is no .txt file under {source}; give --source {WANTED}."
-    return None if _is_archive(source) or path.suffix == ".txt" or _addresses(path) else f"{source} is not {WANTED}."
+class Source(DocumentSource):
+    """Text files, each of them a book."""
 
+    name = "bookscorpus"
+    document = "book"
+    counted_as = "books"
 
-def download_books(layout: Layout, options: DownloadOptions, pool: Workers) -> str:
-    """Put the books, .txt files, into their folder, which then holds these alone; returns what was done.
+    def problem(self, source: str | None) -> Problem | None:
+        give = f"give --source {WANTED}"
+        if not source:
+            return Problem(f"The books need --source, {WANTED}", "or prepare Wikipedia alone, --dataset wikicorpus_en")
+        if is_remote(source):
+            known = _is_archive(source) or urlsplit(source).path.endswith(".txt")
+            return None if known else Problem(f"--source {shown(source)} is not {WANTED}.")
+        path = Path(source).expanduser()
+        if not path.exists():
+            return Problem(f"There is no {source}", give)
+        if path.is_dir():
+            return None if _texts(path) else Problem(f"There is no .txt file under {source}", give)
+        known = _is_archive(source) or path.suffix == ".txt" or _addresses(path)
+        return None if known else Problem(f"{source} is not {WANTED}.")
 
-    Raises:
-        UserError: they cannot be had, one is no text, or too many of a list failed.
-    """
-    source = options.source
-    path = Path(source).expanduser()
-    local = [] if is_remote(source) else _texts(path) if path.is_dir() else [path]
-    names = {_relative(file, path): file for file in local}
-    inputs = dict(zip(names, file_records(local, pool, "checking the books"), strict=True))
-    kind = shown(source) if is_remote(source) else "local books"
-    target = DownloadFolder(layout.download, BOOKS, kind, pool, options.overwrite, inputs)
-    if manifest := target.finished():
-        return f"{len(manifest.outputs)} files of books were downloaded before and are as they were: {layout.download}"
-    facts = {}
-    with target.new() as new:
-        if local and (addresses := _addresses(path)):
-            facts = _download_list(addresses, target.cache, new, options.max_failed_share)
-        elif _is_archive(source):
-            unpack(cached_path(source, target.cache), new, overwrite=True)
-        elif is_remote(source):
-            link_or_copy(cached_path(source, target.cache), new / last_part(source))
-        else:
-            for name, file in names.items():
-                link_or_copy(file, new / name)
-        outputs = _records(new, source, pool)
-        target.publish(new, outputs, **facts)
-    failed = f"; {facts['failed']} failed, see {layout.download / RESULTS}" if facts.get("failed") else ""
-    return f"{sum(name.endswith('.txt') for name in outputs):,} books in {layout.download}{failed}"
+    def download(self, preparation: Preparation, options: DownloadOptions) -> str:
+        """Put the books, .txt files, into their folder, which then holds these alone.
+
+        Raises:
+            UserError: they cannot be had, one is no text, or too many of a list failed.
+        """
+        source, folder = options.source, preparation.layout.download
+        path = Path(source).expanduser()
+        local = [] if is_remote(source) else _texts(path) if path.is_dir() else [path]
+        records = preparation.records(local, "checking the books")
+        inputs = {_relative(file, path): record for file, record in records.items()}
+        target = DownloadFolder(preparation, folder, shown(source) if is_remote(source) else "local books", inputs)
+        if manifest := target.finished():
+            return f"{len(manifest.outputs)} files of books were downloaded before and are as they were: {folder}"
+
+        def take_books(new: Path) -> tuple[Mapping[str, FileRecord], Mapping[str, Any]]:
+            facts = {}
+            if local and (addresses := _addresses(path)):
+                facts = _download_list(addresses, target.cache, new, options.max_failed_share)
+            elif _is_archive(source):
+                unpack(cached_path(source, target.cache), new)
+            elif is_remote(source):
+                link_or_copy(cached_path(source, target.cache), new / last_part(source))
+            else:
+                for file in local:
+                    link_or_copy(file, new / _relative(file, path))
+            return _records(new, source, preparation), facts
+
+        manifest = target.fill(take_books)
+        n_failed = manifest.facts.get("failed")
+        failed = f"; {n_failed} failed, see {folder / RESULTS}" if n_failed else ""
+        return f"{sum(name.endswith('.txt') for name in manifest.outputs):,} books in {folder}{failed}"
+
+    def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
+        """The .txt files that were downloaded, in the order of their names."""
+        books = _texts(layout.download)
+        if not books:
+            raise UserError(
+                f"There is no .txt file under {layout.download}", "get books with --action download --source FOLDER"
+            )
+        return layout.download, books
+
+    def documents(self, part: Path) -> list[str]:
+        """The book as one line."""
+        return [" ".join(_read(part, f"The book {part}").split())]
 
 
 def _relative(file: Path, source: Path) -> str:
@@ -89,7 +112,7 @@ def _is_archive(source: str) -> bool:
     return (urlsplit(source).path if is_remote(source) else source).lower().endswith(ARCHIVES)
 
 
-def _records(folder: Path, source: str, pool: Workers) -> dict[str, FileRecord]:
+def _records(folder: Path, source: str, preparation: Preparation) -> dict[str, FileRecord]:
     """What lies in the folder, after removing what is no book."""
     for path in folder.rglob("*"):
         if path.is_file() and path.suffix != ".txt" and path.name != RESULTS:
@@ -98,19 +121,29 @@ def _records(folder: Path, source: str, pool: Workers) -> dict[str, FileRecord]:
     if not texts:
         where = shown(source) if is_remote(source) else source
         raise UserError(f"There is no .txt file in {where}", f"give --source {WANTED}")
-    for text, bad in zip(texts, pool.map(_text_problem, texts, "reading the books", str), strict=True):
-        if bad:
-            raise UserError(f"The book {_relative(text, folder)} {bad}", "convert it, or take it away")
-    files = [*texts, *folder.glob(RESULTS)]
-    return dict(zip((_relative(f, folder) for f in files), file_records(files, pool, "hashing the books"), strict=True))
+    names = [f"The book {_relative(text, folder)}" for text in texts]
+    for _ in preparation.pool.map(_check_book, zip(texts, names, strict=True), "reading the books", _named):
+        pass
+    records = preparation.records([*texts, *folder.glob(RESULTS)], "hashing the books")
+    return {_relative(file, folder): record for file, record in records.items()}
 
 
-def _text_problem(path: Path) -> str | None:
+def _named(book: tuple[Path, str]) -> str:
+    return str(book[0])
+
+
+def _check_book(book: tuple[Path, str]) -> None:
+    _read(*book)
+
+
+def _read(book: Path, what: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = book.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        return f"is not UTF-8 text ({error})"
-    return "holds zero bytes and is no text" if "\0" in text else None
+        raise UserError(f"{what} is not UTF-8 text ({error})", "convert it, or take it away") from error
+    if "\0" in text:
+        raise UserError(f"{what} holds zero bytes and is no text file", "take it away")
+    return text
 
 
 def _addresses(path: Path) -> list[str]:

@@ -12,25 +12,34 @@ from corpora import SAMPLE, tree
 
 from common.errors import UserError
 from common.workers import workers
-from data.corpus import text_formatting, wikipedia
-from data.corpus.text_formatting import book_files
+from data.artifacts.layout import Layout
+from data.artifacts.manifest import FileRecord
+from data.corpus import extraction
+from data.sources import books, wikipedia
+from file_utils import atomic_path
 
 
 def extract_wikipedia(dump, extracted, n_processes):
     extracted.mkdir(parents=True)
     with workers(n_processes) as pool:
-        return sum(wikipedia.extract_wikipedia(dump, extracted, pool).values())
+        return sum(extraction.extract_wikipedia(dump, extracted, pool).values())
 
 
-def format_wikipedia(extracted, formatted, n_processes=1):
+def write_documents(source, files, formatted, n_processes=1):
     formatted.parent.mkdir(parents=True, exist_ok=True)
-    with workers(n_processes) as pool:
-        return text_formatting.format_wikipedia(wikipedia.extracted_files(extracted), formatted, pool)
+    with workers(n_processes) as pool, atomic_path(formatted) as new:
+        record = source.write_documents(files, new, pool)
+    assert record == FileRecord.of(formatted, documents=record.counts["documents"])
+    return record.counts["documents"]
 
 
-def format_books(folder, formatted):
-    with workers(1) as pool:
-        return text_formatting.format_books(book_files(folder), formatted, pool)
+def format_wikipedia(extracted, formatted):
+    return write_documents(wikipedia.Source(), extraction.extracted_files(extracted), formatted)
+
+
+def format_books(working_dir, formatted):
+    source = books.Source()
+    return write_documents(source, source.texts(Layout(working_dir, source.name))[1], formatted)
 
 
 ARTICLES = {
@@ -129,7 +138,7 @@ def test_lines_of_an_article(tmp_path, text, line):
 def test_parts_of_a_file_make_the_whole(tmp_path, monkeypatch, n_bytes):
     texts = [f"{PROSE} {'x' * (number % 13)}" for number in range(30)]
     folder = article_file(tmp_path / "AA", *texts)
-    monkeypatch.setattr(text_formatting, "BYTES_PER_TASK", n_bytes)
+    monkeypatch.setattr(wikipedia, "BYTES_PER_TASK", n_bytes)
     assert format_wikipedia(folder, tmp_path / "formatted.txt") == 30
     assert (tmp_path / "formatted.txt").read_text(encoding="utf-8").split("\n") == [*map(str.strip, texts), ""]
 
@@ -138,7 +147,6 @@ def bad_dumps(folder):
     whole = (SAMPLE / "wikicorpus_sample.xml.bz2").read_bytes()
     text = bz2.decompress(whole)
     return {
-        "missing": (None, "There is no Wikipedia dump at .*--action download"),
         "truncated": (whole[: len(whole) // 2], "damaged or cut short.*fetch it again"),
         "cut between streams": (bz2.compress(text[: len(text) // 2]), "ends without </mediawiki>"),
         "damaged": (whole[:9000] + bytes(99) + whole[9099:], "damaged or cut short"),
@@ -148,14 +156,11 @@ def bad_dumps(folder):
     }
 
 
-@pytest.mark.parametrize(
-    "case", ["missing", "truncated", "cut between streams", "damaged", "a page of HTML", "no pages", "empty"]
-)
+@pytest.mark.parametrize("case", ["truncated", "cut between streams", "damaged", "a page of HTML", "no pages", "empty"])
 def test_bad_dump(tmp_path, case):
     content, message = bad_dumps(tmp_path / "source")[case]
     dump = tmp_path / "dump.xml.bz2"
-    if content is not None:
-        dump.write_bytes(content)
+    dump.write_bytes(content)
     with pytest.raises(UserError, match=message):
         extract_wikipedia(dump, tmp_path / "extracted", 2)
     assert not any((tmp_path / "extracted").iterdir())
@@ -194,7 +199,7 @@ def test_bad_extraction_leaves_the_earlier_text(tmp_path):
 
 
 def test_books(tmp_path):
-    books = tmp_path / "books"
+    books = tmp_path / "download" / "bookscorpus"
     (books / "deep" / "er").mkdir(parents=True)
     (books / "b.txt").write_text("Second  book.\r\n\r\n\u00a0It has\ttwo lines.\n", encoding="utf-8", newline="")
     (books / "a.txt").write_bytes(b"\xef\xbb\xbfFirst book.")  # with the mark that some editors put first
@@ -202,7 +207,7 @@ def test_books(tmp_path):
     (books / "empty.txt").write_text(" \n", encoding="utf-8")
     (books / "notes.md").write_text("No book.", encoding="utf-8")
     (books / "folder.txt").mkdir()
-    assert format_books(books, tmp_path / "formatted.txt") == 3
+    assert format_books(tmp_path, tmp_path / "formatted.txt") == 3
     assert (tmp_path / "formatted.txt").read_text(encoding="utf-8").split("\n") == [
         "First book.",
         "Second book. It has two lines.",
@@ -218,17 +223,17 @@ def test_books(tmp_path):
         ("Text in UTF-16".encode("utf-16"), "book .*book.txt is not UTF-8 text"),
         (b"\x00\x01\x02binary", "book .*book.txt holds zero bytes"),
         (b"  \n", "no prose in any document"),
-        (None, r"no \.txt file under .*books.*--source FOLDER"),
+        (None, r"no \.txt file under .*bookscorpus.*--source FOLDER"),
     ],
 )
 def test_bad_books_leave_the_earlier_text(tmp_path, content, message):
-    books, formatted = tmp_path / "books", tmp_path / "formatted.txt"
-    books.mkdir()
+    books, formatted = tmp_path / "download" / "bookscorpus", tmp_path / "formatted.txt"
+    books.mkdir(parents=True)
     formatted.write_text("before\n", encoding="utf-8")
     if content is not None:
         (books / "book.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        format_books(books, formatted)
+        format_books(tmp_path, formatted)
     with pytest.raises(UserError, match=r"no \.txt file"):
         format_books(tmp_path / "nowhere", formatted)
     assert formatted.read_text(encoding="utf-8") == "before\n"

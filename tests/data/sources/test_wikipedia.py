@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.workers import workers
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import Manifest
+from data.artifacts.stage_output import Preparation
 from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
 
@@ -41,9 +42,13 @@ def published(dump, *dates, latest):
     return files | {"enwiki/latest/enwiki-latest-sha1sums.txt": files[f"enwiki/{latest}/enwiki-{latest}-sha1sums.txt"]}
 
 
-def get(layout, **options):
+def dump_in(layout):
+    return layout.download / "wikicorpus_en.xml.bz2"
+
+
+def get(layout, overwrite=False, **options):
     with workers(1) as pool:
-        (line,) = download(layout, DownloadOptions(**options), pool)
+        (line,) = download(Preparation(layout, pool, overwrite), DownloadOptions(**options))
     return line
 
 
@@ -55,13 +60,13 @@ def test_latest_is_resolved_to_its_date_checked_and_recorded(layout):
             "enwiki/20260101/enwiki-20260101-pages-articles.xml.bz2",
         }
     assert "of 20260101" in line
-    assert layout.dump.read_bytes() == DUMP
+    assert dump_in(layout).read_bytes() == DUMP
     manifest = Manifest.read(layout.download / "manifest.json")
     assert manifest.facts["sha1"] == hashlib.sha1(DUMP).hexdigest()
     assert manifest.facts["address"].endswith("/enwiki/20260101/enwiki-20260101-pages-articles.xml.bz2")
-    assert manifest.outputs[layout.dump.name].bytes == len(DUMP)
+    assert manifest.outputs[dump_in(layout).name].bytes == len(DUMP)
     assert sorted(tree(layout.working_dir)) == [
-        f"download/wikicorpus_en/{n}" for n in ("manifest.json", layout.dump.name)
+        f"download/wikicorpus_en/{n}" for n in ("manifest.json", dump_in(layout).name)
     ]
     # The server is gone: what is finished is not asked for again.
     assert "of 20260101, the latest when it was downloaded; --overwrite gets a newer one" in get(layout)
@@ -79,7 +84,7 @@ def test_it_goes_on_with_the_dump_that_it_began_with(layout):
         server.files = files | published(NEWER, "20260201", latest="20260201")
         get(layout, wiki_mirror=server.url)
         assert server.requests[-1].range  # not from the beginning
-    assert layout.dump.read_bytes() == DUMP
+    assert dump_in(layout).read_bytes() == DUMP
     assert Manifest.read(layout.download / "manifest.json").facts["date"] == "20260101"
 
 
@@ -89,7 +94,7 @@ def test_a_date(layout):
         assert {request.path.split("/")[1] for request in server.requests} == {"20260101"}
         with pytest.raises(UserError, match="made with source 20260101 where 20260201 is asked for; add --overwrite"):
             get(layout, source="20260201", wiki_mirror=server.url)
-        assert layout.dump.read_bytes() == DUMP
+        assert dump_in(layout).read_bytes() == DUMP
         assert "of 20260201" in get(layout, source="20260201", wiki_mirror=server.url, overwrite=True)
 
 
@@ -110,7 +115,7 @@ def test_a_download_that_is_not_the_published_one_is_removed(layout):
             get(layout, wiki_mirror=server.url)
         server.files = published(DUMP, "20260101", latest="20260101")
         get(layout, wiki_mirror=server.url)
-    assert layout.dump.read_bytes() == DUMP
+    assert dump_in(layout).read_bytes() == DUMP
 
 
 def test_an_unfinished_dump_lists_no_sum(layout):
@@ -125,11 +130,11 @@ def test_an_unfinished_dump_lists_no_sum(layout):
 def test_any_address(layout):
     with serve({"mine/some.xml.bz2": DUMP, "mine/some.txt.bz2": b"no bz2"}) as server:
         get(layout, source=f"{server.url}/mine/some.xml.bz2")
-        assert layout.dump.read_bytes() == DUMP
+        assert dump_in(layout).read_bytes() == DUMP
         assert Manifest.read(layout.download / "manifest.json").facts == {"address": f"{server.url}/mine/some.xml.bz2"}
         with pytest.raises(UserError, match=r"some\.txt\.bz2 is not a \.bz2 file"):
             get(layout, source=f"{server.url}/mine/some.txt.bz2", overwrite=True)
-    assert layout.dump.read_bytes() == DUMP
+    assert dump_in(layout).read_bytes() == DUMP
 
 
 def test_a_web_page_is_no_dump(layout):
@@ -145,15 +150,15 @@ def test_a_local_dump(layout, tmp_path, monkeypatch, can_link):
     if not can_link:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("other file system")))
     get(layout, source=str(source))
-    assert layout.dump.read_bytes() == DUMP
-    assert layout.dump.samefile(source) == can_link
+    assert dump_in(layout).read_bytes() == DUMP
+    assert dump_in(layout).samefile(source) == can_link
     assert "downloaded before and is as it was" in get(layout, source=str(source))
     source.rename(tmp_path / "moved.xml.bz2")
     assert "downloaded before" in get(layout, source=str(tmp_path / "moved.xml.bz2"))
     (tmp_path / "other.xml.bz2").write_bytes(NEWER)
     with pytest.raises(UserError, match=r"made from other input than other\.xml\.bz2"):
         get(layout, source=str(tmp_path / "other.xml.bz2"))
-    assert layout.dump.read_bytes() == DUMP
+    assert dump_in(layout).read_bytes() == DUMP
 
 
 def test_what_is_no_dump_is_said_before_anything_is_done(tmp_path):
@@ -163,7 +168,7 @@ def test_what_is_no_dump_is_said_before_anything_is_done(tmp_path):
         (tmp_path / "page.bz2", "is not a .bz2 file; give --source a Wikipedia dump as it is downloaded"),
         ("2026", "There is no file 2026; give --source latest, a date"),
     ):
-        (sentence,) = download_problems("wikicorpus_en", DownloadOptions(source=str(source)))
-        assert words in sentence
+        (problem,) = download_problems("wikicorpus_en", DownloadOptions(source=str(source)))
+        assert words in str(problem)
     for source in ("latest", "20260101", "https://example.com/x.bz2", None):
         assert download_problems("wikicorpus_en", DownloadOptions(source=source)) == []

@@ -52,10 +52,8 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, i
         the number of articles of each file, by its path from `extracted`.
 
     Raises:
-        UserError: no dump, a damaged or truncated one, something else, or one without articles.
+        UserError: a damaged or truncated dump, something else, or one without articles.
     """
-    if not dump.is_file():
-        raise UserError(f"There is no Wikipedia dump at {dump}", "get one with --action download")
     # Beside the output, where workers of a cluster see it too.
     with (
         tempfile.TemporaryDirectory(prefix=".templates.", dir=extracted.parent) as folder,
