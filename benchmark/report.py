@@ -23,20 +23,10 @@ from benchmark.reports.data import Result, read_results
 from benchmark.reports.drawing import Figure
 from benchmark.reports.figures import make_figures
 from benchmark.reports.page import make_page
-from benchmark.reports.tables import (
-    commands,
-    comparison_tables,
-    environment_table,
-    points_csv,
-    profile_tables,
-    run_tables,
-    throughput_tables,
-)
+from benchmark.reports.tables import commands, points_csv, report_tables
 from benchmark.tables import Table
-from common.errors import UserError, run_main
+from common.errors import run_main
 from file_utils import atomic_write
-
-COMPARE = "compare"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,27 +40,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--output_dir", type=Path, help="where the report goes (default: report/ in the first result)")
     parser.add_argument("--title", help="heading of the page (default: of what is in it)")
     args = parser.parse_args(arguments)
-    args.compare = args.results[0] == COMPARE
+    args.compare = args.results[0] == "compare"
     args.results = args.results[args.compare :]
     if len(args.results) < 1 + args.compare:
         parser.error("compare needs two results" if args.compare else "a result is needed")
     return args
-
-
-def make_tables(results: Sequence[Result], compare: bool) -> list[Table]:
-    """All tables of a report, the most wanted first.
-
-    Raises:
-        UserError: results to compare have no configuration in common.
-    """
-    tables = comparison_tables(results) if compare else []
-    if compare and not any(table.rows for table in tables):
-        raise UserError(
-            f"{results[0].label} has no configuration in common with the others",
-            "sweep the same batch sizes, lengths and windows",
-        )
-    tables += [*throughput_tables(results), *run_tables(results), *profile_tables(results)]
-    return [*tables, environment_table(results)]
 
 
 def write_report(
@@ -79,25 +53,26 @@ def write_report(
     """Each file whole or not at all; the page last."""
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
-        for theme, image in figure.images.items():
-            with atomic_write(folder / f"{figure.name}{'_dark' if theme == 'dark' else ''}.png", "wb") as file:
+        for suffix, image in zip(("", "_dark"), (figure.images["light"], figure.images["dark"]), strict=True):
+            with atomic_write(folder / f"{figure.name}{suffix}.png", "wb") as file:
                 file.write(image)
-    pictures = "".join(
-        f"## {figure.title}\n\n![{figure.finding}]({figure.name}.png)\n\n{figure.finding}\n\n" for figure in figures
-    ).rstrip("\n")
-    with atomic_write(folder / "report.md") as file:
-        file.write(f"# {title}\n\n" + "\n".join(table.markdown() for table in tables) + f"\n{pictures}\n")
-    with atomic_write(folder / "report.csv") as file:
-        file.write(points_csv(results))
-    with atomic_write(folder / "report.html") as file:
-        file.write(make_page(title, tables, figures, commands(results)))
+    sections = [table.markdown() for table in tables]
+    sections += [f"## {each.title}\n\n![{each.finding}]({each.name}.png)\n\n{each.finding}\n" for each in figures]
+    files = {
+        "report.md": "\n".join([f"# {title}\n", *sections]),
+        "report.csv": points_csv(results),
+        "report.html": make_page(title, tables, figures, commands(results)),
+    }
+    for name, content in files.items():
+        with atomic_write(folder / name) as file:
+            file.write(content)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, draw and write."""
     args = parse_arguments(arguments)
     results = read_results(args.results)
-    tables = make_tables(results, args.compare)
+    tables = report_tables(results, args.compare)
     first = Path(args.results[0])
     folder = args.output_dir or (first if first.is_dir() else first.parent) / "report"
     names = [result.label for result in results]

@@ -9,12 +9,12 @@ session know nothing of other days and other machines, and neither do both metho
 Both are a few lines, so no statistics library is needed; the tests hold them to published tables and to enumeration.
 """
 
-import dataclasses
 import itertools
 import json
 import math
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,18 +34,17 @@ METHOD = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One configuration in two results; rates in sequences per second."""
 
     first: Repeats
     second: Repeats
-    ratio: float | None
-    """Of the medians, the second over the first."""
-    interval: tuple[float, float] | None
-    p: float | None
-    smallest_p: float | None
     words: str
+    ratio: float | None = None
+    """Of the medians, the second over the first."""
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+    smallest_p: float | None = None
 
 
 def quantile_of_t(probability: float, degrees: float) -> float:
@@ -97,11 +96,11 @@ def permutation_p(first: Sequence[float], second: Sequence[float]) -> tuple[floa
 
 def compare_repeats(first: Repeats, second: Repeats) -> Comparison:
     """One configuration, in words too."""
-    rates = [[rate for rate in side.values("sequences_per_second") if rate > 0] for side in (first, second)]
+    rates = [side.values("sequences_per_second") for side in (first, second)]
     if not all(rates):
         absent = [side for side, rate in zip((first, second), rates, strict=True) if not rate]
         words = " and ".join(f"{side.label}: {side.status if side.status != 'ok' else 'no rate'}" for side in absent)
-        return Comparison(first, second, None, None, None, None, words)
+        return Comparison(first, second, words)
     interval = ratio_interval(*rates)
     wrong = [side.label for side in (first, second) if side.problem]
     if wrong:
@@ -113,7 +112,7 @@ def compare_repeats(first: Repeats, second: Repeats) -> Comparison:
     else:
         words = f"{second.label} is {'faster' if interval[0] > 1 else 'slower'}"
     ratio = statistics.median(rates[1]) / statistics.median(rates[0])
-    return Comparison(first, second, ratio, interval, *(permutation_p(*rates) or (None, None)), words)
+    return Comparison(first, second, words, ratio, interval, *(permutation_p(*rates) or (None, None)))
 
 
 def compare(first: Result, second: Result) -> tuple[list[Comparison], list[str]]:

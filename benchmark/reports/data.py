@@ -114,7 +114,7 @@ def measured(results: Iterable[Result]) -> list[Repeats]:
 def _order(repeats: Repeats) -> tuple[Any, ...]:
     about, length = repeats.configuration, repeats.configuration.get("max_seq_length") or 0
     subject_order = str(about.get("workload")), str(about.get("model")), length, str(about.get("lengths"))
-    return *subject_order, without_batch_size(about), repeats.batch_size or 0
+    return *subject_order, without_batch_size(about), repeats.batch_size
 
 
 def without_batch_size(configuration: Mapping[str, Any]) -> str:
@@ -158,7 +158,7 @@ def by_series(found: Iterable[Repeats]) -> dict[str, list[Repeats]]:
         name = ", ".join(words) or _field("precision", first.configuration.get("precision")) or first.label
         while name in named:
             name += "'"
-        named[name] = sorted(row, key=lambda repeats: repeats.batch_size or 0)
+        named[name] = sorted(row, key=lambda repeats: repeats.batch_size)
     return named
 
 

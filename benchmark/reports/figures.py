@@ -70,7 +70,7 @@ def _title(words: str, group: Sequence[Repeats]) -> str:
 
 
 def _add_sizes_axis(axes: Any, group: Sequence[Repeats]) -> None:
-    ticks = sorted({repeats.batch_size for repeats in group if repeats.batch_size})
+    ticks = sorted({repeats.batch_size for repeats in group})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
     axes.minorticks_off()
@@ -78,7 +78,6 @@ def _add_sizes_axis(axes: Any, group: Sequence[Repeats]) -> None:
 
 
 def _throughput(group: list[Repeats]) -> Iterator[Figure]:
-    group = [repeats for repeats in group if repeats.batch_size]
     timed = [repeats for repeats in group if repeats.rates_per_gpu]
     if not timed:
         return
@@ -173,12 +172,12 @@ def _breakdown(group: list[Repeats]) -> Iterator[Figure]:
 
 
 def _memory(group: list[Repeats]) -> Iterator[Figure]:
-    kept = [repeats for repeats in group if repeats.batch_size and repeats.values(MEMORY)]
+    kept = [repeats for repeats in group if repeats.values(MEMORY)]
     if not kept:
         return
 
     def gibibytes(repeats: Repeats) -> float:
-        return (repeats.median(MEMORY) or 0) / 2**30
+        return statistics.median(repeats.values(MEMORY)) / 2**30
 
     def draw(axes: Any) -> None:
         for place, (name, row) in enumerate(by_series(kept).items()):

@@ -11,11 +11,28 @@ from benchmark.reports.references import references_for
 from benchmark.sweeps.points import settings, window
 from benchmark.sweeps.repeats import Repeats
 from benchmark.tables import MISSING, Table, csv_table, text
+from common.errors import UserError
 
 FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "cpu_cores", "git_commit", "git_dirty")
 DIFFERENT = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit")
 UNITS = ("tensor", "fma", "fp16", "sfu", "dram", "sm")
 LONGEST_ERROR = 300
+
+
+def report_tables(results: Sequence[Result], compare: bool) -> list[Table]:
+    """All tables of a report, the most wanted first.
+
+    Raises:
+        UserError: results to compare have no configuration in common.
+    """
+    tables = comparison_tables(results) if compare else []
+    if compare and not any(table.rows for table in tables):
+        raise UserError(
+            f"{results[0].label} has no configuration in common with the others",
+            "sweep the same batch sizes, lengths and windows",
+        )
+    tables += [*throughput_tables(results), *run_tables(results), *profile_tables(results)]
+    return [*tables, environment_table(results)]
 
 
 def throughput_tables(results: Sequence[Result]) -> list[Table]:
@@ -54,7 +71,7 @@ def _slowed(group: Sequence[Repeats]) -> list[str]:
     for repeats in group:
         for gpu in repeats.told("gpu"):
             for reason in gpu.get("throttle_reasons") or ():
-                sizes.setdefault(reason, set()).add(repeats.batch_size or 0)
+                sizes.setdefault(reason, set()).add(repeats.batch_size)
     return [
         f"The driver lowered clocks ({reason}) at batch {', '.join(f'{size:,}' for size in sorted(found))}."
         for reason, found in sorted(sizes.items())

@@ -44,9 +44,7 @@ class Repeats:
     @property
     def rates_per_gpu(self) -> list[float]:
         """Sequences per second and GPU of the repeats."""
-        n_gpus = self.configuration.get("n_gpus") or 1
-        given = self.values("sequences_per_second_per_gpu")
-        return given or [rate / n_gpus for rate in self.values("sequences_per_second")]
+        return self.values("sequences_per_second_per_gpu")
 
     @property
     def environments(self) -> list[dict[str, Any]]:
@@ -67,9 +65,9 @@ class Repeats:
         return "process" if known and not any(environment.get("gpus") for environment in known) else "GPU"
 
     @property
-    def batch_size(self) -> int | None:
+    def batch_size(self) -> int:
         """Sequences per GPU and optimizer step."""
-        return self.configuration.get("batch_size")
+        return self.configuration["batch_size"]
 
     @property
     def problem(self) -> str | None:

@@ -14,11 +14,20 @@ from matplotlib.figure import Figure
 from paths import ROOT
 
 from benchmark.report import main
+from benchmark.reports import drawing, figures
 from benchmark.reports.data import Result, by_series, measured, read_results
 from benchmark.reports.figures import plan_figures, roofline
 from benchmark.reports.references import references_for
 from benchmark.reports.tables import environment_table, profile_tables, run_tables, throughput_tables
 from common.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_pictures():
+    """Pictures of fewer dots, which take less time; test_report_browser.py looks at whole ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "DOTS", 60)
+        yield
 
 
 def report(*arguments):
@@ -112,7 +121,7 @@ def test_all_files_are_there_and_the_last_line_leads_to_them(tmp_path, capsys):
     for path in out.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
         width, height = struct.unpack(">II", path.read_bytes()[16:24])
-        assert (width, height) == (1056, 960)
+        assert (width, height) == (264, 240)
     markdown = (out / "report.md").read_text(encoding="utf-8")
     for name in ("throughput_pretrain_128.png", "roofline_sweep.png", "phase1_average_loss.png"):
         assert f"]({name})" in markdown
@@ -279,6 +288,7 @@ SUBSETS = st.fixed_dictionaries(
     {},
     optional={
         "sequences_per_second": st.floats(0.1, 1e6),
+        "sequences_per_second_per_gpu": st.floats(0.1, 1e6),
         "tokens_per_second": st.floats(0.1, 1e6),
         "model_tflops_per_second": st.floats(0, 1e3),
         "part_seconds": st.dictionaries(st.sampled_from(["data", "forward", "other"]), st.floats(0, 1)),
@@ -351,6 +361,7 @@ def test_the_shipped_report_is_that_of_its_points(tmp_path, monkeypatch):
     text = (folder / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
     (line,) = re.findall(r"^python3 benchmark/report.py (docs.*)$", text, re.MULTILINE)
     monkeypatch.chdir(root)
+    monkeypatch.setattr(figures, "render", lambda figure: figure._replace(images={"light": b"", "dark": b""}))
     report(*shlex.split(line), "--output_dir", tmp_path)  # the last counts
     shipped = (folder / "h200" / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == shipped
