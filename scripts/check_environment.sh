@@ -20,7 +20,7 @@ if [[ ${1:-} == --help || ${1:-} == -h ]]; then
   echo
 fi
 if ! command -v python3 >/dev/null; then
-  echo "error: There is no python3 on the PATH; install Python 3.10 to 3.13." >&2
+  echo "error: There is no python3 on the PATH; install Python 3.11 to 3.14." >&2
   exit 1
 fi
 

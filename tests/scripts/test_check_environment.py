@@ -114,7 +114,7 @@ def test_without_python_it_says_so(folder):
         [folder / "bin" / "bash", SCRIPT], env={"PATH": str(folder / "bin")}, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "error: There is no python3 on the PATH; install Python 3.10 to 3.13.\n"
+    assert ended.stderr == "error: There is no python3 on the PATH; install Python 3.11 to 3.14.\n"
 
 
 # The data.

@@ -24,7 +24,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 def describe_environment() -> dict[str, Any]:
     """Hardware, software, source version, command line and time of this process, in JSON's types."""
     return {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command_line": shlex.join(sys.argv),
         **_git(),
         "python": platform.python_version(),

@@ -18,7 +18,7 @@ from training.environment.machine import Requirement, version_of
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 LOWEST_DRIVERS = MappingProxyType({11: (450, 80, 2), 12: (525, 60, 13), 13: (580, 65, 6)})  # Linux, by CUDA's major
-PYTHONS = ((3, 10), (3, 13))
+PYTHONS = ((3, 11), (3, 14))
 # NVIDIA's advice for containers. Docker gives 64 MiB, of which NCCL's first GPUs leave nothing.
 SHARED_MEMORY_ADVICE = 2**30
 INSTALL = "python3 -m pip install --requirement requirements.txt"

@@ -120,7 +120,7 @@ def test_which_code_runs_on_which_gpu(capability, architectures, expected):
 
 
 @pytest.mark.parametrize(
-    ("version", "state"), [((3, 9, 19), PROBLEM), ((3, 10, 0), OK), ((3, 13, 9), OK), ((3, 14, 0), WARNING)]
+    ("version", "state"), [((3, 10, 19), PROBLEM), ((3, 11, 0), OK), ((3, 14, 9), OK), ((3, 15, 0), WARNING)]
 )
 def test_python(version, state):
     assert python_findings(version, [], None)[0].state == state
