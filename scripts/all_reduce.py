@@ -22,6 +22,7 @@ import torch
 
 from common.errors import UserError, run_main
 from training.distributed.world import connected, read_world, world_problems
+from training.metrics.device import synchronize
 
 REPETITIONS = 5
 
@@ -70,15 +71,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
+    """Seconds of one call, of as many on every rank."""
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     begin = time.perf_counter()
     for _ in range(REPETITIONS):
         work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return (time.perf_counter() - begin) / REPETITIONS
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from common.matmul import Matmul
+from training.metrics.device import synchronize
 
 SECONDS_PER_MEASUREMENT = 0.1
 WARM_UPS = 3
@@ -66,19 +67,14 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """Mean time of one call, over about SECONDS_PER_MEASUREMENT."""
 
     def run(times: int) -> float:
-        _synchronize(device)
+        synchronize(device)
         start = time.perf_counter()
         for _ in range(times):
             work()
-        _synchronize(device)
+        synchronize(device)
         return time.perf_counter() - start
 
     run(WARM_UPS)
     once = max(run(WARM_UPS) / WARM_UPS, 1e-7)
     times = max(1, min(1000, round(SECONDS_PER_MEASUREMENT / once)))
     return run(times) / times
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

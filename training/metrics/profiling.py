@@ -5,11 +5,13 @@ these two calls (`nsys profile --capture-range cudaProfilerApi`). Between them P
 Nsight as an NVTX range: the steps, their parts, the layers, and each operator.
 """
 
+import contextlib
 from pathlib import Path
 
 import torch
 
 from common.errors import Problem
+from training.metrics.device import synchronize
 
 KINDS = ("cuda", "torch")
 
@@ -29,9 +31,8 @@ class ProfiledSteps:
         self.trace = folder / f"trace_rank{rank}.json"
         self.device = device
         self._finished_steps = 0
-        self._profile: torch.profiler.profile | None = None
-        self._nvtx = torch.autograd.profiler.emit_nvtx()
-        self._runs = self._began = False
+        self._began = False
+        self._open = contextlib.ExitStack()
 
     @property
     def steps(self) -> range:
@@ -51,17 +52,7 @@ class ProfiledSteps:
 
     def close(self) -> None:
         """Write what there is, if the steps are under way still."""
-        if not self._runs:
-            return
-        self._runs = False
-        self._synchronize()
-        if self._profile is None:
-            self._nvtx.__exit__(None, None, None)
-            torch.cuda.profiler.stop()
-            return
-        self._profile.stop()
-        self.trace.parent.mkdir(parents=True, exist_ok=True)
-        self._profile.export_chrome_trace(str(self.trace))
+        self._open.close()
 
     def account(self) -> str | None:
         """What became of it, a sentence; None where nothing was to be profiled."""
@@ -72,21 +63,18 @@ class ProfiledSteps:
         return f"trace: {self.trace}" if self.kind == "torch" else "the profiled steps are in the tool's report"
 
     def _begin(self) -> None:
-        self._runs = self._began = True
-        self._synchronize()
+        self._began = True
+        synchronize(self.device)
         if self.kind == "cuda":
-            torch.cuda.profiler.start()
-            self._nvtx.__enter__()
-            return
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self._profile = torch.profiler.profile(activities=activities)
-        self._profile.start()
+            self._open.enter_context(torch.cuda.profiler.profile())
+            self._open.enter_context(torch.autograd.profiler.emit_nvtx())
+        else:
+            self._open.enter_context(torch.profiler.profile(on_trace_ready=self._write))
+        self._open.callback(synchronize, self.device)  # before the profiler ends
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _write(self, profile: torch.profiler.profile) -> None:
+        self.trace.parent.mkdir(parents=True, exist_ok=True)
+        profile.export_chrome_trace(str(self.trace))
 
 
 def profile_problem(kind: str | None, device: torch.device) -> Problem | None:

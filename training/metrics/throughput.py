@@ -13,19 +13,21 @@ from typing import Any
 
 import torch
 
+from common.errors import Problem
 from common.work import Work
+from training.metrics.device import peak_memory, synchronize
 from training.metrics.gpu_telemetry import GpuTelemetry, of_all_gpus
 from training.metrics.step_times import StepTimes, mean_of_ranks
 
 
-def window_problem(start: int, stop: int | None, n_steps: int) -> str | None:
-    """Why this window measures nothing in a run of `n_steps`, a sentence for the user; None when it does."""
+def window_problem(start: int, stop: int | None, n_steps: int) -> Problem | None:
+    """Why this window measures nothing in a run of `n_steps`; None when it does."""
     if start < 0:
-        return f"--benchmark_start {start} must not be negative."
+        return Problem(f"--benchmark_start {start} must not be negative.")
     if stop is not None and stop <= start:
-        return f"--benchmark_stop {stop} must be greater than --benchmark_start {start}."
+        return Problem(f"--benchmark_stop {stop} must be greater than --benchmark_start {start}.")
     if start >= n_steps:
-        return f"--benchmark_start {start} leaves nothing to measure in a run of {n_steps} steps."
+        return Problem(f"--benchmark_start {start} leaves nothing to measure in a run of {n_steps} steps.")
     return None
 
 
@@ -42,7 +44,7 @@ class ThroughputMeter:
         flops: the floating-point operations of a `Work`, as models/flops.py counts them; None: not reported.
         device: what is synchronised, and whose memory is reported.
         clock: seconds, monotonic.
-        synchronize: waits until the device has finished everything queued; None: the device's own.
+        synchronize: waits until the device has finished everything queued.
         times: also times each step and its parts, while the window is open.
         telemetry: also watches the GPU, while the window is open.
         left_out: steps that are not measured, as a profiler slows them; by how many were taken before.
@@ -55,7 +57,7 @@ class ThroughputMeter:
         flops: Callable[[Work], float] | None,
         device: torch.device,
         clock: Callable[[], float] = time.perf_counter,
-        synchronize: Callable[[], None] | None = None,
+        synchronize: Callable[[torch.device], None] = synchronize,
         times: StepTimes | None = None,
         telemetry: GpuTelemetry | None = None,
         left_out: range = range(0),
@@ -63,7 +65,7 @@ class ThroughputMeter:
         self.left_out = left_out
         self.start, self.stop, self.flops, self.device = start, stop, flops, device
         self._clock = clock
-        self._synchronize = synchronize or _synchronizer(device)
+        self._synchronize = synchronize
         self._times = times or StepTimes(device, clock)
         self._telemetry = telemetry or GpuTelemetry("", None)
         self._finished_steps = 0
@@ -167,13 +169,13 @@ class ThroughputMeter:
         return self._running_since is not None
 
     def _run_clock(self) -> None:
-        self._synchronize()
+        self._synchronize(self.device)
         self._telemetry.resume()
         self._times.start()
         self._running_since = self._clock()
 
     def _stop_clock(self) -> None:
-        self._synchronize()
+        self._synchronize(self.device)
         self._seconds += self._clock() - self._running_since
         self._running_since = None
         self._times.stop()
@@ -188,19 +190,3 @@ class ThroughputMeter:
             f"throughput was not measured: the window opens after step {self.start}, "
             f"and this run ended after {self._finished_steps}; lower --benchmark_start or run more steps"
         )
-
-
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """Most bytes that PyTorch had allocated and reserved on this GPU since the process started; nothing on a CPU."""
-    if device.type != "cuda":
-        return {}
-    return {
-        "peak_memory_allocated_bytes": torch.cuda.max_memory_allocated(device),
-        "peak_memory_reserved_bytes": torch.cuda.max_memory_reserved(device),
-    }
-
-
-def _synchronizer(device: torch.device) -> Callable[[], None]:
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
