@@ -18,7 +18,7 @@ import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +143,7 @@ class _Converter:
     def convert(self, task: tuple[int, Sequence[SquadExample]]) -> SquadFeatures:
         """The windows of examples of which the first is number task[0]."""
         first, examples = task
-        builder = _Builder(self.tokens.tokenizer)
+        tokens, windows = [np.zeros((4, 0), dtype=np.int32)], []
         index = itertools.count(first)
         for text, group in itertools.groupby(examples, key=lambda example: example.context):
             context = self.tokens.encode(text)
@@ -151,10 +151,47 @@ class _Converter:
             ids, offsets = self.tokens.tokenizer.encode_batch([example.question for example in group])
             for i, example in enumerate(group):
                 question = ids[offsets[i] : offsets[i + 1]][: self.max_query_length]
-                room = self.max_seq_length - len(question) - N_SPECIAL
-                begins, ends = context_windows(len(context.ids), room, self.doc_stride)
-                builder.add(next(index), question, context, begins, ends, _answer_tokens(example, context))
-        return builder.features()
+                number, answer = next(index), _answer_tokens(example, context)
+                for window, start, end in self._windows(question, context, answer):
+                    tokens.append(window)
+                    windows.append((number, window.shape[1], len(question) + 2, start, end))
+        input_ids, char_starts, char_ends, is_max_context = np.concatenate(tokens, axis=1)
+        numbers, lengths, question_lengths, starts, ends = np.array(windows, dtype=np.int64).reshape(-1, 5).T.copy()
+        return SquadFeatures(
+            input_ids=input_ids,
+            char_starts=char_starts,
+            char_ends=char_ends,
+            is_max_context=is_max_context.astype(np.bool_),
+            offsets=_offsets(lengths),
+            question_lengths=question_lengths.astype(np.int32),
+            example_index=numbers.astype(np.int32),
+            start_positions=starts,
+            end_positions=ends,
+        )
+
+    def _windows(
+        self, question: np.ndarray, context: TokenOffsets, answer: tuple[int, int] | None
+    ) -> Iterator[tuple[np.ndarray, int, int]]:
+        """Each window of a question: of its tokens id, first and end character, and whether it speaks for them, (4, n)
+        int32; and the answer's first and last token in it. `answer` is that in the context."""
+        tokenizer, n_before = self.tokens.tokenizer, len(question) + 2
+        begins, ends = context_windows(len(context.ids), self.max_seq_length - n_before - 1, self.doc_stride)
+        if not len(begins):
+            return
+        speakers = max_context_windows(begins, ends)
+        before = _outside([tokenizer.cls_token_id, *question, tokenizer.sep_token_id])
+        after = _outside([tokenizer.sep_token_id])
+        for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+            part = [array[begin:end] for array in (*context, speakers == number)]
+            start_position = end_position = 0
+            if answer and begin <= answer[0] and answer[1] < end:
+                start_position, end_position = (token - begin + n_before for token in answer)
+            yield np.concatenate([before, part, after], axis=1, dtype=np.int32), start_position, end_position
+
+
+def _outside(ids: Sequence[int]) -> np.ndarray:
+    """(4, n): tokens that are not of the context."""
+    return np.array([[token, -1, -1, 0] for token in ids], dtype=np.int32).T
 
 
 def context_windows(n_tokens: int, room: int, doc_stride: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,65 +226,6 @@ def _answer_tokens(example: SquadExample, context: TokenOffsets) -> tuple[int, i
     answer = example.answers[0]
     covering = np.flatnonzero((context.starts < answer.start + len(answer.text)) & (context.ends > answer.start))
     return (int(covering[0]), int(covering[-1])) if len(covering) else None
-
-
-class _Builder:
-    """Collects windows."""
-
-    def __init__(self, tokenizer: BertTokenizer) -> None:
-        self.cls = np.array([tokenizer.cls_token_id], dtype=np.int32)
-        self.sep = np.array([tokenizer.sep_token_id], dtype=np.int32)
-        self.outside = np.array([-1], dtype=np.int32)
-        self.no = np.array([False])
-        self.input_ids: list[np.ndarray] = []
-        self.char_starts: list[np.ndarray] = []
-        self.char_ends: list[np.ndarray] = []
-        self.is_max_context: list[np.ndarray] = []
-        self.windows: list[tuple[int, int, int, int, int]] = []
-
-    def add(
-        self,
-        example_index: int,
-        question: np.ndarray,
-        context: TokenOffsets,
-        begins: np.ndarray,
-        ends: np.ndarray,
-        answer: tuple[int, int] | None,
-    ) -> None:
-        """Adds the windows of one question; `answer` is its first and last token in the context."""
-        if not len(begins):
-            return
-        speakers = max_context_windows(begins, ends)
-        n_before = len(question) + 2
-        outside_before, no_before = self.outside.repeat(n_before), self.no.repeat(n_before)
-        for window, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-            self.input_ids += [self.cls, question, self.sep, context.ids[begin:end], self.sep]
-            self.char_starts += [outside_before, context.starts[begin:end], self.outside]
-            self.char_ends += [outside_before, context.ends[begin:end], self.outside]
-            self.is_max_context += [no_before, speakers[begin:end] == window, self.no]
-            start_position = end_position = 0
-            if answer and begin <= answer[0] and answer[1] < end:
-                start_position, end_position = (token - begin + n_before for token in answer)
-            length = n_before + end - begin + 1
-            self.windows.append((example_index, length, n_before, start_position, end_position))
-
-    def features(self) -> SquadFeatures:
-        windows = np.array(self.windows, dtype=np.int64).reshape(-1, 5)
-        return SquadFeatures(
-            input_ids=_joined(self.input_ids, np.int32),
-            char_starts=_joined(self.char_starts, np.int32),
-            char_ends=_joined(self.char_ends, np.int32),
-            is_max_context=_joined(self.is_max_context, np.bool_),
-            offsets=_offsets(windows[:, 1]),
-            question_lengths=windows[:, 2].astype(np.int32),
-            example_index=windows[:, 0].astype(np.int32),
-            start_positions=windows[:, 3].copy(),
-            end_positions=windows[:, 4].copy(),
-        )
-
-
-def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate(arrays, dtype=dtype) if arrays else np.zeros(0, dtype)
 
 
 def cached_squad_features(
