@@ -8,7 +8,7 @@ from common.workers import usable_cores, workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
 from data.corpus.sentences import splitter_name
-from data.loading.prepared import prepared_shards, read_manifest, vocabulary_problem
+from data.loading.prepared import changed_files, prepared_shards, read_manifest, vocabulary_problem
 from data.verify.shards import verify
 from tokenization import load_vocab
 from training.environment.machine_checks import OK, PROBLEM, REBUILD, WARNING, Finding
@@ -75,10 +75,8 @@ def squad_finding(folder: Path) -> Finding:
     problems = Problems()
     with problems.collect():
         manifest = read_manifest(path)
-        for name, record in manifest.outputs.items() if manifest else ():
-            file = path / name
-            if not file.is_file() or file.stat().st_size != record.bytes:
-                problems.add(f"{file} is missing or of another size than {FILE_NAME} says")
+        for name in changed_files(path, manifest) if manifest else ():
+            problems.add(f"{path / name} is missing or of another size than {FILE_NAME} says")
         if not problems.found:
             return Finding("SQuAD", f"{len(manifest.outputs) if manifest else 'unknown'} files in {path}")
     remedy = f"Only fine-tuning needs it; download it again: EXTRA_DOWNLOADS=squad {PREPARE}."

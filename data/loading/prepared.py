@@ -9,7 +9,7 @@ is not the one the shards were made with are found before training and not after
 from pathlib import Path
 from typing import Any
 
-from common.errors import Problems, UserError
+from common.errors import Problem, Problems, UserError
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
 from data.loading.hdf5_shards import find_shards
 from file_utils import sha256_of
@@ -57,15 +57,13 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
         manifest = read_manifest(folder)
         if manifest is None:
             return files
-        there = {file.name: file for file in folder.glob("*.hdf5")}
-        wrong = [name for name, record in manifest.outputs.items() if not _has_size(there.get(name), record.bytes)]
-        if wrong:
+        if wrong := list(changed_files(folder, manifest)):
             problems.add(
                 f"{folder / wrong[0]} is missing or of another size than {FILE_NAME} says ({len(wrong)} of "
                 f"{len(manifest.outputs)} files are)",
                 "run --action create_hdf5_files again, which makes only these",
             )
-        strangers = sorted(there.keys() - manifest.outputs.keys())
+        strangers = sorted({file.name for file in folder.glob("*.hdf5")} - manifest.outputs.keys())
         if strangers:
             problems.add(
                 f"{folder / strangers[0]} is not in {FILE_NAME} ({len(strangers)} such files)",
@@ -74,19 +72,27 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
     return files
 
 
-def vocabulary_problem(folder: Path, vocab_file: str | None, vocab_size: int) -> str | None:
+def changed_files(folder: Path, manifest: Manifest) -> dict[str, int | None]:
+    """The files that are not of the size that the folder's manifest says: their size, or None for a lost one."""
+    sizes = {name: path.stat().st_size if (path := folder / name).is_file() else None for name in manifest.outputs}
+    return {name: size for name, size in sizes.items() if size != manifest.outputs[name].bytes}
+
+
+def vocabulary_problem(folder: Path, vocab_file: str | None, vocab_size: int) -> Problem | None:
     """What is wrong with training a model of `vocab_size` tokens on these shards, or None if nothing is known to be."""
     manifest = read_manifest(folder)
     vocabulary: dict[str, Any] = dict(manifest.parameters.get("vocabulary", {})) if manifest else {}
     if vocab_file and vocabulary and sha256_of(Path(vocab_file)) != vocabulary["sha256"]:
-        return (
+        return Problem(
             f"--vocab_file {vocab_file} is not the vocabulary that the shards in {folder} were made with, as "
-            f"{FILE_NAME} there says; give that one."
+            f"{FILE_NAME} there says",
+            "give that one",
         )
     if vocabulary and vocabulary["size"] > vocab_size:
-        return (
+        return Problem(
             f"The shards in {folder} were made with a vocabulary of {vocabulary['size']} tokens, and the model has "
-            f"{vocab_size}; give the --vocab_file and --config_file that belong to them."
+            f"{vocab_size}",
+            "give the --vocab_file and --config_file that belong to them",
         )
     return None
 
@@ -95,7 +101,3 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in a folder of shards, if there is one. Raises UserError if it cannot be read."""
     path = folder / FILE_NAME
     return Manifest.read(path) if path.is_file() else None
-
-
-def _has_size(file: Path | None, n_bytes: int) -> bool:
-    return file is not None and file.stat().st_size == n_bytes

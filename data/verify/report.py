@@ -1,6 +1,6 @@
 """What a verification found: a line per check, with the first file that fails it, and what was counted.
 
-Shared by the verification of HDF5 shards (verify.py) and of text shards (verify_text.py).
+Shared by the verification of HDF5 shards (shards.py) and of text shards (text.py).
 """
 
 import dataclasses
@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import Problem, UserError
 from data.artifacts.layout import SPLITS
-from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
+from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
+from data.loading.prepared import changed_files
+from file_utils import sha256_of
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "FAILED", "skipped"
 MAX_COMPARED = 2**22  # hashes in memory at a time; at 14 bytes each, 60 MB
@@ -63,17 +65,17 @@ class Report:
         """The checks that failed, the first offending first."""
         return [check for check in self.checks if check.status == FAILED]
 
-    def failure(self) -> str | None:
-        """One sentence that names the first offending file, or None."""
+    def failure(self) -> Problem | None:
+        """The first offending file and the check that it fails, or None."""
         failed = self.failed()
         if not failed:
             return None
         first = failed[0]
         others = f" (also failed: {', '.join(check.name for check in failed[1:])})" if failed[1:] else ""
         row = "" if first.first_row is None else f"in row {first.first_row:,} "
-        return (
-            f"{Path(self.folder) / first.first_file} fails the check '{first.name}': {row}{first.what}{others}; "
-            "make it again with data/bertPrep.py, or get a whole copy."
+        return Problem(
+            f"{Path(self.folder) / first.first_file} fails the check '{first.name}': {row}{first.what}{others}",
+            "make it again with data/bertPrep.py, or get a whole copy",
         )
 
     def raise_if_failed(self) -> None:
@@ -184,11 +186,20 @@ def manifest_of(folder: Path, checks: Checks, files: Iterable[Path], skipped: It
             checks.offend("finished", JOURNAL_NAME, f"the stage was not finished: there is no {FILE_NAME} yet")
         return None
     manifest = Manifest.read(path)
-    for name in sorted(manifest.outputs.keys() - names):
-        checks.offend("files", name, f"it is in {FILE_NAME} and not in the folder")
+    for name, size in sorted(changed_files(folder, manifest).items()):
+        if size is None:
+            checks.offend("files", name, f"it is in {FILE_NAME} and not in the folder")
     for name in sorted(names - manifest.outputs.keys()):
         checks.offend("files", name, f"it is not in {FILE_NAME}")
     return manifest
+
+
+def offence_of_bytes(path: Path, record: FileRecord) -> str | None:
+    """How a file's bytes differ from those that the manifest records; None if they are the same."""
+    n_bytes = path.stat().st_size
+    if n_bytes != record.bytes:
+        return f"it has {n_bytes:,} bytes, and {FILE_NAME} says {record.bytes:,}"
+    return None if sha256_of(path) == record.sha256 else f"its SHA-256 is not the one in {FILE_NAME}"
 
 
 def split_of(name: str) -> str:

@@ -2,7 +2,7 @@
 
 A shard that is damaged, cut short, made with another vocabulary or copied twice trains without complaint and costs
 accuracy. So all of it is read, shards side by side: against the manifest where there is one, against the published
-rules always (shard_checks.py), and then what only many rows can tell: how often a masked word became [MASK], how many
+rules always (rows.py), and then what only many rows can tell: how often a masked word became [MASK], how many
 next sentences are random, whether rows or shards repeat. NVIDIA's shards have no manifest; what it would say is then
 taken from --vocab_file, the folder's name and the rows themselves, and the report says so.
 """
@@ -21,7 +21,7 @@ from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import AS_MASK, UNCHANGED, rule_in
-from data.verify.report import FAILED, WARNING, Checks, Repetitions, Report, manifest_of, split_of
+from data.verify.report import FAILED, WARNING, Checks, Repetitions, Report, manifest_of, offence_of_bytes, split_of
 from data.verify.rows import LARGEST_ID, Expected, ShardFindings, check_shard, first_rows, shape_of
 from file_utils import sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab
@@ -153,11 +153,8 @@ def _verify_readable_file(task: _Task) -> ShardFindings:
         findings.offend("rows repeated", f"{n_repeated:,} of its rows are there before, the same masks included")
     findings.row_hashes = hashes[hashes <= task.hash_limit]
     if task.record is not None:
-        n_bytes = task.path.stat().st_size
-        if n_bytes != task.record.bytes:
-            findings.offend("size and hash", f"it has {n_bytes:,} bytes, and {FILE_NAME} says {task.record.bytes:,}")
-        elif sha256_of(task.path) != task.record.sha256:
-            findings.offend("size and hash", f"its SHA-256 is not the one in {FILE_NAME}")
+        if what := offence_of_bytes(task.path, task.record):
+            findings.offend("size and hash", what)
         n_rows = task.record.counts.get("rows")
         if "readable" not in findings.offences and findings.n_rows and n_rows not in (None, findings.n_rows):
             findings.offend("row counts", f"it has {findings.n_rows:,} rows, and {FILE_NAME} says {n_rows:,}")

@@ -16,8 +16,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord
-from data.verify.report import FAILED, WARNING, Checks, Repetitions, Report, manifest_of, split_of
-from file_utils import sha256_of
+from data.verify.report import FAILED, WARNING, Checks, Repetitions, Report, manifest_of, offence_of_bytes, split_of
 
 BY_MANIFEST = ("files", "size and hash", "documents and sentences", "balance")
 BY_TEXT = ("UTF-8", "two documents", "training apart from test", "documents repeated")
@@ -129,11 +128,8 @@ def _verify_shard(task: tuple[Path, FileRecord | None]) -> _Text:
     if len(hashes) < MIN_DOCUMENTS:
         offences["two documents"] = f"it has {len(hashes)} documents and needs {MIN_DOCUMENTS}"
     if record is not None:
-        n_bytes = path.stat().st_size
-        if n_bytes != record.bytes:
-            offences["size and hash"] = f"it has {n_bytes:,} bytes, and {FILE_NAME} says {record.bytes:,}"
-        elif sha256_of(path) != record.sha256:
-            offences["size and hash"] = f"its SHA-256 is not the one in {FILE_NAME}"
+        if what := offence_of_bytes(path, record):
+            offences["size and hash"] = what
         for count, found in (("documents", len(hashes)), ("sentences", n_sentences)):
             if record.counts.get(count, found) != found:
                 what = f"it has {found:,} {count}, and {FILE_NAME} says {record.counts[count]:,}"

@@ -364,7 +364,7 @@ def test_a_truncated_file(folder):
     path.write_bytes(path.read_bytes()[:-1000])
     report = run(folder)
     assert failed(report) == ["readable"]
-    assert "corpus_training_1.hdf5" in report.failure()
+    assert "corpus_training_1.hdf5" in str(report.failure())
 
 
 def test_damaged_compressed_data(folder):

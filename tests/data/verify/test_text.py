@@ -76,8 +76,8 @@ def test_a_document_in_both_sets_names_both_files(folder):
     write_manifest(folder)
     report = run(folder)
     assert found(report) == {"training apart from test": (FAILED, "corpus_test_1.txt")}
-    assert "corpus_training_1.txt" in report.failure()
-    assert "corpus_test_1.txt" in report.failure()
+    assert "corpus_training_1.txt" in str(report.failure())
+    assert "corpus_test_1.txt" in str(report.failure())
 
 
 def test_white_space_makes_no_other_document(folder):
@@ -118,7 +118,7 @@ def test_not_utf8(folder):
     path.write_bytes(path.read_bytes() + "café and\n\ncaf".encode() + b"\xe9 again\n\n")
     report = run(folder)
     assert found(report) == {"UTF-8": (FAILED, "corpus_training_1.txt")}
-    assert "line 46" in report.failure()
+    assert "line 46" in str(report.failure())
 
 
 @pytest.mark.parametrize("documents", [[], [["one."]]])
