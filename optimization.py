@@ -23,7 +23,6 @@ import collections
 import functools
 import importlib
 import math
-from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -39,7 +38,6 @@ SCHEDULES = ("poly", "linear", "cosine", "constant")
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6  # BERT's and LAMB's; PyTorch's Adam has 1e-8
 POLY_DEGREE = 0.5
-FUSED_BLOCKS = 3  # query, key and value
 
 
 class _Tensors(NamedTuple):
@@ -302,28 +300,27 @@ def _gradients(param_groups: list[dict]) -> list[Tensor]:
     return [p.grad for group in param_groups for p in group["params"] if p.grad is not None]
 
 
-def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float = 0.01) -> list[dict]:
-    """Groups for any optimizer here: biases and LayerNorm weights are not decayed, everything else is.
+def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict]:
+    """Groups for any optimizer here: weights are decayed, and vectors (biases and LayerNorm's scales) are not.
 
-    Parameters whose name holds `query_key_value` are three weights in one and go to a group with `n_blocks = 3`.
-    Parameters that do not require gradients are left out; a group without parameters is not made.
+    A module that has `n_blocks` holds so many weights in one (kernels.layers.Linear); weights go to groups by it.
+    Parameters that do not require gradients are left out; a group without parameters is not made. Checkpoints know a
+    parameter by its place in the groups, so the order is fixed: by `n_blocks`, undecayed last, and within a group that
+    of the model.
     """
-    plain, fused, undecayed = [], [], []
-    for name, parameter in named_parameters:
-        if not parameter.requires_grad:
-            continue
-        if name.endswith(".bias") or "LayerNorm." in name:
-            undecayed.append(parameter)
-        elif "query_key_value" in name:
-            fused.append(parameter)
-        else:
-            plain.append(parameter)
+    decayed, undecayed = collections.defaultdict(list), []
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                column = undecayed if parameter.dim() < 2 else decayed[getattr(module, "n_blocks", 1)]
+                column.append(parameter)
     groups = [
-        {"params": plain, "weight_decay": weight_decay, "n_blocks": 1},
-        {"params": fused, "weight_decay": weight_decay, "n_blocks": FUSED_BLOCKS},
-        {"params": undecayed, "weight_decay": 0.0, "n_blocks": 1},
+        {"params": decayed[n_blocks], "weight_decay": weight_decay, "n_blocks": n_blocks}
+        for n_blocks in sorted(decayed)
     ]
-    return [group for group in groups if group["params"]]
+    if undecayed:
+        groups.append({"params": undecayed, "weight_decay": 0.0, "n_blocks": 1})
+    return groups
 
 
 def build_optimizer(

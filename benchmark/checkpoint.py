@@ -61,7 +61,7 @@ def main() -> None:
     args = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = BertForPreTraining(BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])).to(device)
-    optimizer = build_optimizer("lamb", parameter_groups(model.named_parameters()), 1e-4)
+    optimizer = build_optimizer("lamb", parameter_groups(model), 1e-4)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

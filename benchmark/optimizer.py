@@ -87,7 +87,7 @@ def optimizer_step(contender: Contender, model: torch.nn.Module) -> Callable[[],
     Raises:
         UserError: this optimizer cannot run here.
     """
-    groups = parameter_groups(model.named_parameters())
+    groups = parameter_groups(model)
     optimizer = build_optimizer(contender.optimizer, groups, LEARNING_RATE, MAX_GRAD_NORM, contender.kernels)
     limit = float("inf") if clips_itself(contender.optimizer) else MAX_GRAD_NORM
     return lambda: clip_and_step(optimizer, gradient_norm(optimizer.param_groups), limit)

@@ -18,7 +18,17 @@ ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")
 
 
 class Linear(nn.Linear):
-    """A linear layer whose fp32 weights take part in the dtype of its input."""
+    """A linear layer whose fp32 weights take part in the dtype of its input.
+
+    Args:
+        in_features, out_features: as of `nn.Linear`.
+        n_blocks: how many weights of equal size, one behind the other, are computed in one matmul; optimizers see them
+            apart.
+    """
+
+    def __init__(self, in_features: int, out_features: int, n_blocks: int = 1):
+        super().__init__(in_features, out_features)
+        self.n_blocks = n_blocks
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         dtype = hidden_states.dtype

@@ -80,7 +80,7 @@ class BertSelfAttention(nn.Module):
         super().__init__()
         self.n_heads = config.num_attention_heads
         self.dropout_p = config.attention_probs_dropout_prob
-        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size, n_blocks=3)
         self.register_state_dict_post_hook(_split_query_key_value)
         self.register_load_state_dict_pre_hook(_fuse_query_key_value)
 

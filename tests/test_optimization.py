@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_lamb import BETA1, BETA2, DECAY, EPS, NaiveLamb, clipped
+from naive_lamb import BETA1, BETA2, DECAY, EPS, NaiveLamb, clipped, module_of
 
 import optimization
 from common.errors import UserError
+from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering
+from models.config import BertConfig
 from optimization import (
     LAMB,
     SCHEDULES,
@@ -67,7 +69,7 @@ def clip_and_step(optimizer, max_norm=1.0):
 def test_lamb_equals_naive_lamb_over_steps(scale):
     parameters = named_parameters()
     naive = NaiveLamb(parameters, lr=0.02)
-    optimizer = LAMB(parameter_groups(parameters.items()), lr=0.02)
+    optimizer = LAMB(parameter_groups(module_of(parameters)), lr=0.02)
     for step in range(12):
         gradients = random_gradients(scale * (1 + step % 3), seed=step)
         set_gradients(parameters, gradients)
@@ -87,7 +89,7 @@ def test_lamb_equals_naive_lamb_over_steps(scale):
 def test_lamb_equals_naive_lamb_at_any_scale(exponent, lr, max_norm, seed):
     parameters = named_parameters(seed)
     naive = NaiveLamb(parameters, lr, max_norm)
-    optimizer = LAMB(parameter_groups(parameters.items()), lr)
+    optimizer = LAMB(parameter_groups(module_of(parameters)), lr)
     for step in range(3):
         gradients = random_gradients(10**exponent, seed=seed + step)
         set_gradients(parameters, gradients)
@@ -125,7 +127,7 @@ def test_zero_gradients_move_undecayed_weights_nowhere_and_give_no_nan():
     parameters = named_parameters()
     before = {name: p.detach().clone() for name, p in parameters.items()}
     set_gradients(parameters, random_gradients(0.0, seed=0))
-    LAMB(parameter_groups(parameters.items()), lr=0.1).step()
+    LAMB(parameter_groups(module_of(parameters)), lr=0.1).step()
     assert all(p.isfinite().all() for p in parameters.values())
     assert torch.equal(parameters["cls.predictions.bias"], before["cls.predictions.bias"])
     # The update is decay alone, along the weights, and the trust ratio makes its length that of the weights.
@@ -160,7 +162,7 @@ def test_lamb_refuses_parameters_that_are_not_fp32():
 @pytest.mark.parametrize("name", ["lamb", "adamw"])
 def test_state_dict_continues_bit_for_bit(name):
     straight, resumed = named_parameters(), named_parameters()
-    optimizer = build_optimizer(name, parameter_groups(straight.items()), lr=0.01)
+    optimizer = build_optimizer(name, parameter_groups(module_of(straight)), lr=0.01)
     for step in range(3):
         set_gradients(straight, random_gradients(0.1, seed=step))
         optimizer.step()
@@ -168,7 +170,7 @@ def test_state_dict_continues_bit_for_bit(name):
     with torch.no_grad():
         for key, parameter in resumed.items():
             parameter.copy_(straight[key])
-    second = build_optimizer(name, parameter_groups(resumed.items()), lr=0.5)
+    second = build_optimizer(name, parameter_groups(module_of(resumed)), lr=0.5)
     second.load_state_dict(saved)
     for each, parameters in ((optimizer, straight), (second, resumed)):
         set_gradients(parameters, random_gradients(0.1, seed=9))
@@ -180,7 +182,7 @@ def test_state_dict_continues_bit_for_bit(name):
 def test_lamb_never_asks_for_a_value():
     # Meta tensors have no values: whatever reads one on the host, and so would wait for a device, fails on them.
     parameters = named_parameters(device="meta")
-    optimizer = LAMB(parameter_groups(parameters.items()), lr=0.02)
+    optimizer = LAMB(parameter_groups(module_of(parameters)), lr=0.02)
     set_gradients(parameters, random_gradients(0.3, seed=0))
     norm = clip_and_step(optimizer)
     assert norm.is_meta
@@ -191,7 +193,7 @@ def test_lamb_never_asks_for_a_value():
 @pytest.mark.gpu
 def test_lamb_on_a_gpu_does_not_synchronise_and_equals_the_cpu():
     on_cpu, on_gpu = named_parameters(), named_parameters(device="cuda")
-    optimizers = [LAMB(parameter_groups(p.items()), lr=0.02) for p in (on_cpu, on_gpu)]
+    optimizers = [LAMB(parameter_groups(module_of(p)), lr=0.02) for p in (on_cpu, on_gpu)]
     for step in range(3):
         for parameters, optimizer in zip((on_cpu, on_gpu), optimizers, strict=True):
             set_gradients(parameters, random_gradients(0.3, seed=step))
@@ -209,7 +211,7 @@ def test_lamb_on_a_gpu_does_not_synchronise_and_equals_the_cpu():
 def test_groups_decay_weights_only_and_see_query_key_value_as_three():
     parameters = named_parameters()
     parameters["frozen.weight"] = torch.nn.Parameter(torch.ones(2), requires_grad=False)
-    groups = parameter_groups(parameters.items(), weight_decay=0.02)
+    groups = parameter_groups(module_of(parameters), weight_decay=0.02)
     names = {id(parameter): name for name, parameter in parameters.items()}
     described = [(g["weight_decay"], g["n_blocks"], {names[id(p)] for p in g["params"]}) for g in groups]
     qkv = "encoder.layer.0.attention.self.query_key_value"
@@ -221,9 +223,23 @@ def test_groups_decay_weights_only_and_see_query_key_value_as_three():
     ]
 
 
+@pytest.mark.parametrize("model_class", [BertForPreTraining, BertForMaskedLM, BertForQuestionAnswering])
+def test_groups_have_the_order_that_checkpoints_rely_on(model_class):
+    """Checkpoints know a parameter by its place, and were written when names decided on the groups."""
+    model = model_class(BertConfig(30, 16, 2, 2, 32))
+    plain, fused, undecayed = [], [], []
+    for name, _ in model.named_parameters():
+        is_vector = name.endswith(".bias") or "LayerNorm." in name
+        (undecayed if is_vector else fused if "query_key_value" in name else plain).append(name)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 0.02)
+    assert [[names[parameter] for parameter in group["params"]] for group in groups] == [plain, fused, undecayed]
+    assert [(group["weight_decay"], group["n_blocks"]) for group in groups] == [(0.02, 1), (0.02, 3), (0.0, 1)]
+
+
 def test_adamw_equals_naive_adamw_with_clipping():
     parameters = named_parameters()
-    optimizer = build_optimizer("adamw", parameter_groups(parameters.items()), lr=0.05)
+    optimizer = build_optimizer("adamw", parameter_groups(module_of(parameters)), lr=0.05)
     naive = {name: (p.detach().double(), 0.0, 0.0) for name, p in parameters.items()}
     for step in range(1, 6):
         gradients = random_gradients(0.2 if step % 2 else 0.001, seed=step)
@@ -240,11 +256,11 @@ def test_adamw_equals_naive_adamw_with_clipping():
 
 def test_adamw_is_pytorchs_fused_one_bit_for_bit_and_goes_on_from_its_state():
     theirs, ours = named_parameters(), named_parameters()
-    groups = parameter_groups(theirs.items())
+    groups = parameter_groups(module_of(theirs))
     their_optimizer = torch.optim.AdamW(groups, 0.05, betas=(BETA1, BETA2), eps=EPS, fused=True)
     for step in range(6):
         if step in (0, 3):  # with the state of a checkpoint that has steps for each parameter
-            optimizer = build_optimizer("adamw", parameter_groups(ours.items()), lr=0.5)
+            optimizer = build_optimizer("adamw", parameter_groups(module_of(ours)), lr=0.5)
             optimizer.load_state_dict(copy.deepcopy(their_optimizer.state_dict()))
         for parameters, each in ((theirs, their_optimizer), (ours, optimizer)):
             set_gradients(parameters, random_gradients(0.2, seed=step))
@@ -278,7 +294,7 @@ def test_missing_apex_is_one_sentence(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
     monkeypatch.delitem(sys.modules, "apex.optimizers", raising=False)
     with pytest.raises(UserError, match=r"apex\.optimizers cannot be imported.*github\.com/NVIDIA/apex"):
-        build_optimizer(name, parameter_groups(named_parameters().items()), lr=0.1)
+        build_optimizer(name, parameter_groups(module_of(named_parameters())), lr=0.1)
 
 
 @pytest.mark.parametrize(("name", "class_name"), [("apex_fused_lamb", "FusedLAMB"), ("apex_fused_adam", "FusedAdam")])
@@ -295,7 +311,7 @@ def test_importable_apex_is_used(name, class_name, monkeypatch):
     with monkeypatch.context() as without_gpu:
         without_gpu.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(UserError, match="NVIDIA GPUs only"):
-            build_optimizer(name, parameter_groups(named_parameters().items()), lr=0.1)
+            build_optimizer(name, parameter_groups(module_of(named_parameters())), lr=0.1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     optimizer = build_optimizer(name, [{"params": [torch.nn.Parameter(torch.zeros(2))]}], lr=1.0, max_grad_norm=0.5)
     assert isinstance(optimizer, Fused)
@@ -382,7 +398,7 @@ def test_impossible_schedules_are_refused(step, total, warmup, schedule):
 def test_warmup_schedule_sets_all_groups_and_its_state_is_the_step():
     def new():
         parameters = named_parameters()
-        optimizer = build_optimizer("lamb", parameter_groups(parameters.items()), lr=1.0)
+        optimizer = build_optimizer("lamb", parameter_groups(module_of(parameters)), lr=1.0)
         return optimizer, WarmupSchedule(optimizer, 20, 0.25, 0.4, "linear")
 
     optimizer, schedule = new()

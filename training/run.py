@@ -83,7 +83,7 @@ class TrainingRun:
     def _build_optimizer(self) -> torch.optim.Optimizer | ShardedOptimizer:
         flags = self.settings.optimization
         sharded = self.settings.distribution.shard_optimizer and self.world.size > 1
-        groups = parameter_groups(self.model.named_parameters(), flags.weight_decay)
+        groups = parameter_groups(self.model, flags.weight_decay)
         # One that clips itself would clip its share by the norm of that share alone.
         self._optimizer_clips = clips_itself(flags.optimizer) and not sharded
         build = functools.partial(

@@ -130,7 +130,7 @@ def _our_step(execution: Execution, optimizer: str, workload: Workload, by_graph
     with device:  # where weights are drawn in milliseconds and not in many seconds
         model = MODELS[workload.task](workload.config)
     prepare_model(model, device, execution)
-    groups = parameter_groups(model.named_parameters())
+    groups = parameter_groups(model)
     optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=execution.kernels)
     inputs = workload.inputs()
     graphs = GradientGraphs(lambda batch: model(**inputs)[:1], model.parameters()) if by_graphs else None

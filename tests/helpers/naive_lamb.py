@@ -3,8 +3,20 @@
 import math
 
 import torch
+from torch import nn
 
 BETA1, BETA2, EPS, DECAY = 0.9, 0.999, 1e-6, 0.01
+
+
+def module_of(parameters):
+    """A module with these parameters, in their order; those of `query_key_value` are three weights in one."""
+    module = nn.Module()
+    for number, (name, parameter) in enumerate(parameters.items()):
+        child = nn.Module()
+        child.n_blocks = 3 if "query_key_value" in name else 1
+        child.register_parameter("parameter", parameter)
+        module.add_module(str(number), child)
+    return module
 
 
 def clipped(gradients, max_norm):
@@ -29,7 +41,7 @@ class NaiveLamb:
         for (name, index), weight in self.weights.items():
             p, m, v = weight
             g = gradients[name].chunk(3)[index] if "query_key_value" in name else gradients[name]
-            decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else DECAY
+            decay = 0.0 if p.dim() < 2 else DECAY
             m = BETA1 * m + (1 - BETA1) * g
             v = BETA2 * v + (1 - BETA2) * g * g
             m_hat, v_hat = m / (1 - BETA1**self.step_number), v / (1 - BETA2**self.step_number)

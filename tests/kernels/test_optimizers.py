@@ -10,7 +10,7 @@ import torch
 import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_lamb import BETA1, BETA2, EPS, NaiveLamb, clipped
+from naive_lamb import BETA1, BETA2, EPS, NaiveLamb, clipped, module_of
 
 import kernels.optimizers
 from common.errors import UserError
@@ -22,7 +22,7 @@ CHUNK, TILE = 128, 64  # so that small weights have several chunks, and chunks s
 SHAPES = {
     "several_chunks.weight": (20, 17),
     "whole_chunks.weight": (8, 32),
-    "one.weight": (1,),
+    "one.weight": (1, 1),
     "query_key_value.weight": (6, 65),  # blocks of 130: the second begins within a vector, none ends with a chunk
     "zero.weight": (3, 2),
     "LayerNorm.weight": (65,),
@@ -54,7 +54,7 @@ class PyTorchAdamW:
     def __init__(self, parameters, lr, max_norm=1.0):
         self.max_norm = max_norm
         self.parameters = {name: torch.nn.Parameter(p.detach().double().cpu()) for name, p in parameters.items()}
-        groups = parameter_groups(self.parameters.items())
+        groups = parameter_groups(module_of(self.parameters))
         self.optimizer = torch.optim.AdamW(groups, lr, betas=(BETA1, BETA2), eps=EPS, foreach=False)
 
     def step(self, gradients):
@@ -72,7 +72,7 @@ REFERENCES = [(LAMB, NaiveLamb), (AdamW, PyTorchAdamW)]
 
 
 def new_optimizer(optimizer_class, parameters, kernels="triton", lr=0.02):
-    return optimizer_class(parameter_groups(parameters.items()), lr, kernels=kernels)
+    return optimizer_class(parameter_groups(module_of(parameters)), lr, kernels=kernels)
 
 
 def new_lamb(parameters):
@@ -307,10 +307,10 @@ def test_weights_without_equal_blocks_are_refused(shape):
 
 @pytest.mark.parametrize(("name", "takes_ratios"), [("lamb", True), ("adamw", False)])
 def test_they_are_chosen_by_name_and_refused_where_they_cannot_run(monkeypatch, name, takes_ratios):
-    parameters = list(named_parameters().items())
+    parameters = named_parameters()
 
     def build(**options):
-        return build_optimizer(name, parameter_groups(parameters), lr=0.1, **options)
+        return build_optimizer(name, parameter_groups(module_of(parameters)), lr=0.1, **options)
 
     assert not isinstance(build()._updates[0], GroupUpdate)
     update = build(kernels="triton")._updates[0]
