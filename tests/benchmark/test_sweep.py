@@ -1,6 +1,5 @@
 """Sweeps: the plan with measurements that are made up; and real ones, with a failure and a full memory in them."""
 
-import json
 import re
 import shutil
 import signal
@@ -14,11 +13,8 @@ import pytest
 from real_sweep import PLANTED, PLANTED_LIMIT, ROOT, TINY, cpu_environment, start
 
 from benchmark.sweep import main, parse_arguments
-from benchmark.sweeps import measurement as sweep_point
 from benchmark.sweeps import sweep as sweep_module
-from benchmark.sweeps.measurement import OUT_OF_MEMORY, Configuration, command, max_predictions
 from benchmark.sweeps.points import read_points, title
-from benchmark.sweeps.repeats import by_configuration
 from benchmark.sweeps.sweep import Sweep
 from common.errors import UserError
 
@@ -207,44 +203,6 @@ def test_all_that_is_wrong_is_said_at_once(capsys):
     assert not Path("unused").exists()
 
 
-CONFIGURATION = Configuration("pretrain", "large", 512, "bf16", True, 4, 64, 2, "lamb", "full", 5, 25, "")
-
-
-def test_the_command_is_that_of_the_entry():
-    words = command(CONFIGURATION, ["--synthetic", "full"], ["--seed", "3"], Path("out"))
-    assert words[0] == sys.executable
-    assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
-    assert words[6] == str(ROOT / "run_pretraining.py")
-    flags = " ".join(words[7:])
-    assert "--max_seq_length 512 --max_predictions_per_seq 80 --train_batch_size 64" in flags
-    assert "--gradient_accumulation_steps 2 --optimizer lamb --precision bf16 --compile --max_steps 25" in flags
-    assert flags.endswith("--output_dir out --seed 3")
-    assert (max_predictions(128), max_predictions(512), max_predictions(6)) == (20, 80, 1)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...",
-        "error: the GPU is out of memory with micro-batches of 64 sequences; take a smaller --micro_batch_size",
-        "RuntimeError: [enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ...",
-        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 512. GiB for an array with shape (1, 2)",
-        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "traceback : Signal 9 (SIGKILL) received by PID 4711",
-    ],
-)
-def test_texts_of_a_full_memory(said):
-    assert OUT_OF_MEMORY.search(said)
-
-
-@pytest.mark.parametrize(
-    "said",
-    ["error: --train_batch_size 7 is not a multiple of 2.", "RuntimeError: CUDA error: an illegal memory access"],
-)
-def test_other_ends_are_not_taken_for_it(said):
-    assert not OUT_OF_MEMORY.search(said)
-
-
 def test_a_real_sweep_with_a_failure_and_a_full_memory_in_it(tmp_path):
     process = start(tmp_path, *PLANTED, limit=PLANTED_LIMIT)
     printed, _ = process.communicate(timeout=300)
@@ -311,81 +269,3 @@ def test_a_point_that_takes_too_long_is_stopped(tmp_path):
     (point,) = read_points(tmp_path)
     assert point["status"] == "failed"
     assert point["error"].endswith("stopped: it had run for 6 seconds")
-
-
-# Ignores SIGTERM, and so does its child, which has a session of its own, as torchrun's have.
-STUBBORN = """
-import signal, subprocess, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if sys.argv[1:]:
-    child = subprocess.Popen([sys.executable, __file__], start_new_session=True)
-    open(sys.argv[1], "w").write(f"{child.pid}\\n")
-time.sleep(300)
-"""
-
-
-def stubborn(folder):
-    """A command that hangs, and the place where it writes the number of its child."""
-    (folder / "stubborn.py").write_text(STUBBORN)
-    return [sys.executable, str(folder / "stubborn.py"), str(folder / "child")], folder / "child"
-
-
-def is_running(pid):
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_point, "SECONDS_TO_STOP", 0.2)
-    words, place = stubborn(tmp_path)
-    point = sweep_point.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=3.0)
-    assert point["status"] == "failed"
-    assert not is_running(int(place.read_text()))
-
-
-def test_whoever_interrupts_twice_does_not_wait_and_leaves_nothing(tmp_path, monkeypatch):
-    words, place = stubborn(tmp_path)
-    waited = []
-
-    class Interrupted(subprocess.Popen):
-        def wait(self, timeout=None):
-            if timeout is None:
-                return super().wait()
-            while not place.exists() or not place.read_text().endswith("\n"):
-                time.sleep(0.05)
-            waited.append(self.pid)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(sweep_point.subprocess, "Popen", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sweep_point.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=100.0)
-    assert len(waited) == 2  # for its end, and for that after SIGTERM
-    assert not any(map(is_running, (waited[0], int(place.read_text()))))
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("no JSON", "line 2 is not JSON"),
-        ('{"schema": 2}', "line 2 has schema 2, and this version reads 1"),
-        ("[]", "line 2 has schema None"),
-        ('{"schema": 1, "status": "good"}', "line 2 has no status"),
-    ],
-)
-def test_lines_that_are_no_points(tmp_path, line, complaint):
-    good = {"schema": 1, "status": "failed", "configuration": {}}
-    (tmp_path / "points.jsonl").write_text(f"{json.dumps(good)}\n{line}\n")
-    with pytest.raises(UserError, match=complaint):
-        read_points(tmp_path)
-
-
-def test_repeats_belong_together():
-    def point(size, rate, status="ok"):
-        return {"status": status, "configuration": {"n": size}, "measured": {"sequences_per_second": rate}}
-
-    points = [point(1, 5.0), point(2, 7.0), point(1, 3.0), point(1, 10.0), point(1, 0.0, "failed")]
-    first, second = by_configuration(points).values()
-    assert first.values("sequences_per_second") == [5.0, 3.0, 10.0]
-    assert (first.median("sequences_per_second"), first.state) == (5.0, "ok, 1 failed")
-    assert (second.median("sequences_per_second"), second.state) == (7.0, "ok")
-    [alone] = by_configuration([point(1, 0.0, "failed")]).values()
-    assert (alone.median("sequences_per_second"), alone.state) == (None, "failed")

@@ -1,0 +1,99 @@
+"""One measurement: its command line, what its end is taken for, and that nothing of it runs on."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from paths import ROOT
+
+from benchmark.sweeps import measurement
+from benchmark.sweeps.measurement import OUT_OF_MEMORY, Configuration, command, max_predictions
+
+CONFIGURATION = Configuration("pretrain", "large", 512, "bf16", True, 4, 64, 2, "lamb", "full", 5, 25, "")
+
+
+def test_the_command_is_that_of_the_entry():
+    words = command(CONFIGURATION, ["--synthetic", "full"], ["--seed", "3"], Path("out"))
+    assert words[0] == sys.executable
+    assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
+    assert words[6] == str(ROOT / "run_pretraining.py")
+    flags = " ".join(words[7:])
+    assert "--max_seq_length 512 --max_predictions_per_seq 80 --train_batch_size 64" in flags
+    assert "--gradient_accumulation_steps 2 --optimizer lamb --precision bf16 --compile --max_steps 25" in flags
+    assert flags.endswith("--output_dir out --seed 3")
+    assert (max_predictions(128), max_predictions(512), max_predictions(6)) == (20, 80, 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...",
+        "error: the GPU is out of memory with micro-batches of 64 sequences; take a smaller --micro_batch_size",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ...",
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 512. GiB for an array with shape (1, 2)",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "traceback : Signal 9 (SIGKILL) received by PID 4711",
+    ],
+)
+def test_texts_of_a_full_memory(said):
+    assert OUT_OF_MEMORY.search(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["error: --train_batch_size 7 is not a multiple of 2.", "RuntimeError: CUDA error: an illegal memory access"],
+)
+def test_other_ends_are_not_taken_for_it(said):
+    assert not OUT_OF_MEMORY.search(said)
+
+
+# Ignores SIGTERM, and so does its child, which has a session of its own, as torchrun's have.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[1:]:
+    child = subprocess.Popen([sys.executable, __file__], start_new_session=True)
+    open(sys.argv[1], "w").write(f"{child.pid}\\n")
+time.sleep(300)
+"""
+
+
+def stubborn(folder):
+    """A command that hangs, and the place where it writes the number of its child."""
+    (folder / "stubborn.py").write_text(STUBBORN)
+    return [sys.executable, str(folder / "stubborn.py"), str(folder / "child")], folder / "child"
+
+
+def is_running(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(measurement, "SECONDS_TO_STOP", 0.2)
+    words, place = stubborn(tmp_path)
+    point = measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=3.0)
+    assert point["status"] == "failed"
+    assert not is_running(int(place.read_text()))
+
+
+def test_whoever_interrupts_twice_does_not_wait_and_leaves_nothing(tmp_path, monkeypatch):
+    words, place = stubborn(tmp_path)
+    waited = []
+
+    class Interrupted(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout is None:
+                return super().wait()
+            while not place.exists() or not place.read_text().endswith("\n"):
+                time.sleep(0.05)
+            waited.append(self.pid)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(measurement.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=100.0)
+    assert len(waited) == 2  # for its end, and for that after SIGTERM
+    assert not any(map(is_running, (waited[0], int(place.read_text()))))
