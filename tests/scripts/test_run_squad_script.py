@@ -4,7 +4,8 @@ import json
 import os
 
 import pytest
-from script_runs import BIN, run
+from paths import ROOT
+from script_runs import BIN, python_that_only, run
 from squad_runs import command, make_inputs, write_squad
 
 from run_squad import main
@@ -41,26 +42,32 @@ def settings(folder, tmp_path, **changes):
 SMALL = ("--max_query_length", 8, "--no_cuda", "--disable_progress_bar")
 
 
-def test_a_run_and_another_that_finds_it_done(folder, tmp_path):
-    ended = run(SCRIPT, *SMALL, cwd=tmp_path, **settings(folder, tmp_path, PROFILER="torch", LOG_FREQ=1), WORLD_SIZE=1)
+@pytest.mark.slow
+def test_a_run_on_questions_without_answers(folder, tmp_path):
+    write_squad(tmp_path / "train.json", share_without_answer=0.5)
+    data = {"TRAIN_FILE": tmp_path / "train.json", "PREDICT_FILE": tmp_path / "train.json", "MODE": "eval train"}
+    variables = settings(folder, tmp_path, SQUAD_VERSION="2.0", PROFILER="torch", LOG_FREQ=1, **data)
+    ended = run(SCRIPT, *SMALL, cwd=tmp_path, **variables, WORLD_SIZE=1)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == f"Results: {tmp_path / 'out'}"
     assert "global batch 8 = micro-batch 4 x 2 accumulated x 1 process" in ended.stdout
     assert "nothing was profiled" in ended.stdout  # five steps are too few
-    answers = (tmp_path / "out" / "predictions.json").read_bytes()
-    assert len(json.loads(answers)) == 9
-    again = run(SCRIPT, *SMALL, cwd=tmp_path, **settings(folder, tmp_path))
-    assert again.returncode == 0, again.stderr
-    assert "nothing is left to train" in again.stdout
-    assert (tmp_path / "out" / "predictions.json").read_bytes() == answers
-
-
-def test_version_2(folder, tmp_path):
-    write_squad(tmp_path / "train.json", share_without_answer=0.5)
-    data = {"TRAIN_FILE": tmp_path / "train.json", "PREDICT_FILE": tmp_path / "train.json", "MODE": "eval train"}
-    ended = run(SCRIPT, *SMALL, cwd=tmp_path, **settings(folder, tmp_path, SQUAD_VERSION="2.0", **data))
-    assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / "out" / "predictions.json").read_bytes())
     assert (tmp_path / "out" / "null_odds.json").is_file()
+
+
+def test_settings_become_flags(tmp_path):
+    variables = python_that_only(tmp_path, trains='printf "%s\\n" "$*"')
+    variables |= {"MODE": "predict eval", "MAX_STEPS": 9, "COMPILE": 1, "MICRO_BATCH": 4, "PREDICT_FILE": "a b"}
+    ended = run(SCRIPT, "--max_answer_length", 40, cwd=tmp_path, **variables)
+    assert ended.returncode == 0, ended.stderr
+    flags = ended.stdout.splitlines()[0]
+    assert flags.startswith(f"{ROOT}/run_squad.py --output_dir {tmp_path} --init_checkpoint bert-large-uncased ")
+    for part in ("--do_predict --do_eval --predict_file a b", "--max_steps 9", "--micro_batch_size 4", "--compile"):
+        assert f" {part} " in flags
+    assert flags.endswith(" --max_answer_length 40")
+    for name in ("--do_train", "--version_2_with_negative", "--precision", "--vocab_file"):
+        assert name not in flags
 
 
 def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 from ranks import PATIENCE
-from script_runs import BIN, SCRIPTS, environment, run, settings_of, shown_settings
+from script_runs import BIN, SCRIPTS, environment, python_that_only, run, settings_of, shown_settings
 
 from data.loading.prepared import find_prepared
 from tasks.command_line import parse_arguments
@@ -128,24 +128,6 @@ def test_pretraining_says_how_to_get_pytorch(tmp_path):
     assert "bash scripts/quickstart.sh" in ended.stderr
 
 
-def python_that_only(folder, checks="true", trains="true"):
-    """Variables with a python3 that does these lines of shell in place of run_pretraining.py, in folder."""
-    (folder / "bin").mkdir()
-    python3 = folder / "bin" / "python3"
-    lines = [
-        "#!/bin/bash",
-        'case "$*" in',
-        "*importlib*) ;;",
-        f"*--check_only*) {checks} ;;",
-        f"*) {trains} ;;",
-        "esac",
-    ]
-    python3.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    python3.chmod(0o755)
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": path, "NUM_GPUS": 1, "OUTPUT_DIR": folder, "PHASE1_STEPS": 7}
-
-
 UNTIL_SENT = "until [[ -e sent ]]; do sleep 0.05; done"
 
 
@@ -215,6 +197,38 @@ def test_a_phase_2_that_does_not_fit_the_gpu_is_told_before_phase_1(tmp_path):
     ended = run("scripts/run_pretraining.sh", cwd=tmp_path, **variables)
     assert (ended.returncode, ended.stderr) == (2, f"error: phase 2: {sentence}\n")
     assert not (tmp_path / "trained").exists()
+
+
+def test_a_phase_1_that_ends_early_is_no_start_for_phase_2(tmp_path):
+    ended = run("scripts/run_pretraining.sh", cwd=tmp_path, **python_that_only(tmp_path))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    said = f"== phase 1\nStopped before the end of phase 1; start again to go on: {tmp_path}\n"
+    assert ended.stdout == said
+
+
+def test_settings_become_flags(tmp_path):
+    variables = python_that_only(tmp_path, trains='printf "%s\\n" "$*" >>flags; touch ckpt_7.pt')
+    variables |= {"PHASE1_MICRO_BATCH": 64, "PRECISION": "tf32", "COMPILE": 1, "EVALUATE": 1, "TENSORBOARD": 1}
+    variables |= {"BERT_MODEL": "base", "INIT_CHECKPOINT": "w.pt", "PHASE2_DATA_DIR": "a b"}
+    ended = run("scripts/run_pretraining.sh", "--max_grad_norm", 2, cwd=tmp_path, **variables)
+    assert ended.returncode == 0, ended.stderr
+    first, second = (tmp_path / "flags").read_text(encoding="utf-8").splitlines()
+    for flags in (first, second):
+        assert flags.startswith(f"{ROOT}/run_pretraining.py --do_train --input_dir ")
+        assert flags.endswith(" --max_grad_norm 2")
+        for pair in ("--bert_model base", "--precision tf32", "--compile", f"--tensorboard_dir {tmp_path}/tensorboard"):
+            assert f" {pair} " in flags
+        assert "--kernels" not in flags
+        assert "--shard_optimizer" not in flags
+    assert "--max_seq_length 128 --max_predictions_per_seq 20 --init_checkpoint w.pt" in first
+    assert " --global_batch_size 65536 " in first
+    assert " --max_steps 7 --learning_rate 6e-3 --warmup_proportion 0.2843 " in first
+    assert " --micro_batch_size 64 " in first
+    assert "--max_seq_length 512 --max_predictions_per_seq 80 --phase2 --phase1_end_step 7" in second
+    assert "--micro_batch_size" not in second
+    assert "--init_checkpoint" not in second
+    assert "--input_dir a b " in second
+    assert " --eval_dir a b " in second
 
 
 def test_quickstart_replaces_no_folder_that_is_not_its_own(tmp_path):
@@ -291,9 +305,3 @@ def test_quickstart_and_going_on_from_it(tmp_path):
     assert ended.stdout.splitlines()[-1] == f"Results: {training}"
     assert steps_by_phase(training / "dllogger.json") == {1: [1, 2, 3], 2: [1, 2, 3, 4]}
     assert sorted(path.name for path in training.glob("*.pt")) == ["ckpt_3.pt", "ckpt_6.pt", "ckpt_7.pt"]
-
-    stopped = tmp_path / "stopped"
-    ended = run("scripts/run_pretraining.sh", "--steps_this_run", 1, cwd=tmp_path, OUTPUT_DIR=stopped, **same)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[-1] == f"Stopped before the end of phase 1; start again to go on: {stopped}"
-    assert steps_by_phase(stopped / "dllogger.json") == {1: [1], 2: []}
