@@ -13,7 +13,6 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,25 @@ from common.profiler_ranges import named_range
 
 PARTS = ("data", "forward", "backward", "forward_backward", "reduction", "optimizer")
 PERCENTILES = (("min", 0), ("p5", 5), ("p50", 50), ("p95", 95), ("p99", 99), ("max", 100))
+
+
+class _HostMark:
+    """A mark of a device that has done its work when a call returns; looks like a `torch.cuda.Event`."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, later: "_HostMark") -> float:
+        return (later.seconds - self.seconds) * 1e3
+
+
+Mark = _HostMark | torch.cuda.Event
 
 
 class StepTimes:
@@ -33,12 +51,12 @@ class StepTimes:
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter):
-        self._marks = _CudaMarks(device) if device.type == "cuda" else _ClockMarks(clock)
+        self._device, self._clock = device, clock
         self._runs = False
-        self._step_began: Any = None
-        self._parts: list[tuple[str, Any, Any]] = []
-        self._reduction_began: Any = None
-        self._unread: deque[tuple[Any, Any, list[tuple[str, Any, Any]]]] = deque()
+        self._step_began: Mark | None = None
+        self._parts: list[tuple[str, Mark, Mark]] = []
+        self._reduction_began: Mark | None = None
+        self._unread: deque[tuple[Mark, Mark, list[tuple[str, Mark, Mark]]]] = deque()
         self._step_seconds: list[float] = []
         self._part_seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -58,12 +76,12 @@ class StepTimes:
             if not self._runs:
                 yield
                 return
-            began = self._marks.new()
+            began = self._mark()
             self._reduction_began = None
             yield
             if not self._runs:
                 return
-            ended = self._marks.new()
+            ended = self._mark()
             if self._reduction_began is not None:
                 self._parts.append(("reduction", self._reduction_began, ended))
                 ended = self._reduction_began
@@ -72,16 +90,16 @@ class StepTimes:
     def begin_reduction(self) -> None:
         """Within the backward part: all gradients are computed, and the rest of the part waits for other ranks."""
         if self._runs:
-            self._reduction_began = self._marks.new()
+            self._reduction_began = self._mark()
 
     def end_step(self) -> None:
         """The step that runs is queued, and the next begins."""
         if not self._runs:
             return
-        ended = self._marks.new()
+        ended = self._mark()
         self._unread.append((self._step_began, ended, self._parts))
         self._begin_step(ended)
-        while self._unread and self._marks.passed(self._unread[0][1]):
+        while self._unread and self._unread[0][1].query():
             self._read(*self._unread.popleft())
 
     def discard_step(self) -> None:
@@ -103,19 +121,22 @@ class StepTimes:
         n_steps = len(self._step_seconds)
         return {name: self._part_seconds[name] / n_steps for name in PARTS if name in self._part_seconds}
 
-    def _begin_step(self, mark: Any = None) -> None:
-        self._step_began = self._marks.new() if mark is None else mark
+    def _mark(self) -> Mark:
+        return _cuda_mark(self._device) if self._device.type == "cuda" else _HostMark(self._clock())
+
+    def _begin_step(self, mark: Mark | None = None) -> None:
+        self._step_began = self._mark() if mark is None else mark
         self._parts = []
 
     def _read_all(self) -> None:
         while self._unread:
-            self._marks.wait_for(self._unread[0][1])
+            self._unread[0][1].synchronize()
             self._read(*self._unread.popleft())
 
-    def _read(self, began: Any, ended: Any, parts: list[tuple[str, Any, Any]]) -> None:
-        self._step_seconds.append(self._marks.seconds(began, ended))
+    def _read(self, began: Mark, ended: Mark, parts: list[tuple[str, Mark, Mark]]) -> None:
+        self._step_seconds.append(_seconds(began, ended))
         for name, part_began, part_ended in parts:
-            self._part_seconds[name] += self._marks.seconds(part_began, part_ended)
+            self._part_seconds[name] += _seconds(part_began, part_ended)
 
 
 def mean_of_ranks(parts: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -124,38 +145,11 @@ def mean_of_ranks(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(rank.get(name, 0.0) for rank in parts) / len(parts) for name in names}
 
 
-class _ClockMarks:
-    """Marks of a device that has done its work when a call returns."""
-
-    def __init__(self, clock: Callable[[], float]):
-        self.new = clock
-
-    def passed(self, mark: float) -> bool:
-        return True
-
-    def wait_for(self, mark: float) -> None:
-        pass
-
-    def seconds(self, began: float, ended: float) -> float:
-        return ended - began
+def _cuda_mark(device: torch.device) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
-class _CudaMarks:
-    """Marks in the queue of a GPU."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def new(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def passed(self, mark: torch.cuda.Event) -> bool:
-        return mark.query()
-
-    def wait_for(self, mark: torch.cuda.Event) -> None:
-        mark.synchronize()
-
-    def seconds(self, began: torch.cuda.Event, ended: torch.cuda.Event) -> float:
-        return began.elapsed_time(ended) / 1e3
+def _seconds(began: Mark, ended: Mark) -> float:
+    return began.elapsed_time(ended) / 1e3
