@@ -1,16 +1,18 @@
 """What a BERT is, its shape in the keys of Google's `bert_config.json`, and how it is run."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
-from common.errors import Problems
+from common.errors import Problem, Problems, UserError
 from common.json_files import read_json
 from kernels.layers import ACTIVATIONS
 
-VOCABULARY_MULTIPLE = 8  # tensor cores want the vocabulary product's dimensions in multiples of 16 bytes
+VOCABULARY_MULTIPLE = 8  # tensor cores want the dimensions of the vocabulary's matmul in multiples of 16 bytes
 
 # The shipped configurations, by the names that --bert_model takes.
 _FOLDER = Path(__file__).resolve().parent.parent / "bert_configs"
@@ -27,7 +29,7 @@ BERT_CONFIGS = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """The shape of a BERT: the keys of Google's `bert_config.json`."""
+    """The shape of a BERT, possible or not made at all: the keys of Google's `bert_config.json`."""
 
     vocab_size: int
     hidden_size: int = 768
@@ -41,42 +43,57 @@ class BertConfig:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
 
+    def __post_init__(self) -> None:
+        """Raises UserError naming every impossible value at once."""
+        problems = Problems()
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            said = f"{name} is {value!r}"
+            if field.type is int:
+                is_right = is_number and isinstance(value, int) and value > 0
+                problems.check(is_right, said, "it must be a positive whole number")
+            elif name.endswith("_prob"):
+                problems.check(is_number and 0 <= value < 1, said, "it must lie in [0, 1)")
+            elif name == "initializer_range":
+                problems.check(is_number and value > 0, said, "it must be a positive number")
+        is_known = self.hidden_act in tuple(ACTIVATIONS)
+        problems.check(is_known, f"hidden_act is {self.hidden_act!r}", f"choose one of {', '.join(ACTIVATIONS)}")
+        problems.raise_if_any()
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
+            )
+
     @classmethod
     def from_json_file(cls, path: str | Path) -> "BertConfig":
         """Read a configuration; raises UserError naming every unknown, missing or impossible value at once."""
-        problems = Problems()
-        values = read_json(path, "model configuration", "check --config_file")
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        for key in sorted(values.keys() - known.keys()):
+        values, problems = read_json(path, "model configuration", "check --config_file"), Problems()
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in sorted(values.keys() - known):
             problems.add(f"{path}: unknown key {key!r}", f"remove it or correct it to one of {', '.join(known)}")
-        if "vocab_size" not in values:
-            problems.add(f"{path}: vocab_size is missing", "set it to the number of lines of the vocabulary file")
-        problems.raise_if_any()
-        config = cls(**values)
-        for sentence in config.problems():
-            problems.add(f"{path}: {sentence}")
+        with problems.collect():
+            config = cls.from_values(values, str(path))
         problems.raise_if_any()
         return config
 
-    def problems(self) -> list[str]:
-        """What makes this configuration impossible, a sentence each."""
-        found = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if field.type is int and not (isinstance(value, int) and is_number and value > 0):
-                found.append(f"{field.name} is {value!r}; it must be a positive whole number.")
-            elif field.name.endswith("_prob") and not (is_number and 0 <= value < 1):
-                found.append(f"{field.name} is {value!r}; it must lie in [0, 1).")
-            elif field.name == "initializer_range" and not (is_number and value > 0):
-                found.append(f"initializer_range is {value!r}; it must be a positive number.")
-        if self.hidden_act not in ACTIVATIONS:
-            found.append(f"hidden_act is {self.hidden_act!r}; choose one of {', '.join(ACTIVATIONS)}.")
-        if not found and self.hidden_size % self.num_attention_heads:
-            found.append(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
-            )
-        return found
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], where: str) -> "BertConfig":
+        """From a JSON object, whose other keys are ignored.
+
+        Raises:
+            UserError: every missing or impossible value at once, in sentences that begin with `where`.
+        """
+        problems = Problems()
+        missing = Problem(f"{where}: vocab_size is missing", "set it to the number of lines of the vocabulary file")
+        problems.check("vocab_size" in values, missing)
+        known = {field.name for field in dataclasses.fields(cls)}
+        try:
+            config = cls(**{"vocab_size": 1} | {key: value for key, value in values.items() if key in known})
+        except UserError as error:
+            problems.extend(Problem(f"{where}: {each.problem}", each.remedy) for each in error.problems)
+        problems.raise_if_any()
+        return config
 
     @property
     def head_size(self) -> int:
@@ -103,10 +120,10 @@ class Execution:
     checkpoint_activations: bool = False
     """Keep each layer's input only, and compute the rest again."""
     compiled: bool = False
-    """Have torch.compile fuse what is not fused by hand."""
+    """Have torch.compile fuse what no fused kernel computes."""
     kernels: str = "torch"
     """What layers run on, `torch` or `triton`; kernels/launch.py says where the latter can be."""
     attention: str | None = None
     """A backend of kernels/attention/backends.py; None: by device and dtype."""
     in_fp8: bool = False
-    """Layers on Triton's kernels, in bf16, have their products in fp8 (kernels/fused/fp8.py)."""
+    """Layers on Triton's kernels, in bf16, compute their matmuls in fp8 (kernels/fused/fp8.py)."""

@@ -76,11 +76,8 @@ def config_from(values: Mapping[str, Any], where: str) -> BertConfig:
         f"{where}: layer_norm_eps is {epsilon!r}",
         f"BERT's, the only one here, is {LAYER_NORM_EPS}",
     )
-    problems.check("vocab_size" in values, f"{where}: vocab_size is missing", "add the number of tokens")
-    known = {field.name for field in dataclasses.fields(BertConfig)}
-    config = BertConfig(**{"vocab_size": 1} | {key: value for key, value in values.items() if key in known})
-    for sentence in config.problems():
-        problems.add(f"{where}: {sentence}")
+    with problems.collect():
+        config = BertConfig.from_values(values, where)
     problems.raise_if_any()
     return config
 

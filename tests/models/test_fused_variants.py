@@ -7,7 +7,7 @@ import pytest
 from models.config import BertConfig
 from models.fused_variants import fused_problems
 
-CONFIG = BertConfig(100, hidden_size=32, intermediate_size=64)
+CONFIG = BertConfig(100, hidden_size=32, num_attention_heads=2, intermediate_size=64)
 
 
 @dataclasses.dataclass(frozen=True)
