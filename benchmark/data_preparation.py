@@ -12,24 +12,23 @@ benchmark/data_scale.py measures what more processes bring, and memory.
 """
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.create_pretraining_data import create_shards
+from benchmark.timing import in_fresh_process, in_turns
+from benchmark.workloads.shards import PUBLISHED_LENGTHS, make_shards
 from data.masked_lm.hdf5_writer import COMPRESSIONS
-from data.masked_lm.instances import InstanceOptions
 
-PUBLISHED_LENGTHS = ((128, 20), (512, 80))
 BOUND_OF_BOTH = 4.0
 
 
@@ -46,24 +45,12 @@ def seconds_of_library(shards: Sequence[Path], vocab_file: str) -> float:
     return time.perf_counter() - start
 
 
-def seconds_of_ours(
-    shards: Sequence[Path],
-    vocab_file: str,
-    lengths: Sequence[tuple[int, int]],
-    masking: str = "tokens",
-    compression: str = "gzip",
-    folder: Path | None = None,
-) -> float:
-    """The whole of create_hdf5_files, for (sequence length, predictions) each; into `folder` if it is to stay."""
+def seconds_of_ours(shards: Sequence[Path], folder: Path | None, *options: Any) -> float:
+    """The whole of create_hdf5_files, into `folder` if it is to stay; `options` as `make_shards` takes them."""
     with tempfile.TemporaryDirectory() as scratch:
-        target = folder or Path(scratch)
         start = time.perf_counter()
         for shard in shards:
-            outputs = [
-                (InstanceOptions(*length, 0.15, 0.1, 5, masking), target / f"{length[0]}_{shard.stem}.hdf5")
-                for length in lengths
-            ]
-            create_shards([shard], outputs, vocab_file, True, 12345, compression)
+            make_shards(shard, folder or Path(scratch), *options)
         return time.perf_counter() - start
 
 
@@ -78,28 +65,21 @@ def seconds_of_reading(files: Sequence[Path]) -> float:
     return time.perf_counter() - start
 
 
-def in_fresh_process(function, *arguments):
-    """The result of a call in a process that has done nothing before."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def compare_stages(shards: Sequence[Path], vocab_file: str, repeats: int) -> list[tuple[str, float, float, float]]:
     """Names, and the least, median and largest ratio to the library's least time."""
-    common = (seconds_of_ours, shards, vocab_file)
-    tasks = {
-        "tokenizers alone": (seconds_of_library, shards, vocab_file),
-        "length 128": (*common, PUBLISHED_LENGTHS[:1]),
-        "length 512": (*common, PUBLISHED_LENGTHS[1:]),
-        "both lengths": (*common, PUBLISHED_LENGTHS),
-        "both, whole words": (*common, PUBLISHED_LENGTHS, True),
-        "both, lzf": (*common, PUBLISHED_LENGTHS, False, "lzf"),
-        "both, none": (*common, PUBLISHED_LENGTHS, False, "none"),
+    options = {
+        "length 128": (PUBLISHED_LENGTHS[:1],),
+        "length 512": (PUBLISHED_LENGTHS[1:],),
+        "both lengths": (PUBLISHED_LENGTHS,),
+        "both, whole words": (PUBLISHED_LENGTHS, "whole_words"),
+        "both, lzf": (PUBLISHED_LENGTHS, "tokens", "lzf"),
+        "both, none": (PUBLISHED_LENGTHS, "tokens", "none"),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(repeats):
-        for name, task in tasks.items():
-            seconds[name].append(in_fresh_process(*task))
+    measurements = {"tokenizers alone": partial(in_fresh_process, seconds_of_library, shards, vocab_file)} | {
+        name: partial(in_fresh_process, seconds_of_ours, shards, None, vocab_file, *of_name)
+        for name, of_name in options.items()
+    }
+    seconds = in_turns(measurements, repeats)
     unit = min(seconds["tokenizers alone"])
     return [
         (name, min(values) / unit, sorted(values)[len(values) // 2] / unit, max(values) / unit)
@@ -112,7 +92,8 @@ def compare_compressions(shards: Sequence[Path], vocab_file: str, repeats: int) 
     sizes, seconds = {}, {}
     for compression in COMPRESSIONS:
         with tempfile.TemporaryDirectory() as folder:
-            in_fresh_process(seconds_of_ours, shards, vocab_file, PUBLISHED_LENGTHS, False, compression, Path(folder))
+            options = PUBLISHED_LENGTHS, "tokens", compression
+            in_fresh_process(seconds_of_ours, shards, Path(folder), vocab_file, *options)
             files = sorted(Path(folder).glob("*.hdf5"))
             sizes[compression] = sum(file.stat().st_size for file in files)
             seconds[compression] = min(in_fresh_process(seconds_of_reading, files) for _ in range(repeats))

@@ -14,32 +14,27 @@ Extraction reads the dump twice in the main process, which the workers wait for;
 """
 
 import argparse
-import functools
-import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmark.timing import in_fresh_process, in_turns
 from benchmark.workloads.made_corpus import write_dump, write_formatted
+from benchmark.workloads.shards import make_shards
 from common.workers import Workers, workers
 from data.corpus.extraction import extract_wikipedia
 from data.corpus.sentences import split_sentences
 from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
-from data.create_pretraining_data import create_shards
-from data.masked_lm.instances import InstanceOptions
 
-LENGTHS = ((128, 20), (512, 80))
 MB_PER_SHARD = 50
 TASK_BYTES = 2**18
 TEMPLATES_PER_MB = 450
-STAGES = ("extraction", "splitting", "sharding", "hdf5")
 
 
 def extraction(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
@@ -77,24 +72,28 @@ def sharding(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> Non
 
 
 def _both_lengths(shard: Path, folder: Path, vocab_file: str) -> None:
-    outputs = [(InstanceOptions(*length, 0.15, 0.1, 5), folder / f"{length[0]}_{shard.stem}") for length in LENGTHS]
-    create_shards([shard], outputs, vocab_file, True, 12345)
-    for _, path in outputs:
+    for path in make_shards(shard, folder, vocab_file):
         path.unlink()
 
 
 def hdf5(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
     """The stage, without its manifest, for both lengths."""
     shards = sorted((folder / "shards").iterdir())
-    for _ in pool.map(functools.partial(_both_lengths, folder=folder, vocab_file=vocab_file), shards, "HDF5", str):
+    for _ in pool.map(partial(_both_lengths, folder=folder, vocab_file=vocab_file), shards, "HDF5", str):
         pass
 
 
-def run_stage(function: Callable, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> dict[str, float]:
-    """Seconds, and the peak resident MiB of this process and of the largest of its workers."""
+STAGES = MappingProxyType({"extraction": extraction, "splitting": splitting, "sharding": sharding, "hdf5": hdf5})
+
+
+def run_stage(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> dict[str, float]:
+    """Seconds, and the peak resident MiB of this process and of the largest of its workers.
+
+    To be called by a process that has done nothing before, since a peak never goes down.
+    """
     start = time.perf_counter()
     with workers(n_processes) as pool:
-        function(folder, n_shards, vocab_file, pool)
+        STAGES[stage](folder, n_shards, vocab_file, pool)
     seconds = time.perf_counter() - start
     worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {"seconds": seconds, "main_mib": _own_peak_mib(), "worker_mib": worker}
@@ -104,16 +103,6 @@ def _own_peak_mib() -> float:
     # getrusage would also count what the process that started this one had taken.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def run_in_fresh_process(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> dict:
-    """`run_stage` by a process that has done nothing before, since a peak never goes down."""
-    hidden = ["--stage", stage, "--n_processes", str(n_processes), "--folder", str(folder), "--n_shards", str(n_shards)]
-    command = [sys.executable, __file__, "--vocab_file", vocab_file, *hidden]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    if finished.returncode:
-        raise RuntimeError(f"{stage} failed: {finished.stderr}")
-    return json.loads(finished.stdout)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -128,19 +117,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--n_shards", type=int, help=f"(default: one for {MB_PER_SHARD} MB, and 8 at least)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turns (default: 1)")
     parser.add_argument("--folder", type=Path, help="where the corpus and its shards go (default: a temporary folder)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="(default: all)")
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # what run_in_fresh_process calls
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="(default: all)")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure and print."""
     args = parse_arguments()
-    if args.stage:
-        functions = (extraction, splitting, sharding, hdf5)
-        function = dict(zip(STAGES, functions, strict=True))[args.stage]
-        print(json.dumps(run_stage(function, args.n_processes, args.folder, args.n_shards, args.vocab_file)))
-        return
     n_shards = args.n_shards or max(8, round(args.scale_mb / MB_PER_SHARD))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         _measure(Path(folder), n_shards, args)
@@ -156,13 +139,13 @@ def _measure(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
     several_processes = f"{args.n_processes} processes"
     print(f"{'stage':>10} {'1 process':>10} {several_processes:>13} {'ratio':>6} {'main MiB':>9} {'worker MiB':>11}")
     for stage in args.stages:
-        runs = defaultdict(list)
-        for _ in range(args.repeats):
-            for n_processes in [args.n_processes] if args.memory_only else [1, args.n_processes]:
-                result = run_in_fresh_process(stage, n_processes, folder, n_shards, args.vocab_file)
-                runs[n_processes].append(result)
+        measurements = {
+            n_processes: partial(in_fresh_process, run_stage, stage, n_processes, folder, n_shards, args.vocab_file)
+            for n_processes in ([args.n_processes] if args.memory_only else [1, args.n_processes])
+        }
+        runs = in_turns(measurements, args.repeats)
         several = min(run["seconds"] for run in runs[args.n_processes])
-        one = min((run["seconds"] for run in runs[1]), default=float("nan"))
+        one = min((run["seconds"] for run in runs.get(1, [])), default=float("nan"))
         # With one process, the main one does the work of the workers, so it is the larger of its kind.
         main = max(run["main_mib"] for results in runs.values() for run in results)
         worker = max(run["worker_mib"] for results in runs.values() for run in results)

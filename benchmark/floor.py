@@ -20,6 +20,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,6 +29,7 @@ import torch
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
+from benchmark.timing import in_turns, spread
 from common.errors import UserError, run_main
 from common.matmul import Matmul
 from models.config import BERT_CONFIGS, BertConfig
@@ -117,15 +119,13 @@ def seconds_of_casts(product: Matmul, name: str, device: torch.device) -> float:
 
 def table(products: Sequence[Matmul], formats: Sequence[str], seconds: dict[tuple[Matmul, str], list[float]]) -> str:
     """TFLOP/s of each product, and of all as often as a step makes them."""
-
+    medians = {key: statistics.median(times) for key, times in seconds.items()}
     rows = []
     for product in products:
-        rates = [product.flops / statistics.median(seconds[product, name]) / 1e12 for name in formats]
+        rates = [product.flops / medians[product, name] / 1e12 for name in formats]
         shape = f"{product.m} x {product.n} x {product.k}"
         rows.append([product.name, shape, *(f"{rate:,.4g}" for rate in rates)])
-    totals = {
-        name: sum(product.count * statistics.median(seconds[product, name]) for product in products) for name in formats
-    }
+    totals = {name: sum(product.count * medians[product, name] for product in products) for name in formats}
     work = sum(product.count * product.flops for product in products)
     rows.append(["all of a step", "", *(f"{work / totals[name] / 1e12:,.4g}" for name in formats)])
     rows.append(["ms per step", "", *(f"{totals[name] * 1e3:,.4g}" for name in formats)])
@@ -138,20 +138,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check(args)
     device = torch.device(args.device)
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
-    tokens = args.batch_size * args.max_seq_length
-    products = encoder_matmuls(config, tokens)
-    seconds: dict[tuple[Matmul, str], list[float]] = {}
-    for _ in range(args.repeats):
-        for product in products:
-            for name in args.formats:
-                seconds.setdefault((product, name), []).append(seconds_by_format(product, name, device))
+    products = encoder_matmuls(config, args.batch_size * args.max_seq_length)
+    measurements = {
+        (product, name): partial(seconds_by_format, product, name, device)
+        for product in products
+        for name in args.formats
+    }
+    seconds = in_turns(measurements, args.repeats)
     print(table(products, args.formats, seconds))
     for name in args.formats:
         if casts := sum(product.count * seconds_of_casts(product, name, device) for product in products):
             print(f"{name}: casts of both factors in passes of their own: {casts * 1e3:,.4g} ms per step")
     if args.repeats > 1:
-        spread = max(max(times) / min(times) - 1 for times in seconds.values())
-        print(f"repeats of a product lie within {spread:.1%}")
+        print(f"repeats of a product lie within {spread(seconds):.1%}")
     print(f"a copy reads and writes {copy_rate(device) / 1e12:,.3g} TB/s")
 
 

@@ -16,8 +16,8 @@ a sentence; kernels written in Triton run on GPUs, and in its interpreter (TRITO
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -27,11 +27,12 @@ import torch
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.tables import markdown_table
+from benchmark.timing import in_turns
 from common.errors import UserError, run_main
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
 from optimization import build_optimizer, clip_and_step, clips_itself, gradient_norm, parameter_groups
-from training.metrics.measured_peak import copy_rate
+from training.metrics.measured_peak import copy_rate, mean_seconds
 
 MAX_GRAD_NORM = 1.0
 LEARNING_RATE = 1e-6  # weights stay themselves over thousands of steps
@@ -93,22 +94,6 @@ def optimizer_step(contender: Contender, model: torch.nn.Module) -> Callable[[],
     return lambda: clip_and_step(optimizer, gradient_norm(optimizer.param_groups), limit)
 
 
-def seconds_per_step(step: Callable[[], None], n_steps: int, device: torch.device) -> float:
-    """Mean time over a window, between two events of a GPU or by the clock of the host."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        for _ in range(n_steps):
-            step()
-        return (time.perf_counter() - start) / n_steps
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(n_steps):
-        step()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3 / n_steps
-
-
 def table(seconds: dict[str, list[float]], n_parameters: int, bytes_per_second: float) -> str:
     """A line for each optimizer; `bytes_per_second` is a copy's."""
     rows = []
@@ -116,17 +101,8 @@ def table(seconds: dict[str, list[float]], n_parameters: int, bytes_per_second: 
         n_bytes = CONTENDERS[name].bytes_per_parameter
         median = statistics.median(times)
         rate = n_bytes * n_parameters / median
-        rows.append(
-            [
-                name,
-                str(n_bytes),
-                f"{median * 1e3:,.4g}",
-                f"{min(times) * 1e3:,.4g}",
-                f"{max(times) * 1e3:,.4g}",
-                f"{rate / 1e9:,.4g}",
-                f"{rate / bytes_per_second:.1%}",
-            ]
-        )
+        milliseconds = (f"{time * 1e3:,.4g}" for time in (median, min(times), max(times)))
+        rows.append([name, str(n_bytes), *milliseconds, f"{rate / 1e9:,.4g}", f"{rate / bytes_per_second:.1%}"])
     header = ("norm, clipping, update", "bytes per parameter", "ms", "from", "to", "GB/s", "of a copy's rate")
     return markdown_table(header, rows)
 
@@ -146,11 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except UserError as error:
             print(f"Left out: {name}. {error}")
     for step in steps.values():
-        seconds_per_step(step, WARM_UPS, device)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(args.windows):
-        for name, step in steps.items():
-            seconds[name].append(seconds_per_step(step, args.steps, device))
+        mean_seconds(step, WARM_UPS, device)
+    measurements = {name: partial(mean_seconds, step, args.steps, device) for name, step in steps.items()}
+    seconds = in_turns(measurements, args.windows)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     bytes_per_second = copy_rate(device)
     print(

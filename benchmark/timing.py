@@ -1,14 +1,17 @@
 """Measurements taken in turns, so that a device that warms up or throttles slows all alike and shows as spread."""
 
+import multiprocessing
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TypeVar
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
+Result = TypeVar("Result")
 
 
-def in_turns(measurements: Mapping[Name, Callable[[], float]], repeats: int) -> dict[Name, list[float]]:
+def in_turns(measurements: Mapping[Name, Callable[[], Result]], repeats: int) -> dict[Name, list[Result]]:
     """What each measurement gives, `repeats` times: the first of all, the second of all, and so on."""
-    found: dict[Name, list[float]] = {name: [] for name in measurements}
+    found: dict[Name, list[Result]] = {name: [] for name in measurements}
     for _ in range(repeats):
         for name, measure in measurements.items():
             found[name].append(measure())
@@ -18,3 +21,9 @@ def in_turns(measurements: Mapping[Name, Callable[[], float]], repeats: int) -> 
 def spread(found: Mapping[Hashable, Sequence[float]]) -> float:
     """By how much the largest of a measurement is above its smallest, as a share; of the least steady one."""
     return max(max(values) / min(values) - 1 for values in found.values())
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call in a process that has done nothing before, so that nothing is remembered."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()

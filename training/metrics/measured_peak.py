@@ -65,16 +65,16 @@ def copy_rate(device: torch.device) -> float:
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """Mean time of one call, over about SECONDS_PER_MEASUREMENT."""
+    mean_seconds(work, WARM_UPS, device)
+    once = max(mean_seconds(work, WARM_UPS, device), 1e-7)
+    return mean_seconds(work, max(1, min(1000, round(SECONDS_PER_MEASUREMENT / once))), device)
 
-    def run(times: int) -> float:
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(times):
-            work()
-        synchronize(device)
-        return time.perf_counter() - start
 
-    run(WARM_UPS)
-    once = max(run(WARM_UPS) / WARM_UPS, 1e-7)
-    times = max(1, min(1000, round(SECONDS_PER_MEASUREMENT / once)))
-    return run(times) / times
+def mean_seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
+    """Mean time of one of so many calls, between two synchronizations of the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    synchronize(device)
+    return (time.perf_counter() - start) / times
