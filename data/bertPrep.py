@@ -111,9 +111,18 @@ class Settings:
         ]
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+class RaisingParser(argparse.ArgumentParser):
+    """For programs that ask whether a command line will do: raises UserError where argparse ends the process."""
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def parse_arguments(
+    arguments: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_class(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--action", choices=ACTIONS, required=True, help="the stage to run")
     parser.add_argument("--dataset", choices=(*datasets(), *OTHER_DOWNLOADS), required=True)
     parser.add_argument(
