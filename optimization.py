@@ -23,13 +23,14 @@ import collections
 import functools
 import importlib
 import math
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import Problem, UserError
+from kernels.launch import triton_problem
 
 OPTIMIZERS = ("lamb", "adamw", "apex_fused_lamb", "apex_fused_adam")
 KERNELS = ("torch", "triton")
@@ -84,8 +85,7 @@ class _AdaptiveMoments(torch.optim.Optimizer):
             raise ValueError(f"{type(self).__name__} keeps master weights: every parameter must be float32")
         new_update = None
         if kernels == "triton":
-            group_update = _triton_kernels({p.device for p in parameters}).GroupUpdate
-            new_update = functools.partial(group_update, self.takes_ratios)
+            new_update = _new_triton_update(self.takes_ratios, {p.device for p in parameters})
         self._updates = collections.defaultdict(new_update or (lambda: self._divide_and_update))
         """By the group's place: what updates it, called with its tensors."""
 
@@ -227,26 +227,13 @@ def _trust_ratios(parameters: list[Tensor], updates: list[Tensor]) -> list[Tenso
     return list((parameter_norms / update_norms).masked_fill_(either_zero, 1.0).unbind())
 
 
-def _triton_kernels(devices: set[torch.device]) -> ModuleType:
-    """kernels/optimizers.py, which only those who ask for it need to be able to import.
-
-    Raises:
-        UserError: there is no Triton, or it cannot run on one of the devices.
-    """
-    try:
-        kernels = importlib.import_module("kernels.optimizers")
-    except ImportError as error:
-        raise UserError(
-            f"the optimizers' kernels need triton, and it cannot be imported ({error}): install the one that this "
-            "PyTorch requires, or take --kernels torch."
-        ) from error
+def _new_triton_update(takes_ratios: bool, devices: set[torch.device]) -> Callable[[], Callable[..., None]]:
+    """What makes a group's update by kernels/optimizers.py; raises UserError where Triton cannot run."""
     for device in devices:
-        if not kernels.runs_on(device):
-            raise UserError(
-                f"the optimizers' kernels cannot run on {device} (they run on NVIDIA GPUs, and on CPUs in Triton's "
-                "interpreter alone): take --kernels torch."
-            )
-    return kernels
+        if reason := triton_problem(device):
+            raise UserError(f"the optimizers' kernels cannot run on {device} ({reason})", "take --kernels torch")
+    kernels = importlib.import_module("kernels.optimizers")
+    return functools.partial(kernels.GroupUpdate, takes_ratios)
 
 
 @torch.no_grad()
@@ -346,7 +333,7 @@ def build_optimizer(
     if name == "adamw":
         return AdamW(groups, lr, kernels=kernels)
     if problem := unavailable(name):
-        raise UserError(problem + ".")
+        raise UserError(problem)
     if name == "apex_fused_adam":
         fused_adam = importlib.import_module("apex.optimizers").FusedAdam
         return fused_adam(groups, lr=lr, betas=BETAS, eps=EPSILON, adam_w_mode=True)
@@ -359,19 +346,19 @@ def clips_itself(name: str) -> bool:
     return name == "apex_fused_lamb"
 
 
-def unavailable(name: str) -> str | None:
-    """Why this optimizer cannot be used here, a sentence without its full stop; None when it can."""
+def unavailable(name: str) -> Problem | None:
+    """Why this optimizer cannot be used here; None when it can."""
     if not name.startswith("apex_"):
         return None
     try:
         importlib.import_module("apex.optimizers")
     except ImportError as error:
-        return (
-            f"the optimizer {name} needs NVIDIA's apex, and apex.optimizers cannot be imported ({error}): build it "
-            "from https://github.com/NVIDIA/apex (apex on PyPI is another package), or use lamb or adamw"
+        return Problem(
+            f"the optimizer {name} needs NVIDIA's apex, and apex.optimizers cannot be imported ({error})",
+            "build it from https://github.com/NVIDIA/apex (apex on PyPI is another package), or use lamb or adamw",
         )
     if not torch.cuda.is_available():
-        return f"the optimizer {name} runs on NVIDIA GPUs only, and torch sees none: use lamb or adamw"
+        return Problem(f"the optimizer {name} runs on NVIDIA GPUs only, and torch sees none", "use lamb or adamw")
     return None
 
 

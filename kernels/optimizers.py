@@ -297,9 +297,3 @@ def _pointer(row, column: tl.constexpr, first, is_vectorised: tl.constexpr):
     if is_vectorised:
         pointer = tl.multiple_of(pointer, VECTOR_BYTES)
     return pointer + first
-
-
-def runs_on(device: torch.device) -> bool:
-    """Whether the kernels run there: on GPUs as they are compiled, on CPUs where Triton's interpreter was asked for."""
-    is_compiled = isinstance(_adam_pass, triton.runtime.JITFunction)
-    return device.type == ("cuda" if is_compiled else "cpu")

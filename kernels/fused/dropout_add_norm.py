@@ -22,11 +22,11 @@ from torch import Tensor
 from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold, is_kept, row_key
 from kernels.fused.fp8 import Rows, empty_rows, store_rows
-from kernels.launch import n_resident_programs
+from kernels.launch import n_resident_blocks
 
 FORWARD_ROWS, FORWARD_WARPS = 2, 4
 BACKWARD_ROWS, BACKWARD_WARPS = 1, 4
-PROGRAMS_PER_PROCESSOR = 6  # as many as fit beside each other, by benchmark/kernel_resources.py
+BLOCKS_PER_MULTIPROCESSOR = 6  # as many as fit beside each other, by benchmark/kernel_resources.py
 
 
 def dropout_add_norm_(
@@ -111,7 +111,7 @@ def dropout_add_norm_backward(
     hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
     fp8 = empty_rows(gradient) if to_fp8 else None
     n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
-    n_programs = min(n_blocks, n_resident_programs(gradient.device, PROGRAMS_PER_PROCESSOR))
+    n_programs = min(n_blocks, n_resident_blocks(gradient.device, BLOCKS_PER_MULTIPROCESSOR))
     partial_sums = torch.empty(n_programs, 3, n_columns, dtype=torch.float32, device=gradient.device)
     _dropout_add_norm_gradients[(n_programs,)](
         gradient,

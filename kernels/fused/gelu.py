@@ -18,11 +18,11 @@ from torch import Tensor
 
 from kernels.column_sums import column_sums
 from kernels.fused.fp8 import Rows, empty_rows, store_rows
-from kernels.launch import n_resident_programs
+from kernels.launch import n_resident_blocks
 
 ELEMENTS_PER_PROGRAM = 4096
 FORWARD_WARPS, BACKWARD_WARPS, BACKWARD_WARPS_FP8 = 4, 8, 16
-PROGRAMS_PER_PROCESSOR, PROGRAMS_PER_PROCESSOR_FP8 = 4, 2  # as many as fit, by benchmark/kernel_resources.py
+BLOCKS_PER_MULTIPROCESSOR, BLOCKS_PER_MULTIPROCESSOR_FP8 = 4, 2  # as many as fit, by benchmark/kernel_resources.py
 
 ERF_P = tl.constexpr(0.3275911)
 ERF_1 = tl.constexpr(0.254829592)
@@ -79,8 +79,8 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
     fp8 = empty_rows(gradient) if to_fp8 else None
     block_rows, block_columns = _block(n_columns)
     n_blocks = triton.cdiv(n_rows, block_rows)
-    per_processor = PROGRAMS_PER_PROCESSOR_FP8 if to_fp8 else PROGRAMS_PER_PROCESSOR
-    n_programs = min(n_blocks, n_resident_programs(inputs.device, per_processor))
+    per_multiprocessor = BLOCKS_PER_MULTIPROCESSOR_FP8 if to_fp8 else BLOCKS_PER_MULTIPROCESSOR
+    n_programs = min(n_blocks, n_resident_blocks(inputs.device, per_multiprocessor))
     partial_sums = torch.empty(n_programs, n_columns, dtype=torch.float32, device=inputs.device)
     _gelu_gradient[(n_programs,)](
         gradient,

@@ -43,7 +43,7 @@ def shared_problems(settings: Settings) -> Iterator[Problem]:
             "--tensorboard_dir needs TensorBoard", "install it (pip install tensorboard) or leave the flag out"
         )
     if problem := unavailable(settings.optimization.optimizer):
-        yield Problem(problem + ".")
+        yield problem
     if runtime.compile and runtime.disable_jit_fusions:
         yield Problem("--compile and --disable_jit_fusions contradict", "give one of them")
     if runtime.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
