@@ -142,13 +142,11 @@ class Repetitions:
     needed: equal ones are kept or dropped together, so that of many repetitions some are found.
 
     Args:
-        n_expected: how many hashes there will be in all, if that is known; then `limit` need not change.
         max_compared: how many to keep at most.
     """
 
-    def __init__(self, n_expected: int = 0, max_compared: int = MAX_COMPARED):
-        # With room for chance, so that of the number expected none is kept that must be dropped later.
-        self.limit = min(2**64 - 1, 2**64 * max_compared // (2 * max(1, n_expected)))
+    def __init__(self, max_compared: int = MAX_COMPARED):
+        self.limit = 2**64 - 1
         self._max_compared = max_compared
         self._hashes = np.zeros(0, dtype=np.uint64)
         self._files = np.zeros(0, dtype=np.int32)
@@ -200,6 +198,11 @@ def offence_of_bytes(path: Path, record: FileRecord) -> str | None:
     if n_bytes != record.bytes:
         return f"it has {n_bytes:,} bytes, and {FILE_NAME} says {record.bytes:,}"
     return None if sha256_of(path) == record.sha256 else f"its SHA-256 is not the one in {FILE_NAME}"
+
+
+def name_of(task: tuple[Path, FileRecord | None]) -> str:
+    """A worker's task, for people."""
+    return task[0].name
 
 
 def split_of(name: str) -> str:

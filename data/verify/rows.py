@@ -92,11 +92,11 @@ def check_shard(path: Path, expected: Expected) -> ShardFindings:
     return findings
 
 
-def shape_of(path: Path) -> tuple[int, int, int] | None:
-    """Rows, sequence length and masked positions per row of a shard, or None if it is not one."""
+def widths_of(path: Path) -> tuple[int, int] | None:
+    """Sequence length and masked positions per row of a shard, or None if it is not one."""
     try:
         with h5py.File(path, "r") as file:
-            return *file["input_ids"].shape[:2], file["masked_lm_positions"].shape[1]
+            return file["input_ids"].shape[1], file["masked_lm_positions"].shape[1]
     except (OSError, RuntimeError, KeyError, AttributeError, IndexError):
         return None
 

@@ -8,6 +8,7 @@ taken from --vocab_file, the folder's name and the rows themselves, and the repo
 """
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -21,8 +22,18 @@ from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import AS_MASK, UNCHANGED, rule_in
-from data.verify.report import FAILED, WARNING, Checks, Repetitions, Report, manifest_of, offence_of_bytes, split_of
-from data.verify.rows import LARGEST_ID, Expected, ShardFindings, check_shard, first_rows, shape_of
+from data.verify.report import (
+    FAILED,
+    WARNING,
+    Checks,
+    Repetitions,
+    Report,
+    manifest_of,
+    name_of,
+    offence_of_bytes,
+    split_of,
+)
+from data.verify.rows import LARGEST_ID, Expected, ShardFindings, check_shard, first_rows, widths_of
 from file_utils import sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab
 
@@ -69,18 +80,17 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     manifest = manifest_of(folder, checks, files, BY_MANIFEST)
     if manifest:
         _check_source(folder, manifest, checks)
-    shapes = [shape for shape in map(shape_of, files) if shape]
-    expected, notes = _expected(folder, files, shapes, manifest, vocab_file, checks)
-    repetitions = Repetitions(sum(n_rows for n_rows, *_ in shapes))
+    expected, notes = _expected(folder, files, manifest, vocab_file, checks)
+    repetitions = Repetitions()
     records = [manifest.outputs.get(file.name) if manifest else None for file in files]
-    tasks = [_Task(file, record, expected, repetitions.limit) for file, record in zip(files, records, strict=True)]
-    results = pool.map(_verify_file, tasks, "verify", _name_of)
+    check_file = functools.partial(_verify_file, expected=expected)
+    results = pool.map(check_file, zip(files, records, strict=True), "verify", name_of)
     findings_of_splits: dict[str, _Split] = {}
     seen: dict[str, str] = {}
-    for number, (task, findings) in enumerate(
-        zip(tasks, tqdm(results, total=len(tasks), unit="shard", desc="verify"), strict=True)
+    for number, (file, findings) in enumerate(
+        zip(files, tqdm(results, total=len(files), unit="shard", desc="verify"), strict=True)
     ):
-        name = task.path.name
+        name = file.name
         _note_offences(checks, name, findings)
         _check_replacement(checks, name, findings, expected)
         _check_balance(checks, name, findings)
@@ -123,41 +133,25 @@ def _check_source(folder: Path, manifest: Manifest, checks: Checks) -> None:
             checks.offend(check, f"{path.stem}.hdf5", what)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    path: Path
-    record: FileRecord | None
-    expected: Expected
-    hash_limit: int
-    """Larger hashes of rows are not compared between files."""
-
-
-def _name_of(task: _Task) -> str:
-    return task.path.name
-
-
-def _verify_file(task: _Task) -> ShardFindings:
+def _verify_file(task: tuple[Path, FileRecord | None], expected: Expected) -> ShardFindings:
+    path, record = task
+    findings = check_shard(path, expected)
+    n_compared, findings.row_hashes = len(findings.row_hashes), np.unique(findings.row_hashes)
+    if n_repeated := n_compared - len(findings.row_hashes):
+        findings.offend("rows repeated", f"{n_repeated:,} of its rows are there before, the same masks included")
+    if record is None:
+        return findings
     try:
-        return _verify_readable_file(task)
+        what = offence_of_bytes(path, record)
     except OSError as error:  # no permission, or a disk that fails
-        findings = ShardFindings(lengths=np.zeros(task.expected.seq_length + 1, dtype=np.int64))
+        findings = ShardFindings(lengths=np.zeros(expected.seq_length + 1, dtype=np.int64))
         findings.offend("readable", f"it cannot be read ({error.strerror or error})")
         return findings
-
-
-def _verify_readable_file(task: _Task) -> ShardFindings:
-    findings = check_shard(task.path, task.expected)
-    hashes = np.unique(findings.row_hashes)
-    n_repeated = len(findings.row_hashes) - len(hashes)
-    if n_repeated:
-        findings.offend("rows repeated", f"{n_repeated:,} of its rows are there before, the same masks included")
-    findings.row_hashes = hashes[hashes <= task.hash_limit]
-    if task.record is not None:
-        if what := offence_of_bytes(task.path, task.record):
-            findings.offend("size and hash", what)
-        n_rows = task.record.counts.get("rows")
-        if "readable" not in findings.offences and findings.n_rows and n_rows not in (None, findings.n_rows):
-            findings.offend("row counts", f"it has {findings.n_rows:,} rows, and {FILE_NAME} says {n_rows:,}")
+    if what:
+        findings.offend("size and hash", what)
+    n_rows = record.counts.get("rows")
+    if "readable" not in findings.offences and findings.n_rows and n_rows not in (None, findings.n_rows):
+        findings.offend("row counts", f"it has {findings.n_rows:,} rows, and {FILE_NAME} says {n_rows:,}")
     return findings
 
 
@@ -238,7 +232,6 @@ class _Split:
 def _expected(
     folder: Path,
     files: Sequence[Path],
-    shapes: Sequence[tuple[int, int, int]],
     manifest: Manifest | None,
     vocab_file: str | Path | None,
     checks: Checks,
@@ -248,9 +241,9 @@ def _expected(
     notes = [] if manifest else [f"There is no {FILE_NAME}; hashes, row counts and lost files cannot be checked."]
     seq_length, n_positions = parameters.get("max_seq_length"), parameters.get("max_predictions_per_seq")
     if seq_length is None or n_positions is None:
-        if not shapes:
+        widths = [widths for widths in map(widths_of, files) if widths]
+        if not widths:
             raise UserError(NO_SHARDS.format(file=files[0]))
-        widths = [shape[1:] for shape in shapes]
         seq_length, n_positions = max(widths, key=widths.count)
         notes.append(f"Most files hold rows of {seq_length} tokens and {n_positions} masked positions; so should all.")
     probability = parameters.get("masked_lm_prob")

@@ -16,7 +16,17 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord
-from data.verify.report import FAILED, WARNING, Checks, Repetitions, Report, manifest_of, offence_of_bytes, split_of
+from data.verify.report import (
+    FAILED,
+    WARNING,
+    Checks,
+    Repetitions,
+    Report,
+    manifest_of,
+    name_of,
+    offence_of_bytes,
+    split_of,
+)
 
 BY_MANIFEST = ("files", "size and hash", "documents and sentences", "balance")
 BY_TEXT = ("UTF-8", "two documents", "training apart from test", "documents repeated")
@@ -58,7 +68,7 @@ def verify_text(folder: Path, pool: Workers) -> Report:
     manifest = manifest_of(folder, checks, files, BY_MANIFEST)
     records = [manifest.outputs.get(file.name) if manifest else None for file in files]
     texts = tqdm(
-        pool.map(_verify_shard, zip(files, records, strict=True), "verify", _name_of),
+        pool.map(_verify_shard, zip(files, records, strict=True), "verify", name_of),
         total=len(files),
         unit="shard",
         desc="verify text",
@@ -113,10 +123,6 @@ def _check_repetitions(checks: Checks, repetitions: Repetitions, names: list[str
         else:
             status = FAILED if between_sets > SHARED_WITH_TEST * n_test * repetitions.share else WARNING
             checks.offend("training apart from test", names[a], what, n_documents, status=status)
-
-
-def _name_of(task: tuple[Path, FileRecord | None]) -> str:
-    return task[0].name
 
 
 def _verify_shard(task: tuple[Path, FileRecord | None]) -> _Text:

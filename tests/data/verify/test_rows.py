@@ -93,19 +93,6 @@ def test_repetitions_in_bounded_memory_find_a_share():
     assert repetitions.share == 1 / 16  # 12,000 and 2,000 twice, halved until 1,000 are left
 
 
-def test_repetitions_of_a_known_number_are_not_thinned_twice():
-    rng = np.random.default_rng(0)
-    repetitions = Repetitions(n_expected=8000, max_compared=1000)
-    limit = repetitions.limit
-    shared = rng.integers(2**64, size=4000, dtype=np.uint64)
-    repetitions.add(shared, 0)
-    repetitions.add(shared, 1)
-    ((a, b, n),) = repetitions.between_files()
-    assert (a, b) == (0, 1)
-    assert n == np.count_nonzero(shared <= limit) == pytest.approx(4000 / 16, rel=0.2)
-    assert (repetitions.limit, repetitions.share) == (limit, pytest.approx(1 / 16))
-
-
 def test_a_failure_takes_the_place_of_a_warning():
     checks = Checks(["a"])
     checks.offend("a", "x", "odd", status=WARNING)
