@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.loading.flat_batch import IGNORE_INDEX
+
 
 @dataclasses.dataclass(frozen=True)
 class PreTrainingScores:
@@ -33,7 +35,8 @@ def evaluate_pretraining(
     Args:
         predict: a batch on the device to the logits at its masked positions (M, V) and of its pairs (B, 2), fp32. The
             model behind it is in evaluation mode.
-        batches: flat batches with `masked_lm_labels` (M,), -100 where there is none, and `next_sentence_labels` (B,).
+        batches: flat batches with `masked_lm_labels` (M,), IGNORE_INDEX where there is none, and
+            `next_sentence_labels` (B,).
             On several ranks each gives its share, which may be none.
         sum_over_ranks: adds a tensor up over ranks, in place.
 
@@ -64,6 +67,6 @@ def evaluate_pretraining(
 
 def _sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of losses, correct predictions and labels counted, as 0-d float64 tensors."""
-    loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
-    correct = ((logits.argmax(1) == labels) & (labels != -100)).sum()
-    return loss.double(), correct.double(), (labels != -100).sum().double()
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    correct = ((logits.argmax(1) == labels) & (labels != IGNORE_INDEX)).sum()
+    return loss.double(), correct.double(), (labels != IGNORE_INDEX).sum().double()
