@@ -11,6 +11,8 @@ from types import MappingProxyType
 from benchmark.sweeps.machine import look_at_machine
 from benchmark.sweeps.measurement import Configuration, command, measure
 from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, read_points, title
+from benchmark.sweeps.repeats import Repeats
+from benchmark.tables import MISSING
 from common.errors import UserError
 from file_utils import atomic_write
 from models.config import BERT_CONFIGS, BertConfig
@@ -141,15 +143,13 @@ def _data_of(args: argparse.Namespace) -> tuple[list[str], str]:
     return ["--synthetic", args.synthetic], lengths
 
 
-def _line(point: Point, repeats: int) -> str:
+def _line(point: Point, total: int) -> str:
     """What came of a point, for the one who waits."""
-    begin = f"batch {point['configuration']['batch_size']:>5} | {point['repeat'] + 1}/{repeats} | "
+    repeats = Repeats(point["configuration"], points=[point])
+    begin = f"batch {repeats.batch_size:>5} | {point['repeat'] + 1}/{total} | "
     if point["status"] != "ok":
-        return begin + point["status"].replace("_", " ")
-    measured = point["measured"]
-    line = f"{begin}{measured['sequences_per_second']:,.1f} sequences/s"
-    if "peak_memory_allocated_bytes" in measured:
-        line += f", {measured['peak_memory_allocated_bytes'] / 2**30:.1f} GiB"
-    if measured.get("loss_problem"):
-        line += f", WRONG: {measured['loss_problem']}"
-    return line
+        return begin + repeats.status
+    cells = repeats.cells()
+    memory = "" if cells["GiB"] == MISSING else f", {cells['GiB']} GiB"
+    wrong = f", WRONG: {repeats.problem}" if repeats.problem else ""
+    return f"{begin}{cells['sequences/s']} sequences/s{memory}{wrong}"
