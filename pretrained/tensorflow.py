@@ -12,7 +12,7 @@ would notice a flipped bit.
 Tensors are mapped from the data files, not copied.
 
 Sources: tensorflow/core/util/tensor_bundle, tensorflow/core/protobuf/tensor_bundle.proto, LevelDB's
-doc/table_format.md, Google's snappy/format_description.txt.
+doc/table_format.md.
 """
 
 import math
@@ -38,20 +38,7 @@ MASK_DELTA = 0xA282EAD8
 
 # TensorFlow's DataType -> numpy's. bfloat16, which numpy has not, is read as the integers of its bits.
 BFLOAT16 = 14
-DTYPES = MappingProxyType(
-    {
-        1: np.float32,
-        2: np.float64,
-        3: np.int32,
-        4: np.uint8,
-        5: np.int16,
-        6: np.int8,
-        9: np.int64,
-        10: np.bool_,
-        BFLOAT16: np.int16,
-        19: np.float16,
-    }
-)
+DTYPES = MappingProxyType({1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64, BFLOAT16: np.int16, 19: np.float16})
 
 CRC_CHUNK_BYTES = 2**24  # at a time, as the library takes a copy
 
@@ -201,9 +188,9 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
     compression, checksum = struct.unpack("<BI", trailer)
     if masked_crc32c(np.frombuffer(content + trailer[:1], np.uint8)) != checksum:
         raise ValueError(f"the checksum of the block at byte {offset} differs")
-    if compression > 1:
-        raise ValueError(f"the block at byte {offset} is compressed in an unknown way, {compression}")
-    return _snappy(content) if compression else content
+    if compression:
+        raise ValueError(f"the block at byte {offset} is compressed, which TensorFlow never does")
+    return content
 
 
 def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -230,34 +217,6 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 128:
             return number, at
     raise ValueError("a number is longer than 64 bits")
-
-
-def _snappy(data: bytes) -> bytes:
-    """What a block was before it was compressed: literal bytes, and copies of bytes that came before."""
-    n_bytes, at = _varint(data, 0)
-    out = bytearray()
-    while at < len(data):
-        kind, high = data[at] & 3, data[at] >> 2
-        at += 1
-        if kind == 0:
-            extra = max(high - 59, 0)
-            length = 1 + (int.from_bytes(data[at : at + extra], "little") if extra else high)
-            at += extra + length
-            out += data[at - length : at]
-            continue
-        n_offset_bytes = (1, 2, 4)[kind - 1]
-        offset = int.from_bytes(data[at : at + n_offset_bytes], "little")
-        at += n_offset_bytes
-        length = 1 + high
-        if kind == 1:
-            offset, length = offset | high >> 3 << 8, 4 + (high & 7)
-        if not 0 < offset <= len(out):
-            raise ValueError("a compressed block copies what is not there")
-        for _ in range(length):  # one by one, since a copy may reach into itself
-            out.append(out[-offset])
-    if len(out) != n_bytes:
-        raise ValueError("a compressed block is not as long as it says")
-    return bytes(out)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

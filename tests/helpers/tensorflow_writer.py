@@ -11,11 +11,7 @@ DATA_TYPES = {
     "float32": 1,
     "float64": 2,
     "int32": 3,
-    "uint8": 4,
-    "int16": 5,
-    "int8": 6,
     "int64": 9,
-    "bool": 10,
     "bfloat16": 14,
     "float16": 19,
 }
@@ -59,35 +55,6 @@ def entry_message(dtype, shape, shard, offset, size, crc, n_slices=0):
     return message + varint(8 * 6 + 5) + struct.pack("<I", crc) + field(7, b"") * n_slices
 
 
-def snappy(data):
-    """Literals, and copies of four to eleven bytes where such a run came before."""
-    out, at, literal = [varint(len(data))], 0, b""
-
-    def flush():
-        if literal:
-            n = len(literal) - 1
-            out.append(bytes([n * 4]) if n < 60 else bytes([60 * 4, n]) if n < 256 else b"\xf4" + struct.pack("<H", n))
-            out.append(literal)
-
-    while at < len(data):
-        start = data.rfind(data[at : at + 4], 0, at + 3) if at + 4 <= len(data) else -1
-        if start < 0 or start >= at or at - start > 65535:
-            literal += data[at : at + 1]
-            at += 1
-            continue
-        flush()
-        literal, distance, length = b"", at - start, 4
-        while length < 11 and at + length < len(data) and data[start + length] == data[at + length]:
-            length += 1
-        if distance < 2048:
-            out.append(bytes([1 + (length - 4) * 4 + distance // 256 * 32, distance % 256]))
-        else:
-            out.append(bytes([2 + (length - 1) * 4]) + struct.pack("<H", distance))
-        at += length
-    flush()
-    return b"".join(out)
-
-
 def block(pairs, restart_interval=16):
     """A block of sorted (key, value) pairs, without its trailer."""
     content, restarts, before = b"", [], b""
@@ -107,20 +74,19 @@ def block(pairs, restart_interval=16):
 class Table:
     """The bytes of a sorted string table, growing block by block."""
 
-    def __init__(self, compressed):
-        self.data, self.compressed = b"", compressed
+    def __init__(self):
+        self.data = b""
 
     def add(self, content):
         """Returns the block's handle."""
-        content, kind = (snappy(content), b"\1") if self.compressed else (content, b"\0")
         handle = varint(len(self.data)) + varint(len(content))
-        self.data += content + kind + struct.pack("<I", masked(slow_crc32c(content + kind)))
+        self.data += content + b"\0" + struct.pack("<I", masked(slow_crc32c(content + b"\0")))
         return handle
 
 
-def table(pairs, pairs_per_block=5, compressed=False):
+def table(pairs, pairs_per_block=5):
     pairs = sorted(pairs.items())
-    written = Table(compressed)
+    written = Table()
     handles = []
     for start in range(0, len(pairs), pairs_per_block):
         group = pairs[start : start + pairs_per_block]
@@ -130,7 +96,7 @@ def table(pairs, pairs_per_block=5, compressed=False):
     return written.data + (meta + index).ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
 
 
-def write_bundle(prefix, tensors, n_shards=1, compressed=False, messages=None, header=None):
+def write_bundle(prefix, tensors, n_shards=1, messages=None, header=None):
     """Write a checkpoint.
 
     Args:
@@ -150,7 +116,7 @@ def write_bundle(prefix, tensors, n_shards=1, compressed=False, messages=None, h
         shards[shard] += content
     pairs |= {name.encode(): message for name, message in (messages or {}).items()}
     with open(f"{prefix}.index", "wb") as file:
-        file.write(table(pairs, compressed=compressed))
+        file.write(table(pairs))
     for shard, content in enumerate(shards):
         with open(f"{prefix}.data-{shard:05}-of-{n_shards:05}", "wb") as file:
             file.write(content)
