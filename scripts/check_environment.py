@@ -16,7 +16,7 @@ import sys
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,42 +59,35 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check_all(args: argparse.Namespace) -> list[Finding]:
+def check_all(args: argparse.Namespace) -> Iterator[Finding]:
     """All findings, in the order of the table."""
     in_container, in_image = machine.container() is not None, machine.is_in_image()
     install = machine_checks.REBUILD if in_image else machine_checks.INSTALL
-    requirements = machine.requirements_of(PROJECT / "requirements.txt")
-    missing = import_error("pretraining_run", "squad_run")
-    findings = machine_checks.python_findings(sys.version_info[:3], requirements, missing, install)
+    pins, missing = machine.pins_of(PROJECT / "requirements.txt"), import_error("run_pretraining", "run_squad")
+    yield from machine_checks.python_findings(sys.version_info[:3], pins, missing, install)
     n_gpus = 0
     if import_error("training.environment.description") is None:
         facts = importlib.import_module("training.environment.description").gpu_facts()
         n_gpus = len(facts["gpus"])
-        findings += torch_findings(facts)
+        yield from torch_findings(facts)
         if args.all_reduce:
-            findings.append(all_reduce_finding(n_gpus))
-    findings += machine_checks.memory_findings(
-        machine.shared_memory_bytes(), machine.locked_memory_bytes(), n_gpus, in_container
-    )
+            yield all_reduce_finding(n_gpus)
+    memory = machine.shared_memory_bytes(), machine.locked_memory_bytes()
+    yield from machine_checks.memory_findings(*memory, n_gpus, in_container)
     versions = {name: machine.profiler_version(name) for name in machine.PROFILERS}
-    findings += machine_checks.profiler_findings(versions, machine.may_read_gpu_counters(), in_container, in_image)
-    findings.append(machine_checks.apex_finding(machine.apex()))
-    findings.append(
-        folder_finding("results folder", args.results_dir, CHECKPOINTS_BYTES, "four checkpoints of BERT-large take")
-    )
+    yield from machine_checks.profiler_findings(versions, machine.may_read_gpu_counters(), in_container, in_image)
+    yield machine_checks.apex_finding(machine.apex())
+    yield folder_finding("results folder", args.results_dir, CHECKPOINTS_BYTES, "four checkpoints of BERT-large take")
     needed = 0 if any(args.data_dir.glob("hdf5_*/*/*.hdf5")) else DATA_BYTES
-    findings.append(folder_finding("data folder", args.data_dir, needed, "the full corpora take"))
+    yield folder_finding("data folder", args.data_dir, needed, "the full corpora take")
     if error := import_error("scripts.data_checks"):
-        findings.append(Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {install}."))
-    else:
-        data_findings = importlib.import_module("scripts.data_checks").data_findings
-        try:
-            findings += data_findings(args.data_dir, args.vocab_file, args.verify_data, in_image)
-        except OSError as error:
-            findings.append(
-                Finding("data", str(error), PROBLEM, "See who may read there, and that the disk is in order.")
-            )
-    return findings
+        yield Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {install}")
+        return
+    data_findings = importlib.import_module("scripts.data_checks").data_findings
+    try:
+        yield from data_findings(args.data_dir, args.vocab_file, args.verify_data, in_image)
+    except OSError as error:
+        yield Finding("data", str(error), PROBLEM, "See who may read there, and that the disk is in order.")
 
 
 def import_error(*modules: str) -> str | None:
@@ -107,15 +100,13 @@ def import_error(*modules: str) -> str | None:
     return None
 
 
-def torch_findings(facts: dict[str, Any]) -> list[Finding]:
+def torch_findings(facts: dict[str, Any]) -> Iterator[Finding]:
     """GPU, driver, CUDA and PyTorch of this machine."""
     import torch
 
-    architectures = torch.cuda.get_arch_list() if facts["gpus"] else []
-    shown = machine.gpus_of_driver()
     are_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    versions = torch.__version__, facts, architectures
-    return list(machine_checks.gpu_findings(shown, *versions, matrix_product_error, are_hidden))
+    shown = machine.gpus_of_driver()
+    return machine_checks.gpu_findings(shown, torch.__version__, facts, matrix_product_error, are_hidden)
 
 
 def matrix_product_error(index: int) -> str | None:
@@ -144,9 +135,8 @@ def all_reduce_finding(n_gpus: int) -> Finding:
     except subprocess.TimeoutExpired:
         output = f"error: it took longer than {ALL_REDUCE_SECONDS} seconds"
     errors = [line.partition("error: ")[2] for line in output.splitlines() if "error: " in line]
-    remedy = (
-        "Try NCCL_DEBUG=INFO, which tells what NCCL does, and NCCL_P2P_DISABLE=1, which keeps GPUs from direct access."
-    )
+    remedy = "Try NCCL_P2P_DISABLE=1, which keeps GPUs from direct access; what NCCL does tells: NCCL_DEBUG=INFO"
+    remedy += f" python3 {' '.join(command)}"
     return Finding("all-reduce", errors[0] if errors else output.strip()[-300:], PROBLEM, remedy)
 
 
@@ -199,21 +189,19 @@ def _number(count: int, noun: str) -> str:
 
 
 def write_json(file: Path, findings: Sequence[Finding]) -> None:
-    """Findings and facts. Not by file_utils, which needs packages that may be what is missing."""
+    """Findings and facts."""
     facts = machine.machine_facts(PROJECT / "requirements.txt")
     if import_error("training.environment.description") is None:
         facts = importlib.import_module("training.environment.description").describe_environment()
     can_train = all(finding.state != PROBLEM for finding in findings)
     content = {"can_train": can_train, "findings": list(map(dataclasses.asdict, findings)), "environment": facts}
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Check, print, and end with the status that says whether training can run."""
     args = parse_arguments(argv)
-    findings = check_all(args)
+    findings = list(check_all(args))
     print(report(findings))
     print()
     if args.json is not None:

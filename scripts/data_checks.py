@@ -1,9 +1,9 @@
 """The data of check_environment.py: what the preparation left, and whether it is what its manifests say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.errors import Problems, UserError
+from common.errors import Problem, Problems, UserError
 from common.workers import usable_cores, workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
@@ -36,12 +36,12 @@ def data_findings(folder: Path, vocab_file: Path | None, in_full: bool, in_image
     for phase, lengths in PHASES if not is_shards else ():
         if not any(lengths in path.parent.name for path in prepared):
             found = f"no shards of {phase} under {folder}"
-            yield Finding(f"shards, {phase}", found, WARNING, f"Make them with {PREPARE}, or give --data_dir another.")
+            yield Finding(f"shards, {phase}", found, WARNING, f"Give --data_dir another, or make them: {PREPARE}")
     yield squad_finding(folder)
     yield vocabulary
     trained = "(trained)" in splitter_name()
-    how = f"{REBUILD} with WITH_PUNKT=1" if in_image else "python3 -m nltk.downloader punkt_tab"
-    remedy = f"Sentences are cut a little worse where text is prepared: {how}."
+    how = f"WITH_PUNKT=1 {REBUILD}" if in_image else "python3 -m nltk.downloader punkt_tab"
+    remedy = f"Sentences are cut a little worse where text is prepared: {how}"
     yield Finding("sentence splitter", splitter_name(), OK if trained else WARNING, "" if trained else remedy)
 
 
@@ -58,29 +58,36 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
         if in_full and not problems.found:
             with workers(usable_cores()) as pool:
                 verify(path, pool).raise_if_failed()
-    if problems.sentences:
-        found, _, remedy = " ".join(problems.sentences).rpartition("; ")
-        return Finding(name, f"{where}: {found}", PROBLEM, remedy[:1].upper() + remedy[1:])
+    if problems.found:
+        return finding_of(name, PROBLEM, problems.found, f"{where}: ")
     rows = f", {manifest.total('rows'):,} rows in all" if manifest and manifest.total("rows") else ""
     proof = "verified" if in_full else "sizes as in the manifest" if manifest else "no manifest to hold them against"
     return Finding(name, f"{where}: {len(files)} training files{rows}; {proof}")
 
 
+def finding_of(check: str, state: str, problems: Sequence[Problem], where: str = "") -> Finding:
+    """Several problems as one finding."""
+    remedies = dict.fromkeys(problem.remedy for problem in problems if problem.remedy)
+    return Finding(check, where + "; ".join(problem.problem for problem in problems), state, "; ".join(remedies))
+
+
 def squad_finding(folder: Path) -> Finding:
     """SQuAD as the preparation downloads it."""
     path = folder / "download" / SQUAD
+    download = f"EXTRA_DOWNLOADS={SQUAD} {PREPARE}"
     if not path.is_dir():
-        remedy = f"Only fine-tuning needs it: EXTRA_DOWNLOADS=squad {PREPARE}, or your own TRAIN_FILE and PREDICT_FILE."
+        remedy = f"Only fine-tuning needs it. Set TRAIN_FILE and PREDICT_FILE to your own, or: {download}"
         return Finding("SQuAD", f"not in {path}", WARNING, remedy)
     problems = Problems()
     with problems.collect():
         manifest = read_manifest(path)
         for name in changed_files(path, manifest) if manifest else ():
-            problems.add(f"{path / name} is missing or of another size than {FILE_NAME} says")
-        if not problems.found:
-            return Finding("SQuAD", f"{len(manifest.outputs) if manifest else 'unknown'} files in {path}")
-    remedy = f"Only fine-tuning needs it; download it again: EXTRA_DOWNLOADS=squad {PREPARE}."
-    return Finding("SQuAD", "; ".join(problems.sentences), WARNING, remedy)
+            problems.add(
+                f"{path / name} is missing or of another size than {FILE_NAME} says", f"download it again: {download}"
+            )
+    if problems.found:
+        return finding_of("SQuAD", WARNING, problems.found)
+    return Finding("SQuAD", f"{len(manifest.outputs) if manifest else 'unknown'} files in {path}")
 
 
 def vocabulary_finding(folder: Path, vocab_file: Path | None) -> tuple[Path | None, Finding]:
@@ -89,13 +96,12 @@ def vocabulary_finding(folder: Path, vocab_file: Path | None) -> tuple[Path | No
     if vocab_file is None:
         downloaded = sorted((folder / "download" / WEIGHTS).glob("*/vocab.txt"))
         if not downloaded:
-            remedy = f"Give --vocab_file one, or download one: EXTRA_DOWNLOADS={WEIGHTS} {PREPARE}."
+            remedy = f"Give --vocab_file one, or download one: EXTRA_DOWNLOADS={WEIGHTS} {PREPARE}"
             found = f"none in {folder / 'download' / WEIGHTS}; pre-training on shards needs none"
             return None, Finding("vocabulary", found, WARNING, remedy)
         vocab_file = downloaded[0]
     try:
         size = len(load_vocab(vocab_file))
     except UserError as error:
-        found, _, remedy = str(error).rpartition("; ")
-        return None, Finding("vocabulary", found, PROBLEM if given else WARNING, remedy[:1].upper() + remedy[1:])
+        return None, finding_of("vocabulary", PROBLEM if given else WARNING, error.problems)
     return (vocab_file if given else None), Finding("vocabulary", f"{vocab_file}: {size:,} tokens")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SHARED_MEMORY = Path("/dev/shm")
 DRIVER_SETTINGS = Path("/proc/driver/nvidia/params")
@@ -45,7 +45,7 @@ def machine_facts(requirements: Path) -> dict[str, Any]:
         "gpu_counters_readable": may_read_gpu_counters(),
         "profilers": [name for name in PROFILERS if shutil.which(name)],
         "apex": apex(),
-        "other_versions_than_pinned": [str(found) for found in requirements_of(requirements) if not found.fits],
+        "other_versions_than_pinned": [str(pin) for pin in pins_of(requirements) if not pin.fits],
     }
 
 
@@ -122,34 +122,20 @@ def apex() -> str | None:
 
     Nothing is imported. The package of that name on PyPI is something else and has no `normalization`.
     """
-    try:
-        package = importlib.util.find_spec("apex")
-        version = importlib.metadata.version("apex")
-    except (ImportError, ValueError):
+    package, version = importlib.util.find_spec("apex"), _installed("apex")
+    places = package.submodule_search_locations if package else None
+    if version is None or not any((Path(place) / "normalization").is_dir() for place in places or ()):
         return None
-    if package is None or not any(
-        (Path(place) / "normalization").is_dir() for place in package.submodule_search_locations or ()
-    ):
-        return None
-    built = importlib.util.find_spec("amp_C") is not None
-    return version if built else f"{version}, without its CUDA extensions"
+    return version if importlib.util.find_spec("amp_C") else f"{version}, without its CUDA extensions"
 
 
-class Requirement:
-    """A pinned package, and what is installed of it.
+class Pin(NamedTuple):
+    """A pinned package, and what is installed of it."""
 
-    Attributes:
-        name: of the package.
-        pinned: its version in the file.
-        installed: its version here, without what follows a plus; None where it is missing.
-    """
-
-    def __init__(self, name: str, pinned: str):
-        self.name, self.pinned = name, pinned
-        try:
-            self.installed: str | None = importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            self.installed = None
+    name: str
+    pinned: str
+    installed: str | None
+    """Without what follows a plus; None where the package is missing."""
 
     @property
     def fits(self) -> bool:
@@ -157,18 +143,24 @@ class Requirement:
         return self.installed == self.pinned
 
     def __str__(self) -> str:
-        if self.installed is None:
-            return f"{self.name} is missing ({self.pinned})"
-        return f"{self.name} {self.installed} ({self.pinned})"
+        return f"{self.name} {self.installed or 'is missing'} ({self.pinned})"
 
 
-def requirements_of(path: Path) -> list[Requirement]:
+def pins_of(requirements: Path) -> list[Pin]:
     """The packages of a requirements file that are pinned, in its order."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = requirements.read_text(encoding="utf-8")
     except OSError:
         return []
-    return [Requirement(*pin) for pin in re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", text, re.MULTILINE)]
+    found = re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", text, re.MULTILINE)
+    return [Pin(name, pinned, _installed(name)) for name, pinned in found]
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def profiler_version(command: str) -> str | None:

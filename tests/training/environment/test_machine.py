@@ -138,7 +138,7 @@ def test_pinned_versions_are_compared_with_what_is_installed(tmp_path):
     pytest_version = importlib.metadata.version("pytest")
     text = f"# what is needed\npytest=={pytest_version}  # the same\nnumpy==0.1\nno-such-package[extra]==1.2.post3\n"
     (tmp_path / "requirements.txt").write_text(text, encoding="utf-8")
-    found = machine.requirements_of(tmp_path / "requirements.txt")
+    found = machine.pins_of(tmp_path / "requirements.txt")
     numpy_version = importlib.metadata.version("numpy")
     assert [(r.name, r.pinned, r.installed, r.fits) for r in found] == [
         ("pytest", pytest_version, pytest_version, True),
@@ -152,13 +152,14 @@ def test_pinned_versions_are_compared_with_what_is_installed(tmp_path):
 def test_all_of_the_projects_requirements_are_read():
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     pinned = [line for line in lines if line and not line.startswith("#")]
-    assert len(machine.requirements_of(REQUIREMENTS)) == len(pinned)
-    assert machine.requirements_of(PROJECT_ROOT / "absent.txt") == []
+    assert len(machine.pins_of(REQUIREMENTS)) == len(pinned)
+    assert machine.pins_of(PROJECT_ROOT / "absent.txt") == []
 
 
-def test_what_follows_a_plus_is_no_other_version(monkeypatch):
+def test_what_follows_a_plus_is_no_other_version(monkeypatch, tmp_path):
     monkeypatch.setattr(machine.importlib.metadata, "version", lambda name: "2.13.0+cu128")
-    assert machine.Requirement("torch", "2.13.0").fits
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0\n", encoding="utf-8")
+    assert machine.pins_of(tmp_path / "requirements.txt")[0].fits
 
 
 def test_versions_compare_as_numbers():
