@@ -113,8 +113,8 @@ def download(
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 raise UserError(
-                    f"{partial.parent}: the disk is full while downloading {shown(address)}; free some space and "
-                    "start again, what has arrived is kept"
+                    f"{partial.parent}: the disk is full while downloading {shown(address)}",
+                    "free some space and start again, what has arrived is kept",
                 ) from error
             if (current := _read_note(partial, address).get("validator")) != version:
                 # Another version's bytes are progress from the start, but not for ever.
@@ -123,8 +123,8 @@ def download(
             furthest = max(furthest, _size(partial))
             if failures >= ATTEMPTS or versions > ATTEMPTS:
                 raise UserError(
-                    f"{shown(address)}: gave up after {ATTEMPTS} attempts without progress ({reason}); check the "
-                    "connection and start again, what has arrived is kept"
+                    f"{shown(address)}: gave up after {ATTEMPTS} attempts without progress ({reason})",
+                    "check the connection and start again, what has arrived is kept",
                 )
             if wait is None:
                 wait = FIRST_WAIT * 2 ** min(failures, 16) * random.uniform(0.5, 1.0)
@@ -147,7 +147,8 @@ def _attempt(
         if answer.total is None and not answer.end_is_proven and length_required:
             raise UserError(
                 f"{shown(address)}: the server does not say how long the file is, so a broken connection could pass "
-                "for its end; give its SHA-256, or download it by other means and give the path"
+                "for its end",
+                "give its SHA-256, or download it by other means and give the path",
             )
         _check_space(partial, answer, address)
         if answer.start == 0:
@@ -185,7 +186,8 @@ def _check_space(partial: Path, answer: Answer, address: str) -> None:
     if answer.total - answer.start > free:
         raise UserError(
             f"{partial.parent}: {shown(address)} needs {answer.total - answer.start:,} more bytes and the disk has "
-            f"{free:,} free; free some space or choose another folder, what has arrived is kept"
+            f"{free:,} free",
+            "free some space or choose another folder, what has arrived is kept",
         )
 
 
@@ -199,11 +201,11 @@ def _open_http(address: str, offset: int, validator: str | None, total: int | No
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise UserError(
-                f"{shown(address)}: its TLS certificate cannot be verified; name your CA bundle in REQUESTS_CA_BUNDLE"
+                f"{shown(address)}: its TLS certificate cannot be verified", "name your CA bundle in REQUESTS_CA_BUNDLE"
             ) from error
         raise _TryAgain(error) from error
     except requests.RequestException as error:
-        raise UserError(f"{shown(address)}: cannot be asked for ({error}); check the address") from error
+        raise UserError(f"{shown(address)}: cannot be asked for ({error})", "check the address") from error
     try:
         return _http_answer(response, address, offset, total)
     except BaseException:
@@ -223,7 +225,8 @@ def _http_answer(response: requests.Response, address: str, offset: int, total: 
     if headers.get("Content-Type", "").startswith("text/html") and suffix not in ("", ".html", ".htm"):
         raise UserError(
             f"{shown(address)}: the server sent a web page (HTTP status {response.status_code}, text/html) instead of "
-            f"a {suffix} file, probably an error or login page; open the address in a browser"
+            f"a {suffix} file, probably an error or login page",
+            "open the address in a browser",
         )
     length = headers.get("Content-Length", "")
     start, whole = 0, int(length) if length.isdigit() else None
@@ -300,7 +303,7 @@ def _open_s3(address: str, offset: int, validator: str | None, total: int | None
     except (botocore.exceptions.HTTPClientError, ConnectionError) as error:
         raise _TryAgain(error) from error
     except botocore.exceptions.BotoCoreError as error:
-        raise UserError(f"{address}: cannot be asked for ({error}); check the address and AWS's settings") from error
+        raise UserError(f"{address}: cannot be asked for ({error})", "check the address and AWS's settings") from error
     start, whole = 0, answer["ContentLength"]
     if "ContentRange" in answer:
         start, whole = _content_range(answer["ContentRange"], offset)
