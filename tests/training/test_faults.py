@@ -150,6 +150,7 @@ def test_without_torchrun_the_other_rank_ends_soon_after_a_kill(folder):
     assert "rank 1 on host" in job.output()
 
 
+@pytest.mark.slow
 def test_under_torchrun_all_end_soon_after_a_kill(folder):
     with Job([*TORCHRUN, *PYTHON[1:], *endless(folder, "torchrun")], folder) as job:
         job.wait_until(has_steps(folder / "torchrun"))
@@ -158,6 +159,7 @@ def test_under_torchrun_all_end_soon_after_a_kill(folder):
     assert status > 0, job.output()
 
 
+@pytest.mark.slow
 def test_torchruns_restart_goes_on_without_being_told(folder, straight):
     """Nor was --resume_from_checkpoint given: the folder was empty at first."""
     arguments = phase1(folder, "restarted", resume_from_checkpoint=False)
@@ -208,6 +210,7 @@ def test_one_process_stops_at_once_within_a_step_of_many_micro_batches(folder, n
     assert_equal_checkpoints(folder / output / "ckpt_3.pt", folder / undisturbed / "ckpt_3.pt")
 
 
+@pytest.mark.slow
 def test_a_signal_from_outside_ends_a_process_within_seconds(folder):
     """Its only step has 100,000 micro-batches, some minutes."""
     flags = {"train_batch_size": 100_000, "gradient_accumulation_steps": 100_000, "max_steps": 1}

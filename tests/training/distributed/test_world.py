@@ -291,6 +291,7 @@ def test_an_error_that_only_reads_like_a_lost_connection_passes_as_it_is():
     assert "lost contact" not in failed.output
 
 
+@pytest.mark.slow
 def test_under_torchrun_a_restarted_world_is_not_confused_by_the_one_before(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"""
