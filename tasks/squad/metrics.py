@@ -9,7 +9,7 @@ which nothing is left once normalised differ, and so do the functions here.
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tasks.squad.examples import SquadExample
 
@@ -93,13 +93,9 @@ def question_scores(
             scores[example.id] = (0.0, 0.0)
             continue
         answer = answers.get(example.id, "")
-        exact = _best_of(exact_match, answer, golden)
+        exact = max((exact_match(answer, text) for text in golden), default=0.0)
         scores[example.id] = exact, max((f1(answer, text, version_2_with_negative) for text in golden), default=0.0)
     return scores
-
-
-def _best_of(metric: Callable[[str, str], float], answer: str, golden: Sequence[str]) -> float:
-    return max((metric(answer, text) for text in golden), default=0.0)
 
 
 def _means(scores: Mapping[str, tuple[float, float]], keys: Sequence[str], prefix: str) -> dict[str, float]:
