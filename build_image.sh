@@ -30,20 +30,9 @@ DISK_GB=${DISK_GB:-60}               # free space that Docker must have
 
 IMAGE=tbd-bert-pytorch:latest
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in CUDA_VARIANT BASE_IMAGE TORCH_INDEX_URL WITH_{APEX,NSIGHT,PUNKT} APEX_COMMIT TORCH_CUDA_ARCH_LIST BUILD_JOBS DISK_GB; do
-    echo "  $name=${!name}"
-  done
-  exit 0
-fi
-
-problems=()
-
 # shellcheck source=docker/host.sh
 source "$PROJECT_DIR/docker/host.sh"
+show_help "${1:-}"
 
 free_gb() { # of the file system under Docker's folder; nothing where Docker runs elsewhere
   local folder
@@ -98,11 +87,9 @@ declare -A base_of=(
   [cu126]=nvidia/cuda:12.6.3-cudnn-devel-ubuntu24.04@sha256:0f8250615943f311785f9ce6379a49520a4b53c124d22b42ba859edf93af3991
 )
 
-for name in WITH_APEX WITH_NSIGHT WITH_PUNKT; do
-  [[ ${!name} == [01] ]] || problems+=("$name is '${!name}'; set it to 1 or 0.")
-done
-[[ $DISK_GB =~ ^[0-9]+$ ]] || problems+=("DISK_GB is '$DISK_GB'; set it to a whole number of GB.")
-[[ -z $BUILD_JOBS || $BUILD_JOBS =~ ^[1-9][0-9]*$ ]] || problems+=("BUILD_JOBS is '$BUILD_JOBS'; set it to a whole number from 1 on.")
+expect_switches WITH_APEX WITH_NSIGHT WITH_PUNKT
+expect_numbers BUILD_JOBS || true
+expect_numbers DISK_GB || DISK_GB=0 # which is compared below
 [[ $TORCH_CUDA_ARCH_LIST =~ ^([0-9]+\.[0-9]a?(\+PTX)?([\; ]|$))*$ ]] ||
   problems+=("TORCH_CUDA_ARCH_LIST is '$TORCH_CUDA_ARCH_LIST'; set it to compute capabilities such as 8.0;9.0.")
 case $CUDA_VARIANT in
@@ -120,14 +107,11 @@ for name in SSL_CERT_FILE PIP_CERT REQUESTS_CA_BUNDLE CURL_CA_BUNDLE; do
 done
 if check_docker; then
   free=$(free_gb)
-  if [[ -n $free && $DISK_GB =~ ^[0-9]+$ ]] && ((free < DISK_GB)); then
+  if [[ -n $free ]] && ((free < DISK_GB)); then
     problems+=("Docker has $free GB of free disk space in $(docker info --format '{{.DockerRootDir}}'), and building takes $DISK_GB; free some (docker system prune), or set DISK_GB to less if you know better.")
   fi
 fi
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
+report_problems
 
 # Certificates that the host trusts by a variable; a file that has not changed keeps the builder's cache.
 trusted=$PROJECT_DIR/docker/certificates/host.crt

@@ -26,24 +26,15 @@ RESULTS_DIR=${RESULTS_DIR:-$PROJECT_DIR/results}   # what /workspace/bert/result
 CHECK_ENVIRONMENT=${CHECK_ENVIRONMENT:-1}          # 0: no check at the start
 DOCKER_ARGS=${DOCKER_ARGS:-}      # more for `docker run`, such as --env=WANDB_MODE --volume=/weights:/weights
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in IMAGE GPUS SHM_SIZE RESULTS_DIR CHECK_ENVIRONMENT DOCKER_ARGS; do echo "  $name=${!name}"; done
-  exit 0
-fi
+# shellcheck source=docker/host.sh
+source "$PROJECT_DIR/docker/host.sh"
+show_help "${1:-}"
 
 profile=0
 if [[ ${1:-} == --profile ]]; then
   profile=1
   shift
 fi
-
-problems=()
-
-# shellcheck source=docker/host.sh
-source "$PROJECT_DIR/docker/host.sh"
 
 absolute() { # FOLDER: its path without links
   (CDPATH='' cd -- "$1" && pwd -P)
@@ -106,7 +97,7 @@ fi
 if (($# == 0)) && [[ ! -t 0 || ! -t 1 ]]; then
   problems+=("There is no terminal for a shell; give a command: bash start_container.sh DATASET_FOLDER COMMAND...")
 fi
-[[ $CHECK_ENVIRONMENT == [01] ]] || problems+=("CHECK_ENVIRONMENT is '$CHECK_ENVIRONMENT'; set it to 1 or 0.")
+expect_switches CHECK_ENVIRONMENT
 [[ $SHM_SIZE =~ ^[1-9][0-9]*[bkmgBKMG]?$ ]] || problems+=("SHM_SIZE is '$SHM_SIZE'; set it to a size such as 16g.")
 
 arguments=(--rm --init --stop-timeout 180) # as long as saving a checkpoint may take
@@ -121,10 +112,7 @@ if ((${#problems[@]} == 0)); then
     problems+=("$PROJECT_DIR/results, where RESULTS_DIR is mounted, cannot be made; have the project's owner make it, or use a checkout of your own.")
   fi
 fi
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
+report_problems
 [[ -w $dataset ]] || echo "warning: $dataset may not be written by this user: data can be read from it, and not prepared in it." >&2
 
 if [[ -t 0 && -t 1 ]]; then arguments+=(--interactive --tty); fi

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Sourced by build_image.sh and start_container.sh: what both ask the host. Problems go to the array `problems`.
 
+# shellcheck source=scripts/configuration.sh
+source "$PROJECT_DIR/scripts/configuration.sh" # show_help, problems and report_problems
+
 check_docker() { # whether Docker is there, runs, and may be used
   local answer
   if ! command -v docker >/dev/null; then

@@ -38,7 +38,7 @@ show_help() { # ARGUMENT [FILES...]: if it asks for help, the head of the script
   echo "Variables and their values now:"
   while read -r name; do
     echo "  $name=${!name}"
-  done < <(sed -nE 's/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:-.*/\2/p' "$0" "$@")
+  done < <(sed -snE '1,/^show_help/s/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:-.*/\2/p' "$0" "$@")
   exit 0
 }
 

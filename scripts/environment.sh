@@ -11,6 +11,8 @@ PYTHON=${PYTHON:-python3}
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PROJECT_DIR
+# shellcheck source=scripts/configuration.sh
+source "$PROJECT_DIR/scripts/configuration.sh"
 
 use_environment() {
   local requirements=$PROJECT_DIR/$1

@@ -13,8 +13,6 @@ set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# shellcheck source=scripts/configuration.sh
-source "$PROJECT_DIR/scripts/configuration.sh"
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/quickstart}
 VOCAB_FILE=${VOCAB_FILE:-}                     # an uncased vocabulary; empty: one is trained on the sample

@@ -6,15 +6,11 @@
 #   INSTALL=0 bash scripts/run_tests.sh        # in the active environment as it is
 set -euo pipefail
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 0
-fi
-
 PROCESSES=${PROCESSES:-2}   # tests run side by side in this many processes
 
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+show_help "${1:-}"
 use_environment requirements-dev.txt
 
 cd "$PROJECT_DIR"

@@ -14,7 +14,6 @@ NEEDED = ("bash", "cat", "chown", "cmp", "dirname", "env", "grep", "head", "id",
 NEEDED += ("tr", "uname")
 DOCKER = """#!{python}
 import json, os, sys
-from paths import ROOT
 given = sys.argv[1:]
 with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps(given) + "\\n")
@@ -60,9 +59,10 @@ class FakeMachine:
         self.calls = folder / "calls"
         self.bin.mkdir()
         shutil.copytree(ROOT / "docker", self.project / "docker", ignore=shutil.ignore_patterns("*.crt", "*.run"))
-        (self.project / "data").mkdir()
-        for name in ("build_image.sh", "start_container.sh"):
-            shutil.copy(ROOT / name, self.project)
+        for name in ("data", "scripts"):
+            (self.project / name).mkdir()
+        for name in ("build_image.sh", "start_container.sh", "scripts/configuration.sh"):
+            shutil.copy(ROOT / name, self.project / name)
         for name in NEEDED:
             (self.bin / name).symlink_to(shutil.which(name))
         self.command("docker", DOCKER.format(python=sys.executable))
