@@ -272,10 +272,13 @@ def _config_values(config: BertConfig, architecture: str, vocab: Mapping[str, in
 
 
 def _tokenizer_values(config: BertConfig, do_lower_case: bool) -> dict[str, Any]:
-    tokens = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
     return {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": do_lower_case,
         "model_max_length": config.max_position_embeddings,
-        **tokens,
+        "pad_token": PAD,
+        "unk_token": UNK,
+        "cls_token": CLS,
+        "sep_token": SEP,
+        "mask_token": MASK,
     }

@@ -15,6 +15,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,6 +64,16 @@ OTHER_NAMES = (
     (re.compile(r"\.dense_act\."), ".dense."),
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+)
+# Keys of BertConfig -> the weight and the dimension that tell them.
+SIZES = MappingProxyType(
+    {
+        "vocab_size": (EMBEDDINGS, 0),
+        "hidden_size": (EMBEDDINGS, 1),
+        "intermediate_size": ("bert.encoder.layer.0.intermediate.dense.weight", 0),
+        "max_position_embeddings": ("bert.embeddings.position_embeddings.weight", 0),
+        "type_vocab_size": ("bert.embeddings.token_type_embeddings.weight", 0),
+    }
 )
 CASED = re.compile(r"(^|[_-])(un)?cased([_-]|$)")
 
@@ -168,11 +179,8 @@ def read_pretrained(path: str | Path) -> Pretrained:
         config_names = (GOOGLE_CONFIG_NAME, CONFIG_NAME)
     elif file.name.endswith(".index.json"):
         weights = _sharded_weights(file)
-    elif file.suffix == ".safetensors":
-        weights = read_safetensors(file)
     else:
-        contents = _torch_contents(file)
-        weights, state = weights_in(contents, file), contents if isinstance(contents, dict) else {}
+        weights, state = _weights_of(file)
     weights, constants = _published(weights, file)
     vocab_file = folder / VOCAB_NAME
     read = Pretrained(
@@ -184,9 +192,8 @@ def read_pretrained(path: str | Path) -> Pretrained:
         do_lower_case=lower_case_of(path, folder),
         dropped=(*dropped, *constants),
     )
-    for values, where in _configurations(state, file, config_names):
-        return read.with_config(config_from(values, where), where)
-    return read
+    values, where = _configuration(state, file, config_names)
+    return read.with_config(config_from(values, where), where) if values else read
 
 
 def load_pretrained(
@@ -232,11 +239,7 @@ def load_pretrained(
 def sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """The keys of BertConfig that the weights' shapes tell; the vocabulary is with what fills it up."""
     layers = {match[1] for name in weights if (match := re.match(r"bert\.encoder\.layer\.(\d+)\.", name))}
-    found = {"vocab_size": (EMBEDDINGS, 0), "hidden_size": (EMBEDDINGS, 1)}
-    found["intermediate_size"] = ("bert.encoder.layer.0.intermediate.dense.weight", 0)
-    found["max_position_embeddings"] = ("bert.embeddings.position_embeddings.weight", 0)
-    found["type_vocab_size"] = ("bert.embeddings.token_type_embeddings.weight", 0)
-    told = {key: weights[name].shape[dim] for key, (name, dim) in found.items() if name in weights}
+    told = {key: weights[name].shape[dim] for key, (name, dim) in SIZES.items() if name in weights}
     return told | {"num_hidden_layers": len(layers)}
 
 
@@ -281,12 +284,12 @@ def _locate(path: str | Path) -> tuple[str, Path]:
     if path.is_dir():
         for kind, file in _weights_in(path):
             return kind, file
-        raise UserError(f"The folder {path} holds no weights that can be read", f"{WHAT_CAN_BE_READ}")
+        raise UserError(f"The folder {path} holds no weights that can be read", WHAT_CAN_BE_READ)
     prefix = Path(TENSORFLOW_SUFFIX.sub("", str(path)))
     if prefix != path or Path(f"{prefix}.index").is_file():
         return TENSORFLOW, prefix
     if not path.is_file():
-        raise UserError(f"There is no model {path}", f"{WHAT_CAN_BE_READ}")
+        raise UserError(f"There is no model {path}", WHAT_CAN_BE_READ)
     is_hugging_face = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
     return (HUGGING_FACE if is_hugging_face else PYTORCH), path
 
@@ -312,15 +315,19 @@ def _weights_in(folder: Path) -> Iterator[tuple[str, Path]]:
 def _sharded_weights(index: Path) -> dict[str, Tensor]:
     weights = {}
     for file, names in shard_files(index).items():
-        held = read_safetensors(file) if file.suffix == ".safetensors" else weights_in(_torch_contents(file), file)
+        held, _ = _weights_of(file)
         if missing := sorted(names - held.keys()):
             raise UserError(f"{file} does not have what {index.name} says it has: {few(missing)}", "get it again")
         weights |= held
     return weights
 
 
-def _torch_contents(path: Path) -> Any:
-    return read_plain(path, str(path), "model", WHAT_CAN_BE_READ)
+def _weights_of(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a .safetensors, .pt or .bin file, and all that is in one of the latter two."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path), {}
+    contents = read_plain(path, str(path), "model", WHAT_CAN_BE_READ)
+    return weights_in(contents, path), contents if isinstance(contents, dict) else {}
 
 
 def _published(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -335,7 +342,7 @@ def _published(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
         renamed[name] = weight
     constants = tuple(name for name in BUFFERS if renamed.pop(name, None) is not None)
     if EMBEDDINGS not in renamed or renamed[EMBEDDINGS].dim() != 2:
-        raise UserError(f"{path} holds no BERT, but {few(list(renamed)) or 'nothing'}", f"{WHAT_CAN_BE_READ}")
+        raise UserError(f"{path} holds no BERT, but {few(list(renamed)) or 'nothing'}", WHAT_CAN_BE_READ)
     for name, weight in renamed.items():
         if not weight.is_floating_point():
             raise UserError(f"{path}: {name} is of type {weight.dtype}", "give a model that is not quantised")
@@ -343,22 +350,20 @@ def _published(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
         renamed.pop(DECODER, None)
     if DECODER_BIAS in renamed:  # Hugging Face's second name
         renamed.setdefault(MASKED_LM_BIAS, renamed.pop(DECODER_BIAS))
-        renamed.pop(DECODER_BIAS, None)
     return renamed, constants
 
 
-def _configurations(state: Mapping[str, Any], file: Path, names: tuple[str, ...]) -> Iterator[tuple[dict, str]]:
-    """Configurations that are written in the file or beside it, and what to call them."""
+def _configuration(state: Mapping[str, Any], file: Path, names: tuple[str, ...]) -> tuple[dict, str]:
+    """The configuration that is written in the file, or else beside it, and what to call it; empty if there is none."""
     configuration = state.get("configuration")
     for values in (configuration.get("model") if isinstance(configuration, dict) else None, state.get("config")):
         if isinstance(values, dict) and "hidden_size" in values:
-            yield values, f"the configuration in {file}"
+            return values, f"the configuration in {file}"
     for path in (file.parent / name for name in names):
-        # Other programs call their files config.json as well.
-        if path.is_file():
-            values = read_json(path, "model configuration", "correct it, or get it again")
-            if "hidden_size" in values:
-                yield values, str(path)
+        values = read_json(path, "model configuration", "correct it, or get it again") if path.is_file() else {}
+        if "hidden_size" in values:  # other programs call their files config.json as well
+            return values, str(path)
+    return {}, ""
 
 
 def lower_case_of(given: str | Path, folder: Path) -> bool | None:
