@@ -23,7 +23,7 @@ from models.encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation
 
 
 class PredictionTransform(DenseActivation):
-    """What happens to a masked position before the vocabulary product: dense, activation, LayerNorm."""
+    """What happens to a masked position before the matmul with the vocabulary: dense, activation, LayerNorm."""
 
     def __init__(self, config: BertConfig, layer_norm: str):
         super().__init__(config.hidden_size, config.hidden_size, config.hidden_act)
@@ -247,7 +247,7 @@ def compile_regions(model: nn.Module) -> None:
     """Have torch.compile fuse the element-wise work of the embeddings, each layer and the masked-LM head.
 
     Regions, not the whole: all layers share one compiled code, so it takes seconds and not minutes. The names of the
-    weights do not change. Layers that are fused by hand stay as they are.
+    weights do not change. Fused layers stay as they are.
     """
     for module in model.modules():
         is_plain_layer = isinstance(module, BertLayer) and not module.is_fused

@@ -1,9 +1,9 @@
-"""Sums over the rows of a tall fp32 matrix: the partial sums that many programs have left, added up.
+"""Sums over the rows of a tall fp32 matrix: the partial sums that many thread blocks have left, added up.
 
-A gradient of a bias is a sum over all tokens. The programs of a pass leave a row each, a few hundred of a few thousand
-numbers, 4 to 10 MB that still lie in the L2 cache. Here each program has a strip of columns and all their rows: a strip
-is narrow, or there would be too few of them for all processors. The rows are added in one order, and the same bits come
-every time.
+A gradient of a bias is a sum over all tokens. The blocks of a pass leave a row each, a few hundred of a few thousand
+numbers, 4 to 10 MB that still lie in the L2 cache. Here each block has a strip of columns and all their rows: a strip
+is narrow, or there would be too few of them for all multiprocessors. The rows are added in one order, and the same bits
+come every time.
 """
 
 import triton

@@ -30,7 +30,7 @@ def linear_cross_entropy(
 
     Args:
         hidden_states: (M, H), in the compute dtype.
-        weight: (V, H), fp32; cast to the compute dtype for the products. Its gradient is accumulated in fp32.
+        weight: (V, H), fp32; cast to the compute dtype for the matmuls. Its gradient is accumulated in fp32.
         bias: (V,), fp32; -inf removes a class (the padding of the vocabulary).
         labels: (M,) int64; -100 leaves a row out.
         compiled: fuse the passes over the logits with torch.compile.

@@ -11,7 +11,7 @@ constant to the next is the multiplier of a congruential generator that does wel
 are both dropped with probability p^2 to six digits. A product's high bits, which decide, depend on all bits of the
 number, so the hash ends with that multiplication and not, as usual, with one more mixing of the low bits.
 
-Columns that share a number are 8 apart. In a matrix product's result one thread has all four of them, so that there
+Columns that share a number are 8 apart. In a matmul's result one thread has all four of them, so that there
 the hash costs a quarter per element. That four elements get the same number is in the shape of the computation, a
 broadcast, and not left to the compiler to find out: with columns' numbers masked it often did not.
 

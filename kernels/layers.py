@@ -1,4 +1,4 @@
-"""The layers between the matrix products, and the products, with fp32 weights that take part in the input's dtype.
+"""The layers between the matmuls, and the matmuls, with fp32 weights that take part in the input's dtype.
 
 Autocast would do nearly the same, but it returns LayerNorm's output in fp32, which doubles the traffic of the
 memory-bound half of the model, and it hides where the casts are.

@@ -21,7 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNK = 8192  # elements of a program: enough to forget how long it looked for them; BERT-large has 41,000 such chunks
+CHUNK = (
+    8192  # elements of a thread block: enough to forget how long it looked for them; BERT-large has 41,000 such chunks
+)
 TILE, WARPS = 1024, 4  # elements at a time, eight per thread, of which Adam's pass has 128 bytes under way
 ADAM_REGISTERS = 64  # told nothing, ptxas saves registers and reads the weight when all else has arrived
 CHUNKS_AT_A_TIME = 256
@@ -36,7 +38,7 @@ FIRST_CHUNK = tl.constexpr(5)
 N_COLUMNS = tl.constexpr(6)
 
 VECTOR_BYTES = tl.constexpr(16)
-# Single masked loads take a smaller part of a tile, or else their branch, which few programs take, sets the registers.
+# Single masked loads take a smaller part of a tile, or else their branch, which few blocks take, sets the registers.
 SMALLER = tl.constexpr(4)
 
 
@@ -58,7 +60,7 @@ class GroupUpdate:
 
     Args:
         takes_ratios: LAMB's, which in groups with weight decay scales a block's update by its trust ratio.
-        chunk: elements that one program updates, a multiple of `tile`.
+        chunk: elements that one thread block updates, a multiple of `tile`.
         tile: elements that it holds at a time, a power of two.
     """
 
@@ -286,7 +288,7 @@ def _second_pass_of_chunk(row, first, n_elements, rate, tile: tl.constexpr, is_v
 
 @triton.jit
 def _span(row, chunk: tl.constexpr):
-    """Where in its block this program's chunk begins, and the size of the block; int64."""
+    """Where in its block this thread block's chunk begins, and the size of the block; int64."""
     return (tl.program_id(0) - tl.load(row + FIRST_CHUNK)) * chunk, tl.load(row + SIZE)
 
 

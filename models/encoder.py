@@ -9,7 +9,7 @@ layer casts its weights to the dtype of what it is given (kernels/layers.py says
 layers the encoder does so, for all of them together (kernels/fused/linear.py says why).
 
 Weights have Google's and NVIDIA's names in every state dict (`bert.encoder.layer.0.attention.self.query.weight`),
-whatever is fused inside: hooks split the fused query-key-value product and trim the padded vocabulary on the way out,
+whatever is fused inside: hooks split the fused query-key-value weight and trim the padded vocabulary on the way out,
 and undo both on the way in.
 
 Shape suffixes: T tokens, B sequences, S longest sequence, H hidden size, N heads, D head size.
@@ -74,7 +74,7 @@ def _pad_vocabulary(module, state_dict, prefix, *unused) -> None:
 
 
 class BertSelfAttention(nn.Module):
-    """Multi-head self-attention within each sequence: one product for query, key and value."""
+    """Multi-head self-attention within each sequence: one matmul for query, key and value."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -105,7 +105,7 @@ def _fuse_query_key_value(module, state_dict, prefix, *unused) -> None:
 
 
 class BertOutput(nn.Module):
-    """Product, dropout, residual, LayerNorm: the end of the attention block and of the feed-forward block."""
+    """Linear layer, dropout, residual, LayerNorm: the end of the attention block and of the feed-forward block."""
 
     def __init__(self, input_size: int, config: BertConfig, layer_norm: str):
         super().__init__()
@@ -130,7 +130,7 @@ class BertAttention(nn.Module):
 
 
 class DenseActivation(nn.Module):
-    """A product and the activation; NVIDIA's files call its weight `dense_act`, which loads as well."""
+    """A linear layer and the activation; NVIDIA's files call its weight `dense_act`, which loads as well."""
 
     def __init__(self, input_size: int, output_size: int, activation: str):
         super().__init__()
@@ -185,17 +185,15 @@ class BertLayer(nn.Module):
         backend: str,
         prepared: "Sequence[Prepared] | None",
     ) -> "Tensor | Hidden":
-        from kernels.attention import (
-            recorded as recorded_attention,  # need Triton, which comes with PyTorch for CUDA alone
-        )
-        from kernels.fused import blocks as fused_blocks
+        from kernels.attention.recorded import RecordedAttention
+        from kernels.fused import blocks as fused_blocks  # needs Triton, which comes with PyTorch for CUDA alone
 
         hidden = fused_blocks.as_hidden(hidden_states)
         if prepared is None:
             (prepared,) = prepare_layers([self], hidden.states.dtype)
         block, inner = self.attention, self.attention.self
         attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
-        attention = recorded_attention.RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
+        attention = RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
         attended = fused_blocks.attention_block(
             hidden,
             inner.query_key_value,
@@ -219,13 +217,13 @@ class BertLayer(nn.Module):
         return hidden if self.returns_hidden else hidden.states
 
     def linears(self) -> tuple[Linear, ...]:
-        """The products, in order."""
+        """The linear layers, in order."""
         block = self.attention
         return block.self.query_key_value, block.output.dense, self.intermediate.dense, self.output.dense
 
 
 def prepare_layers(layers: Sequence[BertLayer], dtype: torch.dtype) -> "list[Sequence[Prepared] | None]":
-    """What the products of each fused layer take, those of all layers made together; None for each where not fused.
+    """What the matmuls of each fused layer take, those of all layers made together; None for each where not fused.
 
     Args:
         layers: of one shape, which run alike.

@@ -1,10 +1,10 @@
 """The attention kernels for sequences of more than 128 tokens, walked over in blocks.
 
-Backward has two kernels, since no program sees all of a sequence and nothing is added up through memory: one has a
+Backward has two kernels, since no thread block sees all of a sequence and nothing is added up through memory: one has a
 block of queries and meets all keys, the other a block of keys and meets all queries. Both make the scores again, seven
-products instead of five; in return every gradient is written once, and the same bits come every time.
+matmuls instead of five; in return every gradient is written once, and the same bits come every time.
 
-By count it is instructions, some 14 to 17 per score, and neither products nor memory that bounds these kernels. So only
+By count it is instructions, some 14 to 17 per score, and neither matmuls nor memory that bounds these kernels. So only
 the last block of keys is asked whether the sequence ends within it, and the mask's keys, a hundred instructions per
 query, are made by the first kernel of backward and read by the second.
 """
@@ -34,7 +34,7 @@ def attention_forward_blocks(
     block_keys: tl.constexpr,
     has_dropout: tl.constexpr,
 ):
-    """One program: one head of one of a sequence's `n_blocks` blocks of queries."""
+    """One thread block: one head of one of a sequence's `n_blocks` blocks of queries."""
     width: tl.constexpr = n_heads * head_size
     head = tl.program_id(0) % n_heads
     sequence = tl.program_id(0) // n_heads // n_blocks

@@ -1,10 +1,10 @@
 """Attention with dropout for BERT's short sequences, forward and backward.
 
-FlashAttention-2 is made for sequences that no program can hold: it walks over them in blocks, adds the queries'
+FlashAttention-2 is made for sequences that no thread block can hold: it walks over them in blocks, adds the queries'
 gradients up through memory, takes and gives query, key and value as three tensors, and leaves the gradient of their
-bias to others. A sequence of 128 tokens needs none of that. Here one program has the whole of it, for one head: it
-reads query, key and value once from where their product has written them, writes all three gradients to where the
-product's backward reads them, and has the bias's sums on the way. Up to 512 tokens it goes in blocks, as there, but
+bias to others. A sequence of 128 tokens needs none of that. Here one block has the whole of it, for one head: it
+reads query, key and value once from where their matmul has written them, writes all three gradients to where the
+matmul's backward reads them, and has the bias's sums on the way. Up to 512 tokens it goes in blocks, as there, but
 without atomic additions. The same bits come every time.
 
 Whether a weight is dropped depends on the seed, the head, the query's token and the key's place in its sequence alone
@@ -30,9 +30,9 @@ LONGEST_WHOLE = 128
 LONGEST = 512
 SMALLEST_BLOCK = 32
 HEAD_SIZES = (16, 32, 64, 128)
-WIDEST_ROW = 128  # bytes of a row of one head, above which a whole sequence is too much for a program
+WIDEST_ROW = 128  # bytes of a row of one head, above which a whole sequence is too much for a block
 
-# Of a thread, so that two programs of 8 warps or four of 4 share a processor's 65,536. They suffice for
+# Of a thread, so that two blocks of 8 warps or four of 4 share a multiprocessor's 65,536. They suffice for
 # heads of 64 in 16 bits: at most 24 bytes are spilled to memory (benchmark/kernel_resources.py).
 REGISTERS = 128
 
@@ -61,18 +61,18 @@ def short_attention(
     n_tokens, _, n_heads, head_size = qkv.shape
     output = torch.empty(n_tokens, n_heads, head_size, dtype=qkv.dtype, device=qkv.device)
     log_sum_exp = torch.empty(n_heads, n_tokens, dtype=torch.float32, device=qkv.device)
-    n_programs = (cu_seqlens.shape[0] - 1) * n_heads
+    n_thread_blocks = (cu_seqlens.shape[0] - 1) * n_heads
     tensors = (qkv, output, log_sum_exp, cu_seqlens, seed)
     numbers = _numbers(head_size, dropout_p)
     constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
     if is_whole(qkv, max_seqlen):
-        attention_forward_whole[(n_programs,)](
+        attention_forward_whole[(n_thread_blocks,)](
             *tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen)
         )
     else:
         settings = forward_blocks_settings(head_size, qkv.element_size())
         n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
-        attention_forward_blocks[(n_programs * n_blocks,)](
+        attention_forward_blocks[(n_thread_blocks * n_blocks,)](
             *tensors, n_tokens, n_blocks, *numbers, **constants, **settings
         )
     return output, log_sum_exp
@@ -137,7 +137,7 @@ def short_attention_backward(
 
 
 def is_whole(qkv: Tensor, max_seqlen: int) -> bool:
-    """Whether one program can hold a sequence of that length."""
+    """Whether one thread block can hold a sequence of that length."""
     return max_seqlen <= LONGEST_WHOLE and qkv.shape[-1] * qkv.element_size() <= WIDEST_ROW
 
 
@@ -159,7 +159,7 @@ def forward_blocks_settings(head_size: int, element_size: int) -> dict[str, int]
 
     Args:
         head_size: D.
-        element_size: in bytes; fp32 needs twice the memory, and its products twice the registers.
+        element_size: in bytes; fp32 needs twice the memory, and its matmuls twice the registers.
     """
     if element_size > 2:
         return {"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2}

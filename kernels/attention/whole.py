@@ -1,6 +1,6 @@
-"""The attention kernels for sequences that one program can hold whole: up to 128 tokens.
+"""The attention kernels for sequences that one thread block can hold whole: up to 128 tokens.
 
-What they are built around is registers: two programs of a processor must fit beside each other, or nothing hides the
+What they are built around is registers: two blocks of a multiprocessor must fit beside each other, or nothing hides the
 time that memory takes. So the matrix of scores is never there whole. Forward takes 64 queries at a time, each with all
 of its keys, and its softmax is exact. Backward takes all queries with half of the keys, for which the sum over a row
 has to come from the output. Gradients are computed transposed, (D, rows): Triton brings a transposed left factor into
@@ -32,7 +32,7 @@ def attention_forward_whole(
     block_queries: tl.constexpr,
     has_dropout: tl.constexpr,
 ):
-    """One program: one head of one sequence of up to `block` tokens."""
+    """One thread block: one head of one sequence of up to `block` tokens."""
     width: tl.constexpr = n_heads * head_size
     head = tl.program_id(0) % n_heads
     sequence = tl.program_id(0) // n_heads
@@ -84,7 +84,7 @@ def attention_backward_whole(
     block_keys: tl.constexpr,
     has_dropout: tl.constexpr,
 ):
-    """One program: one head of one sequence of up to `block` tokens, which are one or two times `block_keys`.
+    """One thread block: one head of one sequence of up to `block` tokens, which are one or two times `block_keys`.
 
     `partial_sums` is (2, sequences, heads, head size): the sums over the sequence of the queries' and values' gradient.
     """
@@ -132,7 +132,7 @@ def attention_backward_whole(
         value_sum += late_sum
     query_gradient = tl.dot(tl.trans(early_key), tl.trans(early_gradients), input_precision="ieee") * scale
     if block > block_keys:
-        # Scaled one by one: as two products into one sum they would get a layout that halves their speed.
+        # Scaled one by one: as two matmuls into one sum they would get a layout that halves their speed.
         query_gradient += tl.dot(tl.trans(late_key), tl.trans(late_gradients), input_precision="ieee") * scale
     store_rows(qkv_gradient_ptr, tl.trans(query_gradient), places, length, 3 * width, head_size)
     tl.store(query_sums, tl.sum(query_gradient, 1))

@@ -1,16 +1,16 @@
-"""The two halves of an encoder layer over hand-fused kernels, each one function of autograd.
+"""The two halves of an encoder layer over fused kernels, each one function of autograd.
 
-Between the matrix products, a layer only moves memory, and left to itself autograd moves it often: a pass for every
+Between the matmuls, a layer only moves memory, and left to itself autograd moves it often: a pass for every
 operation, one more wherever gradients meet, one for every bias. Here dropout, residual and LayerNorm are one pass
 (dropout_add_norm.py) and GELU is one (gelu.py), forward and backward, with the gradients of the biases as by-products.
-Weight gradients leave their products in fp32, as the parameters are, and are rounded nowhere. A block is handed its
-weights twice: as parameters, for autograd, and as the products take them (`products.prepare`), to compute with.
+Weight gradients leave their matmuls in fp32, as the parameters are, and are rounded nowhere. A block is handed its
+weights twice: as parameters, for autograd, and as the matmuls take them (`linear.prepare`), to compute with.
 
-A block uses its input twice, in a product and as the residual, and autograd would add the two gradients in a pass. So
+A block uses its input twice, in a matmul and as the residual, and autograd would add the two gradients in a pass. So
 the input travels from block to block as two tensors in one memory (`Hidden`). Their gradients come back apart, and the
 norm's backward in the block before adds them in its registers.
 
-In fp8, a pass that has a product's factor in registers leaves it in fp8 as well (fp8.py), also for the next block.
+In fp8, a pass that has a matmul's factor in registers leaves it in fp8 as well (fp8.py), also for the next block.
 
 Shape suffixes: T tokens, H hidden size, I intermediate size.
 """
@@ -34,7 +34,7 @@ class Hidden(NamedTuple):
     """Hidden states (T, H), contiguous, in the dtype to compute in, on the way from block to block."""
 
     states: Tensor
-    """For products, and for whoever is no block."""
+    """For matmuls, and for whoever is no block."""
     residual: Tensor
     """The same memory, whose gradient autograd keeps apart from that of `states`."""
     rows: Rows | None = None
@@ -61,7 +61,7 @@ def attention_block(
 
     Args:
         query_key_value, output, norm: their parameters are fp32.
-        prepared: what `products.prepare` made of both products' parameters; it decides what the products run in.
+        prepared: what `linear.prepare` made of both matmuls' parameters; it decides what the matmuls run in.
         n_heads: that the result of `query_key_value` is divided into.
         attention: made for this call.
         dropout_p: of the result of `output`.

@@ -3,10 +3,10 @@
 PyTorch runs them as three kernels forward and four backward, each of which reads and writes the whole of the hidden
 states; that memory traffic is all that they cost. Here a row is read once, dropped, added, normalised and written, and
 backward has its four results (the gradients of residual, input, weight and biases) from one reading. The mask is
-computed again from its seed and never stored. The biases' gradients are sums over all tokens: each program adds up its
-rows in registers, and the programs' sums are added by one small kernel, in the same order every time.
+computed again from its seed and never stored. The biases' gradients are sums over all tokens: each thread block adds up
+its rows in registers, and the blocks' sums are added by one small kernel, in the same order every time.
 
-The normalised rows are used twice, in a product and as a residual. Backward takes both gradients and adds them in
+The normalised rows are used twice, in a matmul and as a residual. Backward takes both gradients and adds them in
 registers, which spares a pass that does nothing else.
 
 What is kept for backward is the sum before the norm, in the memory of the input, and each row's mean and scale.
@@ -111,9 +111,9 @@ def dropout_add_norm_backward(
     hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
     fp8 = empty_rows(gradient) if to_fp8 else None
     n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
-    n_programs = min(n_blocks, n_resident_blocks(gradient.device, BLOCKS_PER_MULTIPROCESSOR))
-    partial_sums = torch.empty(n_programs, 3, n_columns, dtype=torch.float32, device=gradient.device)
-    _dropout_add_norm_gradients[(n_programs,)](
+    n_thread_blocks = min(n_blocks, n_resident_blocks(gradient.device, BLOCKS_PER_MULTIPROCESSOR))
+    partial_sums = torch.empty(n_thread_blocks, 3, n_columns, dtype=torch.float32, device=gradient.device)
+    _dropout_add_norm_gradients[(n_thread_blocks,)](
         gradient,
         *(others or (gradient,)),
         summed,

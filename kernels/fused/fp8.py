@@ -1,13 +1,13 @@
-"""Matrix products in fp8: factors as e4m3 with scales, and what brings tensors there.
+"""Matmuls in fp8: factors as e4m3 with scales, and what brings tensors there.
 
 Tensor cores multiply e4m3 at twice the rate of bf16. What is lost is range: a tensor must be scaled into it, which
-takes its largest value, and a pass that does nothing but that costs what the product saves (docs/performance-log.md
+takes its largest value, and a pass that does nothing but that costs what the matmul saves (docs/performance-log.md
 has figures). So:
 
 - activations and their gradients have one scale per row, a token's. Kernels that have a whole row in registers anyway
   find it, write the row a second time as e4m3 (`store_rows`), and no pass of its own is needed; `quantise_rows` is for
   what comes from elsewhere. Per-token scales are also finer than one for all.
-- weights have one scale each, and are written twice: fp8 products want both factors along the dimension that is summed
+- weights have one scale each, and are written twice: fp8 matmuls want both factors along the dimension that is summed
   over, which for the gradient of the input is the other one. Kernels take all weights of a shape at once, by their
   addresses as arguments: no table has to be kept, which could go out of date or be missed by a CUDA graph.
 - the weight's gradient sums over tokens, along which neither factor lies. It stays in bf16, which spares a
@@ -92,15 +92,15 @@ def quantise_weights(weights: Sequence[Tensor]) -> list[Weight]:
 
 def linear(inputs: Rows, weight: Weight, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """inputs (T, K) times the transpose of weight (N, K), plus bias (N,): (T, N) in `dtype`, which the bias has too."""
-    return _product(inputs, weight.rows, weight.scale, bias, dtype)
+    return _matmul(inputs, weight.rows, weight.scale, bias, dtype)
 
 
 def input_gradient(gradient: Rows, weight: Weight, dtype: torch.dtype) -> Tensor:
     """gradient (T, N) times weight (N, K): (T, K) in `dtype`."""
-    return _product(gradient, weight.columns, weight.scale, None, dtype)
+    return _matmul(gradient, weight.columns, weight.scale, None, dtype)
 
 
-def _product(left: Rows, right: Tensor, right_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _matmul(left: Rows, right: Tensor, right_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """left (T, K) times the transpose of right (N, K), of the one scale in `right_scale`."""
     scale = right_scale[: right.shape[0]].unsqueeze(0)
     return torch._scaled_mm(

@@ -1,12 +1,12 @@
 """The exact GELU and its gradient, at the speed of memory.
 
-The activation lies between the widest tensors of the model (T x 4H), so a pass over them is all it should cost, and
-erf as compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with
-t = 1 / (1 + p |z|), off by 1.5e-7 at most, below fp32's own rounding of the product it goes into and 10,000 times below
+The activation lies between the widest tensors of the model (T x 4H), so a pass over them is all it should cost, and erf
+as compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 /
+(1 + p |z|), off by 1.5e-7 at most, below fp32's own rounding of the multiplication it goes into and 10,000 times below
 bf16's. exp(-z^2) is the normal density as well, which the gradient needs anyway.
 
-Backward writes over the gradient it is given and adds up the gradient of the bias before the activation. Each program
-has whole rows, so that both directions can leave their result in fp8 beside (kernels/fused/fp8.py).
+Backward writes over the gradient it is given and adds up the gradient of the bias before the activation. Each thread
+block has whole rows, so that both directions can leave their result in fp8 beside (kernels/fused/fp8.py).
 
 Sources: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415; Abramowitz and Stegun 1964, formula 7.1.26.
 """
@@ -80,9 +80,9 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
     block_rows, block_columns = _block(n_columns)
     n_blocks = triton.cdiv(n_rows, block_rows)
     per_multiprocessor = BLOCKS_PER_MULTIPROCESSOR_FP8 if to_fp8 else BLOCKS_PER_MULTIPROCESSOR
-    n_programs = min(n_blocks, n_resident_blocks(inputs.device, per_multiprocessor))
-    partial_sums = torch.empty(n_programs, n_columns, dtype=torch.float32, device=inputs.device)
-    _gelu_gradient[(n_programs,)](
+    n_thread_blocks = min(n_blocks, n_resident_blocks(inputs.device, per_multiprocessor))
+    partial_sums = torch.empty(n_thread_blocks, n_columns, dtype=torch.float32, device=inputs.device)
+    _gelu_gradient[(n_thread_blocks,)](
         gradient,
         inputs,
         partial_sums,
@@ -99,7 +99,7 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
 
 
 def _block(n_columns: int) -> tuple[int, int]:
-    """Rows and columns of a program's block: whole rows, and several where they are short."""
+    """Rows and columns that a thread block holds: whole rows, and several where they are short."""
     block_columns = triton.next_power_of_2(n_columns)
     return max(1, ELEMENTS_PER_PROGRAM // block_columns), block_columns
 

@@ -1,7 +1,7 @@
-"""A block's matrix products, in the dtype of its activations or in fp8.
+"""A block's matmuls, in the dtype of its activations or in fp8.
 
 A weight is a tuple of tensors, so that autograd can save it: the weight in the compute dtype alone, or the three of
-`fp8.Weight`. Which of the two it is decides what a product runs in; the blocks need not know.
+`fp8.Weight`. Which of the two it is decides what a matmul runs in; the blocks need not know.
 
 Parameters are brought there anew in each forward pass, and for all layers at once: a kernel for each weight and bias
 would be hundreds of them, many smaller than their launch.
@@ -21,7 +21,7 @@ Weight = tuple[Tensor, ...]
 
 
 class Prepared(NamedTuple):
-    """A linear layer's parameters as the products take them."""
+    """A linear layer's parameters as the matmuls take them."""
 
     weight: Weight
     bias: Tensor
@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
 
 @torch.no_grad()
 def prepare(linears: Sequence[nn.Linear], dtype: torch.dtype, to_fp8: bool) -> list[Prepared]:
-    """Each layer's parameters for products of activations in `dtype`, in few launches of kernels.
+    """Each layer's parameters for matmuls of activations in `dtype`, in few launches of kernels.
 
     Args:
         linears: of one shape (N, K); their parameters are fp32.
@@ -54,7 +54,7 @@ def _converted(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 def is_fp8(weight: Weight) -> bool:
-    """Whether products with this weight run in fp8."""
+    """Whether matmuls with this weight run in fp8."""
     return len(weight) > 1
 
 
