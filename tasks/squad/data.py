@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import tokenization
 from common.errors import Problems, UserError
 from common.workers import usable_cores
 from data.loading.synthetic import N_BATCHES, mean_length, synthetic_problem
@@ -13,7 +14,7 @@ from tasks.squad.dataset import SquadDataset
 from tasks.squad.examples import SquadExample, read_squad
 from tasks.squad.features import SquadFeatures, cached_squad_features, squad_features
 from tasks.squad.synthetic import N_WINDOWS, synthetic_features
-from tokenization import BertTokenizer, is_cased, load_vocab
+from tokenization import BertTokenizer
 from training.config.settings import Settings
 from training.distributed.world import World
 
@@ -38,17 +39,9 @@ def open_tokenizer(
         return None
     tokenizer = None
     with problems.collect():
-        cased = is_cased(load_vocab(vocab_file))
-        stated = flags.do_lower_case if flags.do_lower_case is not None else pretrained and pretrained.do_lower_case
-        # Where nobody lower-cases a vocabulary without capitals it may be of a script that has none.
-        if stated == cased and (cased or flags.do_lower_case is False):
-            what, remedy = ("a cased", "--no-do_lower_case") if cased else ("an uncased", "--do_lower_case")
-            raise UserError(
-                f"the vocabulary {vocab_file} is {what} one, and most words would not be found in it with "
-                f"do_lower_case {stated}",
-                f"give {remedy}",
-            )
-        tokenizer = BertTokenizer(vocab_file, do_lower_case=not cased if stated is None else stated)
+        tokenizer = tokenization.open_tokenizer(
+            vocab_file, flags.do_lower_case, pretrained and pretrained.do_lower_case
+        )
         if config is not None and not flags.vocab_file:
             problems.check(
                 tokenizer.vocab_size == config.vocab_size,
