@@ -43,14 +43,6 @@ class FlatBatch:
         """Real tokens."""
         return self.work.sum_lengths
 
-    @property
-    def sum_squared_lengths(self) -> int:
-        return self.work.sum_squared_lengths
-
-    @property
-    def n_masked(self) -> int:
-        return self.work.n_masked
-
     def to(self, device: torch.device | str) -> "FlatBatch":
         """Copies to the device without waiting; asynchronous from pinned memory."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -44,5 +44,5 @@ def test_both_loaders_give_the_same_tokens_and_labels(tmp_path):
     assert torch.equal(batch.token_type_ids[: batch.n_tokens], types[is_real])
     assert torch.equal(batch.next_sentence_labels, next_sentence)
     dense = torch.full_like(batch.input_ids, -1)
-    dense[batch.masked_lm_positions[: batch.n_masked]] = batch.masked_lm_labels[: batch.n_masked]
+    dense[batch.masked_lm_positions[: batch.work.n_masked]] = batch.masked_lm_labels[: batch.work.n_masked]
     assert torch.equal(dense[: batch.n_tokens], labels[is_real])

@@ -87,7 +87,7 @@ def unpack(batch):
     n_sequences = len(batch.next_sentence_labels)
     starts = batch.cu_seqlens.tolist()
     masked = list(zip(batch.masked_lm_positions.tolist(), batch.masked_lm_labels.tolist(), strict=True))
-    assert masked[batch.n_masked :] == [(0, -100)] * (len(masked) - batch.n_masked)
+    assert masked[batch.work.n_masked :] == [(0, -100)] * (len(masked) - batch.work.n_masked)
     for start, end in itertools.pairwise(starts):
         assert end - start <= batch.max_seqlen
         assert batch.position_ids[start:end].tolist() == list(range(end - start))
@@ -97,11 +97,11 @@ def unpack(batch):
     assert not batch.token_type_ids[batch.n_tokens :].any()
     samples = []
     for i, (start, end) in enumerate(itertools.pairwise(starts[: n_sequences + 1])):
-        own = tuple((place - start, label) for place, label in masked[: batch.n_masked] if start <= place < end)
+        own = tuple((place - start, label) for place, label in masked[: batch.work.n_masked] if start <= place < end)
         ids, types = batch.input_ids[start:end].tolist(), batch.token_type_ids[start:end].tolist()
         samples.append(Sample(tuple(ids), tuple(types), own, batch.next_sentence_labels[i].item()))
-    assert batch.sum_squared_lengths == sum(len(sample.ids) ** 2 for sample in samples)
-    assert batch.n_masked == sum(len(sample.masked) for sample in samples)
+    assert batch.work.sum_squared_lengths == sum(len(sample.ids) ** 2 for sample in samples)
+    assert batch.work.n_masked == sum(len(sample.masked) for sample in samples)
     return samples
 
 
@@ -174,7 +174,7 @@ def test_flat_batch_worked_by_hand():
     assert batch.masked_lm_positions.tolist() == [1, 4, 5]
     assert batch.masked_lm_labels.tolist() == [70, 80, 90]
     assert batch.next_sentence_labels.tolist() == [1, 0]
-    assert (batch.n_tokens, batch.sum_squared_lengths, batch.n_masked, batch.max_seqlen) == (7, 25, 3, 4)
+    assert (batch.n_tokens, batch.work.sum_squared_lengths, batch.work.n_masked, batch.max_seqlen) == (7, 25, 3, 4)
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     assert {value.dtype for name, value in tensors.items() if name != "cu_seqlens"} == {torch.int64}
     assert batch.cu_seqlens.dtype == torch.int32
@@ -201,7 +201,7 @@ def test_full_sequences_carry_no_padding(tmp_path, batch_size):
     (batch,) = take(make_dataset(tmp_path, batch_size), 1)
     assert batch.cu_seqlens.tolist() == [*range(0, batch_size * S + 1, S)] + [batch_size * S] * max(1, batch_size // 32)
     assert len(batch.input_ids) == batch.n_tokens == batch_size * S
-    assert len(batch.masked_lm_labels) == batch.n_masked == batch_size * P
+    assert len(batch.masked_lm_labels) == batch.work.n_masked == batch_size * P
 
 
 def test_to_copies_every_tensor(tmp_path):

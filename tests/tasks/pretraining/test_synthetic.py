@@ -11,7 +11,7 @@ from tasks.pretraining.synthetic import SyntheticPretraining, synthetic_batch
 def test_full_batch_has_no_padding():
     batch = synthetic_batch(8, 128, 20, 1000)
     assert batch.input_ids.shape == (8 * 128,)
-    assert (batch.n_tokens, batch.sum_squared_lengths, batch.n_masked) == (8 * 128, 8 * 128**2, 8 * 20)
+    assert (batch.n_tokens, batch.work.sum_squared_lengths, batch.work.n_masked) == (8 * 128, 8 * 128**2, 8 * 20)
     assert (batch.masked_lm_labels != -100).all()
     assert len(batch.masked_lm_positions.unique()) == 8 * 20
 
@@ -44,7 +44,7 @@ def test_masked_positions_lie_in_their_sequence_and_spare_its_first_token():
     sequence = torch.searchsorted(ends, positions, right=True)
     assert (positions > starts[sequence]).all()
     assert (positions < ends[sequence]).all()
-    assert len(positions.unique()) == len(positions) == batch.n_masked
+    assert len(positions.unique()) == len(positions) == batch.work.n_masked
 
 
 def test_each_rank_has_its_share_of_an_endless_stream():

@@ -65,7 +65,7 @@ def assert_is_batch_of(batch, features, windows, micro_batch_size):
     assert batch.start_positions.tolist() == [features.start_positions[window] for window in windows]
     assert batch.end_positions.tolist() == [features.end_positions[window] for window in windows]
     assert batch.feature_indices.tolist() == windows
-    assert (batch.n_tokens, batch.sum_squared_lengths) == (n_tokens, squares)
+    assert (batch.n_tokens, batch.work.sum_squared_lengths) == (n_tokens, squares)
 
 
 def first_batches(dataset, n, start_sample=0):
@@ -174,7 +174,7 @@ def test_types():
     types |= {name: getattr(batch, name).dtype for name in ("start_positions", "end_positions", "feature_indices")}
     assert set(types.values()) == {torch.int64}
     assert batch.cu_seqlens.dtype == torch.int32
-    assert type(batch.n_tokens) is type(batch.sum_squared_lengths) is type(batch.first_sample) is int
+    assert type(batch.n_tokens) is type(batch.work.sum_squared_lengths) is type(batch.first_sample) is int
 
 
 def test_batches_move():

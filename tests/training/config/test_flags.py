@@ -1,0 +1,73 @@
+"""training/config/flags.py: a dataclass's fields as flags, and back as typed values."""
+
+import dataclasses
+
+import pytest
+
+from training.config.flags import flag, not_positive, parse
+
+frozen = dataclasses.dataclass(frozen=True, kw_only=True)
+
+
+@frozen
+class Shared:
+    output: str = flag(dataclasses.MISSING, "where to")
+    steps: int | None = flag(None, "how many", positive=True)
+    rate: float = flag(0.5, "how fast", positive=True)
+    reduce: bool = flag(True, "whether")
+    mixed: bool = flag(False, "two names", "--fp16", "--amp")
+
+
+@frozen
+class Own:
+    train: bool = flag(False, "train")
+    lower: bool | None = flag(None, "lower-case")
+    kind: str = flag("a", "which", choices=("a", "b"))
+    phase: int = flag(1, "which phase", title="shared")
+
+
+def parsed(*arguments, **defaults):
+    groups, record = parse("What it does.", {Own: "own", Shared: "shared"}, defaults, ["--output", "here", *arguments])
+    return groups[Own], groups[Shared], record
+
+
+def test_defaults_types_and_names():
+    own, shared, record = parsed()
+    assert own == Own(train=False, lower=None, kind="a", phase=1)
+    assert shared == Shared(output="here", steps=None, rate=0.5, reduce=True, mixed=False)
+    assert record == {**dataclasses.asdict(own), **dataclasses.asdict(shared)}
+    own, shared, _ = parsed("--no-lower", "--no-reduce", "--amp", "--steps", "3", "--rate", "2", "--phase", "2")
+    assert (own.lower, shared.reduce, shared.mixed) == (False, False, True)
+    assert (shared.steps, shared.rate, own.phase) == (3, 2.0, 2)
+
+
+def test_a_task_may_have_other_defaults():
+    assert parsed(rate=3.0)[1].rate == 3.0
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parsed()[1].rate = 1.0
+
+
+def test_what_must_be_positive_is_named():
+    own, shared, _ = parsed("--steps", "0", "--rate", "-1")
+    assert not_positive(shared) == [("steps", 0), ("rate", -1.0)]
+    assert not_positive(own) == []
+
+
+def test_help_shows_a_flag_under_the_title_that_it_names(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = capsys.readouterr().out.split("options:")[1]
+    order = [text.index(part) for part in ("own:", "--lower,", "shared:", "--rate", "--phase PHASE")]
+    assert order == sorted(order)
+    assert "which phase (default: 1)" in text
+
+
+@pytest.mark.parametrize("arguments", [["--kind", "c"], ["--steps", "x"], ["--nothing"]])
+def test_what_argparse_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parsed(*arguments)
+    assert stopped.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
