@@ -25,18 +25,10 @@ CURVE_BOUND=${CURVE_BOUND:-0.05}             # between means of 50 steps of bf16
 DATA_DIR=${DATA_DIR:-}                       # real shards for `curves`; empty: that part is left out
 RESULTS_DIR=${RESULTS_DIR:-$PROJECT_DIR/results/fast_paths}
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in PARTS WORKLOADS VARIANTS BERT_MODEL OPTIMIZER {PHASE1,PHASE2,SQUAD}_BATCH_SIZES \
-    CURVE_{STEPS,BATCH_SIZE,LEARNING_RATE,BOUND} DATA_DIR RESULTS_DIR; do
-    echo "  $name=${!name}"
-  done
-  exit 0
-fi
+# shellcheck source=scripts/configuration.sh
+source "$PROJECT_DIR/scripts/configuration.sh"
+show_help "${1:-}"
 
-problems=()
 known() { # NAME ALLOWED...: each word of the variable is one of these
   local name=$1 word
   shift
@@ -51,10 +43,7 @@ known BERT_MODEL tiny base large
 if [[ -n $DATA_DIR && ! -d $DATA_DIR ]]; then
   problems+=("DATA_DIR is '$DATA_DIR', and there is no such folder; name one that data/create_datasets_from_start.sh filled.")
 fi
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
+report_problems
 
 mkdir -p "$RESULTS_DIR"
 failed=()
@@ -75,21 +64,15 @@ steps() { # BATCH_SIZES FLAGS...: all variants at these batch sizes
     --variants "${variants[@]}" --optimizer "$OPTIMIZER" "$@"
 }
 
-twice() { # NUMBERS
-  local size
-  for size in $1; do printf '%s ' $((2 * size)); done
-}
-
 measure_steps() {
+  local phase2=(--max_seq_length 512 --max_predictions_per_seq 80) size twice=
+  for size in $PHASE2_BATCH_SIZES; do twice+="$((2 * size)) "; done
   local workload
   for workload in $WORKLOADS; do
     case $workload in
       phase1) part steps_phase1 steps "$PHASE1_BATCH_SIZES" --max_seq_length 128 --max_predictions_per_seq 20 ;;
-      phase2) part steps_phase2 steps "$PHASE2_BATCH_SIZES" --max_seq_length 512 --max_predictions_per_seq 80 ;;
-      unpadded)
-        part steps_unpadded steps "$(twice "$PHASE2_BATCH_SIZES")" --max_seq_length 512 --max_predictions_per_seq 80 \
-          --mean_length 254
-        ;;
+      phase2) part steps_phase2 steps "$PHASE2_BATCH_SIZES" "${phase2[@]}" ;;
+      unpadded) part steps_unpadded steps "$twice" "${phase2[@]}" --mean_length 254 ;;
       squad) part steps_squad steps "$SQUAD_BATCH_SIZES" --max_seq_length 384 --task squad ;;
     esac
   done
@@ -124,7 +107,7 @@ for name in $PARTS; do
   case $name in
     tests)
       part tests python3 -m pytest --rootdir "$PROJECT_DIR" "$PROJECT_DIR/tests/kernels" \
-        "$PROJECT_DIR/tests/test_triton_kernels.py" "$PROJECT_DIR/tests/test_run_pretraining_gpu.py"
+        "$PROJECT_DIR/tests/tasks/pretraining/test_gpu.py"
       ;;
     kernels)
       part attention python3 "$PROJECT_DIR/benchmark/attention.py"

@@ -31,18 +31,8 @@ source "$PROJECT_DIR/scripts/configuration.sh"
 # shellcheck source=scripts/launch.sh
 source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, LAUNCH_COUNT, CLOCK_CONTROL and what else concerns the processes
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in OUTPUT_DIR BERT_MODEL PHASE BATCH_SIZE PRECISION COMPILE KERNELS OPTIMIZER SYNTHETIC DATA_DIR TOP NUM_GPUS \
-    LAUNCH_COUNT CLOCK_CONTROL; do
-    echo "  $name=${!name}"
-  done
-  exit 0
-fi
+show_help "${1:-}" "$PROJECT_DIR/scripts/launch.sh" "$PROJECT_DIR/scripts/profilers.sh"
 
-problems=()
 if [[ -z ${1:-} || ${1:-} == -* ]]; then
   problems+=("No profiler is named; give nsys, ncu or torch first.")
 else
@@ -70,31 +60,25 @@ case $PHASE in
   2) lengths=(--max_seq_length 512 --max_predictions_per_seq 80) ;;
   *) problems+=("PHASE is '$PHASE'; set it to 1 or 2.") ;;
 esac
-[[ $COMPILE == [01] ]] || problems+=("COMPILE is '$COMPILE'; set it to 1 or 0.")
+expect_switches COMPILE
 resolve_launch || true
-if ((${#problems[@]})); then
-  printf 'error: %s\n' "${problems[@]}" >&2
-  exit 2
-fi
+report_problems
 
-model=(--bert_model "$BERT_MODEL")
-if [[ $BERT_MODEL == *.json ]]; then model=(--config_file "$BERT_MODEL"); fi
-flags=(--do_train "${model[@]}" "${lengths[@]}" --train_batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER"
+flags=(--do_train "${lengths[@]}" --train_batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER"
   --max_steps "$((stop + 1))" --log_freq "$((stop + 1))" --skip_checkpoint --disable_progress_bar
   --profile-start "$start" --profile-steps "$((stop - start))" --output_dir "$OUTPUT_DIR")
 # The throughput that the log names is of the steps before: those that are profiled are slower.
 if ((start > 0)); then flags+=(--benchmark_start "$((start / 2))" --benchmark_stop "$start"); fi
-if [[ -n $PRECISION ]]; then flags+=(--precision "$PRECISION"); fi
-if [[ $COMPILE == 1 ]]; then flags+=(--compile); fi
-if [[ -n $KERNELS ]]; then flags+=(--kernels "$KERNELS"); fi
-if [[ -n $DATA_DIR ]]; then flags+=(--input_dir "$DATA_DIR"); else flags+=(--synthetic "$SYNTHETIC"); fi
+if [[ $BERT_MODEL == *.json ]]; then flag --config_file "$BERT_MODEL"; else flag --bert_model "$BERT_MODEL"; fi
+if [[ -n $DATA_DIR ]]; then flag --input_dir "$DATA_DIR"; else flag --synthetic "$SYNTHETIC"; fi
+flag --precision "$PRECISION"
+flag --kernels "$KERNELS"
+switch --compile "$COMPILE"
 
 # What an earlier profile left there would be taken for this one's.
 rm -f "$OUTPUT_DIR"/profile/{ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
   "$OUTPUT_DIR"/profile/trace_rank*.json "$OUTPUT_DIR"/profile/*.timeline.json
-status=0
-launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" || status=$?
-if ((status)); then exit "$status"; fi
+launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" || exit
 
 files=("$OUTPUT_DIR"/profile/trace_rank*.json)
 case $PROFILER in
