@@ -62,9 +62,3 @@ def _page(title: str, namespace: int, number: int, text: str) -> str:
         f"  <page>\n    <title>{title}</title>\n    <ns>{namespace}</ns>\n    <id>{number + 1}</id>\n    <revision>\n"
         f"      <id>{number + 1}</id>\n      <text>{text}</text>\n    </revision>\n  </page>\n"
     )
-
-
-def write_text_shard(path: Path, n_bytes: int, seed: int = 0) -> None:
-    """One sentence per line and an empty line after each document, as --action sharding makes it."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines("\n".join(document) + "\n\n" for document in documents(n_bytes, seed))

@@ -6,7 +6,7 @@ from collections import Counter
 from corpora import write_vocab
 
 from benchmark import data_scale
-from benchmark.workloads.made_corpus import documents, write_dump, write_formatted, write_text_shard
+from benchmark.workloads.made_corpus import documents, write_dump, write_formatted
 from common.workers import workers
 from data.corpus.extraction import extract_wikipedia
 
@@ -24,12 +24,10 @@ def test_made_text():
     assert list(documents(300_000, seed=2)) != made
 
 
-def test_both_forms_hold_the_same_text(tmp_path):
+def test_a_document_is_a_line(tmp_path):
     write_formatted(tmp_path / "formatted", 50_000)
-    write_text_shard(tmp_path / "shard", 50_000)
     formatted = (tmp_path / "formatted").read_text(encoding="utf-8").splitlines()
-    shard = (tmp_path / "shard").read_text(encoding="utf-8").removesuffix("\n\n").split("\n\n")
-    assert [document.replace("\n", " ") for document in shard] == formatted
+    assert formatted == [" ".join(document) for document in documents(50_000)]
 
 
 def test_the_dump_holds_the_text_that_was_asked_for(tmp_path):
