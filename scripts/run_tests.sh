@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Set up what the tests need and run them. Extra arguments go to pytest:
 #
-#   bash scripts/run_tests.sh                  # all; on a machine without a GPU those marked `gpu` skip with a reason
+#   bash scripts/run_tests.sh                  # all but the slow ones; without a GPU those marked `gpu` skip with a reason
+#   CI=true bash scripts/run_tests.sh          # the slow ones too, as .ci/run does
 #   bash scripts/run_tests.sh -m gpu           # only those that need a GPU
 #   INSTALL=0 bash scripts/run_tests.sh        # in the active environment as it is
 set -euo pipefail
@@ -14,5 +15,7 @@ show_help "${1:-}"
 use_environment requirements-dev.txt
 
 cd "$PROJECT_DIR"
+selected=(-m "not slow")
+[[ ${CI:-} == true ]] && selected=()
 # One thread each: the processes already share the cores among them.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python3 -m pytest --numprocesses "$PROCESSES" "$@"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python3 -m pytest --numprocesses "$PROCESSES" "${selected[@]}" "$@"
