@@ -8,7 +8,8 @@ from pathlib import Path
 
 from paths import ROOT
 
-SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("scripts/**/*.sh"), *ROOT.glob("data/*.sh"), ROOT / ".ci" / "run"])
+PATTERNS = ("*.sh", "scripts/*.sh", "scripts/*.slurm", "data/*.sh", ".ci/run")
+SCRIPTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 SETTING = re.compile(r"\b([A-Z][A-Z0-9_]*)=\$\{\1:-")
 BIN = Path(sys.executable).parent
 

@@ -2,7 +2,7 @@
 
 import pytest
 from paths import ROOT
-from script_runs import run, settings_of, shown_settings
+from script_runs import python_that_only, run, settings_of, shown_settings
 
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
@@ -103,7 +103,8 @@ def test_an_unknown_name_is_refused_with_those_there_are(tmp_path, unknown):
 
 
 def test_batches_that_do_not_divide_among_the_gpus_are_refused(tmp_path):
-    ended = run(SCRIPTS["pretrain"], cwd=tmp_path, CONFIG="h200_8gpu", NUM_GPUS=3, OUTPUT_DIR=tmp_path / "out")
+    variables = python_that_only(tmp_path) | {"CONFIG": "h200_8gpu", "NUM_GPUS": 3}
+    ended = run(SCRIPTS["pretrain"], cwd=tmp_path, **variables)
     assert ended.returncode == 2
     assert (
         "PHASE1_GLOBAL_BATCH 65536 is not a multiple of 1536 (3 processes times PHASE1_MICRO_BATCH 512)" in ended.stderr

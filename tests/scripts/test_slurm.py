@@ -55,14 +55,6 @@ def stubbed(cluster):
     return cluster
 
 
-def test_shellcheck_finds_nothing():
-    shellcheck = shutil.which("shellcheck", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed; requirements-dev.txt has it")
-    found = subprocess.run([shellcheck, "--external-sources", str(SCRIPT)], cwd=ROOT, capture_output=True, text=True)
-    assert (found.stdout, found.returncode) == ("", 0)
-
-
 def test_no_line_of_the_script_is_before_its_directives():
     lines = SCRIPT.read_text(encoding="utf-8").splitlines()
     directives = [index for index, line in enumerate(lines) if line.startswith("#SBATCH")]
