@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import heapq
 import itertools
-import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -154,16 +153,13 @@ class _Shard:
             self._flush()
 
     def close(self) -> FileRecord:
-        self._flush(sync=True)
+        self._flush()
         counts = {"documents": self.n_documents, "sentences": self.n_sentences}
         return FileRecord(self.n_bytes, self._digest.hexdigest(), counts)
 
-    def _flush(self, sync: bool = False) -> None:
+    def _flush(self) -> None:
         with open(self.path, "ab") as file:
             file.write(self._held)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
         self._digest.update(self._held)
         self.n_bytes += len(self._held)
         self._held = bytearray()
