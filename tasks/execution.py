@@ -151,9 +151,16 @@ def memory_bytes(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory
 
 
+class _NoInitialization(torch.overrides.TorchFunctionMode):
+    """Weights keep what they hold: to draw numbers on the meta device, PyTorch imports its compiler, for seconds."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **(kwargs or {}))
+
+
 def count_parameters(model_class: type[nn.Module], config: BertConfig) -> int:
     """Elements of all weights of a model, which takes no memory for them."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialization():
         return sum(parameter.numel() for parameter in model_class(config).parameters())
 
 
