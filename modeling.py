@@ -19,7 +19,7 @@ from common.profiler_ranges import named_range
 from kernels.cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from kernels.layers import LayerNorm, Linear
 from models.config import BertConfig, Execution
-from models.encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation, initialise
+from models.encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation, initialize
 
 
 class PredictionTransform(DenseActivation):
@@ -77,7 +77,7 @@ class PreTrainingHeads(nn.Module):
         super().__init__()
         self.predictions = MaskedLMHead(config, layer_norm)
         self.seq_relationship = Linear(config.hidden_size, 2) if next_sentence else None
-        self.apply(functools.partial(initialise, std=config.initializer_range))
+        self.apply(functools.partial(initialize, std=config.initializer_range))
 
 
 class PreTrainingOutput(NamedTuple):
@@ -200,7 +200,7 @@ class BertForQuestionAnswering(nn.Module):
         self.config = config
         self.bert = BertModel(config, add_pooler=False, layer_norm=layer_norm)
         self.qa_outputs = Linear(config.hidden_size, 2)
-        initialise(self.qa_outputs, config.initializer_range)
+        initialize(self.qa_outputs, config.initializer_range)
 
     def forward(
         self,

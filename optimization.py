@@ -146,7 +146,7 @@ class _AdaptiveMoments(torch.optim.Optimizer):
 
 
 class AdamW(_AdaptiveMoments):
-    """Adam with decoupled weight decay, multi-tensor, without host synchronisation. Arguments: `_AdaptiveMoments`.
+    """Adam with decoupled weight decay, multi-tensor, without host synchronization. Arguments: `_AdaptiveMoments`.
 
     For a parameter p with gradient g:
     m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
@@ -175,7 +175,7 @@ class AdamW(_AdaptiveMoments):
 
 
 class LAMB(_AdaptiveMoments):
-    """Layer-wise adaptive moments for large batches, multi-tensor, without host synchronisation.
+    """Layer-wise adaptive moments for large batches, multi-tensor, without host synchronization.
 
     Per weight block p with gradient g:
     m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;

@@ -11,7 +11,7 @@ encoder's attention, all element-wise work, the heads and the optimizer come on 
 fp8 is e4m3 with fp32 accumulation and results in bf16, `tensor` with one scale per factor and `row` with one per row
 and column; hardware wants its right factor column by column, so all three products are timed in that layout, and what
 it costs to bring factors into fp8 (`cast`: largest value, scale, rounding) is a row of its own, since only a step that
-does this within its neighbours has it for nothing.
+does this within its neighbors has it for nothing.
 
 Repeats go round the formats, so that a device that warms up or throttles shows as spread; the tables have medians.
 """

@@ -103,9 +103,9 @@ def _loss_and_gradient_(logits: Tensor, bias: Tensor, labels: Tensor) -> tuple[T
     scores -= scores.amax(1, keepdim=True)
     target_scores = scores.gather(1, targets)
     scores.exp_()
-    normaliser = scores.sum(1, keepdim=True)
-    loss = ((normaliser.log() - target_scores) * kept).sum()
-    scores *= kept / normaliser
+    normalizer = scores.sum(1, keepdim=True)
+    loss = ((normalizer.log() - target_scores) * kept).sum()
+    scores *= kept / normalizer
     scores.scatter_add_(1, targets, -kept.to(scores.dtype))
     logits.copy_(scores)
     return loss, scores.sum(0)

@@ -208,20 +208,20 @@ def _adam_pass(
 
 @triton.jit
 def _adam_pass_of_chunk(
-    row, first, n_elements, settings, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorised: tl.constexpr
+    row, first, n_elements, settings, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorized: tl.constexpr
 ):
     """The sums of squares of a chunk's weights and updates, after its pass."""
     lr, factor, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay = settings
-    gradient_ptr = _pointer(row, GRADIENT, first, is_vectorised)
-    parameter_ptr = _pointer(row, PARAMETER, first, is_vectorised)
-    exp_avg_ptr = _pointer(row, EXP_AVG, first, is_vectorised)
-    exp_avg_sq_ptr = _pointer(row, EXP_AVG_SQ, first, is_vectorised)
+    gradient_ptr = _pointer(row, GRADIENT, first, is_vectorized)
+    parameter_ptr = _pointer(row, PARAMETER, first, is_vectorized)
+    exp_avg_ptr = _pointer(row, EXP_AVG, first, is_vectorized)
+    exp_avg_sq_ptr = _pointer(row, EXP_AVG_SQ, first, is_vectorized)
     parameter_squares = tl.zeros((tile,), tl.float32)
     update_squares = tl.zeros((tile,), tl.float32)
     for start in range(0, n_elements, tile):
         places = start + tl.arange(0, tile)
-        inside = None if is_vectorised else places < n_elements
-        fill = None if is_vectorised else 0.0
+        inside = None if is_vectorized else places < n_elements
+        fill = None if is_vectorized else 0.0
         gradient = tl.load(gradient_ptr + places, inside, fill)
         exp_avg = tl.load(exp_avg_ptr + places, inside, fill)
         exp_avg_sq = tl.load(exp_avg_sq_ptr + places, inside, fill)
@@ -274,13 +274,13 @@ def _lamb_second_pass(blocks_ptr, block_of_chunk_ptr, ratios_ptr, lr, chunk: tl.
 
 
 @triton.jit
-def _second_pass_of_chunk(row, first, n_elements, rate, tile: tl.constexpr, is_vectorised: tl.constexpr):
-    update_ptr = _pointer(row, GRADIENT, first, is_vectorised)
-    parameter_ptr = _pointer(row, PARAMETER, first, is_vectorised)
+def _second_pass_of_chunk(row, first, n_elements, rate, tile: tl.constexpr, is_vectorized: tl.constexpr):
+    update_ptr = _pointer(row, GRADIENT, first, is_vectorized)
+    parameter_ptr = _pointer(row, PARAMETER, first, is_vectorized)
     for start in range(0, n_elements, tile):
         places = start + tl.arange(0, tile)
-        inside = None if is_vectorised else places < n_elements
-        fill = None if is_vectorised else 0.0
+        inside = None if is_vectorized else places < n_elements
+        fill = None if is_vectorized else 0.0
         parameter = tl.load(parameter_ptr + places, inside, fill)
         update = tl.load(update_ptr + places, inside, fill)
         tl.store(parameter_ptr + places, parameter - rate * update, inside)
@@ -293,9 +293,9 @@ def _span(row, chunk: tl.constexpr):
 
 
 @triton.jit
-def _pointer(row, column: tl.constexpr, first, is_vectorised: tl.constexpr):
-    """To a chunk that begins at element `first` of a block's tensor; `is_vectorised` promises that it is aligned."""
+def _pointer(row, column: tl.constexpr, first, is_vectorized: tl.constexpr):
+    """To a chunk that begins at element `first` of a block's tensor; `is_vectorized` promises that it is aligned."""
     pointer = tl.load(row + column).to(tl.pointer_type(tl.float32))
-    if is_vectorised:
+    if is_vectorized:
         pointer = tl.multiple_of(pointer, VECTOR_BYTES)
     return pointer + first

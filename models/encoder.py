@@ -14,7 +14,7 @@ and undo both on the way in.
 
 Shape suffixes: T tokens, B sequences, S longest sequence, H hidden size, N heads, D head size.
 
-Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and google-research/bert, whose initialisation, dropout,
+Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and google-research/bert, whose initialization, dropout,
 exact GELU and LayerNorm epsilon (1e-12) are followed.
 """
 
@@ -267,7 +267,7 @@ class BertModel(nn.Module):
         self.embeddings = BertEmbeddings(config, layer_norm)
         self.encoder = BertEncoder(config, layer_norm)
         self.pooler = DenseActivation(config.hidden_size, config.hidden_size, "tanh") if add_pooler else None
-        self.apply(functools.partial(initialise, std=config.initializer_range))
+        self.apply(functools.partial(initialize, std=config.initializer_range))
         with torch.no_grad():
             self.embeddings.word_embeddings.weight[config.vocab_size :] = 0
 
@@ -290,8 +290,8 @@ class BertModel(nn.Module):
         return self.pooler(hidden_states.index_select(0, cu_seqlens[:n_sequences]))
 
 
-def initialise(module: nn.Module, std: float) -> None:
-    """Google's initialisation: normal, cut at two standard deviations; biases zero, LayerNorm the identity."""
+def initialize(module: nn.Module, std: float) -> None:
+    """Google's initialization: normal, cut at two standard deviations; biases zero, LayerNorm the identity."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
     if isinstance(module, nn.Linear):

@@ -150,8 +150,8 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.loaded)} weights loaded"]
         for what, names in (
-            ("randomly initialised, as the file has none", self.new),
-            ("randomly initialised, as the file's are of another shape", tuple(map(_shapes, self.other_shape))),
+            ("randomly initialized, as the file has none", self.new),
+            ("randomly initialized, as the file's are of another shape", tuple(map(_shapes, self.other_shape))),
             ("in the file and not used", self.unused),
             ("in the file and no weights", self.dropped),
         ):
@@ -345,7 +345,7 @@ def _published(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Ten
         raise UserError(f"{path} holds no BERT, but {few(list(renamed)) or 'nothing'}", WHAT_CAN_BE_READ)
     for name, weight in renamed.items():
         if not weight.is_floating_point():
-            raise UserError(f"{path}: {name} is of type {weight.dtype}", "give a model that is not quantised")
+            raise UserError(f"{path}: {name} is of type {weight.dtype}", "give a model that is not quantized")
     if is_tied(renamed):  # one that differs is refused where it would be used
         renamed.pop(DECODER, None)
     if DECODER_BIAS in renamed:  # Hugging Face's second name

@@ -34,7 +34,7 @@ COMPILE=${COMPILE:-0}                           # 1: fuse element-wise work with
 KERNELS=${KERNELS:-}                            # torch, or triton: layers and optimizer on kernels written by hand; empty: triton on Hopper GPUs, else torch
 OPTIMIZER=${OPTIMIZER:-lamb}
 SCHEDULE=${SCHEDULE:-poly}
-SEED=${SEED:-42}                                # of initialisation, dropout and the order of the data
+SEED=${SEED:-42}                                # of initialization, dropout and the order of the data
 SHARD_OPTIMIZER=${SHARD_OPTIMIZER:-0}           # 1: divide the optimizer's state among the GPUs
 REDUCE_DTYPE=${REDUCE_DTYPE:-}                  # fp32, fp16 or bf16: what gradients are averaged in; empty: fp32
 

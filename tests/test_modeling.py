@@ -231,7 +231,7 @@ def test_padded_model_equals_hugging_face(mask_side):
         torch.testing.assert_close(pooled, expected.pooler_output, rtol=1e-4, atol=1e-5)
 
 
-def test_initialisation_is_a_normal_cut_at_two_deviations():
+def test_initialization_is_a_normal_cut_at_two_deviations():
     torch.manual_seed(0)
     model = BertForPreTraining(BertConfig(vocab_size=2000, hidden_size=64, num_attention_heads=4, num_hidden_layers=2))
     for name, parameter in model.named_parameters():

@@ -191,7 +191,7 @@ def test_lamb_never_asks_for_a_value():
 
 
 @pytest.mark.gpu
-def test_lamb_on_a_gpu_does_not_synchronise_and_equals_the_cpu():
+def test_lamb_on_a_gpu_does_not_synchronize_and_equals_the_cpu():
     on_cpu, on_gpu = named_parameters(), named_parameters(device="cuda")
     optimizers = [LAMB(parameter_groups(module_of(p)), lr=0.02) for p in (on_cpu, on_gpu)]
     for step in range(3):

@@ -49,7 +49,7 @@ PIECES = (
     *("##ς", "##σ", "##ο", "##δ", "##é", "##É", "##t", "##s", "##n", "##\N{COMBINING ACUTE ACCENT}", "##ß", "##f"),
 )
 
-# Everything that has a rule of its own somewhere: in the algorithm, in str.split, in lower(), in normalisation.
+# Everything that has a rule of its own somewhere: in the algorithm, in str.split, in lower(), in normalization.
 TROUBLESOME = [
     *SPECIAL_TOKENS,
     *(

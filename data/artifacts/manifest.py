@@ -2,7 +2,7 @@
 
 A shard cannot say which vocabulary it was tokenized with, which sentence splitter cut it, or whether it is the file
 that was written. The manifest does. It lets the next stage and the trainer find and check what they read, a finished
-stage be recognised, and anybody prove months later that the data is what it was: every file is named with its size and
+stage be recognized, and anybody prove months later that the data is what it was: every file is named with its size and
 SHA-256.
 
 Paths are relative, inputs' to the working folder where they lie in it, so that a folder may be moved or mounted

@@ -1,6 +1,6 @@
 """Where a download goes: known by its hashes when it is there, and whole or not there at all.
 
-A finished download is recognised without asking the network. Pieces of one that is not finished wait in a folder beside
+A finished download is recognized without asking the network. Pieces of one that is not finished wait in a folder beside
 it, from which the next call resumes.
 """
 

@@ -6,7 +6,7 @@ sequences behind the real ones. Their number is fixed for a batch size, so that 
 none is longer than a real sequence may be, so that attention meets no longer one. A batch of full sequences gets no
 padding at all.
 
-All of it is computed on the CPU, in numpy, over the whole micro-batch: no loop over samples, no device synchronisation.
+All of it is computed on the CPU, in numpy, over the whole micro-batch: no loop over samples, no device synchronization.
 """
 
 import dataclasses

@@ -57,7 +57,7 @@ def verify_text(folder: Path, pool: Workers) -> Report:
         UserError: there are no shards, or the manifest cannot be read.
     """
     folder = Path(folder)
-    # By split first: of the files that share a document, neighbours are compared.
+    # By split first: of the files that share a document, neighbors are compared.
     files = sorted(
         (file for file in folder.glob("*.txt") if not file.name.startswith(".")),
         key=lambda file: (split_of(file.name), file.name),

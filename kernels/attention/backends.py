@@ -167,7 +167,7 @@ def _sdpa_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p:
 def _full_rows(cu_seqlens: Tensor, max_seqlen: int, n_tokens: int) -> int | None:
     """The number of sequences if each is `max_seqlen` long or empty, so that the flat batch is a rectangle as it is.
 
-    Looked at on the CPU only: on a GPU the answer would cost a synchronisation.
+    Looked at on the CPU only: on a GPU the answer would cost a synchronization.
     """
     if cu_seqlens.is_cuda or n_tokens % max_seqlen or torch.compiler.is_compiling():
         return None

@@ -119,14 +119,14 @@ class _AttentionBlock(torch.autograd.Function):
         attended, recorded = attention.forward(qkv)
         summed = linear(attended.flatten(1), output)
         seed = random_seed(hidden_TH.device)
-        normalised, mean, scale, rows = dropout_add_norm_(
+        normalized, mean, scale, rows = dropout_add_norm_(
             summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, to_fp8
         )
         ctx.set_materialize_grads(False)
         ctx.attention, ctx.dropout_p, ctx.n_per_weight = attention, dropout_p, len(output.weight)
         weights = *query_key_value.weight, *output.weight
         ctx.save_for_backward(hidden_TH, qkv, attended, summed, mean, scale, seed, norm_weight, *weights, *recorded)
-        return normalised, normalised.detach(), rows
+        return normalized, normalized.detach(), rows
 
     @staticmethod
     @once_differentiable
@@ -177,14 +177,14 @@ class _FeedForwardBlock(torch.autograd.Function):
         activated_TI, rows = gelu(inner_TI, is_fp8(output.weight))
         summed = linear(activated_TI, output, rows)
         seed = random_seed(hidden_TH.device)
-        normalised, mean, scale, rows = dropout_add_norm_(
+        normalized, mean, scale, rows = dropout_add_norm_(
             summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, to_fp8
         )
         ctx.set_materialize_grads(False)
         ctx.dropout_p, ctx.n_per_weight = dropout_p, len(output.weight)
         weights = *intermediate.weight, *output.weight
         ctx.save_for_backward(hidden_TH, inner_TI, activated_TI, summed, mean, scale, seed, norm_weight, *weights)
-        return normalised, normalised.detach(), rows
+        return normalized, normalized.detach(), rows
 
     @staticmethod
     @once_differentiable

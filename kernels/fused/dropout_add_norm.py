@@ -1,12 +1,12 @@
 """Dropout, residual and LayerNorm in one pass, and their gradients in another.
 
 PyTorch runs them as three kernels forward and four backward, each of which reads and writes the whole of the hidden
-states; that memory traffic is all that they cost. Here a row is read once, dropped, added, normalised and written, and
+states; that memory traffic is all that they cost. Here a row is read once, dropped, added, normalized and written, and
 backward has its four results (the gradients of residual, input, weight and biases) from one reading. The mask is
 computed again from its seed and never stored. The biases' gradients are sums over all tokens: each thread block adds up
 its rows in registers, and the blocks' sums are added by one small kernel, in the same order every time.
 
-The normalised rows are used twice, in a matmul and as a residual. Backward takes both gradients and adds them in
+The normalized rows are used twice, in a matmul and as a residual. Backward takes both gradients and adds them in
 registers, which spares a pass that does nothing else.
 
 What is kept for backward is the sum before the norm, in the memory of the input, and each row's mean and scale.
@@ -51,22 +51,22 @@ def dropout_add_norm_(
         to_fp8: leave the result in fp8 as well.
 
     Returns:
-        the normalised (T, H); for backward each row's mean and 1 / standard deviation, (T,) in fp32; and the first
+        the normalized (T, H); for backward each row's mean and 1 / standard deviation, (T,) in fp32; and the first
         one's rows in fp8 or None.
     """
     n_rows, n_columns = hidden_states.shape
-    normalised = torch.empty_like(hidden_states)
-    fp8 = empty_rows(normalised) if to_fp8 else None
+    normalized = torch.empty_like(hidden_states)
+    fp8 = empty_rows(normalized) if to_fp8 else None
     mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
     _dropout_add_norm[(triton.cdiv(n_rows, FORWARD_ROWS),)](
         hidden_states,
         residual,
         weight,
         bias,
-        normalised,
+        normalized,
         mean,
         scale,
-        *(fp8 or (normalised, normalised)),
+        *(fp8 or (normalized, normalized)),
         seed,
         n_rows,
         eps,
@@ -79,7 +79,7 @@ def dropout_add_norm_(
         to_fp8=to_fp8,
         num_warps=FORWARD_WARPS,
     )
-    return normalised, mean, scale, fp8
+    return normalized, mean, scale, fp8
 
 
 def dropout_add_norm_backward(
@@ -92,7 +92,7 @@ def dropout_add_norm_backward(
     seed: Tensor,
     to_fp8: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Rows | None]:
-    """From the gradient of the normalised rows to all others.
+    """From the gradient of the normalized rows to all others.
 
     Args:
         gradients: one or two (T, H), contiguous, whose sum is meant.
@@ -147,7 +147,7 @@ def _dropout_add_norm(
     residual_ptr,
     weight_ptr,
     bias_ptr,
-    normalised_ptr,
+    normalized_ptr,
     mean_ptr,
     scale_ptr,
     fp8_ptr,
@@ -181,12 +181,12 @@ def _dropout_add_norm(
     scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / n_columns + eps)
     weight = tl.load(weight_ptr + columns, is_column, 0.0)
     bias = tl.load(bias_ptr + columns, is_column, 0.0)
-    normalised = centred * scale[:, None] * weight[None, :] + bias[None, :]
-    tl.store(normalised_ptr + places, normalised.to(normalised_ptr.dtype.element_ty), inside)
+    normalized = centred * scale[:, None] * weight[None, :] + bias[None, :]
+    tl.store(normalized_ptr + places, normalized.to(normalized_ptr.dtype.element_ty), inside)
     tl.store(mean_ptr + rows, mean, rows < n_rows)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
     if to_fp8:
-        store_rows(normalised, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+        store_rows(normalized, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
 
 
 @triton.jit

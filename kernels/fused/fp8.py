@@ -5,7 +5,7 @@ takes its largest value, and a pass that does nothing but that costs what the ma
 has figures). So:
 
 - activations and their gradients have one scale per row, a token's. Kernels that have a whole row in registers anyway
-  find it, write the row a second time as e4m3 (`store_rows`), and no pass of its own is needed; `quantise_rows` is for
+  find it, write the row a second time as e4m3 (`store_rows`), and no pass of its own is needed; `quantize_rows` is for
   what comes from elsewhere. Per-token scales are also finer than one for all.
 - weights have one scale each, and are written twice: fp8 matmuls want both factors along the dimension that is summed
   over, which for the gradient of the input is the other one. Kernels take all weights of a shape at once, by their
@@ -55,13 +55,13 @@ def empty_rows(matrix: Tensor) -> Rows:
     return Rows(torch.empty_like(matrix, dtype=E4M3), scale)
 
 
-def quantise_rows(matrix: Tensor) -> Rows:
+def quantize_rows(matrix: Tensor) -> Rows:
     """A contiguous matrix (R, K) in fp8, with one scale per row."""
     rows = empty_rows(matrix)
     n_rows, n_columns = matrix.shape
     block_columns = triton.next_power_of_2(n_columns)
     block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
-    _quantise_rows[(triton.cdiv(n_rows, block_rows),)](
+    _quantize_rows[(triton.cdiv(n_rows, block_rows),)](
         matrix,
         rows.values,
         rows.scale,
@@ -74,20 +74,20 @@ def quantise_rows(matrix: Tensor) -> Rows:
     return rows
 
 
-def quantise_weights(weights: Sequence[Tensor]) -> list[Weight]:
+def quantize_weights(weights: Sequence[Tensor]) -> list[Weight]:
     """Contiguous weights of one shape (N, K), fp32, in fp8, each with one scale, for `linear` and `input_gradient`."""
     (n_rows, n_columns), device = weights[0].shape, weights[0].device
     largest = torch.stack(torch._foreach_norm(weights, torch.inf))
     scales = (largest / E4M3_MAX.value).clamp(min=SMALLEST_SCALE.value)
-    quantised = Weight(
+    quantized = Weight(
         torch.empty(len(weights), n_rows, n_columns, dtype=E4M3, device=device),
         torch.empty(len(weights), n_columns, n_rows, dtype=E4M3, device=device),
         scales[:, None].repeat(1, max(n_rows, n_columns)),
     )
-    _quantise_weights[(triton.cdiv(n_rows, TILE), triton.cdiv(n_columns, TILE), len(weights))](
-        tuple(weights), *quantised, n_rows=n_rows, n_columns=n_columns, tile=TILE, num_warps=TILE_WARPS
+    _quantize_weights[(triton.cdiv(n_rows, TILE), triton.cdiv(n_columns, TILE), len(weights))](
+        tuple(weights), *quantized, n_rows=n_rows, n_columns=n_columns, tile=TILE, num_warps=TILE_WARPS
     )
-    return [Weight(*parts) for parts in zip(*quantised, strict=True)]
+    return [Weight(*parts) for parts in zip(*quantized, strict=True)]
 
 
 def linear(inputs: Rows, weight: Weight, bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -127,7 +127,7 @@ def store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside):
 
 
 @triton.jit
-def _quantise_rows(
+def _quantize_rows(
     matrix_ptr,
     values_ptr,
     scale_ptr,
@@ -145,7 +145,7 @@ def _quantise_rows(
 
 
 @triton.jit
-def _quantise_weights(
+def _quantize_weights(
     weight_ptrs, rows_ptr, columns_ptr, scale_ptr, n_rows: tl.constexpr, n_columns: tl.constexpr, tile: tl.constexpr
 ):
     number = tl.program_id(2)

@@ -38,7 +38,7 @@ def prepare(linears: Sequence[nn.Linear], dtype: torch.dtype, to_fp8: bool) -> l
     """
     weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
     if to_fp8:
-        prepared = fp8.quantise_weights(weights)
+        prepared = fp8.quantize_weights(weights)
     else:
         prepared = [(weight,) for weight in _converted(weights, dtype)]
     return [Prepared(*parts) for parts in zip(prepared, _converted(biases, dtype), strict=True)]
@@ -67,14 +67,14 @@ def linear(inputs: Tensor, prepared: Prepared, rows: Rows | None = None) -> Tens
     weight, bias = prepared
     if not is_fp8(weight):
         return F.linear(inputs, weight[0], bias)
-    return fp8.linear(rows or fp8.quantise_rows(inputs), fp8.Weight(*weight), bias, inputs.dtype)
+    return fp8.linear(rows or fp8.quantize_rows(inputs), fp8.Weight(*weight), bias, inputs.dtype)
 
 
 def input_gradient(gradient: Tensor, weight: Weight, rows: Rows | None = None) -> Tensor:
     """gradient (T, N) times weight (N, K): (T, K); `rows` as in `linear`."""
     if not is_fp8(weight):
         return gradient @ weight[0]
-    return fp8.input_gradient(rows or fp8.quantise_rows(gradient), fp8.Weight(*weight), gradient.dtype)
+    return fp8.input_gradient(rows or fp8.quantize_rows(gradient), fp8.Weight(*weight), gradient.dtype)
 
 
 def weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Exact match and F1 as SQuAD's official scripts define them, for v1.1 and v2.0.
 
-Both compare normalised text: lower case, no punctuation, no articles, single spaces. A prediction counts as the best of
+Both compare normalized text: lower case, no punctuation, no articles, single spaces. A prediction counts as the best of
 what it scores against each of a question's answers. Written from the definitions in Rajpurkar et al. 2016
 (https://arxiv.org/abs/1606.05250) and 2018 (https://arxiv.org/abs/1806.03822); the two scripts' ways with answers of
-which nothing is left once normalised differ, and so do the functions here.
+which nothing is left once normalized differ, and so do the functions here.
 """
 
 import re
@@ -23,7 +23,7 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """1 if both are the same once normalised, else 0."""
+    """1 if both are the same once normalized, else 0."""
     return float(normalize_answer(prediction) == normalize_answer(answer))
 
 

@@ -1,4 +1,4 @@
-"""Small pre-training shards for tests, with something to learn: a masked token is its left neighbour plus one."""
+"""Small pre-training shards for tests, with something to learn: a masked token is its left neighbor plus one."""
 
 from pathlib import Path
 

@@ -325,7 +325,7 @@ def test_they_are_chosen_by_name_and_refused_where_they_cannot_run(monkeypatch, 
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_it_does_not_synchronise():
+def test_on_a_gpu_it_does_not_synchronize():
     parameters = named_parameters()
     naive, optimizer = NaiveLamb(parameters, 0.02), new_lamb(parameters)
     for step in range(3):

@@ -166,7 +166,7 @@ def test_pre_trained_weights_start_a_question_answering_model(tmp_path):
     assert len(report.loaded) == len(model.state_dict()) - 2
     assert all(name.startswith(("cls.", "bert.pooler.")) for name in report.unused)
     assert torch.equal(model.qa_outputs.weight, head)
-    for line in ("37 weights loaded", "randomly initialised, as the file has none: qa_outputs.weight", "not used: "):
+    for line in ("37 weights loaded", "randomly initialized, as the file has none: qa_outputs.weight", "not used: "):
         assert line in str(report)
 
 
@@ -275,7 +275,7 @@ def test_a_flipped_bit_in_a_pt_file_is_noticed(tmp_path):
         ({"model": {}}, "holds no weights"),
         ([torch.ones(1)], "holds no weights"),
         ({"distilbert.embeddings.word_embeddings.weight": torch.ones(3, 3)}, "holds no BERT, but distilbert"),
-        ({EMBEDDINGS: torch.ones(3, 3, dtype=torch.int8)}, "is of type torch.int8; give a model that is not quantised"),
+        ({EMBEDDINGS: torch.ones(3, 3, dtype=torch.int8)}, "is of type torch.int8; give a model that is not quantized"),
         ({EMBEDDINGS: torch.ones(3, 3), "embeddings.word_embeddings.weight": torch.ones(3, 3)}, "twice"),
     ],
 )

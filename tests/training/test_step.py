@@ -50,7 +50,7 @@ class DividingSGD(RecordingSGD):
 
 
 def toy(accumulation_steps, optimizer_class=RecordingSGD, **options):
-    """Minimises (w * x)^2 with a second loss of x alone; returns the step and its optimizer."""
+    """Minimizes (w * x)^2 with a second loss of x alone; returns the step and its optimizer."""
     weight = torch.nn.Parameter(torch.tensor(2.0))
     optimizer = optimizer_class([weight], lr=1.0)
     schedule = WarmupSchedule(optimizer, 10, 0.5, 0.1, "constant")

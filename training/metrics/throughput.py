@@ -1,6 +1,6 @@
 """One definition of throughput, used everywhere.
 
-Sequences processed in a window of optimizer steps, over the seconds of wall clock between two synchronisations of the
+Sequences processed in a window of optimizer steps, over the seconds of wall clock between two synchronizations of the
 device. Compilation and warm-up lie before the window; checkpoints, evaluation and profiled steps inside it stop the
 clock. Padding is never counted: the loader states the real tokens of each batch as Python integers, so counting does
 not wait for the device, and neither does anything else here but the window's two ends and its pauses.
@@ -42,7 +42,7 @@ class ThroughputMeter:
         start: optimizer steps before the window: warm-up, compilation, the first allocations.
         stop: the last step of the window; None: the last one there is.
         flops: the floating-point operations of a `Work`, as models/flops.py counts them; None: not reported.
-        device: what is synchronised, and whose memory is reported.
+        device: what is synchronized, and whose memory is reported.
         clock: seconds, monotonic.
         synchronize: waits until the device has finished everything queued.
         times: also times each step and its parts, while the window is open.
@@ -83,7 +83,7 @@ class ThroughputMeter:
         self._unfinished_step += work
 
     def end_step(self) -> None:
-        """An optimizer step was queued. Synchronises at the window's two ends, and around steps that are left out."""
+        """An optimizer step was queued. Synchronizes at the window's two ends, and around steps that are left out."""
         self._finished_steps += 1
         if self._is_open:
             self._times.end_step()

@@ -53,7 +53,7 @@ def test_nothing_there(tmp_path, pool):
     assert not (tmp_path / "new").exists()
 
 
-def test_finished_is_recognised_in_another_place(tmp_path, pool):
+def test_finished_is_recognized_in_another_place(tmp_path, pool):
     finished_output(tmp_path / "here", pool)
     os.rename(tmp_path / "here", tmp_path / "there")
     output = StageOutput(tmp_path / "there" / FILE_NAME, WANTED, pool)

@@ -146,7 +146,7 @@ class Fp8Product(torch.autograd.Function):
 def test_fp8_has_the_error_of_its_rounding_and_no_other():
     """Beside fp64 that rounds the same factors there is hardly a difference; beside plain fp64, one of 4 to 8 %.
 
-    In bf16, as on GPUs, whose products in fp8 have no other result, many factors are rounded to a neighbour, so that
+    In bf16, as on GPUs, whose products in fp8 have no other result, many factors are rounded to a neighbor, so that
     the second layer's gradients are nearer to fp64 that rounds than to fp64 that does not, but no more.
     """
     dtype, bound, nearer = (torch.bfloat16, 0.16, 1.1) if DEVICE.type == "cuda" else (torch.float32, 1e-5, 1e3)
@@ -324,7 +324,7 @@ def test_rows_are_brought_into_fp8_once_and_not_kept(monkeypatch):
 
         return wrapped
 
-    monkeypatch.setattr(fp8, "quantise_rows", recording(fp8.quantise_rows, by_themselves))
+    monkeypatch.setattr(fp8, "quantize_rows", recording(fp8.quantize_rows, by_themselves))
     monkeypatch.setattr(dropout_add_norm, "empty_rows", recording(fp8.empty_rows, beside))
     hidden, *lengths = batch()
     dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.fused.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward
-from kernels.fused.fp8 import quantise_rows
+from kernels.fused.fp8 import quantize_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 1e-12
@@ -104,6 +104,6 @@ def test_fp8_beside(dropout_p):
         gradients, hidden, mean, scale, weight, dropout_p, SEED, to_fp8=True
     )
     for matrix, rows in ((output, output_rows), (hidden_gradient, gradient_rows)):
-        expected = quantise_rows(matrix)
+        expected = quantize_rows(matrix)
         torch.testing.assert_close(rows.scale, expected.scale)
         assert (rows.values.float() == expected.values.float()).float().mean() > 0.999  # but for ties

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.fused.fp8 import quantise_rows
+from kernels.fused.fp8 import quantize_rows
 from kernels.fused.gelu import gelu, gelu_backward_
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,6 +62,6 @@ def test_fp8_beside(shape):
     activated, rows = gelu(inputs, to_fp8=True)
     _, gradient_rows = gelu_backward_(gradient, inputs, to_fp8=True)
     for matrix, beside in ((activated, rows), (gradient, gradient_rows)):
-        expected = quantise_rows(matrix)
+        expected = quantize_rows(matrix)
         torch.testing.assert_close(beside.scale, expected.scale)
         assert (beside.values.float() == expected.values.float()).float().mean() > 0.999  # but for ties

@@ -48,7 +48,7 @@ def test_in_fp8_biases_are_not():
     layers = linears(3)
     for layer, (weight, bias) in zip(layers, prepare(layers, torch.bfloat16, True), strict=True):
         assert is_fp8(weight)
-        (alone,) = fp8.quantise_weights([layer.weight.detach()])
+        (alone,) = fp8.quantize_weights([layer.weight.detach()])
         assert all(torch.equal(part.float(), other.float()) for part, other in zip(weight, alone, strict=True))
         assert torch.equal(bias, layer.bias.bfloat16())
 
@@ -69,7 +69,7 @@ def test_launches_do_not_grow_with_layers(monkeypatch, to_fp8):
             grids.append(grid)
             return lambda *arguments, **settings: None
 
-    monkeypatch.setattr(fp8, "_quantise_weights", Kernel())
+    monkeypatch.setattr(fp8, "_quantize_weights", Kernel())
     counts = []
     for layers in (linears(1), linears(5)):
         with Launches() as launches:

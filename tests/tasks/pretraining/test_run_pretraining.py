@@ -235,7 +235,7 @@ def test_flags_that_must_not_change_the_losses(finished, tmp_path, flags):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("optimizer", "rate"), [("lamb", 0.05), ("adamw", 0.01)])
 def test_it_learns(folder, optimizer, rate, precision):
-    """What can be had without looking at the neighbours, the frequencies, is ln(35) + ln(2) = 4.25."""
+    """What can be had without looking at the neighbors, the frequencies, is ln(35) + ln(2) = 4.25."""
     write_config(folder / "config.json", hidden_size=32, **WITHOUT_DROPOUT)
     changes = {"optimizer": optimizer, "learning_rate": rate, "precision": precision, "skip_checkpoint": True}
     main(command(folder, max_steps=120, log_freq=20, gradient_accumulation_steps=1, **changes))

@@ -122,7 +122,7 @@ def test_cased_text_keeps_its_accents_as_tokens(vocab_file):
 
 
 def without_forms(text):
-    # One letter has two lower-case forms, and which one follows from its neighbours.
+    # One letter has two lower-case forms, and which one follows from its neighbors.
     return unicodedata.normalize("NFD", text).replace("ς", "σ")
 
 
@@ -141,8 +141,8 @@ def test_of_any_text(tokenizer, text):
         covered[start:end] = True
         assert not any(char.isspace() and tokenizer.tokenize(char) for char in text[start:end])
         if token not in SPECIAL_TOKENS and not any(unicodedata.combining(c) for c in token):
-            normalised = "".join(tokenizer.basic_tokenizer.tokenize(text[start:end]))
-            assert without_forms(token.removeprefix("##")) in without_forms(normalised)
+            normalized = "".join(tokenizer.basic_tokenizer.tokenize(text[start:end]))
+            assert without_forms(token.removeprefix("##")) in without_forms(normalized)
     for place in np.flatnonzero(~covered):
         assert tokenizer.tokenize(text[place]) == []  # only what the tokenizer deletes is in no token
 

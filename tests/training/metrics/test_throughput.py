@@ -12,16 +12,16 @@ CPU = torch.device("cpu")
 
 
 class Device:
-    """A clock and a queue: queued work costs no host time, and synchronising waits for it."""
+    """A clock and a queue: queued work costs no host time, and synchronizing waits for it."""
 
     def __init__(self):
-        self.now, self.queued, self.synchronisations = 0.0, 0.0, 0
+        self.now, self.queued, self.synchronizations = 0.0, 0.0, 0
 
     def clock(self):
         return self.now
 
     def synchronize(self, device):
-        self.synchronisations += 1
+        self.synchronizations += 1
         self.now += self.queued
         self.queued = 0.0
 
@@ -55,7 +55,7 @@ def test_window_counts_the_steps_after_start_up_to_stop():
         "sequences_per_second": 4.0,
         "tokens_per_second": 100.0,
     }
-    assert device.synchronisations == 2
+    assert device.synchronizations == 2
     assert meter.result() == result
 
 
