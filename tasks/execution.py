@@ -154,8 +154,8 @@ def memory_bytes(device: torch.device) -> int:
 class _NoInitialization(torch.overrides.TorchFunctionMode):
     """Weights keep what they hold: to draw numbers on the meta device, PyTorch imports its compiler, for seconds."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **(kwargs or {}))
+    def __torch_function__(self, func, types, values=(), options=None):
+        return options["tensor"] if func is nn.init.normal_ else func(*values, **(options or {}))
 
 
 def count_parameters(model_class: type[nn.Module], config: BertConfig) -> int:
