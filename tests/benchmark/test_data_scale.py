@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import pytest
 from corpora import write_vocab
 
 from benchmark import data_scale
@@ -45,6 +46,7 @@ def test_the_dump_holds_the_text_that_was_asked_for(tmp_path):
         assert all(sentence in article for sentence in document)
 
 
+@pytest.mark.slow
 def test_prints_its_table(tmp_path, capsys, monkeypatch):
     arguments = ["--vocab_file", str(write_vocab(tmp_path / "vocab.txt")), "--scale_mb", "0.1", "--n_shards", "2"]
     (tmp_path / "scratch").mkdir()

@@ -135,6 +135,7 @@ def test_tables_sort_by_keyboard(page):
     assert page.evaluate(cells) == rising[::-1]
 
 
+@pytest.mark.slow
 def test_the_page_of_a_real_sweep_with_a_failure_and_a_full_memory_in_it(browser, tmp_path):
     start(tmp_path, *PLANTED, limit=PLANTED_LIMIT).communicate(timeout=300)
     main([str(tmp_path)])

@@ -203,6 +203,7 @@ def test_all_that_is_wrong_is_said_at_once(capsys):
     assert not Path("unused").exists()
 
 
+@pytest.mark.slow
 def test_a_real_sweep_with_a_failure_and_a_full_memory_in_it(tmp_path):
     process = start(tmp_path, *PLANTED, limit=PLANTED_LIMIT)
     printed, _ = process.communicate(timeout=300)
@@ -235,6 +236,7 @@ def test_a_real_sweep_with_a_failure_and_a_full_memory_in_it(tmp_path):
     assert "sequences_per_second" in again.stdout
 
 
+@pytest.mark.slow
 def test_paths_are_of_the_folder_that_it_is_started_in(tmp_path):
     shutil.copy(ROOT / "bert_configs" / "tiny.json", tmp_path / "own.json")
     words = [sys.executable, str(ROOT / "benchmark" / "sweep.py"), "pretrain", *TINY, "--bert_model", "own.json"]
@@ -248,6 +250,7 @@ def test_paths_are_of_the_folder_that_it_is_started_in(tmp_path):
     assert (tmp_path / "out" / "runs" / "pretrain_32_fp32_1x4_0" / "dllogger.json").is_file()
 
 
+@pytest.mark.slow
 def test_interrupted_it_leaves_no_process_and_no_half_line(tmp_path):
     process = start(tmp_path, "--batch_sizes", "4", "8", "--repeats", "2", "--stop", "100000")
     log = tmp_path / "runs" / "pretrain_32_fp32_1x4_0" / "dllogger.json"
@@ -263,6 +266,7 @@ def test_interrupted_it_leaves_no_process_and_no_half_line(tmp_path):
     assert not (tmp_path / "points.jsonl").exists() or read_points(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_point_that_takes_too_long_is_stopped(tmp_path):
     process = start(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--stop", "1000000", "--timeout", "6")
     process.communicate(timeout=120)

@@ -96,6 +96,7 @@ def sample_vocab(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_sample_corpus_end_to_end(tmp_path, sample_vocab):
     """From another folder, with blanks in every path and relative ones."""
     here = tmp_path / "some where"
@@ -124,6 +125,7 @@ def test_sample_corpus_end_to_end(tmp_path, sample_vocab):
     assert not documents["training"] & documents["test"]
 
 
+@pytest.mark.slow
 def test_all_problems_at_once(tmp_path):
     wrong = {"WIKI_SOURCE": "no dump", "VOCAB_FILE": "no vocab", "STAGES": "download shard create_hdf5_files"}
     finished = run(tmp_path, **wrong, WHOLE_WORD_MASKING="yes", EXTRA_DOWNLOADS="glue", COMPRESSION="zip")
@@ -144,6 +146,7 @@ def test_all_problems_at_once(tmp_path):
     assert not tree(tmp_path)
 
 
+@pytest.mark.slow
 def test_numbers_and_vocabulary_are_checked_before_the_first_stage(tmp_path, sample_vocab):
     """What only the last stages use, and what only bertPrep.py knows; the sources' problems come in the same list."""
     vocab = tmp_path / "vocab.txt"
@@ -179,6 +182,7 @@ def test_help(tmp_path):
     assert "set -euo" not in finished.stdout
 
 
+@pytest.mark.slow
 def test_a_failing_stage_is_the_last(tmp_path, sample_vocab):
     dump = (SAMPLE / "wikicorpus_sample.xml.bz2").read_bytes()
     (tmp_path / "half.xml.bz2").write_bytes(dump[: len(dump) // 2])
@@ -255,6 +259,7 @@ def prepare_over_a_bad_line(folder, dump, vocab, break_after, **variables):
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_the_sample_over_a_bad_line_and_started_again(tmp_path, sample_vocab):
     dump = (SAMPLE / "wikicorpus_sample.xml.bz2").read_bytes()
     shards = {"N_TRAINING_SHARDS": 2, "N_TEST_SHARDS": 1}

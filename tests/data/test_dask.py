@@ -129,6 +129,7 @@ def test_a_worker_without_the_folder(cluster, tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_stages_make_the_same_bytes_while_a_worker_is_killed(cluster, tmp_path):
     vocab = write_vocab(tmp_path / "vocab.txt")
     write_long_dump(tmp_path / "dump.xml.bz2")

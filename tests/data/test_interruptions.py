@@ -70,6 +70,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.slow
 def test_killed_and_started_again_ends_with_the_same_bytes(undisturbed, tmp_path, stage):
     before, after, seconds, vocab = undisturbed
     rng = random.Random(stage)
@@ -98,6 +99,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(undisturbed, tmp_path
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_stage_and_leaves_nothing_half_done(undisturbed, tmp_path, stage):
     """As the kernel does when memory runs out."""
     before, after, seconds, vocab = undisturbed
@@ -135,6 +137,7 @@ def test_a_killed_worker_ends_the_stage_and_leaves_nothing_half_done(undisturbed
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_loses_nothing(undisturbed, tmp_path, stage):
     before, after, _, vocab = undisturbed
     following = STAGES[STAGES.index(stage) + 1 :]

@@ -65,6 +65,7 @@ def test_layers_hand_on_what_the_next_can_use(checkpoint_activations):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
+@pytest.mark.slow
 def test_pre_training_from_the_command_line(tmp_path):
     make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
     for kernels in ("torch", "triton"):
@@ -74,6 +75,7 @@ def test_pre_training_from_the_command_line(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
 @pytest.mark.parametrize("first", ["torch", "triton"])
+@pytest.mark.slow
 def test_a_run_with_adamw_goes_on_with_other_kernels(tmp_path, first):
     second = {"torch": "triton", "triton": "torch"}[first]
     make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
@@ -85,6 +87,7 @@ def test_a_run_with_adamw_goes_on_with_other_kernels(tmp_path, first):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
+@pytest.mark.slow
 def test_fp8_from_the_command_line(tmp_path, capsys):
     """Near fp32, and with no share of a peak that half of its products have not."""
     make_inputs(tmp_path, **{**SMALL, "intermediate_size": 64}, **WITHOUT_DROPOUT)
@@ -132,6 +135,7 @@ def test_what_it_cannot_do_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels were compiled, and cannot be interpreted any more")
+@pytest.mark.slow
 def test_attention_by_hand_from_the_command_line(tmp_path):
     make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
     shared = {"max_steps": 2, "skip_checkpoint": True, "train_batch_size": 4, "gradient_accumulation_steps": 1}

@@ -47,6 +47,7 @@ def nvidia_file(tmp_path):
     return tmp_path / "nvidia.pt"
 
 
+@pytest.mark.slow
 def test_google_to_hugging_face_and_on_to_a_pt_file(tmp_path, google_folder):
     status, lines, errors = convert(google_folder, "hf", cwd=tmp_path)
     assert (status, errors) == (0, "")
@@ -67,6 +68,7 @@ def test_google_to_hugging_face_and_on_to_a_pt_file(tmp_path, google_folder):
     load_with_transformers(tmp_path / "again", "BertForPreTraining")
 
 
+@pytest.mark.slow
 def test_nvidia_needs_a_configuration_and_trims_to_the_vocabulary(tmp_path, nvidia_file):
     status, _, errors = convert(nvidia_file, "hf", cwd=tmp_path)
     assert status == 2
@@ -88,6 +90,7 @@ def test_nvidia_needs_a_configuration_and_trims_to_the_vocabulary(tmp_path, nvid
     assert convert(*arguments, "--overwrite", cwd=tmp_path)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_5_has_its_vocabulary_in_tokenizer_json(tmp_path, google_folder):
     assert convert(google_folder, "hf", cwd=tmp_path)[0] == 0
     for kind in (transformers.AutoTokenizer, transformers.BertForPreTraining):
@@ -108,6 +111,7 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path, google_folder):
     assert not (tmp_path / "hf").exists()
 
 
+@pytest.mark.slow
 def test_a_pt_file_is_replaced_only_when_asked(tmp_path, google_folder):
     (tmp_path / "start.pt").write_text("precious")
     status, _, errors = convert(google_folder, "start.pt", cwd=tmp_path)

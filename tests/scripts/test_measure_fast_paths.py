@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from script_runs import run
 
 SCRIPT = "scripts/measure_fast_paths.sh"
@@ -20,6 +21,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_written(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_part_is_measured_kept_and_shown(tmp_path):
     results = tmp_path / "my results"
     ended = run(SCRIPT, cwd=tmp_path, **SMALL, PARTS="steps curves", VARIANTS="eager", RESULTS_DIR=results)
@@ -32,6 +34,7 @@ def test_a_part_is_measured_kept_and_shown(tmp_path):
     assert os.listdir(results) == ["steps_phase1.txt"]
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_named_and_the_others_go_on(tmp_path):
     variables = SMALL | {"WORKLOADS": "phase1 squad", "SQUAD_BATCH_SIZES": "0"}
     ended = run(SCRIPT, cwd=tmp_path, **variables, PARTS="steps", VARIANTS="eager", RESULTS_DIR=tmp_path / "results")

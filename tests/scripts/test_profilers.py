@@ -122,6 +122,7 @@ def test_nsys_waits_for_the_steps_and_nvprof_means_it(machine, tmp_path, word):
     assert json.loads((tmp_path / "out" / "profile" / "timeline.json").read_text())["source"] == "nsys"
 
 
+@pytest.mark.slow
 def test_torch_profiles_on_a_cpu_and_says_where_the_time_went(machine, tmp_path):
     ended = machine("torch", "02", "04", "--no_cuda", "--max_seq_length", 16, "--max_predictions_per_seq", 2)
     assert ended.returncode == 0, ended.stderr

@@ -71,6 +71,7 @@ def test_the_default_shards_are_where_the_preparation_writes_them(tmp_path):
         assert str(found) == printed.strip()
 
 
+@pytest.mark.slow
 def test_pretraining_reports_all_that_is_wrong_at_once(tmp_path):
     (tmp_path / "ckpt_350.pt").touch()
     wrong = {"PHASE1_MICRO_BATCH": 100, "COMPILE": "yes", "PHASE2_WARMUP": 2, "PHASE2_DATA_DIR": tmp_path / "nowhere"}

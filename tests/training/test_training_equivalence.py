@@ -74,6 +74,7 @@ def reference_curve(model, folder):
     return points
 
 
+@pytest.mark.slow
 def test_300_steps_equal_hugging_face_with_naive_lamb(tmp_path):
     make_inputs(tmp_path, **WITHOUT_DROPOUT)
     torch.manual_seed(3)

@@ -112,6 +112,7 @@ def test_16_bits(lengths, max_seqlen, dtype, rtol):
 
 @settings(max_examples=6)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=3).filter(any), st.sampled_from([40, 64, 128, 129]))
+@pytest.mark.slow
 def test_any_lengths(lengths, max_seqlen):
     check(lengths, max_seqlen, 0.3)
 

@@ -187,6 +187,7 @@ def test_evaluation_drops_nothing_and_records_nothing():
 
 @pytest.mark.parametrize("in_fp8", [False, True])
 @pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.slow
 def test_checkpointed_layers_drop_the_same_elements_again(backend, in_fp8):
     dtype = torch.bfloat16 if in_fp8 and DEVICE.type == "cuda" else torch.float32
     fused = encoder(0.3, backend, in_fp8)

@@ -132,6 +132,7 @@ def test_stopped_and_resumed_is_the_same_run(folder, finished, tmp_path):
     assert texts(tmp_path / "out" / "predictions.json") == texts(finished / "predictions.json")
 
 
+@pytest.mark.slow
 def test_two_ranks_train_and_answer_as_one(folder, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     main(command(folder, output_dir=alone, gradient_accumulation_steps=2))
