@@ -34,6 +34,11 @@ class FlatBatch:
     first_sample: int  # index of the first sequence in the stream of samples; what is random follows from it
 
     @property
+    def encoder_inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        """What every model takes first: ids, token types, positions, `cu_seqlens` and `max_seqlen`."""
+        return self.input_ids, self.token_type_ids, self.position_ids, self.cu_seqlens, self.max_seqlen
+
+    @property
     def n_sequences(self) -> int:
         """B."""
         return self.work.n_sequences

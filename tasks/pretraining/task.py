@@ -96,11 +96,7 @@ class PretrainingTask(Task):
     def losses(self, forward: nn.Module, batch: PretrainingBatch) -> tuple[Tensor, ...]:
         """Total, masked-LM and next-sentence loss."""
         return forward(
-            batch.input_ids,
-            batch.token_type_ids,
-            batch.position_ids,
-            batch.cu_seqlens,
-            batch.max_seqlen,
+            *batch.encoder_inputs,
             batch.masked_lm_positions,
             batch.masked_lm_labels,
             batch.next_sentence_labels,
@@ -114,11 +110,7 @@ class PretrainingTask(Task):
 
         def predict(batch: PretrainingBatch) -> tuple[Tensor, Tensor]:
             return model.predict(
-                batch.input_ids,
-                batch.token_type_ids,
-                batch.position_ids,
-                batch.cu_seqlens,
-                batch.max_seqlen,
+                *batch.encoder_inputs,
                 batch.masked_lm_positions,
                 batch.next_sentence_labels.shape[0],
             )

@@ -47,9 +47,7 @@ def score_tokens(
     with dataset.evaluation_batches() as batches:
         for host_batch in batches:
             batch = host_batch.to(device)
-            logits = model.predict(
-                batch.input_ids, batch.token_type_ids, batch.position_ids, batch.cu_seqlens, batch.max_seqlen
-            )
+            logits = model.predict(*batch.encoder_inputs)
             if pending is not None:  # read while the device works on the next
                 _keep(scores, offsets, *pending)
             pending = host_batch, torch.stack(logits)

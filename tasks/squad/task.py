@@ -138,11 +138,7 @@ class SquadTask(Task):
     def losses(self, forward: nn.Module, batch: SquadBatch) -> tuple[Tensor, ...]:
         """Mean, start and end loss."""
         return forward(
-            batch.input_ids,
-            batch.token_type_ids,
-            batch.position_ids,
-            batch.cu_seqlens,
-            batch.max_seqlen,
+            *batch.encoder_inputs,
             batch.start_positions,
             batch.end_positions,
         )
