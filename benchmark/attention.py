@@ -36,12 +36,11 @@ from benchmark.timing import in_turns, spread
 from benchmark.workloads.attention_inputs import AttentionInputs, random_inputs
 from common.errors import Problems, run_main
 from data.loading.synthetic import FULL, mean_length, synthetic_problem
-from kernels.attention.backends import variable_length_attention
+from kernels.attention.backends import CHOICES, variable_length_attention
 from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
 from training.metrics.measured_peak import copy_rate, seconds_of
 
-BACKENDS = ("flash", "sdpa", "triton")
 DTYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
 GRADIENTS_APART = ("flash", "sdpa")
 LONGEST_OF_TRITON = 512
@@ -54,7 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--bert_model", default="large", choices=sorted(BERT_CONFIGS), help="(default: large)")
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS) if on_gpu else ["sdpa"])
+    parser.add_argument("--backends", nargs="+", choices=CHOICES, default=list(CHOICES) if on_gpu else ["sdpa"])
     parser.add_argument(
         "--lengths", nargs="+", type=int, default=[128, 512], help="longest sequences (default: 128 512)"
     )
