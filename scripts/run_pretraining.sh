@@ -99,14 +99,10 @@ phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the
   flags=(--do_train --input_dir "${!data}" --dataset "$DATASET" --output_dir "$OUTPUT_DIR"
     --global_batch_size "${!global}" --resume_from_checkpoint
     --max_steps "${!steps}" --learning_rate "${!rate}" --warmup_proportion "${!warmup}"
-    --optimizer "$OPTIMIZER" --schedule "$SCHEDULE" --seed "$SEED" --log_freq "$LOG_FREQ"
     --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT" --keep_checkpoints "$KEEP_CHECKPOINTS")
   if [[ -n $CONFIG_FILE ]]; then flag --config_file "$CONFIG_FILE"; else flag --bert_model "$BERT_MODEL"; fi
   flag --micro_batch_size "${!micro}"
-  flag --precision "$PRECISION"
-  flag --kernels "$KERNELS"
-  flag --reduce_dtype "$REDUCE_DTYPE"
-  flag --keep_every "$KEEP_EVERY"
+  flags_of OPTIMIZER SCHEDULE SEED LOG_FREQ PRECISION KERNELS REDUCE_DTYPE KEEP_EVERY
   flag --num_steps_per_evaluation "$STEPS_PER_EVALUATION"
   switch --compile "$COMPILE"
   switch --shard_optimizer "$SHARD_OPTIMIZER"

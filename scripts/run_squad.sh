@@ -64,10 +64,12 @@ if ((are_numbers)); then
   expect_divisible GLOBAL_BATCH MICRO_BATCH || MICRO_BATCH= # the program need not say it again
 fi
 
-flags=(--output_dir "$OUTPUT_DIR" --init_checkpoint "$INIT_CHECKPOINT" --resume_from_checkpoint
-  --num_train_epochs "$EPOCHS" --global_batch_size "$GLOBAL_BATCH" --predict_batch_size "$PREDICT_BATCH"
-  --learning_rate "$LEARNING_RATE" --warmup_proportion "$WARMUP" --max_seq_length "$MAX_SEQ_LENGTH"
-  --doc_stride "$DOC_STRIDE" --seed "$SEED" --log_freq "$LOG_FREQ" --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT")
+flags=(--resume_from_checkpoint --num_train_epochs "$EPOCHS" --global_batch_size "$GLOBAL_BATCH"
+  --predict_batch_size "$PREDICT_BATCH" --warmup_proportion "$WARMUP" --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT")
+flags_of OUTPUT_DIR INIT_CHECKPOINT VOCAB_FILE CONFIG_FILE BERT_MODEL EVAL_SCRIPT MAX_STEPS LEARNING_RATE MAX_SEQ_LENGTH \
+  DOC_STRIDE PRECISION KERNELS SEED LOG_FREQ
+flag --micro_batch_size "$MICRO_BATCH"
+switch --compile "$COMPILE"
 read -ra modes <<<"$MODE"
 ((${#modes[@]})) || problems+=("MODE is empty; its words are train, predict and eval.")
 for mode in "${modes[@]}"; do
@@ -80,15 +82,6 @@ for mode in "${modes[@]}"; do
 done
 if [[ " $MODE " == *" predict "* || " $MODE " == *" eval "* ]]; then flag --predict_file "$PREDICT_FILE"; fi
 if [[ $SQUAD_VERSION == 2.0 ]]; then flags+=(--version_2_with_negative); fi
-flag --vocab_file "$VOCAB_FILE"
-flag --config_file "$CONFIG_FILE"
-flag --bert_model "$BERT_MODEL"
-flag --eval_script "$EVAL_SCRIPT"
-flag --max_steps "$MAX_STEPS"
-flag --micro_batch_size "$MICRO_BATCH"
-flag --precision "$PRECISION"
-flag --kernels "$KERNELS"
-switch --compile "$COMPILE"
 
 refuse_flags "${flags[@]}" --train_batch_size -- "$@"
 if activate_environment && ((are_numbers)); then

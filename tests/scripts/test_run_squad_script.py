@@ -62,7 +62,8 @@ def test_settings_become_flags(tmp_path):
     ended = run(SCRIPT, "--max_answer_length", 40, cwd=tmp_path, **variables)
     assert ended.returncode == 0, ended.stderr
     flags = ended.stdout.splitlines()[0]
-    assert flags.startswith(f"{ROOT}/run_squad.py --output_dir {tmp_path} --init_checkpoint bert-large-uncased ")
+    assert flags.startswith(f"{ROOT}/run_squad.py --resume_from_checkpoint ")
+    assert f" --output_dir {tmp_path} --init_checkpoint bert-large-uncased " in flags
     for part in ("--do_predict --do_eval --predict_file a b", "--max_steps 9", "--micro_batch_size 4", "--compile"):
         assert f" {part} " in flags
     assert flags.endswith(" --max_answer_length 40")
