@@ -11,19 +11,18 @@ from data.corpus.sentences import splitter_name
 from data.loading.prepared import changed_files, prepared_shards, read_manifest, vocabulary_problem
 from data.verify.shards import verify
 from tokenization import load_vocab
-from training.environment.machine_checks import OK, PROBLEM, REBUILD, WARNING, Finding
+from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding
 
 PREPARE = "bash data/create_datasets_from_start.sh"
 PHASES = (("phase 1", "_seq_len_128_"), ("phase 2", "_seq_len_512_"))
 
 
-def data_findings(folder: Path, vocab_file: Path | None, in_full: bool, in_image: bool = False) -> Iterator[Finding]:
+def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Iterator[Finding]:
     """Shards, SQuAD, vocabulary and sentence splitter.
 
     Args:
         folder: the preparation's, or one of shards.
         in_full: read all shards instead of only their sizes.
-        in_image: of `machine.is_in_image`.
     """
     if not folder.is_dir():
         yield Finding("shards", f"there is no folder {folder}", PROBLEM, "Give --data_dir the folder with the data.")
@@ -40,7 +39,7 @@ def data_findings(folder: Path, vocab_file: Path | None, in_full: bool, in_image
     yield squad_finding(folder)
     yield vocabulary
     trained = "(trained)" in splitter_name()
-    how = f"WITH_PUNKT=1 {REBUILD}" if in_image else "python3 -m nltk.downloader punkt_tab"
+    how = "python3 -m nltk.downloader punkt_tab; for the image, on the host: WITH_PUNKT=1 bash build_image.sh"
     remedy = f"Sentences are cut a little worse where text is prepared: {how}"
     yield Finding("sentence splitter", splitter_name(), OK if trained else WARNING, "" if trained else remedy)
 

@@ -34,7 +34,7 @@ check_ncu() {
 }
 
 may_not_read_counters() { # whether that is certain
-  (cd "$PROJECT_DIR" && python3 -c 'import sys; from training.environment.machine import may_read_gpu_counters
+  (cd "$PROJECT_DIR" && python3 -c 'import sys; from training.environment.description import may_read_gpu_counters
 sys.exit(may_read_gpu_counters() is not False)') 2>/dev/null
 }
 

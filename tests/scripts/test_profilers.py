@@ -16,7 +16,7 @@ from made_traces import write_nsys
 from paths import ROOT
 
 from benchmark.profiles.ncu_csv import read_launches
-from training.environment.machine import may_read_gpu_counters
+from training.environment.description import may_read_gpu_counters
 
 SCRIPT = ROOT / "scripts" / "profile_pretrain.sh"
 KNOWN = ROOT / "tests" / "benchmark" / "ncu_known_metrics.json"

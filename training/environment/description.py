@@ -1,81 +1,153 @@
 """What a run ran on: every log and every result carries it, or the numbers in them could not be compared.
 
-Nothing here fails where something is absent, a GPU, a driver or git: the entry is then None. Host names are left out,
-so that logs can be published.
+What cannot be found out is None and never an error. PyTorch is imported only by the functions that ask it, since
+scripts/check_environment.py also looks at machines without it. Host names are left out, so that logs can be published.
+
+Sources: proc(5) and capabilities(7); NVIDIA, "ERR_NVGPUCTRPERM: Permission issue with Performance Counters"
+(developer.nvidia.com) for who may read a GPU's counters.
 """
 
 import datetime
+import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
+import resource
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
-
 from common.workers import usable_cores
-from training.environment.machine import driver_version, machine_facts, output_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = PROJECT_ROOT / "requirements.txt"
+SHARED_MEMORY = Path("/dev/shm")
+DRIVER_SETTINGS = Path("/proc/driver/nvidia/params")
+PROCESS_STATUS = Path("/proc/self/status")
+CAP_SYS_ADMIN, CAP_PERFMON = 21, 38  # bits of a process's capabilities
+PROFILERS = ("ncu", "nsys")
+CONTAINER_VARIABLE = "container"  # by systemd's convention, with the engine's name
+CONTAINER_MARKS = (("/run/.containerenv", "podman"), ("/.dockerenv", "docker"))
 
 
 def describe_environment() -> dict[str, Any]:
     """Hardware, software, source version, command line and time of this process, in JSON's types."""
+    import numpy
+    import torch
+
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command_line": shlex.join(sys.argv),
         **_git(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "numpy": numpy.__version__,
-        "operating_system": platform.platform(),
-        "cpu": _cpu_model(),
-        "cpu_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
-        "memory_bytes": _memory_bytes(),
-        **machine_facts(PROJECT_ROOT / "requirements.txt"),
+        **machine_facts(),
         **gpu_facts(),
+    }
+
+
+def machine_facts() -> dict[str, Any]:
+    """What needs no package; takes milliseconds."""
+    locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return {
+        "python": platform.python_version(),
+        "operating_system": platform.platform(),
+        "cpu": _line_of(Path("/proc/cpuinfo"), r"model name\s*: (.+)") or platform.processor() or platform.machine(),
+        "cpu_cores": usable_cores(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "container": container(),
+        "shared_memory_bytes": shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None,
+        "locked_memory_bytes": "unlimited" if locked == resource.RLIM_INFINITY else locked,
+        "gpu_counters_readable": may_read_gpu_counters(),
+        "profilers": [name for name in PROFILERS if shutil.which(name)],
+        # Without its CUDA extensions apex is of no use here, and the package of that name on PyPI is something else.
+        "apex": _installed("apex") if importlib.util.find_spec("amp_C") else None,
+        "other_versions_than_pinned": other_versions(),
     }
 
 
 def gpu_facts() -> dict[str, Any]:
     """The GPUs that this process sees, and the software between them and it."""
+    import torch
+
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    has_nccl = torch.cuda.is_available() and torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    has_nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available()
     return {
+        "torch": torch.__version__,
         "gpus": [device.name for device in devices],
         "compute_capabilities": [f"{device.major}.{device.minor}" for device in devices],
         "gpu_memory_bytes": [device.total_memory for device in devices],
-        "driver": driver_version() if devices else None,
+        "driver": next((driver for _, driver in gpus_of_driver() or ()), None) if devices else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None,
     }
 
 
+def gpus_of_driver() -> list[tuple[str, str]] | None:
+    """Name and driver version of each GPU that nvidia-smi shows; None where it is missing or fails."""
+    shown = _output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    return None if shown is None else [tuple(line.rsplit(", ", 1)) for line in shown.splitlines()]
+
+
+def container() -> str | None:
+    """The kind of container this process is in, by the marks that engines leave; None outside of one."""
+    if "APPTAINER_CONTAINER" in os.environ:
+        return "apptainer"
+    marked = (engine for file, engine in CONTAINER_MARKS if Path(file).exists())
+    return os.environ.get(CONTAINER_VARIABLE) or next(marked, None)
+
+
+def may_read_gpu_counters(settings: Path = DRIVER_SETTINGS, status: Path = PROCESS_STATUS) -> bool | None:
+    """Whether Nsight Compute may count here; None without an NVIDIA driver."""
+    only_admins = _line_of(settings, r"RmProfilingAdminOnly: *(\d)")
+    capabilities = _line_of(status, r"CapEff:\s*([0-9a-f]+)")
+    if only_admins is None or capabilities is None:
+        return None
+    return only_admins == "0" or any(int(capabilities, 16) >> bit & 1 for bit in (CAP_SYS_ADMIN, CAP_PERFMON))
+
+
+def other_versions(requirements: Path = REQUIREMENTS) -> list[str]:
+    """Packages that are not of the version that is pinned, as `numpy 2.1.0 (2.4.6)` or `numpy is missing (2.4.6)`."""
+    pins = re.findall(r"^([\w.-]+)==([\w.]+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    installed = {name: _installed(name) for name, _ in pins}
+    return [f"{name} {installed[name] or 'is missing'} ({pin})" for name, pin in pins if installed[name] != pin]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _git() -> dict[str, Any]:
     """Commit, and whether files differ from it; None where the project is not itself a git checkout."""
-    top = output_of("git", "-C", str(PROJECT_ROOT), "rev-parse", "--show-toplevel")
-    commit = output_of("git", "-C", str(PROJECT_ROOT), "rev-parse", "--verify", "--quiet", "HEAD")
-    if not commit or not top or Path(top).resolve() != PROJECT_ROOT:
+    in_project = ("git", "-C", str(PROJECT_ROOT))
+    if _output_of(*in_project, "rev-parse", "--show-toplevel") != str(PROJECT_ROOT):
         return {"git_commit": None, "git_dirty": None}
-    changes = output_of("git", "-C", str(PROJECT_ROOT), "status", "--porcelain")
-    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
+    changes = _output_of(*in_project, "status", "--porcelain")
+    dirty = None if changes is None else bool(changes)
+    return {"git_commit": _output_of(*in_project, "rev-parse", "HEAD"), "git_dirty": dirty}
 
 
-def _cpu_model() -> str | None:
+def _line_of(file: Path, pattern: str) -> str | None:
+    """What the pattern's group matches in the first line that begins so; None without one."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        found = re.search(f"^{pattern}", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
-        lines = []
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, None) or platform.processor() or platform.machine() or None
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
         return None
+    return found and found[1]
+
+
+def _output_of(*command: str) -> str | None:
+    """What a command prints, or None where it is missing, fails or hangs."""
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return finished.stdout.strip()

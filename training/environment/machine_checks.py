@@ -1,28 +1,23 @@
 """Whether training can run on this machine, and what keeps it from doing so: facts in, findings with a remedy out.
 
-Apart from the facts (machine.py, description.py), so that any machine can be judged from its facts alone. A problem
-means that training cannot run, or not on the GPUs that are there; a warning, that something else is lost. A remedy ends
-in a command, if there is one, so that it can be copied.
+Apart from the facts (description.py), so that any machine can be judged from its facts alone. A problem means that
+training cannot run, or not on the GPUs that are there; a warning, that something else is lost.
 
 Source: NVIDIA, "CUDA Compatibility" (docs.nvidia.com/deploy/cuda-compatibility): an application of a CUDA major version
 runs on drivers from a lowest one on.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from training.environment.machine import Pin, version_of
-
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
-LOWEST_DRIVERS = MappingProxyType({11: (450, 80, 2), 12: (525, 60, 13), 13: (580, 65, 6)})  # Linux, by CUDA's major
-PYTHONS = ((3, 11), (3, 14))  # for which versions are pinned
-# NVIDIA's advice for containers. Docker gives 64 MiB, of which NCCL's first GPUs leave nothing.
-SHARED_MEMORY_ADVICE = 2**30
-INSTALL = "python3 -m pip install --requirement requirements.txt"
-REBUILD = "bash build_image.sh"  # on the host, where the Python is the image's
-PROFILER_TITLES = MappingProxyType({"ncu": "Nsight Compute", "nsys": "Nsight Systems"})
+LOWEST_DRIVERS = MappingProxyType({"12": "525.60.13", "13": "580.65.06"})  # Linux, by CUDA's major version
+LOWEST_PYTHON, HIGHEST_PYTHON = (3, 11), (3, 14)  # for which versions are pinned
+SHARED_MEMORY_ADVICE = 2**30  # of NVIDIA for containers; Docker gives 64 MiB, of which NCCL's first GPUs leave nothing
+INSTALL = "python3 -m pip install --requirement requirements.txt; for the image, on the host: bash build_image.sh"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,147 +31,107 @@ class Finding:
     """For all that is not OK."""
 
 
-def finding(check: str, found: str, state: str, remedy: str) -> Finding:
+def finding(check: str, found: str, is_right: object, remedy: str, otherwise: str = WARNING) -> Finding:
     """With the remedy only where it is needed."""
-    return Finding(check, found, state, "" if state == OK else remedy)
+    return Finding(check, found) if is_right else Finding(check, found, otherwise, remedy)
 
 
-def python_findings(
-    version: tuple[int, ...], pins: Sequence[Pin], error: str | None, install: str = INSTALL
-) -> Iterator[Finding]:
-    """Python and its packages.
+def machine_findings(facts: dict[str, Any], n_gpus: int, import_error: str | None) -> Iterator[Finding]:
+    """Python and its packages, memory, profilers and apex.
 
     Args:
-        error: what importing the training raised, if it did.
-        install: INSTALL or REBUILD.
+        facts: of `description.machine_facts`.
+        n_gpus: that PyTorch sees.
+        import_error: what importing the training raised, if it did.
     """
-    lowest, highest = (".".join(map(str, bound)) for bound in PYTHONS)
-    state = PROBLEM if version[:2] < PYTHONS[0] else WARNING if version[:2] > PYTHONS[1] else OK
-    remedy = f"Take Python {lowest} to {highest}, for which versions are pinned."
-    yield finding("Python", ".".join(map(str, version)), state, remedy)
-    others = [str(pin) for pin in pins if not pin.fits]
-    found = ", ".join(others) + " as pinned in brackets" if others else f"all {len(pins)} as pinned"
-    remedy = f"What was measured was measured with the pinned versions: {install}"
-    yield finding("packages", found, WARNING if others else OK, remedy)
-    if error is not None:
-        yield Finding("import of the training", error, PROBLEM, f"Install what is missing: {install}")
+    python = _numbers(facts["python"])[:2]
+    remedy = "Take Python 3.11 to 3.14, for which versions are pinned."
+    is_right, otherwise = LOWEST_PYTHON <= python <= HIGHEST_PYTHON, PROBLEM if python < LOWEST_PYTHON else WARNING
+    yield finding("Python", facts["python"], is_right, remedy, otherwise)
+    others = facts["other_versions_than_pinned"]
+    remedy = f"What was measured was measured with the pinned versions, in brackets: {INSTALL}"
+    yield finding("packages", ", ".join(others) or "all as pinned", not others, remedy)
+    if import_error:
+        yield Finding("import of the training", import_error, PROBLEM, f"Install what is missing: {INSTALL}")
+    shared, locked = facts["shared_memory_bytes"] or 0, facts["locked_memory_bytes"]
+    how = "sudo mount --options remount,size=1g /dev/shm, or docker run --shm-size 1g"
+    remedy = f"With less than 1 GiB NCCL may fail between GPUs: {how}"
+    yield finding("shared memory", f"{shared / 2**30:.2f} GiB", n_gpus < 2 or shared >= SHARED_MEMORY_ADVICE, remedy)
+    found = locked if locked == "unlimited" else f"{locked / 2**20:,.0f} MiB"
+    remedy = "InfiniBand adapters need it without a limit: ulimit -l unlimited, or docker run --ulimit memlock=-1"
+    yield finding("locked memory", found, n_gpus < 2 or locked == "unlimited", remedy)
+    for command, title in (("ncu", "Nsight Compute"), ("nsys", "Nsight Systems")):
+        remedy = (
+            "Only profiling needs it: install it from NVIDIA's CUDA package repository; for the image, on the host: "
+            "WITH_NSIGHT=1 bash build_image.sh"
+        )
+        has_it = command in facts["profilers"]
+        yield finding(title, f"{command} is {'' if has_it else 'not '}on the PATH", has_it, remedy)
+    if (counters := facts["gpu_counters_readable"]) is not None:
+        found = "may be read" if counters else "may be read by administrators only"
+        remedy = (
+            "Only Nsight Compute needs them: have the driver loaded with NVreg_RestrictProfilingToAdminUsers=0, as "
+            "root; for a container: bash start_container.sh --profile DATASET_FOLDER"
+        )
+        yield finding("GPU counters", found, counters, remedy)
+    yield Finding("apex", facts["apex"] or "not installed with its CUDA extensions; nothing needs it")
 
 
 def gpu_findings(
-    shown: Sequence[tuple[str, str]] | None,
-    torch_version: str,
-    facts: dict[str, Any],
-    run_kernel: Callable[[int], str | None],
-    are_hidden: bool = False,
+    shown: Sequence[tuple[str, str]] | None, facts: dict[str, Any], product_error: Callable[[int], str | None]
 ) -> Iterator[Finding]:
     """GPU, driver, CUDA and PyTorch, and whether they agree.
 
     Args:
-        shown: (name, driver version) by nvidia-smi; None: it is not there or fails.
+        shown: (name, driver version) by nvidia-smi; empty where CUDA_VISIBLE_DEVICES hides all GPUs; None: it fails.
         facts: of `description.gpu_facts`.
-        run_kernel: computes on the GPU of this index; returns what went wrong.
-        are_hidden: CUDA_VISIBLE_DEVICES names none, so that nobody wants them.
+        product_error: computes on the GPU of this index; returns what went wrong.
     """
-    gpus, cuda, names = facts["gpus"], facts["cuda"], [name for name, _ in shown or ()]
-    built_for = f"torch {torch_version}, for CUDA {cuda}" if cuda else f"torch {torch_version}, for CPUs only"
-    if are_hidden or not (names or gpus):
-        yield _no_gpu_finding(shown, are_hidden and bool(names))
+    gpus, cuda = facts["gpus"], facts["cuda"]
+    names = gpus or [name for name, _ in shown or ()]
+    built_for = f"torch {facts['torch']}, for {f'CUDA {cuda}' if cuda else 'CPUs only'}"
+    if not names:
+        found = (
+            "there is no nvidia-smi that works" if shown is None else "nvidia-smi or CUDA_VISIBLE_DEVICES shows none"
+        )
+        remedy = (
+            "Training runs on the CPU, which is for trying things; on a machine with a GPU, install NVIDIA's driver "
+            "and, for containers, its container toolkit, or unset CUDA_VISIBLE_DEVICES."
+        )
+        yield Finding("GPU", found, WARNING, remedy)
         yield Finding("PyTorch", built_for)
         return
-    yield Finding("GPU", _counted(gpus or names))
+    yield Finding("GPU", ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)))
     remedy = "PyTorch cannot use the GPU; install one that was built for CUDA, as PyPI's for Linux are."
-    yield finding("PyTorch", built_for, OK if cuda else PROBLEM, remedy)
+    yield finding("PyTorch", built_for, cuda, remedy, PROBLEM)
     if not cuda:
         return
-    yield _driver_finding(shown[0][1] if shown else facts["driver"], cuda)
+    if shown and (lowest := LOWEST_DRIVERS.get(cuda.split(".")[0])):
+        is_new = _numbers(shown[0][1]) >= _numbers(lowest)
+        remedy = (
+            f"Install a driver from {lowest} on, or a PyTorch for an older CUDA (https://pytorch.org/get-started); "
+            "for the image: CUDA_VARIANT=cu126 bash build_image.sh"
+        )
+        found = f"{shown[0][1]}, {'new enough' if is_new else 'too old'} for CUDA {cuda}"
+        yield finding("driver", found, is_new, remedy, PROBLEM)
     if not gpus:
         remedy = (
             "Look whether CUDA_VISIBLE_DEVICES names a GPU that is there, and whether nvidia-smi works for this user; "
             "in a container, whether it was started with --gpus all."
         )
         yield Finding("GPUs in PyTorch", "torch.cuda sees none", PROBLEM, remedy)
-        return
     for index, (name, capability) in enumerate(zip(gpus, facts["compute_capabilities"], strict=True)):
-        error = run_kernel(index)
+        error = product_error(index)
         found = f"GPU {index} ({name}), compute capability {capability}: {error or 'right'}"
         remedy = (
             "Without a kernel image for this compute capability, install a PyTorch that was built for it: for new GPUs "
             "a newer, for old ones an older one. Else see nvidia-smi for what else runs there; a reboot often helps."
         )
-        yield finding("a matrix product", found, PROBLEM if error else OK, remedy)
+        yield finding("a matrix product", found, error is None, remedy, PROBLEM)
     if facts["nccl"] or len(gpus) > 1:
         remedy = "Several GPUs train together through NCCL only; install a PyTorch that has it, or set NUM_GPUS=1."
-        yield finding("NCCL", facts["nccl"] or "PyTorch has none", OK if facts["nccl"] else PROBLEM, remedy)
+        yield finding("NCCL", facts["nccl"] or "PyTorch has none", facts["nccl"], remedy, PROBLEM)
 
 
-def _no_gpu_finding(shown: Sequence[tuple[str, str]] | None, are_hidden: bool) -> Finding:
-    if are_hidden:
-        found = f"{_counted([name for name, _ in shown or ()])}, hidden by CUDA_VISIBLE_DEVICES"
-        return Finding("GPU", found, WARNING, "Training runs on the CPU. To use the GPU: unset CUDA_VISIBLE_DEVICES")
-    found = "there is no nvidia-smi that works" if shown is None else "nvidia-smi shows none"
-    remedy = (
-        "Training runs on the CPU, which is for trying things; on a machine with a GPU, install NVIDIA's driver and, "
-        "for containers, its container toolkit."
-    )
-    return Finding("GPU", found, WARNING, remedy)
-
-
-def _counted(names: Sequence[str]) -> str:
-    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-
-
-def _driver_finding(driver: str | None, cuda: str) -> Finding:
-    lowest = LOWEST_DRIVERS.get(version_of(cuda)[0])
-    if driver is None or lowest is None:
-        return Finding("driver", f"{driver or 'unknown'}, for CUDA {cuda}")
-    is_old = version_of(driver) < lowest
-    remedy = (
-        f"Install a driver from {'.'.join(map(str, lowest))} on, or a PyTorch for an older CUDA "
-        "(https://pytorch.org/get-started); for the image: CUDA_VARIANT=cu126 bash build_image.sh"
-    )
-    found = f"{driver}, {'too old' if is_old else 'new enough'} for CUDA {cuda}"
-    return finding("driver", found, PROBLEM if is_old else OK, remedy)
-
-
-def memory_findings(shared: int | None, locked: int | str | None, n_gpus: int, in_container: bool) -> Iterator[Finding]:
-    """Shared and locked memory. The loader is a thread and needs neither; NCCL does, between several GPUs."""
-    found = "unknown" if shared is None else f"{shared / 2**30:.2f} GiB"
-    state = WARNING if n_gpus > 1 and (shared or 0) < SHARED_MEMORY_ADVICE else OK
-    note = " (needed between GPUs only; the loader takes none)" if state == OK else ""
-    how = "docker run --shm-size 1g" if in_container else "sudo mount --options remount,size=1g /dev/shm"
-    yield finding("shared memory", found + note, state, f"With less than 1 GiB NCCL may fail between GPUs: {how}")
-    found = locked if isinstance(locked, str) else "unknown" if locked is None else f"{locked / 2**20:,.0f} MiB"
-    state = WARNING if n_gpus > 1 and locked != "unlimited" else OK
-    how = "docker run --ulimit memlock=-1" if in_container else "ulimit -l unlimited"
-    yield finding("locked memory", found, state, f"InfiniBand adapters need it without a limit: {how}")
-
-
-def profiler_findings(
-    versions: dict[str, str | None], counters: bool | None, in_container: bool, in_image: bool = False
-) -> Iterator[Finding]:
-    """Nsight Compute and Nsight Systems, and whether the first may count.
-
-    Args:
-        versions: by command; None: not on the PATH.
-        counters: of `may_read_gpu_counters`.
-        in_image: of `machine.is_in_image`.
-    """
-    for command, version in versions.items():
-        title = PROFILER_TITLES[command]
-        how = f"build the image with it, on the host: WITH_NSIGHT=1 {REBUILD}"
-        if not in_image:
-            how = f"install {title}, from NVIDIA's CUDA package repository."
-        remedy = f"Only profiling needs {command}; {how}"
-        yield finding(title, version or "not on the PATH", OK if version else WARNING, remedy)
-    if counters is None:
-        return
-    how = "have the driver loaded with NVreg_RestrictProfilingToAdminUsers=0, as root."
-    if in_container:
-        how = "start the container so: bash start_container.sh --profile DATASET_FOLDER"
-    found = "may be read" if counters else "may be read by administrators only"
-    yield finding("GPU counters", found, OK if counters else WARNING, f"Only Nsight Compute needs them; {how}")
-
-
-def apex_finding(version: str | None) -> Finding:
-    """apex is an option, so nothing is wrong without it."""
-    return Finding("apex", version or "not installed; nothing needs it, and its kernels can be chosen where it is")
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))

@@ -9,17 +9,11 @@ import pytest
 from training.environment.allocator import VARIABLES, use_expandable_segments
 
 
-def test_nobody_else_has_set_it_up():
-    environment = {"PATH": "/bin"}
-    use_expandable_segments(environment)
-    assert environment == {"PATH": "/bin", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-
-
-@pytest.mark.parametrize("name", VARIABLES)
-def test_a_user_who_has_goes_before(name):
-    environment = {name: "max_split_size_mb:512"}
-    use_expandable_segments(environment)
-    assert environment == {name: "max_split_size_mb:512"}
+@pytest.mark.parametrize("given", [{}, *({name: "max_split_size_mb:512"} for name in VARIABLES)])
+def test_a_user_who_has_set_it_up_goes_before(monkeypatch, given):
+    monkeypatch.setattr(os, "environ", dict(given))
+    use_expandable_segments()
+    assert os.environ == (given or {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
 
 
 GROWING = """

@@ -1,14 +1,22 @@
+"""What is found out about the machine, from files and commands that are made up, and from the real ones."""
+
+import importlib.metadata
 import json
+import os
 import platform
+import re
+import resource
+import shutil
 import socket
 import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
-from training.environment import description as environment
-from training.environment import machine
-from training.environment.description import PROJECT_ROOT, describe_environment
+from training.environment import description
+from training.environment.description import PROJECT_ROOT, REQUIREMENTS, describe_environment, machine_facts
 
 
 def test_describes_this_machine_in_json():
@@ -19,38 +27,41 @@ def test_describes_this_machine_in_json():
     assert described["cpu_cores"] >= 1
     assert len(described["gpus"]) == torch.cuda.device_count()
     assert socket.gethostname() not in (described["operating_system"], described["cpu"])
-    assert described.items() >= machine.machine_facts(PROJECT_ROOT / "requirements.txt").items()
+    assert described.items() >= machine_facts().items()
 
 
-def test_nothing_fails_where_everything_is_absent(monkeypatch):
+def test_the_facts_of_this_machine_cost_little():
+    machine_facts()
+    begin = time.process_time()
+    facts = machine_facts()
+    assert time.process_time() - begin < 0.05
+    if os.path.ismount("/dev/shm"):
+        assert facts["shared_memory_bytes"] == shutil.disk_usage("/dev/shm").total
+    soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    assert facts["locked_memory_bytes"] == ("unlimited" if soft == resource.RLIM_INFINITY else soft)
+
+
+def test_nothing_fails_where_commands_and_files_are_absent(monkeypatch, tmp_path):
     def missing(*args, **kwargs):
         raise FileNotFoundError
 
-    monkeypatch.setattr(machine.subprocess, "run", missing)
-    monkeypatch.setattr(machine.shutil, "disk_usage", missing)
-    monkeypatch.setattr(machine.resource, "getrlimit", missing)
-    monkeypatch.setattr(environment.Path, "read_text", missing)
-    monkeypatch.delattr(environment.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(environment.os, "sysconf", missing)
+    monkeypatch.setattr(description.subprocess, "run", missing)
+    monkeypatch.setattr(description, "SHARED_MEMORY", tmp_path / "absent")
     described = describe_environment()
-    assert described["git_commit"] is None
-    assert described["driver"] is None
-    assert described["memory_bytes"] is None
-    assert described["shared_memory_bytes"] is None
-    assert described["locked_memory_bytes"] is None
-    assert described["gpu_counters_readable"] is None
-    assert described["cpu_cores"] >= 1
+    assert described["git_commit"] is described["git_dirty"] is described["shared_memory_bytes"] is None
+    assert description.may_read_gpu_counters(tmp_path / "absent") is None
+    assert description.gpus_of_driver() is None
 
 
 def test_commands_that_hang_or_fail_give_none(monkeypatch):
-    assert machine.output_of("false") is None
-    assert machine.output_of("echo", "yes") == "yes"
+    assert description._output_of("false") is None
+    assert description._output_of("echo", "yes") == "yes"
 
     def hang(*args, **kwargs):
         raise subprocess.TimeoutExpired("nvidia-smi", 20)
 
-    monkeypatch.setattr(machine.subprocess, "run", hang)
-    assert machine.output_of("nvidia-smi") is None
+    monkeypatch.setattr(description.subprocess, "run", hang)
+    assert description._output_of("nvidia-smi") is None
 
 
 @pytest.mark.parametrize(("own_repository", "changes"), [(True, ""), (True, " M modeling.py"), (False, "")])
@@ -60,9 +71,80 @@ def test_commit_is_that_of_the_project_and_of_no_repository_around_it(monkeypatc
             return str(PROJECT_ROOT if own_repository else PROJECT_ROOT.parent)
         return "0123abc" if "rev-parse" in command else changes
 
-    monkeypatch.setattr(environment, "output_of", git)
+    monkeypatch.setattr(description, "_output_of", git)
     expected = ("0123abc", bool(changes)) if own_repository else (None, None)
-    assert (environment._git()["git_commit"], environment._git()["git_dirty"]) == expected
+    described = describe_environment()
+    assert (described["git_commit"], described["git_dirty"]) == expected
+
+
+def test_a_container_is_known_by_its_marks(tmp_path, monkeypatch):
+    for name in ("APPTAINER_CONTAINER", "container"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(description, "CONTAINER_MARKS", ((tmp_path / "mark", "docker"),))
+    assert description.container() is None
+    (tmp_path / "mark").touch()
+    assert description.container() == "docker"
+    monkeypatch.setenv("container", "enroot")
+    assert description.container() == "enroot"
+    monkeypatch.setenv("APPTAINER_CONTAINER", "/x.sif")
+    assert description.container() == "apptainer"
+
+
+@pytest.mark.parametrize(
+    ("only_admins", "capabilities", "expected"),
+    [(0, 1, True), (1, 1, False), (1, 1 << 21, True), (1, 1 << 38, True)],  # CAP_CHOWN, CAP_SYS_ADMIN, CAP_PERFMON
+)
+def test_who_may_read_gpu_counters(tmp_path, only_admins, capabilities, expected):
+    settings, status = tmp_path / "params", tmp_path / "status"
+    settings.write_text(f"ResmanDebugLevel: 4294967295\nRmProfilingAdminOnly: {only_admins}\n", encoding="utf-8")
+    status.write_text(f"CapPrm:\tffffffffffffffff\nCapEff:\t{capabilities:016x}\n", encoding="utf-8")
+    assert description.may_read_gpu_counters(settings, status) is expected
+
+
+def test_nvidia_smi_is_asked_for_gpus_and_driver(tmp_path, monkeypatch):
+    def command(body):
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    command("printf 'NVIDIA H200, 575.57.08\\nNVIDIA H200, 575.57.08\\n'")
+    assert description.gpus_of_driver() == [("NVIDIA H200", "575.57.08")] * 2
+    command("echo 'no devices were found'; exit 6")
+    assert description.gpus_of_driver() is None
+
+
+def test_apex_counts_with_its_extensions_only_and_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "apex-0.1.dist-info").mkdir()
+    (tmp_path / "apex-0.1.dist-info" / "METADATA").write_text("Name: apex\nVersion: 0.1\n", encoding="utf-8")
+    elsewhere = [place for place in sys.path if not os.path.exists(os.path.join(place, "apex"))]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *elsewhere])
+    assert machine_facts()["apex"] is None
+    (tmp_path / "amp_C.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
+    importlib.invalidate_caches()
+    assert machine_facts()["apex"] == "0.1"
+
+
+def test_pinned_versions_are_compared_with_what_is_installed(tmp_path):
+    ours, numpy = map(importlib.metadata.version, ("pytest", "numpy"))
+    text = f"# what is needed\npytest=={ours}  # the same\nnumpy==0.1\nno-such-package==1.2.post3\n"
+    (tmp_path / "requirements.txt").write_text(text, encoding="utf-8")
+    assert description.other_versions(tmp_path / "requirements.txt") == [
+        f"numpy {numpy} (0.1)",
+        "no-such-package is missing (1.2.post3)",
+    ]
+
+
+def test_all_of_the_projects_requirements_are_read(tmp_path):
+    pinned = re.sub("==", "==0.", REQUIREMENTS.read_text(encoding="utf-8"))
+    (tmp_path / "requirements.txt").write_text(pinned, encoding="utf-8")
+    lines = [line for line in pinned.splitlines() if line and not line.startswith("#")]
+    assert len(description.other_versions(tmp_path / "requirements.txt")) == len(lines)
+
+
+def test_what_follows_a_plus_is_no_other_version(monkeypatch, tmp_path):
+    monkeypatch.setattr(description.importlib.metadata, "version", lambda name: "2.13.0+cu128")
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0\n", encoding="utf-8")
+    assert description.other_versions(tmp_path / "requirements.txt") == []
 
 
 @pytest.mark.gpu
