@@ -92,10 +92,18 @@ def test_partial_file_of_another_version_is_not_sewn_on(tmp_path, monkeypatch, c
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_refusals_are_final(tmp_path, status):
     with serve({"f": DATA}, always_status=status) as server:
-        with pytest.raises(UserError, match=rf"{server.url}/f: HTTP status {status}, .*: "):
+        with pytest.raises(UserError, match=rf"{server.url}/f: HTTP status {status}; (check|give) "):
             cached_path(f"{server.url}/f", tmp_path)
         assert len(server.requests) == 1
     assert visible(tmp_path) == []
+
+
+def test_signatures_are_in_no_message(tmp_path):
+    with serve({"f": DATA}) as server:
+        address = f"{server.url}/f?X-Amz-Signature=SECRET"
+    with pytest.raises(UserError, match="gave up after 8 attempts .*refused") as raised:
+        cached_path(address, tmp_path)
+    assert "SECRET" not in str(raised.value)
 
 
 def test_retry_after_is_honoured_up_to_a_cap(tmp_path, monkeypatch):
@@ -149,29 +157,11 @@ def test_full_disk_keeps_what_arrived(tmp_path, monkeypatch):
     with serve({"f": DATA}) as server:
         with monkeypatch.context() as patch:
             patch.setattr(remote_files.os, "fsync", full)
-            with pytest.raises(UserError, match="the disk is full"):
+            with pytest.raises(OSError, match="No space left"):
                 cached_path(f"{server.url}/f", tmp_path, name="f")
         assert visible(tmp_path) == []
         assert cached_path(f"{server.url}/f", tmp_path, name="f").read_bytes() == DATA
         assert len(server.requests) == 1
-
-
-def test_new_version_over_a_bad_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote_files, "ATTEMPTS", 4)
-    with serve({"f": DATA}, break_after=50_000, etags=['"old"'] * 15) as server:
-        assert cached_path(f"{server.url}/f", tmp_path, name="f").read_bytes() == DATA
-        assert len(server.requests) > 30
-
-
-def test_whole_already_by_416(tmp_path):
-    partial = tmp_path / "p"
-    partial.write_bytes(DATA)
-    with serve({"f": DATA}, etag='"1"') as server:
-        note = {"url": f"{server.url}/f", "validator": '"1"', "total": None}
-        Path(f"{partial}.json").write_text(json.dumps(note))
-        remote_files.download(f"{server.url}/f", partial)
-        assert [(request.status, request.sent) for request in server.requests] == [(416, 0)]
-    assert partial.read_bytes() == DATA
 
 
 def test_local_path(tmp_path):
