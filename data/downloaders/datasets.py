@@ -1,15 +1,21 @@
-"""What the preparation begins with, from the network or from this machine: which dataset is got by which function."""
+"""What the preparation begins with, from the network or from this machine: documents, SQuAD, Google's weights."""
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from common.errors import Problem
+from common.errors import Problem, UserError
+from common.json_files import read_json
+from common.published_models import FILES, PRETRAINED_MODELS
 from data.artifacts.layout import BOTH, SQUAD, WEIGHTS
 from data.artifacts.stage_output import Preparation
 from data.document_sources import COMBINED, document_sources
-from data.downloaders.folder import DownloadOptions
-from data.downloaders.published import download_squad, download_weights
+from data.downloaders.folder import DownloadOptions, download_folder, link_or_copy
+from file_utils import cached_path, sha256_of, unpack
 
 ALL = "all"
 OTHER_DOWNLOADS = (SQUAD, WEIGHTS, ALL)
@@ -18,22 +24,17 @@ WITH_SOURCE = "bookscorpus"
 """Whose `--source` is given with `all`; everything else there is published."""
 
 
-def download_problems(dataset: str, options: DownloadOptions) -> list[Problem]:
-    """What is wrong with the options, before anything is downloaded."""
-    problems = []
+def download_problems(dataset: str, options: DownloadOptions) -> Iterator[Problem | None]:
+    """What is wrong with the options, before anything is downloaded; None is nothing."""
+    source = options.source
     if not 0 <= options.max_failed_share <= 1:
-        problems.append(Problem(f"--max_failed_share {options.max_failed_share} must lie in [0, 1]."))
-    if dataset == SQUAD and options.source and not Path(options.source).is_dir():
-        problem = f"--source {options.source} is no folder"
-        problems.append(Problem(problem, "leave it out, or give one with SQuAD's four files"))
-    if dataset == WEIGHTS and options.source:
-        problems.append(
-            Problem(f"--source {options.source} is not for {WEIGHTS}, which has one source", "leave it out")
-        )
-    documents = document_sources().get(WITH_SOURCE if dataset == ALL else dataset)
-    if documents and (problem := documents.problem(options.source)):
-        problems.append(problem)
-    return problems
+        yield Problem(f"--max_failed_share {options.max_failed_share} must lie in [0, 1].")
+    if dataset == SQUAD and source and not Path(source).is_dir():
+        yield Problem(f"--source {source} is no folder", "leave it out, or give one with SQuAD's four files")
+    if dataset == WEIGHTS and source:
+        yield Problem(f"--source {source} is not for {WEIGHTS}, which has one source", "leave it out")
+    if documents := document_sources().get(WITH_SOURCE if dataset == ALL else dataset):
+        yield documents.problem(source)
 
 
 def download(preparation: Preparation, options: DownloadOptions) -> Iterator[str]:
@@ -42,16 +43,59 @@ def download(preparation: Preparation, options: DownloadOptions) -> Iterator[str
     Raises:
         UserError: it cannot be had, is not what it should be, or something else lies in its place.
     """
-    dataset = preparation.layout.dataset
-    if dataset == SQUAD:
-        yield download_squad(preparation, options)
-    elif dataset == WEIGHTS:
-        for name in options.models:
-            yield download_weights(preparation, name, options)
-    elif dataset == ALL:
+    dataset, folder = preparation.layout.dataset, preparation.layout.download
+    if dataset == ALL:
         for each in (SQUAD, WEIGHTS, *reversed(COMBINED[BOTH])):
             layout = dataclasses.replace(preparation.layout, dataset=each)
             of_each = options if each == WITH_SOURCE else dataclasses.replace(options, source=None)
             yield from download(dataclasses.replace(preparation, layout=layout), of_each)
+    elif dataset == SQUAD:
+        files = [f"{version}/{part}-{version}.json" for version in ("v1.1", "v2.0") for part in ("train", "dev")]
+        local = {name: _find(options.source, name) for name in files} if options.source else {}
+        asked = "a local folder" if options.source else options.squad_mirror
+        make = functools.partial(_take_squad, files=files, local=local, mirror=options.squad_mirror)
+        yield download_folder(preparation, folder, "SQuAD", asked, make, local)
+    elif dataset == WEIGHTS:
+        for name in options.models:
+            address = f"{options.weights_mirror}/{PRETRAINED_MODELS[name].archive}"
+            make = functools.partial(_take_weights, name=name, address=address)
+            yield download_folder(preparation, folder / PRETRAINED_MODELS[name].folder, name, address, make)
     else:
         yield document_sources()[dataset].download(preparation, options)
+
+
+def _find(folder: str, name: str) -> Path:
+    file_name = name.rpartition("/")[2]
+    if found := next(Path(folder).rglob(file_name), None):
+        return found
+    raise UserError(f"There is no {file_name} in {folder}", "give --source a folder with SQuAD's four files")
+
+
+def _take_squad(new: Path, pieces: Path, files: list[str], local: Mapping[str, Path], mirror: str) -> Mapping[str, Any]:
+    for name in files:
+        version, file_name = name.split("/")
+        path = local.get(name) or cached_path(f"{mirror}/{file_name}", pieces, name=file_name)
+        remedy = "get it again, or give a folder by --source"
+        found = read_json(path, "SQuAD file", remedy).get("version")
+        if found not in (version, version.removeprefix("v")):
+            raise UserError(f"{path} is SQuAD of version {found}, not {version}", remedy)
+        link_or_copy(path, new / name)
+    return {}
+
+
+def _take_weights(new: Path, pieces: Path, name: str, address: str) -> Mapping[str, Any]:
+    model = PRETRAINED_MODELS[name]
+    archive = cached_path(address, pieces, name=f"{model.folder}.zip")
+    unpacked = new.parent / "unpacked"
+    unpack(archive, unpacked)
+    for file in FILES:
+        if (unpacked / model.folder / file).is_file():
+            os.replace(unpacked / model.folder / file, new / file)
+    sums = "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(new.iterdir()))
+    if hashlib.sha256(sums.encode()).hexdigest() != model.sha256:
+        archive.unlink()
+        raise UserError(
+            f"The files in {address} are not those that were published, their SHA-256 are {sums.split()}",
+            "the archive was removed, try again",
+        )
+    return {}

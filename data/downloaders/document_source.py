@@ -33,11 +33,7 @@ class DocumentSource:
         raise NotImplementedError
 
     def download(self, preparation: Preparation, options: DownloadOptions) -> str:
-        """Bring the documents into `preparation.layout.download`; returns what was done.
-
-        Raises:
-            UserError: they cannot be had, or are not what they should be.
-        """
+        """Bring the documents into `preparation.layout.download`, see `download_folder`; returns what was done."""
         raise NotImplementedError
 
     def extract(self, preparation: Preparation) -> str | None:
@@ -47,20 +43,12 @@ class DocumentSource:
         """The folder to format, which may have a manifest, and the files there. Raises UserError if there are none."""
         raise NotImplementedError
 
-    def parts(self, files: Sequence[Path]) -> Iterable[Any]:
-        """The pieces that workers format, each at once: files, if they are small enough."""
-        return files
+    def parts(self, files: Sequence[Path]) -> Iterable[tuple[Path, int]]:
+        """The pieces that workers format, each at once: a file, and where in it the piece begins."""
+        return ((file, 0) for file in files)
 
-    def part_name(self, part: Any) -> str:
-        """What to call a piece when a worker dies at it."""
-        return str(part)
-
-    def documents(self, part: Any) -> list[str]:
-        """The documents of a piece, each a line without its end; empty ones are left out.
-
-        Raises:
-            UserError: it holds something else.
-        """
+    def documents(self, part: tuple[Path, int]) -> list[str]:
+        """The documents of a piece, each a line without its end. Raises UserError if it holds something else."""
         raise NotImplementedError
 
     def formatted(self, layout: Layout) -> Path:
@@ -68,22 +56,25 @@ class DocumentSource:
         return layout.formatted / f"{self.name}_one_{self.document}_per_line.txt"
 
     def write_documents(self, files: Sequence[Path], formatted: Path, pool: Workers) -> FileRecord:
-        """Write the documents in `files` one per line, in their order; returns the record, with their number.
+        """Write the documents in `files` one per line, in their order, without empty ones.
 
         Raises:
             UserError: a file holds something else, or nothing is prose.
         """
-        digest, n_bytes, n_documents = hashlib.sha256(), 0, 0
-        parts = pool.map(self.documents, self.parts(files), "text_formatting", self.part_name)
+        digest, n_documents = hashlib.sha256(), 0
+        parts = pool.map(self.documents, self.parts(files), "text_formatting", _name_of)
         with open(formatted, "wb") as file:
             for documents in tqdm(parts, "text_formatting", unit="part"):
-                block = "".join(f"{document}\n" for document in documents if document).encode()
-                file.write(block)
-                digest.update(block)
-                n_bytes += len(block)
-                n_documents += sum(map(bool, documents))
+                lines = [f"{document}\n".encode() for document in documents if document]
+                file.writelines(lines)
+                digest.update(b"".join(lines))
+                n_documents += len(lines)
         if n_documents == 0:
             raise UserError(
                 f"There is no prose in any document of {files[0].parent}", "check that it is what it should be"
             )
-        return FileRecord(n_bytes, digest.hexdigest(), {"documents": n_documents})
+        return FileRecord(formatted.stat().st_size, digest.hexdigest(), {"documents": n_documents})
+
+
+def _name_of(part: tuple[Path, int]) -> str:
+    return str(part[0])

@@ -1,8 +1,4 @@
-"""Where a download goes: known by its hashes when it is there, and whole or not there at all.
-
-A finished download is recognized without asking the network. Pieces of one that is not finished wait in a folder beside
-it, from which the next call resumes.
-"""
+"""Where a download goes: recognized by its hashes when it is there, and whole or not there at all."""
 
 import dataclasses
 import os
@@ -12,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.published_models import PRETRAINED_MODELS
-from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest
+from data.artifacts.manifest import FILE_NAME, FileRecord
 from data.artifacts.stage_output import Preparation
 
 SQUAD_MIRROR = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
@@ -32,37 +28,45 @@ class DownloadOptions:
     weights_mirror: str = WEIGHTS_MIRROR
 
 
-class DownloadFolder:
-    """Where a download goes, and whether it is there already.
+def download_folder(
+    preparation: Preparation,
+    folder: Path,
+    what: str,
+    source: str,
+    make: Callable[[Path, Path], Mapping[str, Any]],
+    local: Mapping[str, Path] | None = None,
+) -> str:
+    """Fill `folder` with a download, unless it is there and whole; returns what was done.
 
     Args:
-        folder: appears when the download is whole.
+        what: is downloaded, for people.
         source: what was asked for; another download is not replaced without `--overwrite`.
-        inputs: the files of this machine that it is made from, by name.
+        make: fills the new folder that it is given first. The second, beside it, is for pieces from which the next call
+            resumes, should this one be killed. Returns what became known on the way, for the manifest.
+        local: the files of this machine that it is made from, by name.
+
+    Raises:
+        UserError: something else lies in the place of the download.
     """
+    local = local or {}
+    records = preparation.records(local.values(), f"checking {what}")
+    inputs = {name: records[path] for name, path in local.items()}
+    output = preparation.output(folder / FILE_NAME, "download", {"source": source}, inputs, ["requests"])
+    if output.finished(path for path in folder.rglob("*") if path.is_file()):
+        return f"{what} was downloaded before and is as it was: {folder}"
+    pieces = folder.with_name(f".{folder.name}.partial")
 
-    def __init__(
-        self, preparation: Preparation, folder: Path, source: str, inputs: Mapping[str, FileRecord] | None = None
-    ):
-        self.folder = folder
-        self._output = preparation.output(
-            folder / FILE_NAME, "download", {"source": source}, inputs or {}, ["requests"]
-        )
+    def fill(new: Path) -> tuple[Mapping[str, FileRecord], Mapping[str, Any]]:
+        facts = make(new, pieces)
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        made = preparation.records(files, f"hashing {what}")
+        return {path.relative_to(new).as_posix(): record for path, record in made.items()}, facts
 
-    @property
-    def cache(self) -> Path:
-        """Where pieces of the download wait until it is whole."""
-        return self.folder.parent / f".{self.folder.name}.partial"
-
-    def finished(self) -> Manifest | None:
-        """The manifest of this download, if all of its files are there and whole; refuses what is there otherwise."""
-        return self._output.finished(path for path in self.folder.rglob("*") if path.is_file())
-
-    def fill(self, make: Callable[[Path], tuple[Mapping[str, FileRecord], Mapping[str, Any]]]) -> Manifest:
-        """Put what `make` fills in into its place; see `StageOutput.make_folder`."""
-        manifest = self._output.make_folder(make)
-        shutil.rmtree(self.cache, ignore_errors=True)
-        return manifest
+    manifest = output.make_folder(fill)
+    shutil.rmtree(pieces, ignore_errors=True)
+    n_bytes = sum(record.bytes for record in manifest.outputs.values())
+    facts = "".join(f", {name} {value}" for name, value in manifest.facts.items())
+    return f"{what}: {len(manifest.outputs):,} files, {n_bytes / 1e6:,.1f} MB, in {folder}{facts}"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

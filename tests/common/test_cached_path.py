@@ -101,7 +101,7 @@ def test_refusals_are_final(tmp_path, status):
 def test_signatures_are_in_no_message(tmp_path):
     with serve({"f": DATA}) as server:
         address = f"{server.url}/f?X-Amz-Signature=SECRET"
-    with pytest.raises(UserError, match="gave up after 8 attempts .*refused") as raised:
+    with pytest.raises(UserError, match=r"gave up after 8 attempts .*refused") as raised:
         cached_path(address, tmp_path)
     assert "SECRET" not in str(raised.value)
 

@@ -193,7 +193,7 @@ def test_bad_extraction_leaves_the_earlier_text(tmp_path):
         folder = article_file(tmp_path / f"broken{index}", PROSE)
         with open(folder / "wiki_00", "ab") as file:
             file.write(damage)
-        with pytest.raises(UserError, match=r"Line 2 of .*wiki_00 is no article"):
+        with pytest.raises(UserError, match=r"What begins at byte \d+ of .*wiki_00 is no article"):
             format_wikipedia(folder, formatted)
     assert formatted.read_text(encoding="utf-8") == "before\n"
 
