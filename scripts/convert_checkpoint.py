@@ -1,7 +1,6 @@
 """Turns any BERT that this program reads into a Hugging Face folder, or into a .pt file of its own.
 
-The conversion is a read and a write (pretrained/load.py, pretrained/hugging_face.py). What is here is the command line,
-and the choice of configuration and vocabulary where the model does not come with them.
+What is here is the command line, and the choice of configuration and vocabulary where a model comes without them.
 """
 
 import argparse
@@ -21,10 +20,9 @@ from pretrained.hugging_face import (
     check_writable,
     extract_vocabulary,
     of_architecture,
-    read_config,
     write_hugging_face,
 )
-from pretrained.load import Pretrained, few, lower_case_of, read_pretrained
+from pretrained.load import Pretrained, few, lower_case_of, read_config, read_pretrained
 from tokenization import VOCAB_NAME, is_cased, load_vocab
 
 HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.
@@ -65,7 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def completed(read: Pretrained, args: argparse.Namespace, scratch: Path) -> Pretrained:
+def completed(model: Pretrained, args: argparse.Namespace, scratch: Path) -> Pretrained:
     """The model with the configuration and vocabulary of the command line, where it gives them.
 
     The configuration's vocabulary is the file's, where there is one: what else the weights have only fills it up.
@@ -73,41 +71,38 @@ def completed(read: Pretrained, args: argparse.Namespace, scratch: Path) -> Pret
     Args:
         scratch: a folder for a vocabulary that is not in a file of its own.
     """
-    tokenizer_file = read.path.parent / TOKENIZER_NAME
-    if read.vocab_file is None and tokenizer_file.is_file() and not args.vocab_file:
-        extract_vocabulary(tokenizer_file, scratch / VOCAB_NAME)
-        read = dataclasses.replace(read, vocab_file=scratch / VOCAB_NAME)
+    vocab_file, do_lower_case = model.vocab_file, model.do_lower_case
+    tokenizer_file = model.path.with_name(TOKENIZER_NAME)
     if args.vocab_file:
         vocab_file = Path(args.vocab_file)
-        read = dataclasses.replace(
-            read, vocab_file=vocab_file, do_lower_case=lower_case_of(args.vocab_file, vocab_file.parent)
-        )
-    if args.do_lower_case is not None:
-        read = dataclasses.replace(read, do_lower_case=args.do_lower_case)
-    if args.config_file:
-        read = read.with_config(read_config(args.config_file), args.config_file)
-    config = read.known_config()
-    if read.vocab_file is not None:
-        vocab = load_vocab(read.vocab_file)
-        if read.do_lower_case is None:
-            read = dataclasses.replace(read, do_lower_case=not is_cased(vocab))
+        do_lower_case = lower_case_of(vocab_file.parent)
+    elif vocab_file is None and tokenizer_file.is_file():
+        vocab_file = scratch / VOCAB_NAME
+        extract_vocabulary(tokenizer_file, vocab_file)
+    config = read_config(args.config_file) if args.config_file else model.known_config()
+    if vocab_file is not None:
+        vocab = load_vocab(vocab_file)
         config = dataclasses.replace(config, vocab_size=len(vocab))
-    return read.with_config(config, f"the vocabulary {read.vocab_file}")
+        if args.do_lower_case is not None:
+            do_lower_case = args.do_lower_case
+        elif do_lower_case is None:
+            do_lower_case = not is_cased(vocab)
+    return dataclasses.replace(model, config=config, vocab_file=vocab_file, do_lower_case=do_lower_case)
 
 
-def write_pt(path: Path, read: Pretrained, overwrite: bool) -> tuple[str, ...]:
+def write_pt(path: Path, model: Pretrained, overwrite: bool) -> list[str]:
     """Write weights and configuration as `--init_checkpoint` takes them; returns the names of what was left out.
 
     Raises UserError where the file is there already, or the weights are not all of a model.
     """
     if path.exists() and not (overwrite and path.is_file()):
         raise UserError(f"{path} exists", "choose another name, or replace it (a file only) with --overwrite")
-    config = read.known_config()
-    _, weights = of_architecture(read.weights, config, str(read.path))
+    _, fitted = of_architecture(model)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        torch.save({"model": weights, "configuration": {"model": dataclasses.asdict(config)}}, temporary)
-    return tuple(name for name in read.weights if name not in weights)
+        config = dataclasses.asdict(model.config)
+        torch.save({"model": fitted.weights, "configuration": {"model": config}}, temporary)
+    return fitted.unused
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -117,22 +112,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not to_pt:
         check_writable(args.target, args.overwrite)
     with tempfile.TemporaryDirectory() as scratch:
-        read = completed(read_pretrained(args.source), args, Path(scratch))
-        print(f"{read.path} ({read.kind}): {len(read.weights)} weights")
-        if read.dropped:
-            print(f"left out, as no weights: {few(read.dropped)}")
-        if to_pt:
-            unused = write_pt(args.target, read, args.overwrite)
-            usage = f"--init_checkpoint {args.target}"
-        else:
-            unused = write_hugging_face(
-                args.target, read.weights, read.known_config(), read.vocab_file, read.do_lower_case, args.overwrite
-            )
-            usage = f"transformers.AutoModel.from_pretrained({str(args.target)!r})"
-            if read.vocab_file is None:
-                print("no vocabulary was found, so there is no tokenizer in the folder; --vocab_file adds it")
+        model = completed(read_pretrained(args.source), args, Path(scratch))
+        print(f"{model.path}: {len(model.weights)} weights")
+        unused = (write_pt if to_pt else write_hugging_face)(args.target, model, args.overwrite)
+    if not to_pt and model.vocab_file is None:
+        print("no vocabulary was found, so there is no tokenizer in the folder; --vocab_file adds it")
     if unused:
         print(f"left out, as this architecture has no place for them: {few(unused)}")
+    from_pretrained = f"transformers.AutoModel.from_pretrained({str(args.target)!r})"
+    usage = f"--init_checkpoint {args.target}" if to_pt else from_pretrained
     print(f"written to {args.target}; load it with {usage}")
 
 

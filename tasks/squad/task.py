@@ -13,8 +13,7 @@ from data.loading.synthetic import describe_lengths
 from modeling import BertForQuestionAnswering, prepare_model
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import encoder_matmuls, question_answering_flops
-from pretrained.hugging_face import read_config
-from pretrained.load import Pretrained, load_pretrained, read_pretrained
+from pretrained.load import Fitted, Pretrained, fit, read_config, read_pretrained
 from tasks.setup import note_differences, vocabulary_problem
 from tasks.squad.answering import answer, print_answers, score_tokens, write_and_score
 from tasks.squad.arguments import DESCRIPTION, TITLE, SquadFlags, value_problems
@@ -59,8 +58,8 @@ class SquadTask(Task):
         self.pretrained: Pretrained | None = None
         self.examples: Examples = {}
         self.predict_dataset: SquadDataset | None = None
-        self._starts_from_pretrained = False
-        self._weights = ""
+        self._initial: Fitted | None = None
+        self._weights = "random weights"
         """Which weights the model began with, for people."""
 
     def problems(self) -> Iterator[Problem]:
@@ -80,12 +79,8 @@ class SquadTask(Task):
     def _stated_config(self) -> BertConfig:
         """The configuration of the flags, else that of the weights, else BERT-large's."""
         flags = self.settings.task
-        path = flags.config_file or (flags.bert_model and BERT_CONFIGS[flags.bert_model])
-        if path and self.pretrained is not None:
-            stated_by = str(flags.config_file or f"--bert_model {flags.bert_model}")
-            return self.pretrained.with_config(read_config(Path(path)), stated_by).config
-        if path:
-            return read_config(Path(path))
+        if path := flags.config_file or (flags.bert_model and BERT_CONFIGS[flags.bert_model]):
+            return read_config(path)
         if self.pretrained is not None:
             return self.pretrained.known_config()
         return BertConfig.from_json_file(BERT_CONFIGS["large"])
@@ -123,15 +118,20 @@ class SquadTask(Task):
         return "--train_file, --seed and window flags"
 
     def read_initial_weights(self, problems: Problems) -> None:
-        self._starts_from_pretrained = self.pretrained is not None  # they were read with the model's shape
+        if self.pretrained is not None and self.settings.model is not None:
+            heads_of_others = ("cls.", "bert.pooler.")
+            with problems.collect():
+                self._initial = fit(
+                    self.pretrained, self.model_class, self.settings.model, ("qa_outputs.",), heads_of_others
+                )
 
     def make_model(self) -> nn.Module:
         settings = self.settings
         model = BertForQuestionAnswering(settings.model, settings.runtime.layer_norm)
-        self._weights = "random weights"
-        if self._starts_from_pretrained:
-            self._weights = str(load_pretrained(model, self.pretrained))
-        self.pretrained = None  # BERT-large's weights take gigabytes
+        if self._initial is not None:
+            model.load_state_dict(self._initial.weights, strict=False)
+            self._weights = str(self._initial)
+        self.pretrained = self._initial = None  # BERT-large's weights take gigabytes
         prepare_model(model, settings.device, settings.execution)
         return model
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import torch
 import transformers
@@ -10,6 +11,8 @@ from flat_batches import BATCH_LAYOUTS, as_padded, random_flat_batch
 from tensorflow_writer import write_bundle
 
 from modeling import BertConfig, BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
+from pretrained.hugging_face import write_hugging_face
+from pretrained.load import Pretrained
 
 EMBEDDINGS, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 TOKENS = ["[PAD]", *(f"[unused{i}]" for i in range(80)), "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##s", "cat", "."]
@@ -44,6 +47,12 @@ def random_model(build=BertForPreTraining, config=TINY, seed=0):
 def published_weights(model):
     prefix = "bert." if isinstance(model, BertModel) else ""
     return {prefix + name: weight for name, weight in model.state_dict().items()}
+
+
+def write_folder(folder, weights, config=TINY, vocab_file=None, do_lower_case=None, overwrite=False):
+    """A Hugging Face folder of these weights; returns the names of those that were left out."""
+    model = Pretrained(Path("some.pt"), weights, config, vocab_file, do_lower_case)
+    return write_hugging_face(folder, model, overwrite)
 
 
 def outputs(model, batch):
