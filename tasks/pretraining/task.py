@@ -2,10 +2,8 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from common.errors import Problem, Problems
@@ -15,11 +13,11 @@ from data.loading.flat_batch import PretrainingBatch
 from modeling import BertForPreTraining, prepare_model
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import bert_flops, encoder_matmuls
+from pretrained.load import Fitted, fit, read_pretrained
 from tasks.pretraining.arguments import DESCRIPTION, PretrainingFlags, value_problems
 from tasks.pretraining.data import files_and_rows, open_datasets
 from tasks.pretraining.evaluation import evaluate_pretraining
 from tasks.setup import note_differences, vocabulary_problem
-from training.checkpointing import checkpoint
 from training.config.settings import Settings
 from training.distributed.world import World
 from training.task import Stage, Start, Task
@@ -48,7 +46,7 @@ class PretrainingTask(Task):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self.eval_dataset = None
-        self._initial_weights: dict[str, Tensor] | None = None
+        self._initial: Fitted | None = None
 
     def problems(self) -> Iterator[Problem]:
         return value_problems(self.settings)
@@ -75,20 +73,18 @@ class PretrainingTask(Task):
         return "--input_dir and --seed"
 
     def read_initial_weights(self, problems: Problems) -> None:
-        path = self.settings.checkpoints.init_checkpoint
-        if not path:
-            return
-        with problems.collect():
-            self._initial_weights = checkpoint.load_weights(path)
-            if self.settings.model is not None:
-                _check_weights(self._initial_weights, self.settings.model, path)
+        if path := self.settings.checkpoints.init_checkpoint:
+            with problems.collect():
+                pretrained = read_pretrained(path)
+                if self.settings.model is not None:
+                    self._initial = fit(pretrained, self.model_class, self.settings.model)
 
     def make_model(self) -> nn.Module:
         settings = self.settings
         model = BertForPreTraining(settings.model, settings.runtime.layer_norm)
-        if self._initial_weights is not None:
-            checkpoint.load_initial_weights(model, self._initial_weights, settings.checkpoints.init_checkpoint)
-            self._initial_weights = None  # BERT-large's take gigabytes
+        if self._initial is not None:
+            model.load_state_dict(self._initial.weights, strict=False)
+            self._initial = None  # BERT-large's weights take gigabytes
         prepare_model(model, settings.device, settings.execution)
         model.cls.predictions.is_dense = not settings.task.no_dense_sequence_output
         return model
@@ -152,11 +148,3 @@ class PretrainingTask(Task):
     @property
     def steps_per_evaluation(self) -> int | None:
         return self.settings.task.num_steps_per_evaluation
-
-
-def _check_weights(weights: dict[str, Tensor], config: BertConfig, path: str) -> None:
-    with torch.device("meta"):
-        model = BertForPreTraining(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is copied to a model without memory, which is the point of it
-        checkpoint.load_initial_weights(model, weights, path)
