@@ -24,7 +24,6 @@ from data.create_pretraining_data import create_shards
 from data.document_sources import document_sources, formatted_texts
 from data.masked_lm.instances import InstanceOptions
 from data.verify.shards import verify
-from data.verify.text import verify_text
 from file_utils import atomic_path, atomic_write, remove_leftovers, sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab
 
@@ -204,9 +203,8 @@ def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: Path | No
         raise UserError("There is nothing to verify", "prepare the dataset first, or give folders as --input_files")
     reports, unusable = [], []
     for folder in folders:
-        is_text = not any(folder.glob("*.hdf5")) and any(folder.glob("*.txt"))
         try:
-            reports.append(verify_text(folder, pool) if is_text else verify(folder, pool, vocab_file=vocab_file))
+            reports.append(verify(folder, pool, vocab_file=vocab_file))
         except UserError as error:  # the other folders are to be told of too
             unusable += error.problems
             continue

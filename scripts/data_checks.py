@@ -56,7 +56,7 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
             problems.add(wrong)
         if in_full and not problems.found:
             with workers(usable_cores()) as pool:
-                verify(path, pool).raise_if_failed()
+                problems.extend([verify(path, pool, vocab_file=vocab_file).failure()])
     if problems.found:
         return finding_of(name, PROBLEM, problems.found, f"{where}: ")
     rows = f", {manifest.total('rows'):,} rows in all" if manifest and manifest.total("rows") else ""

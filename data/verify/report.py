@@ -1,7 +1,4 @@
-"""What a verification found: a line per check, with the first file that fails it, and what was counted.
-
-Shared by the verification of HDF5 shards (shards.py) and of text shards (text.py).
-"""
+"""What a verification found: in each file, and over all files as a line per check with the first file that fails it."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -10,14 +7,42 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import Problem, UserError
-from data.artifacts.layout import SPLITS
-from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
-from data.loading.prepared import changed_files
-from file_utils import sha256_of
+from common.errors import Problem
 
-OK, WARNING, FAILED, SKIPPED = "ok", "warning", "FAILED", "skipped"
-MAX_COMPARED = 2**22  # hashes in memory at a time; at 14 bytes each, 60 MB
+OK, WARNING, FAILED = "ok", "warning", "FAILED"
+
+
+@dataclasses.dataclass(frozen=True)
+class Offence:
+    """How a file fails a check: in how many rows or documents (0: as a whole), and in which row first."""
+
+    what: str
+    n_rows: int = 0
+    row: int | None = None
+    status: str = FAILED
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was found in one file."""
+
+    offences: dict[str, Offence] = dataclasses.field(default_factory=dict)
+    """By the name of the check."""
+    counts: dict[str, int | np.ndarray] = dataclasses.field(default_factory=dict)
+    """What adds up over files."""
+    hashes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    """(n,) uint64, distinct and ascending: of the rows or documents that no other file should hold."""
+
+    def offend(self, check: str, offence: Offence) -> None:
+        """Note how the file, or one more block of its rows, fails a check; the first block's words stay."""
+        first = self.offences.setdefault(check, offence)
+        if first is not offence:
+            self.offences[check] = dataclasses.replace(first, n_rows=first.n_rows + offence.n_rows)
+
+    def count(self, **counts: int | np.ndarray) -> None:
+        """Add to the counts of these names."""
+        for name, number in counts.items():
+            self.counts[name] = self.counts.get(name, 0) + number
 
 
 @dataclasses.dataclass
@@ -33,41 +58,47 @@ class Check:
     first_file: str | None = None
     first_row: int | None = None
     what: str = ""
-    """How the first one fails it, or why the check was skipped."""
+    """How the first one fails it."""
 
     def line(self, width: int) -> str:
         """The check as a line of a table, its name `width` characters wide."""
-        line = f"{self.status:8} {self.name:{width}}"
-        if self.status == SKIPPED:
-            return f"{line}  {self.what}"
         if self.status == OK:
-            return line.rstrip()
+            return f"{self.status:8} {self.name}"
+        files = f"{self.n_files:,} file{'s' * (self.n_files != 1)}"
         rows = f" ({self.n_rows:,} rows or documents)" if self.n_rows else ""
-        return f"{line}  {self.n_files:,} file{'s' * (self.n_files != 1)}{rows}; first {self.where()}: {self.what}"
-
-    def where(self) -> str:
-        """The first offending file, and its row if it is one."""
-        return f"{self.first_file}" + ("" if self.first_row is None else f", row {self.first_row:,}")
+        first = f"{self.first_file}" + ("" if self.first_row is None else f", row {self.first_row:,}")
+        return f"{self.status:8} {self.name:{width}}  {files}{rows}; first {first}: {self.what}"
 
 
-@dataclasses.dataclass(frozen=True)
 class Report:
-    """What was checked, and what was counted."""
+    """What was checked, and what was counted; the checks are filled as files come in."""
 
-    folder: str
-    checks: list[Check]
-    statistics: dict[str, dict[str, Any]]
-    """By split: numbers and lists of numbers, by their names."""
-    notes: list[str]
-    """What the checks rest on, such as where the special tokens' ids are from; a sentence each."""
+    def __init__(self, folder: Path, checks: Iterable[str], notes: Iterable[str] = ()):
+        self.folder = str(folder)
+        self.notes = list(notes)
+        """What the checks rest on; a sentence each."""
+        self.statistics: dict[str, Mapping[str, Any]] = {}
+        """By split: numbers, and tables of them, by their names."""
+        self._checks = {name: Check(name) for name in checks}
 
-    def failed(self) -> list[Check]:
-        """The checks that failed, the first offending first."""
-        return [check for check in self.checks if check.status == FAILED]
+    @property
+    def checks(self) -> list[Check]:
+        """All of them, in their order."""
+        return list(self._checks.values())
+
+    def offend(self, name: str, file: str, offence: Offence) -> None:
+        """Note that a file fails a check."""
+        check = self._checks[name]
+        # A failure takes the place of earlier warnings; among equals the first file stays.
+        if check.status not in (FAILED, offence.status):
+            check.status, check.what = offence.status, offence.what
+            check.first_file, check.first_row = file, offence.row
+        check.n_files += 1
+        check.n_rows += offence.n_rows
 
     def failure(self) -> Problem | None:
         """The first offending file and the check that it fails, or None."""
-        failed = self.failed()
+        failed = [check for check in self.checks if check.status == FAILED]
         if not failed:
             return None
         first = failed[0]
@@ -78,133 +109,21 @@ class Report:
             "make it again with data/bertPrep.py, or get a whole copy",
         )
 
-    def raise_if_failed(self) -> None:
-        """Raises UserError with the sentence of `failure`, if there is one."""
-        if failure := self.failure():
-            raise UserError(failure)
-
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"failed": bool(self.failed()), **dataclasses.asdict(self)}
+        checks = [dataclasses.asdict(check) for check in self.checks]
+        fields = {"folder": self.folder, "checks": checks, "statistics": self.statistics, "notes": self.notes}
+        return {"failed": self.failure() is not None, **fields}
 
     def text(self) -> str:
         """Notes, statistics and a line per check."""
-        width = max((len(check.name) for check in self.checks), default=0)
-        lines = [f"{self.folder}", *(f"  {note}" for note in self.notes)]
+        lines = [self.folder, *(f"  {note}" for note in self.notes)]
         for split, numbers in self.statistics.items():
-            lines += ["", f"{split}:", *(line for name, value in numbers.items() for line in _lines_of(name, value))]
+            lines += ["", f"{split}:"]
+            for name, value in numbers.items():
+                if isinstance(value, Mapping):
+                    lines += [f"  {name}:", *(f"    {key:>10} {number:12,}" for key, number in value.items())]
+                else:
+                    lines.append(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value:.4f}")
+        width = max(len(check.name) for check in self.checks)
         return "\n".join([*lines, "", *(check.line(width) for check in self.checks)])
-
-
-def _lines_of(name: str, value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        largest = max(value.values(), default=0) or 1
-        bars = (f"    {key:>10}  {'#' * round(40 * number / largest):40} {number:,}" for key, number in value.items())
-        return [f"  {name}:", *bars]
-    return [f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value:.4f}"]
-
-
-class Checks:
-    """The checks of a run, in their order, filled as files come in."""
-
-    def __init__(self, names: Iterable[str]):
-        self._checks = {name: Check(name) for name in names}
-
-    def offend(
-        self, name: str, file: str, what: str, n_rows: int = 0, row: int | None = None, status: str = FAILED
-    ) -> None:
-        """Note that a file fails a check."""
-        check = self._checks[name]
-        # A failure takes the place of earlier warnings; among equals the first file stays.
-        if check.status not in (FAILED, status):
-            check.status, check.first_file, check.first_row, check.what = status, file, row, what
-        check.n_files += 1
-        check.n_rows += n_rows
-
-    def skip(self, names: Iterable[str], why: str) -> None:
-        """Note that checks could not be made."""
-        for name in names:
-            self._checks[name].status, self._checks[name].what = SKIPPED, why
-
-    def is_ok(self, name: str) -> bool:
-        """Whether no file fails the check so far, or makes it warn."""
-        return self._checks[name].status == OK
-
-    def as_list(self) -> list[Check]:
-        """All of them, in their order."""
-        return list(self._checks.values())
-
-
-class Repetitions:
-    """Finds hashes that occur in more than one file, in memory that does not grow with their number.
-
-    Up to `MAX_COMPARED` all are compared. Beyond, only those below a limit are kept, which is halved as often as
-    needed: equal ones are kept or dropped together, so that of many repetitions some are found.
-
-    Args:
-        max_compared: how many to keep at most.
-    """
-
-    def __init__(self, max_compared: int = MAX_COMPARED):
-        self.limit = 2**64 - 1
-        self._max_compared = max_compared
-        self._hashes = np.zeros(0, dtype=np.uint64)
-        self._files = np.zeros(0, dtype=np.int32)
-
-    def add(self, hashes: np.ndarray, file: int) -> None:
-        """Hashes, (n,) uint64, of the file of this number."""
-        hashes = hashes[hashes <= self.limit]
-        self._hashes = np.concatenate([self._hashes, hashes])
-        self._files = np.concatenate([self._files, np.full(len(hashes), file, dtype=np.int32)])
-        while len(self._hashes) > self._max_compared:
-            self.limit //= 2
-            kept = self._hashes <= self.limit
-            self._hashes, self._files = self._hashes[kept], self._files[kept]
-
-    @property
-    def share(self) -> float:
-        """Of all hashes, those that were compared."""
-        return (self.limit + 1) / 2**64
-
-    def between_files(self) -> list[tuple[int, int, int]]:
-        """Pairs of files that share hashes, and how many: of more than two with one, each and the next."""
-        order = np.lexsort((self._files, self._hashes))
-        hashes, files = self._hashes[order], self._files[order]
-        same = (hashes[1:] == hashes[:-1]) & (files[1:] != files[:-1])
-        pairs, counts = np.unique(np.stack([files[:-1][same], files[1:][same]], axis=1), axis=0, return_counts=True)
-        return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, counts, strict=True)]
-
-
-def manifest_of(folder: Path, checks: Checks, files: Iterable[Path], skipped: Iterable[str]) -> Manifest | None:
-    """The folder's manifest, after noting which files are missing or not in it; without one, `skipped` are skipped."""
-    path, names = folder / FILE_NAME, {file.name for file in files}
-    if not path.is_file():
-        checks.skip(skipped, f"there is no {FILE_NAME}")
-        if (folder / JOURNAL_NAME).is_file():
-            checks.offend("finished", JOURNAL_NAME, f"the stage was not finished: there is no {FILE_NAME} yet")
-        return None
-    manifest = Manifest.read(path)
-    for name, size in sorted(changed_files(folder, manifest).items()):
-        if size is None:
-            checks.offend("files", name, f"it is in {FILE_NAME} and not in the folder")
-    for name in sorted(names - manifest.outputs.keys()):
-        checks.offend("files", name, f"it is not in {FILE_NAME}")
-    return manifest
-
-
-def offence_of_bytes(path: Path, record: FileRecord) -> str | None:
-    """How a file's bytes differ from those that the manifest records; None if they are the same."""
-    n_bytes = path.stat().st_size
-    if n_bytes != record.bytes:
-        return f"it has {n_bytes:,} bytes, and {FILE_NAME} says {record.bytes:,}"
-    return None if sha256_of(path) == record.sha256 else f"its SHA-256 is not the one in {FILE_NAME}"
-
-
-def name_of(task: tuple[Path, FileRecord | None]) -> str:
-    """A worker's task, for people."""
-    return task[0].name
-
-
-def split_of(name: str) -> str:
-    """training or test, as the file's name says; all if it says neither."""
-    return next((split for split in SPLITS if split in name), "all")

@@ -1,28 +1,45 @@
 """What must hold in every HDF5 shard of pre-training data, checked from the rows alone, and what is counted on the way.
 
-A row has to read [CLS] a [SEP] b [SEP] and zeros, with the masked words of a put back where they were. Checks go from
-the plain to the involved, and a row counts only under the first one it fails: after a wrong length, what else seems
-wrong with a row says nothing. Rows are read and checked in blocks, so that a shard of any size takes the same memory,
-but for eight bytes per row: a hash of the whole row, by which rows are compared within a shard and between shards.
+A row has to read [CLS] a [SEP] b [SEP] and zeros, with the masked words of a and b put back where they were. Checks go
+from the plain to the involved, and a row counts only under the first one it fails: after a wrong length, what else
+seems wrong with a row says nothing. Rows are read in blocks, so that a shard of any size takes the same memory, but for
+eight bytes per row: a hash of the whole row, by which rows are compared within a shard and between shards.
 """
 
 import dataclasses
-import hashlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
+from common.errors import Problems
+from data.loading.hdf5_shards import check_shards
 from data.masked_lm.instances import DATASETS, SpecialIds
-from data.masked_lm.masking import N_SPECIAL, MaskingRule, n_to_mask
+from data.masked_lm.masking import AS_MASK, N_SPECIAL, UNCHANGED, MaskingRule, n_to_mask
+from data.verify.report import FAILED, WARNING, Findings, Offence
+
+STRUCTURE, REPEATED, FURTHER_SPECIAL = "datasets", "rows repeated", "further special tokens"
+REPLACEMENT, BALANCE = "80/10/10 replacement", "next-sentence balance"
+OF_VALUES = ("special tokens", FURTHER_SPECIAL, REPLACEMENT, BALANCE, REPEATED)
+CHECKS = tuple(itertools.chain([STRUCTURE], DATASETS, OF_VALUES))
 
 TOKENS_PER_BLOCK = 2**20  # a few MB per array: much larger ones are slower, and smaller ones reread NVIDIA's chunks
 # Bytes per dataset: NVIDIA's chunks are narrower than a row; side by side they fit, and none is decompressed twice.
 CHUNK_CACHE = 2**26
-LARGEST_ID = 2**31 - 1
-OUR_TYPES = ("int32", "int8", "int8", "int32", "int32", "int8")  # of DATASETS, in their order
+SHORTEST = N_SPECIAL + 2
+STANDARD_ERRORS = 6  # by which a share may be off by chance: less than once in 10 ** 8 shards
+# Half of the next sentences are random, and all those after a single sentence. So fewer than half cannot be, but with
+# very few documents; more than the upper bound only where most sentences fill a row alone, which is worth a look, and
+# nearly all means that the label says nothing.
+RANDOM_NEXT_BOUNDS = (0.45, 0.65)
+RANDOM_NEXT_LIMIT = 0.95
+# Texts about BERT hold [SEP] and [MASK] as words, and tokenizers leave them whole.
+FURTHER_SPECIAL_SHARE = 1e-3
+HISTOGRAM_BINS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,91 +47,121 @@ class Expected:
     """What the rows of a folder are held against."""
 
     special: SpecialIds
-    """vocab_size is LARGEST_ID + 1 where the vocabulary is unknown."""
     seq_length: int
     n_positions: int
     masked_lm_prob: float
     masking: MaskingRule
-    our_types: bool = False
-    """Exactly the types that this project writes; else any integers."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Offence:
-    """How a file fails a check: in how many rows (0: as a whole), in which one first, and how."""
-
-    n_rows: int
-    row: int | None
-    what: str
-
-
-@dataclasses.dataclass
-class ShardFindings:
-    """What was found in one shard."""
-
-    offences: dict[str, Offence] = dataclasses.field(default_factory=dict)
-    """By the name of the check."""
-    n_rows: int = 0
-    n_random_next: int = 0
-    n_masked: int = 0
-    n_as_mask: int = 0  # of the masked: now [MASK]
-    n_kept: int = 0  # of the masked: still what they were
-    max_id: int = 0
-    lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """(S + 1,) int64: how many rows have each length."""
-    row_hashes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
-    """(comparable rows,) uint64, ascending; see `comparable_lengths`."""
-    content_hash: str = ""
-    """Of all rows in their order: equal in two files of the same rows, however they are stored."""
-
-    def offend(self, check: str, what: str, wrong: np.ndarray | None = None, start: int = 0) -> None:
-        """Note that rows fail `check`: those where `wrong` is set, the first being row `start`; or the whole file."""
-        n_rows = 0 if wrong is None else int(np.count_nonzero(wrong))
-        if wrong is not None and not n_rows:
-            return
-        before = self.offences.get(check)
-        row = None if wrong is None else start + int(np.argmax(wrong))
-        self.offences[check] = (
-            dataclasses.replace(before, n_rows=before.n_rows + n_rows) if before else Offence(n_rows, row, what)
-        )
-
-
-def check_shard(path: Path, expected: Expected) -> ShardFindings:
-    """Reads a whole shard; what is wrong with it is in the findings, and nothing is raised."""
-    findings = ShardFindings(lengths=np.zeros(expected.seq_length + 1, dtype=np.int64))
-    try:
-        with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE, rdcc_nslots=10007) as file:
-            if _check_datasets(file, expected, findings):
-                _check_rows(file, expected, findings)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py raises any of them for damaged files
-        findings.offend("readable", f"it cannot be read as HDF5 ({error})")
+def check_shard(path: Path, expected: Expected) -> Findings:
+    """Reads a whole shard. Raises what h5py does for damaged ones: OSError, RuntimeError, KeyError or ValueError."""
+    findings, problems, hashes = Findings(), Problems(), []
+    n_rows = int(check_shards([path], expected.seq_length, expected.n_positions, problems)[0])
+    if problems.found or not n_rows:
+        findings.offend(STRUCTURE, Offence(problems.found[0].problem if problems.found else "it has no rows"))
+        return findings
+    comparable = comparable_lengths(expected)
+    step = max(1, TOKENS_PER_BLOCK // expected.seq_length)
+    with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE, rdcc_nslots=10007) as file:
+        for start in range(0, n_rows, step):
+            values = {name: file[name][start : start + step] for name in DATASETS}
+            sound = np.ones(len(values["input_ids"]), dtype=bool)
+            for check, what, is_right in _row_checks(values, expected):
+                if (wrong := sound & ~is_right).any():
+                    offence = Offence(what, int(np.count_nonzero(wrong)), start + int(np.argmax(wrong)))
+                    findings.offend(check, offence)
+                    sound &= is_right
+            findings.count(rows=len(sound))
+            if not sound.all():
+                values = {name: array[sound] for name, array in values.items()}
+            lengths = _count(values, expected, findings)
+            hashes.append(_hash_rows(values)[comparable[lengths]])
+    joined = np.concatenate(hashes)
+    findings.hashes = np.unique(joined)
+    if n_repeated := len(joined) - len(findings.hashes):
+        what = f"{n_repeated:,} of its rows are there before, the same masks included"
+        findings.offend(REPEATED, Offence(what, n_repeated))
+    further = findings.offences.get(FURTHER_SPECIAL)
+    if further and further.n_rows <= FURTHER_SPECIAL_SHARE * n_rows:
+        findings.offences[FURTHER_SPECIAL] = dataclasses.replace(further, status=WARNING)
+    _check_shares(findings, expected)
     return findings
 
 
-def widths_of(path: Path) -> tuple[int, int] | None:
-    """Sequence length and masked positions per row of a shard, or None if it is not one."""
-    try:
-        with h5py.File(path, "r") as file:
-            return file["input_ids"].shape[1], file["masked_lm_positions"].shape[1]
-    except (OSError, RuntimeError, KeyError, AttributeError, IndexError):
-        return None
+def _row_checks(values: dict[str, np.ndarray], expected: Expected) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Check, what is wrong, and (rows,) bool which rows are right; turns `values` into int32 and int8.
+
+    S tokens, P masked positions. A later check may take the earlier ones for granted.
+    """
+    special, seq_length = expected.special, expected.seq_length
+    limits = {"input_ids": special.vocab_size, "masked_lm_ids": special.vocab_size, "masked_lm_positions": seq_length}
+    for name, array in values.items():
+        below = limits.get(name, 2)
+        # Most blocks are sound, and two extremes are found faster than the rows that hold them.
+        if array.min() < 0 or array.max() >= below:
+            is_right = ((array >= 0) & (array < below)).reshape(len(array), -1).all(axis=1)
+            yield name, f"{name} has a value outside 0 to {below - 1}", is_right
+        values[name] = array.astype(np.int8 if below == 2 else np.int32, copy=False)
+    ids, mask, segments, positions, masked_ids, _ = (values[name] for name in DATASETS)
+
+    columns = np.arange(seq_length, dtype=np.int32)
+    lengths = np.clip(mask.sum(axis=1, dtype=np.int32), 0, seq_length)
+    is_token = columns < lengths[:, None]
+    yield "input_mask", "input_mask is not ones, then zeros", ((mask != 0) == is_token).all(axis=1)
+    yield "input_mask", f"input_mask has fewer than {SHORTEST} ones", lengths >= SHORTEST
+    yield "input_ids", "input_ids is not zero after the row's end", ((ids == 0) | is_token).all(axis=1)
+
+    n_second = np.clip(segments.sum(axis=1, dtype=np.int32), 0, lengths)
+    first_sep = lengths - n_second - 1
+    # Shifted by one, ones are exactly the tokens after the first [SEP].
+    wanted = is_token & (columns > first_sep[:, None])
+    yield "segment_ids", "segment_ids is not zeros, ones, zeros", ((segments != 0) == wanted).all(axis=1)
+    yield "segment_ids", "segment_ids leaves a segment without a token", (first_sep >= 2) & (n_second >= 2)
+
+    n_masked = np.count_nonzero(positions, axis=1)
+    used = np.arange(positions.shape[1]) < n_masked[:, None]
+    name = "masked_lm_positions"
+    yield name, f"{name} has a zero before a position", ((positions != 0) == used).all(axis=1)
+    yield name, f"{name} has one after the row's end", (positions < lengths[:, None]).all(axis=1)
+    ascending = (positions[:, 1:] > positions[:, :-1]) | ~used[:, 1:]
+    yield name, f"{name} is not strictly ascending", ascending.all(axis=1)
+    structural = ((positions == first_sep[:, None]) & used) | (positions == lengths[:, None] - 1)
+    yield name, f"{name} has that of a [SEP]", ~structural.any(axis=1)
+    n_wanted = n_to_mask(lengths, expected.masked_lm_prob, expected.n_positions)
+    as_many = n_masked <= n_wanted if expected.masking.may_choose_fewer else n_masked == n_wanted
+    yield name, f"{name} holds not {expected.masked_lm_prob} of the row's length", as_many
+    unused_are_zero = ((masked_ids == 0) | (positions != 0)).all(axis=1)
+    yield "masked_lm_ids", "masked_lm_ids is not zero where nothing is masked", unused_are_zero
+
+    original = ids.copy()
+    places = np.clip(positions, 0, seq_length - 1)
+    # Position 0 is never masked: there, the unused ones put back what is there.
+    np.put_along_axis(original, places, np.where(places > 0, masked_ids, ids[:, :1]), axis=1)
+    rows = np.arange(len(original))
+    for place, token, what in (
+        (0, special.cls, "does not start with [CLS]"),
+        (np.clip(lengths - 1, 0, None), special.sep, "does not end with [SEP]"),
+        (np.clip(first_sep, 0, None), special.sep, "has no [SEP] where segment_ids changes"),
+    ):
+        yield "special tokens", f"input_ids {what}", original[rows, place] == token
+    is_special = (original == special.cls) | (original == special.sep) | (original == special.mask)
+    exactly = np.count_nonzero(is_special & is_token, axis=1) == N_SPECIAL
+    yield FURTHER_SPECIAL, "input_ids has a further [CLS], [SEP] or [MASK]", exactly
 
 
-def first_rows(path: Path, expected: Expected) -> dict[str, np.ndarray] | None:
-    """The first rows of a shard, or None if it has none of the expected shapes."""
-    try:
-        with h5py.File(path, "r") as file:
-            return next(_read_blocks(file))[1] if _check_datasets(file, expected, ShardFindings()) else None
-    except (OSError, RuntimeError, KeyError, ValueError):
-        return None
-
-
-def _read_blocks(file: h5py.File) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Blocks of rows, each with the number of its first."""
-    n_rows, width = file["input_ids"].shape
-    step = max(1, TOKENS_PER_BLOCK // max(1, width))
-    for start in range(0, n_rows, step):
-        yield start, {name: file[name][start : start + step] for name in DATASETS}
+def _count(values: Mapping[str, np.ndarray], expected: Expected, findings: Findings) -> np.ndarray:
+    """Counts what the statistics need of sound rows; returns their lengths, (rows,)."""
+    used = values["masked_lm_positions"] > 0
+    now = np.take_along_axis(values["input_ids"], values["masked_lm_positions"], axis=1)[used]
+    lengths = values["input_mask"].sum(axis=1)
+    findings.count(
+        lengths=np.bincount(lengths, minlength=expected.seq_length + 1),
+        masked=len(now),
+        as_mask=int(np.count_nonzero(now == expected.special.mask)),
+        kept=int(np.count_nonzero(now == values["masked_lm_ids"][used])),
+        random_next=int(np.count_nonzero(values["next_sentence_labels"])),
+    )
+    return lengths
 
 
 def comparable_lengths(expected: Expected) -> np.ndarray:
@@ -123,198 +170,70 @@ def comparable_lengths(expected: Expected) -> np.ndarray:
     A text is masked several times over, and a short one has few masks to draw: a row of 5 tokens is bound to come
     again. Which words are masked can be drawn in C(words, masked) ways, and what becomes of each adds 0.92 bits.
     """
-    lengths = np.arange(expected.seq_length + 1)
-    chosen = n_to_mask(np.maximum(lengths, N_SPECIAL + 2), expected.masked_lm_prob, expected.n_positions)
-    n_words = np.maximum(lengths - N_SPECIAL, 0)
-    bits = [_log2_choices(n, k) + 0.92 * k for n, k in zip(n_words.tolist(), chosen.tolist(), strict=True)]
+    lengths = np.arange(SHORTEST, expected.seq_length + 1)
+    chosen = n_to_mask(lengths, expected.masked_lm_prob, expected.n_positions)
+    pairs = zip((lengths - N_SPECIAL).tolist(), chosen.tolist(), strict=True)
+    bits = [0] * SHORTEST + [math.log2(math.comb(n, k)) + 0.92 * k for n, k in pairs]
     return np.array(bits) >= expected.masking.comparable_bits
 
 
-def _log2_choices(n: int, k: int) -> float:
-    return math.log2(math.comb(n, k)) if k <= n else 0.0
-
-
-def _check_datasets(file: h5py.File, expected: Expected, findings: ShardFindings) -> bool:
-    """Whether the datasets are such that their rows can be checked."""
-    missing = [name for name in DATASETS if not isinstance(file.get(name), h5py.Dataset)]
-    if missing:
-        findings.offend("datasets", f"it lacks {', '.join(missing)}")
-        return False
-    for name, ours in zip(DATASETS, OUR_TYPES, strict=True):
-        found = file[name].dtype
-        if found.kind not in "iu" or (expected.our_types and found != ours):
-            findings.offend("types", f"{name} is {found} instead of {ours if expected.our_types else 'integers'}")
-            if found.kind not in "iu":
-                return False
-    widths = {name: (expected.n_positions if name.startswith("masked") else expected.seq_length,) for name in DATASETS}
-    widths["next_sentence_labels"] = ()
-    for name, width in widths.items():
-        shape = file[name].shape
-        if not shape or shape[1:] != width:
-            wanted = ", ".join(("rows", *map(str, width)))
-            findings.offend("shapes", f"{name} has the shape {shape} instead of ({wanted})")
-            return False
-    rows = {len(file[name]) for name in DATASETS}
-    if len(rows) > 1 or rows == {0}:
-        findings.offend("shapes", "it has no rows" if rows == {0} else f"its datasets have {sorted(rows)} rows")
-        return False
-    return True
-
-
-def _check_rows(file: h5py.File, expected: Expected, findings: ShardFindings) -> None:
-    digest, hashes = hashlib.sha256(), []
-    comparable = comparable_lengths(expected)
-    weights = _weights(expected)
-    for start, values in _read_blocks(file):
-        block = _Block(values, start, expected, findings)
-        block.check()
-        row_hashes = _hash_rows(block.values, weights)
-        digest.update(row_hashes)
-        hashes.append(row_hashes[block.sound & comparable[block.lengths]])
-        findings.n_rows += len(row_hashes)
-    findings.row_hashes = np.sort(np.concatenate(hashes))
-    findings.content_hash = digest.hexdigest()
-
-
-class _Block:
-    """The checks of some rows; S tokens, P masked positions. `sound` marks the rows that failed none so far."""
-
-    def __init__(self, values: dict[str, np.ndarray], start: int, expected: Expected, findings: ShardFindings):
-        self.start, self.expected, self.findings = start, expected, findings
-        self.sound = np.ones(len(values["input_ids"]), dtype=bool)
-        ids_below = expected.special.vocab_size
-        for name, what, below in (
-            ("input_ids", "input_ids in vocabulary", ids_below),
-            ("masked_lm_ids", "masked_lm_ids in vocabulary", ids_below),
-            ("masked_lm_positions", "masked positions inside", expected.seq_length),
-            ("input_mask", "input_mask", 2),
-            ("segment_ids", "segment_ids", 2),
-            ("next_sentence_labels", "next_sentence_labels", 2),
-        ):
-            array = values[name]
-            # Most blocks are sound, and two extremes are found faster than the rows that hold them.
-            if array.min() < 0 or array.max() >= below:
-                outside = ((array < 0) | (array >= below)).reshape(len(array), -1).any(axis=1)
-                self._require(what, ~outside, f"{name} has a value outside 0 to {below - 1}")
-        # What was out of range is noted above; wrapped around, it only fills the place.
-        self.values = {name: array.astype(np.int32, copy=False) for name, array in values.items()}
-        self.values["input_mask"], self.values["segment_ids"] = (
-            values[name].astype(np.int8, copy=False) for name in ("input_mask", "segment_ids")
-        )
-        self.rows = np.arange(len(self.sound))
-        self.lengths = np.zeros(0, dtype=np.int64)
-
-    def check(self) -> None:
-        """All checks, and the counts of the rows that pass them."""
-        self._check_input_mask()
-        first_sep = self._check_segments()
-        used, positions = self._check_positions(first_sep)
-        original = self._check_predictions(used, positions)
-        self._check_special_tokens(original, first_sep)
-        self._count(used, positions)
-
-    def _require(self, check: str, ok: np.ndarray, what: str) -> None:
-        wrong = self.sound & ~ok
-        if wrong.any():
-            self.findings.offend(check, what, wrong, self.start)
-            self.sound = self.sound & ok
-
-    def _check_input_mask(self) -> None:
-        mask = self.values["input_mask"]
-        self.lengths = np.clip(mask.sum(axis=1, dtype=np.int64), 0, mask.shape[1])
-        self.is_token = np.arange(mask.shape[1], dtype=np.int32) < self.lengths[:, None].astype(np.int32)
-        self._require("input_mask", ((mask != 0) == self.is_token).all(axis=1), "input_mask is not ones, then zeros")
-        shortest = N_SPECIAL + 2
-        self._require("row length", self.lengths >= shortest, f"a row has fewer than {shortest} tokens")
-        padded = ~((self.values["input_ids"] != 0) & ~self.is_token).any(axis=1)
-        self._require("padding", padded, "input_ids is not zero after the row's end")
-
-    def _check_segments(self) -> np.ndarray:
-        """Returns the place before the second segment, (rows,), where the first [SEP] must be."""
-        segments = self.values["segment_ids"]
-        n_second = np.clip(segments.sum(axis=1, dtype=np.int64), 0, self.lengths)
-        first_sep = self.lengths - n_second - 1
-        # Shifted by one, ones are exactly the tokens after the first [SEP].
-        columns = np.arange(segments.shape[1], dtype=np.int32)
-        wanted = self.is_token & (columns > first_sep[:, None].astype(np.int32))
-        self._require("segment_ids", ((segments != 0) == wanted).all(axis=1), "segment_ids is not zeros, ones, zeros")
-        both = (first_sep >= 2) & (n_second >= 2)
-        self._require("segment_ids", both, "segment_ids leaves a segment without a token")
-        return np.clip(first_sep, 0, segments.shape[1] - 1)
-
-    def _check_positions(self, first_sep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which places of the masked positions are used, (rows, P) bool, and the positions, (rows, P)."""
-        positions = self.values["masked_lm_positions"]
-        n_masked = np.count_nonzero(positions, axis=1)
-        used = np.arange(positions.shape[1]) < n_masked[:, None]
-        zero_padded = ((positions != 0) == used).all(axis=1)
-        self._require("masked positions zero-padded", zero_padded, "masked_lm_positions has a zero before a position")
-        inside = (positions < self.lengths[:, None]).all(axis=1)
-        self._require("masked positions inside", inside, "masked_lm_positions has one after the row's end")
-        ascending = ((positions[:, 1:] > positions[:, :-1]) | ~used[:, 1:]).all(axis=1)
-        self._require("masked positions ascending", ascending, "masked_lm_positions is not strictly ascending")
-        structural = ((positions == first_sep[:, None]) & used) | (positions == self.lengths[:, None] - 1)
-        self._require("[SEP] not masked", ~structural.any(axis=1), "masked_lm_positions has that of a [SEP]")
-        wanted = n_to_mask(self.lengths, self.expected.masked_lm_prob, self.expected.n_positions)
-        right = n_masked <= wanted if self.expected.masking.may_choose_fewer else n_masked == wanted
-        rule = f"masked_lm_positions holds not {self.expected.masked_lm_prob} of the row's length"
-        self._require("number masked", right, rule)
-        return used & self.sound[:, None], positions
-
-    def _check_predictions(self, used: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Returns the ids before masking, (rows, S)."""
-        masked_ids = self.values["masked_lm_ids"]
-        unused = self.values["masked_lm_positions"] == 0
-        zero = ~((masked_ids != 0) & unused).any(axis=1)
-        self._require("masked_lm_ids zero-padded", zero, "masked_lm_ids is not zero where nothing is masked")
-        original = self.values["input_ids"].copy()
-        rows = np.broadcast_to(self.rows[:, None], used.shape)[used]
-        original[rows, positions[used]] = masked_ids[used]
-        return original
-
-    def _check_special_tokens(self, original: np.ndarray, first_sep: np.ndarray) -> None:
-        special = self.expected.special
-        self._require("[CLS] first", original[:, 0] == special.cls, "input_ids does not start with [CLS]")
-        last = original[self.rows, np.clip(self.lengths - 1, 0, None)]
-        self._require("[SEP] last", last == special.sep, "input_ids does not end with [SEP]")
-        between = original[self.rows, first_sep] == special.sep
-        self._require("[SEP] between segments", between, "input_ids has no [SEP] where segment_ids changes")
-        is_special = (original == special.cls) | (original == special.sep) | (original == special.mask)
-        exactly = np.count_nonzero(is_special & self.is_token, axis=1) == N_SPECIAL
-        self._require("no other special token", exactly, "input_ids has a further [CLS], [SEP] or [MASK]")
-
-    def _count(self, used: np.ndarray, positions: np.ndarray) -> None:
-        findings, sound = self.findings, self.sound
-        used = used & sound[:, None]
-        rows = np.broadcast_to(self.rows[:, None], used.shape)[used]
-        now, before = self.values["input_ids"][rows, positions[used]], self.values["masked_lm_ids"][used]
-        findings.n_masked += len(now)
-        findings.n_as_mask += int(np.count_nonzero(now == self.expected.special.mask))
-        findings.n_kept += int(np.count_nonzero(now == before))
-        findings.n_random_next += int(np.count_nonzero(self.values["next_sentence_labels"][sound]))
-        findings.max_id = max(findings.max_id, int(self.values["input_ids"].max()))
-        findings.lengths += np.bincount(self.lengths[sound], minlength=len(findings.lengths))
-
-
-def _weights(expected: Expected) -> dict[str, np.ndarray]:
-    # Odd, fixed and arbitrary; the masks and segments follow from the ids in rows that passed.
-    rng = np.random.default_rng(0)
-    sizes = {
-        "input_ids": expected.seq_length,
-        "masked_lm_positions": expected.n_positions,
-        "masked_lm_ids": expected.n_positions,
-        "segment_ids": expected.seq_length,
-        "next_sentence_labels": 1,
-    }
-    return {name: rng.integers(2**63, size=size, dtype=np.uint64) * 2 + 1 for name, size in sizes.items()}
-
-
-def _hash_rows(values: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> np.ndarray:
+def _hash_rows(values: Mapping[str, np.ndarray]) -> np.ndarray:
     """(rows,) uint64: equal for equal rows, and for different ones with a probability of about 2 ** -48."""
+    rng = np.random.default_rng(0)
     total = np.zeros(len(values["input_ids"]), dtype=np.uint64)
-    for name, weight in weights.items():
-        rows = values[name].reshape(len(total), -1)
-        # Ids are not negative; as uint64 their products wrap around, as the sum should.
-        total += np.einsum("ns,s->n", rows.astype(np.uint64), weight)
-    total ^= total >> np.uint64(32)  # the low bits of such sums are poor, and the sample of rows is taken by them
+    for name, array in values.items():
+        if name == "input_mask":  # it follows from the ids
+            continue
+        rows = array.reshape(len(total), math.prod(array.shape[1:]))
+        # Odd, fixed and arbitrary. As uint64 the products wrap around, as their sum should.
+        weights = rng.integers(2**63, size=rows.shape[1], dtype=np.uint64) * 2 + 1
+        total += np.einsum("ns,s->n", rows.astype(np.uint64), weights)
+    total ^= total >> np.uint64(32)  # the low bits of such sums are poor, and the smallest hashes are compared
     return total * np.uint64(0x9E3779B97F4A7C15)
+
+
+def _check_shares(findings: Findings, expected: Expected) -> None:
+    """What became of masked tokens, and how many next sentences are random, within the error of so many draws."""
+    counts = findings.counts
+    n = counts["masked"]
+    # A tenth is replaced by any token, which now and then is [MASK], or the token that was there.
+    by_chance = (1 - AS_MASK - UNCHANGED) / expected.special.vocab_size
+    shares = {
+        "[MASK]": (counts["as_mask"], AS_MASK + by_chance),
+        "kept": (counts["kept"], UNCHANGED + by_chance),
+        "random": (n - counts["as_mask"] - counts["kept"], 1 - AS_MASK - UNCHANGED - 2 * by_chance),
+    }
+    if n and any(abs(number - n * share) > 1 + n * _margin(share, n) for number, share in shares.values()):
+        numbers = ", ".join(f"{number / n:.2%} {what}" for what, (number, _) in shares.items())
+        findings.offend(REPLACEMENT, Offence(f"of {n:,} masked tokens are {numbers}"))
+    n, (low, high) = int(counts["lengths"].sum()), RANDOM_NEXT_BOUNDS
+    share = counts["random_next"] / max(1, n)
+    if n and not low - _margin(low, n) <= share <= high + _margin(high, n):
+        what = f"{share:.1%} of {n:,} next sentences are random, not {low:.0%} to {high:.0%}"
+        findings.offend(BALANCE, Offence(what, status=WARNING if high < share < RANDOM_NEXT_LIMIT else FAILED))
+
+
+def _margin(share: float, n: int) -> float:
+    return STANDARD_ERRORS * (share * (1 - share) / n) ** 0.5
+
+
+def statistics(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """For the report, from the sums of the files' counts; shares are of the rows that passed."""
+    rows_of_length = counts.get("lengths", np.zeros(1, dtype=np.int64))
+    longest = len(rows_of_length) - 1
+    n_rows, n_tokens = max(1, int(rows_of_length.sum())), int(np.arange(longest + 1) @ rows_of_length)
+    masked, as_mask, kept, random_next = (counts.get(name, 0) for name in ("masked", "as_mask", "kept", "random_next"))
+    edges = np.unique(np.linspace(0, longest, HISTOGRAM_BINS + 1).astype(int))
+    return {
+        "files": counts["files"],
+        "rows": counts.get("rows", 0),
+        "mean length": n_tokens / n_rows,
+        "share of real tokens": n_tokens / (n_rows * max(1, longest)),
+        "share of full rows": int(rows_of_length[-1]) / n_rows,
+        "share masked": masked / max(1, n_tokens),
+        "of these [MASK]": as_mask / max(1, masked),
+        "of these random": (masked - as_mask - kept) / max(1, masked),
+        "of these kept": kept / max(1, masked),
+        "share of random next sentences": random_next / n_rows,
+        "lengths": {f"{a + 1}-{b}": int(rows_of_length[a + 1 : b + 1].sum()) for a, b in itertools.pairwise(edges)},
+    }

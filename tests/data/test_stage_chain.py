@@ -96,6 +96,6 @@ def test_one_folder_that_cannot_be_verified_hides_no_other(layout, capsys):
     create_hdf5(layout)
     empty = layout.working_dir / "hdf5_a" / "wikicorpus_en"
     empty.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"There is no \.hdf5 file in .*hdf5_a"):
+    with pytest.raises(UserError, match=r"There are no shards .* in .*hdf5_a"):
         prepare("verify")
     assert capsys.readouterr().out.count("size and hash") == 2  # in the reports of the text and of the HDF5 shards

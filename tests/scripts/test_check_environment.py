@@ -42,7 +42,7 @@ def folder(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
     digest = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
-    parameters = {"vocabulary": {"sha256": digest, "size": len(VOCABULARY)}}
+    parameters = {"vocabulary": {"sha256": digest, "size": len(VOCABULARY), "cls": 1, "sep": 2, "mask": 3}}
     Manifest("create_hdf5_files", "books_wiki_en_corpus", parameters, {}, outputs).write(shards / "manifest.json")
     (tmp_path / "bin").mkdir()
     return tmp_path

@@ -3,15 +3,17 @@
 import random
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_shards import CLS, MASK, SEP, VOCAB, P, S, make_row, make_rows, save
 
+from common.workers import workers
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import MASKING_RULES
-from data.verify.report import FAILED, WARNING, Checks, Repetitions
+from data.verify import shards
+from data.verify.report import FAILED, WARNING, Offence, Report
 from data.verify.rows import Expected, check_shard
+from data.verify.shards import repeated_between
 
 
 def is_right(row):
@@ -64,39 +66,36 @@ def test_any_changed_numbers_as_an_oracle_sees_them(tmp_path_factory, changes):
     wrong = [row for row in range(12) if not is_right({name: array[row] for name, array in arrays.items()})]
     assert sum(offence.n_rows for offence in findings.offences.values()) == len(wrong)
     assert {offence.row for offence in findings.offences.values()} <= set(wrong)
-    assert int(findings.lengths.sum()) == 12 - len(wrong)
+    assert int(findings.counts["lengths"].sum()) == 12 - len(wrong)
 
 
-@given(st.lists(st.lists(st.integers(0, 30), max_size=20, unique=True), max_size=6))
+@given(st.lists(st.lists(st.integers(0, 30), max_size=20, unique=True), min_size=1, max_size=6))
 def test_repetitions_as_a_plain_count_has_them(files):
-    repetitions = Repetitions()
-    for number, hashes in enumerate(files):
-        repetitions.add(np.array(hashes, dtype=np.uint64), number)
+    pairs = repeated_between([np.array(sorted(hashes), dtype=np.uint64) for hashes in files])
     values = {value for hashes in files for value in hashes}
     n_links = sum(max(0, sum(value in hashes for hashes in files) - 1) for value in values)
-    pairs = repetitions.between_files()
     assert sum(n for _, _, n in pairs) == n_links
-    assert repetitions.share == 1
     assert all(a < b and set(files[a]) & set(files[b]) for a, b, _ in pairs)
 
 
-def test_repetitions_in_bounded_memory_find_a_share():
-    rng = np.random.default_rng(0)
-    shared = rng.integers(2**64, size=2000, dtype=np.uint64)
-    repetitions = Repetitions(max_compared=1000)
-    for number in range(5):
-        own = rng.integers(2**64, size=2000, dtype=np.uint64)
-        repetitions.add(np.concatenate([own, shared]) if number < 2 else own, number)
-    ((a, b, n),) = repetitions.between_files()
-    assert (a, b) == (0, 1)
-    assert n == pytest.approx(2000 * repetitions.share, rel=0.3)
-    assert repetitions.share == 1 / 16  # 12,000 and 2,000 twice, halved until 1,000 are left
+def test_repetitions_are_found_in_bounded_memory(tmp_path, monkeypatch):
+    """Of each of two files, the smallest hashes of some of the documents are compared."""
+    monkeypatch.setattr(shards, "MAX_COMPARED", 600)
+    for name, first in (("training_0", 0), ("training_1", 500)):
+        documents = (f"Document {number}.\n\n" for number in range(first, first + 1000))
+        (tmp_path / f"{name}.txt").write_text("".join(documents), encoding="utf-8")
+    with workers(1) as pool:
+        report = shards.verify(tmp_path, pool)
+    (check,) = (check for check in report.checks if check.name == "documents repeated")
+    assert (check.status, check.first_file) == (WARNING, "training_0.txt")
+    assert 100 < check.n_rows < 200
+    assert report.notes[-1] == "Of each file, at most 300 were compared with other files'."
 
 
-def test_a_failure_takes_the_place_of_a_warning():
-    checks = Checks(["a"])
-    checks.offend("a", "x", "odd", status=WARNING)
-    checks.offend("a", "y", "wrong", n_rows=2, row=5)
-    checks.offend("a", "z", "odd", status=WARNING)
-    (check,) = checks.as_list()
+def test_a_failure_takes_the_place_of_a_warning(tmp_path):
+    report = Report(tmp_path, ["a"])
+    report.offend("a", "x", Offence("odd", status=WARNING))
+    report.offend("a", "y", Offence("wrong", n_rows=2, row=5))
+    report.offend("a", "z", Offence("odd", status=WARNING))
+    (check,) = report.checks
     assert (check.status, check.first_file, check.first_row, check.n_files) == (FAILED, "y", 5, 3)
