@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.reports.compare import METHOD, Comparison, compare
+from benchmark.reports.compare import comparison_table
 from benchmark.reports.data import Result, by_subject, measured, subject_title
 from benchmark.reports.references import references_for
 from benchmark.sweeps.points import settings, window
@@ -25,7 +25,7 @@ def report_tables(results: Sequence[Result], compare: bool) -> list[Table]:
     Raises:
         UserError: results to compare have no configuration in common.
     """
-    tables = comparison_tables(results) if compare else []
+    tables = [comparison_table(results[0], other) for other in results[1:]] if compare else []
     if compare and not any(table.rows for table in tables):
         raise UserError(
             f"{results[0].label} has no configuration in common with the others",
@@ -75,32 +75,6 @@ def _slowed(group: Sequence[Repeats]) -> list[str]:
     return [
         f"The driver lowered clocks ({reason}) at batch {', '.join(f'{size:,}' for size in sorted(found))}."
         for reason, found in sorted(sizes.items())
-    ]
-
-
-def comparison_tables(results: Sequence[Result]) -> list[Table]:
-    """The first result against each of the others."""
-    tables = []
-    for other in results[1:]:
-        found, told = compare(results[0], other)
-        header = ("configuration", "batch", results[0].label, other.label, "ratio", "95 % interval", "p", "smallest p")
-        rows = [_comparison_row(comparison) for comparison in found]
-        tables.append(Table(f"{other.label} against {results[0].label}", [*told, METHOD], (*header, "verdict"), rows))
-    return tables
-
-
-def _comparison_row(comparison: Comparison) -> list[str]:
-    sides, interval = (comparison.first, comparison.second), comparison.interval
-    precisions = dict.fromkeys(str(side.configuration.get("precision", "")) for side in sides)
-    return [
-        f"{subject_title(sides[0].configuration)}, {' / '.join(precisions)}",
-        text(sides[0].batch_size, ","),
-        *(text(side.median("sequences_per_second"), ",.1f") for side in sides),
-        text(comparison.ratio, ".3f"),
-        f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else MISSING,
-        text(comparison.p, ".3g"),
-        text(comparison.smallest_p, ".3g"),
-        comparison.words,
     ]
 
 
