@@ -15,27 +15,12 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.reports.logs import read_phases
 from benchmark.tables import markdown_table
 from common.errors import Problems, UserError, run_main
-
-
-class Stretch(NamedTuple):
-    """Mean losses of both runs over the logged steps from `first` to `last`."""
-
-    first: int
-    last: int
-    baseline: float
-    result: float
-
-    @property
-    def difference(self) -> float:
-        """Above zero where the result's is higher."""
-        return self.result - self.baseline
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,55 +37,43 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def stretches(baseline: dict[int, float], result: dict[int, float], length: int) -> list[Stretch]:
-    """The means over each `length` steps, of the steps that both runs logged; losses by step, counted from 1."""
-    shared: dict[int, list[int]] = {}
-    for step in sorted(baseline.keys() & result.keys()):
-        shared.setdefault((step - 1) // length, []).append(step)
-    return [
-        Stretch(steps[0], steps[-1], *(statistics.fmean(run[step] for step in steps) for run in (baseline, result)))
-        for steps in shared.values()
-    ]
-
-
-def read_losses(path: str, phase: int) -> dict[int, float]:
-    """A run's training losses by step.
-
-    Raises:
-        UserError: there is no such log or phase in it.
-    """
-    phases = read_phases(path)
-    if phase not in phases:
-        raise UserError(f"{path} has no step of phase {phase}", f"give --phase {min(phases)}")
-    return {step: math.nan if loss is None else loss for step, loss in phases[phase].losses.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print both curves, and end with the status that says whether they agree."""
     args = parse_arguments(arguments)
     problems = Problems()
     problems.check(args.stretch >= 1, f"--stretch is {args.stretch}", "it must be 1 or more")
     problems.check(args.bound > 0, f"--bound is {args.bound}", "it must be greater than zero")
-    read: list[dict[int, float]] = []
+    runs: list[dict[int, float]] = []
     for path in (args.baseline, args.result):
         with problems.collect():
-            read.append(read_losses(path, args.phase))
+            phases = read_phases(path)
+            if args.phase not in phases:
+                raise UserError(f"{path} has no step of phase {args.phase}", f"give --phase {min(phases)}")
+            runs.append(dict(phases[args.phase].curve("average_loss")))
     problems.raise_if_any()
-    found = stretches(*read, args.stretch)
-    judged = [stretch for stretch in found if stretch.first >= args.from_step]
-    if not judged:
+    # The steps that both logged, by the stretch that they are in; steps count from 1.
+    shared: dict[int, list[int]] = {}
+    for step in sorted(runs[0].keys() & runs[1].keys()):
+        shared.setdefault((step - 1) // args.stretch, []).append(step)
+    rows, differences = [], {}
+    for steps in shared.values():
+        baseline, result = (statistics.fmean(run[step] for step in steps) for run in runs)
+        name = f"{steps[0]} to {steps[-1]}"
+        rows.append((name, f"{baseline:.4f}", f"{result:.4f}", f"{result - baseline:+.4f}"))
+        if steps[0] >= args.from_step:
+            differences[name] = result - baseline
+    if not differences:
         raise UserError(
             f"{args.baseline} and {args.result} share no logged step from {args.from_step} on",
             "train both for as long, with the same --log_freq",
         )
-    rows = [[f"{s.first} to {s.last}", f"{s.baseline:.4f}", f"{s.result:.4f}", f"{s.difference:+.4f}"] for s in found]
     print(markdown_table(("steps", "baseline", "result", "difference"), rows))
     # A loss that is no number is beyond any bound, and compares with none.
-    worst = max(judged, key=lambda s: math.inf if math.isnan(s.difference) else abs(s.difference))
-    agrees = abs(worst.difference) <= args.bound
+    worst = max(differences, key=lambda name: math.inf if math.isnan(differences[name]) else abs(differences[name]))
+    agrees = abs(differences[worst]) <= args.bound
     print(
-        f"The curves {'agree' if agrees else 'differ'}: steps {worst.first} to {worst.last} are "
-        f"{worst.difference:+.4f} apart, the most of {len(judged)} stretches, and {args.bound:g} is allowed."
+        f"The curves {'agree' if agrees else 'differ'}: steps {worst} are {differences[worst]:+.4f} apart, "
+        f"the most of {len(differences)} stretches, and {args.bound:g} is allowed."
     )
     if not agrees:
         sys.exit(1)

@@ -15,40 +15,26 @@ from pathlib import Path
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.reports.logs import Phase, read_phases
+from benchmark.reports.logs import read_phases
 from benchmark.tables import markdown_table, number, text
 from common.errors import Problems, run_main
 
-HEADER = (
-    "phase",
-    "steps",
-    "loss at start",
-    "loss at end",
-    "held-out masked-token accuracy",
-    "sequences/s",
-    "tokens/s",
-)
 
-
-def rows_of(log: str) -> list[list[str]]:
-    """A row for each phase of a log.
+def rows_of(log: str) -> list[dict[str, str]]:
+    """A row for each phase of a log, by column.
 
     Raises:
         UserError: the file cannot be read, is not a log, or has no steps.
     """
-    return [[str(name), *_cells(phase)] for name, phase in read_phases(log).items()]
-
-
-def _cells(phase: Phase) -> list[str]:
-    known = [loss for _, loss in sorted(phase.losses.items()) if loss is not None]
-    return [
-        f"{max(phase.losses):,}",
-        text(known[0] if known else None, ".3f"),
-        text(known[-1] if known else None, ".3f"),
-        text(number(phase.scores.get("eval_mlm_accuracy")), ".1%"),
-        text(number(phase.throughput.get("sequences_per_second")), ",.1f"),
-        text(number(phase.throughput.get("tokens_per_second")), ",.0f"),
-    ]
+    rows = []
+    for name, phase in read_phases(log).items():
+        losses = [loss for _, loss in phase.curve("average_loss")] or [None]
+        row = {"phase": str(name), "steps": f"{max(phase.steps):,}"}
+        row |= {"loss at start": text(losses[0], ".3f"), "loss at end": text(losses[-1], ".3f")}
+        row["held-out masked-token accuracy"] = text(number(phase.scores.get("eval_mlm_accuracy")), ".1%")
+        row["sequences/s"] = text(phase.rate("sequences_per_second"), ",.1f")
+        rows.append(row | {"tokens/s": text(phase.rate("tokens_per_second"), ",.0f")})
+    return rows
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, description: str | None = __doc__) -> argparse.Namespace:
@@ -58,26 +44,24 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str | N
     return parser.parse_args(arguments)
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    description: str | None = __doc__,
-    header: Sequence[str] = HEADER,
-    rows_of: Callable[[str], list[list[str]]] = rows_of,
-) -> None:
-    """Read the logs and print their rows, with a column for the log where there are several.
+def print_rows(logs: Sequence[str], rows_of: Callable[[str], list[dict[str, str]]]) -> None:
+    """Print the rows of the logs, with a column for the log where there are several.
 
     Raises:
         UserError: what is wrong with any of the logs.
     """
-    logs = parse_arguments(arguments, description).logs
     problems = Problems()
-    rows = []
+    rows: list[dict[str, str]] = []
     for log in logs:
         with problems.collect():
-            rows += [[log, *row] for row in rows_of(log)]
+            rows += [({"log": log} if len(logs) > 1 else {}) | row for row in rows_of(log)]
     problems.raise_if_any()
-    first = 0 if len(logs) > 1 else 1
-    print(markdown_table(("log", *header)[first:], [row[first:] for row in rows]))
+    print(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the logs and print the table."""
+    print_rows(parse_arguments(arguments).logs, rows_of)
 
 
 if __name__ == "__main__":

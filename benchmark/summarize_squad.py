@@ -7,7 +7,7 @@ Where a file was scored several times in a log, the last time counts; the traini
 that measured one.
 """
 
-import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ from benchmark.reports.logs import read_run
 from benchmark.tables import number, text
 from common.errors import UserError, run_main
 
-HEADER = ("questions of", "questions", "EM", "F1", "steps", "training sequences/s", "inference sequences/s")
+parse_arguments = functools.partial(summarize.parse_arguments, description=__doc__)
 
 
-def rows_of(log: str) -> list[list[str]]:
-    """A row for each file of questions.
+def rows_of(log: str) -> list[dict[str, str]]:
+    """A row for each file of questions, by column.
 
     Raises:
         UserError: the file cannot be read, is not a log, or nothing was scored in it.
@@ -32,27 +32,22 @@ def rows_of(log: str) -> list[list[str]]:
     if not run.scored:
         raise UserError(f"{log} has no scores of SQuAD", "give the dllogger.json of run_squad.py with --do_eval")
     return [
-        [
-            Path(name).name,
-            f"{scores.get('total', 0):,}",
-            text(number(scores["exact_match"]), ".1f"),
-            text(number(scores.get("f1")), ".1f"),
-            text(scores["steps"], ","),
-            text(number(run.phases[1].throughput.get("sequences_per_second")), ",.1f"),
-            text(number(scores.get("inference_sequences_per_second")), ",.1f"),
-        ]
+        {
+            "questions of": Path(name).name,
+            "questions": f"{scores.get('total', 0):,}",
+            "EM": text(number(scores["exact_match"]), ".1f"),
+            "F1": text(number(scores.get("f1")), ".1f"),
+            "steps": text(scores["steps"], ","),
+            "training sequences/s": text(run.phases[1].rate("sequences_per_second"), ",.1f"),
+            "inference sequences/s": text(number(scores.get("inference_sequences_per_second")), ",.1f"),
+        }
         for name, scores in run.scored.items()
     ]
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    return summarize.parse_arguments(arguments, __doc__)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the logs and print the table."""
-    summarize.main(arguments, __doc__, HEADER, rows_of)
+    summarize.print_rows(parse_arguments(arguments).logs, rows_of)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.curves import main, stretches
+from benchmark.curves import main
 from common.errors import UserError
 from training.metrics.logger import MetricsLogger
 
@@ -24,10 +24,11 @@ def logs(tmp_path):
     return write
 
 
-def test_means_are_over_the_steps_that_both_logged():
-    found = stretches({1: 4.0, 2: 3.0, 3: 2.0, 5: 1.0}, {1: 4.5, 2: 3.5, 4: 9.0, 5: 0.0}, 2)
-    assert found == [(1, 2, 3.5, 4.0), (5, 5, 1.0, 0.0)]
-    assert [stretch.difference for stretch in found] == [0.5, -1.0]
+def test_means_are_over_the_steps_that_both_logged(logs, capsys):
+    arguments = logs({1: 4.0, 2: 3.0, 3: 2.0, 5: 1.0}, {1: 4.5, 2: 3.5, 4: 9.0, 5: 0.0})
+    main([*arguments, "--stretch", "2", "--bound", "1"])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert rows[2:-1] == [["1 to 2", "3.5000", "4.0000", "+0.5000"], ["5 to 5", "1.0000", "0.0000", "-1.0000"]]
 
 
 @pytest.mark.parametrize(
