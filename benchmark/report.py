@@ -19,12 +19,10 @@ from pathlib import Path
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.reports.data import Result, read_results
-from benchmark.reports.drawing import Figure
+from benchmark.reports.data import read_results
 from benchmark.reports.figures import make_figures
 from benchmark.reports.page import make_page
-from benchmark.reports.tables import commands, points_csv, report_tables
-from benchmark.tables import Table
+from benchmark.reports.tables import points_table, report_tables
 from common.errors import run_main
 from file_utils import atomic_write
 
@@ -47,37 +45,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-def write_report(
-    folder: Path, title: str, tables: Sequence[Table], figures: Sequence[Figure], results: Sequence[Result]
-) -> None:
-    """Each file whole or not at all; the page last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for figure in figures:
-        for suffix, image in zip(("", "_dark"), (figure.images["light"], figure.images["dark"]), strict=True):
-            with atomic_write(folder / f"{figure.name}{suffix}.png", "wb") as file:
-                file.write(image)
-    sections = [table.markdown() for table in tables]
-    sections += [f"## {each.title}\n\n![{each.finding}]({each.name}.png)\n\n{each.finding}\n" for each in figures]
-    files = {
-        "report.md": "\n".join([f"# {title}\n", *sections]),
-        "report.csv": points_csv(results),
-        "report.html": make_page(title, tables, figures, commands(results)),
-    }
-    for name, content in files.items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read, draw and write."""
+    """Read, draw, and write each file whole or not at all, the page last."""
     args = parse_arguments(arguments)
     results = read_results(args.results)
-    tables = report_tables(results, args.compare)
-    first = Path(args.results[0])
-    folder = args.output_dir or (first if first.is_dir() else first.parent) / "report"
+    tables, figures = report_tables(results, args.compare), make_figures(results)
+    folder = args.output_dir or Path(args.results[0]) / "report"
     names = [result.label for result in results]
     title = args.title or (f"{' and '.join(names)}, compared" if args.compare else f"BERT: {', '.join(names)}")
-    write_report(folder, title, tables, make_figures(results), results)
+    commands = dict.fromkeys(p["command"] for result in results for p in result.points if p.get("command"))
+    sections = [f"# {title}\n", *(table.markdown() for table in tables)]
+    sections += [f"## {each.title}\n\n![{each.finding}]({each.name}.png)\n\n{each.finding}\n" for each in figures]
+    files = {f"{figure.name}.png": figure.images["light"] for figure in figures}
+    files |= {f"{figure.name}_dark.png": figure.images["dark"] for figure in figures}
+    files["report.md"] = "\n".join(sections).encode()
+    files["report.csv"] = points_table(results).csv().encode()
+    files["report.html"] = make_page(title, tables, figures, list(commands)).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with atomic_write(folder / name, "wb") as file:
+            file.write(content)
     if args.compare:
         print("\n".join(table.markdown() for table in tables[: len(results) - 1]))
     print(f"report: {folder / 'report.html'}")

@@ -53,6 +53,12 @@ class Table(NamedTuple):
         notes = "".join(f"\n{note}\n" for note in self.notes)
         return f"## {self.title}\n{notes}\n{markdown_table(self.header, escaped)}\n"
 
+    def csv(self) -> str:
+        """Header and rows."""
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([self.header, *self.rows])
+        return file.getvalue()
+
     def html(self) -> str:
         """A section of a page. Each heading is a button, and columns of words have the class `text`."""
         textual = [any(not NUMBER.fullmatch(row[column]) for row in self.rows) for column in range(len(self.header))]
@@ -65,22 +71,10 @@ class Table(NamedTuple):
             f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell, kind in zip(row, kinds, strict=True))}</tr>"
             for row in self.rows
         )
-        notes = "".join(f'<p class="soft">{_linked(escape(note))}</p>' for note in self.notes)
+        linked = [re.sub(r"https://[^\s;,()]+", r'<a href="\g<0>">\g<0></a>', escape(note)) for note in self.notes]
+        notes = "".join(f'<p class="soft">{note}</p>' for note in linked)
         title = escape(self.title)
         return (
             f'<section><h2>{title}</h2>{notes}<div class="table" tabindex="0" role="region" aria-label="{title}">'
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>\n"
         )
-
-
-def _linked(escaped: str) -> str:
-    return re.sub(r"https://[^\s;,()]+", r'<a href="\g<0>">\g<0></a>', escaped)
-
-
-def csv_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line for each row, with every name that any row has as a column, in the order in which they first appear."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

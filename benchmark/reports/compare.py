@@ -4,6 +4,7 @@ The interval is Welch's, of the difference of the means of log throughput, so it
 by factors, and two settings need not scatter alike. Student's t is integrated here: nothing else needs scipy.
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -57,7 +58,7 @@ def comparison_table(first: Result, second: Result) -> Table:
     A field that has one value throughout the first and another throughout the second, such as the precision, is what is
     compared, and does not keep their points apart. What a rate is of (`SUBJECT`), such as the length, always does.
     """
-    sides = [measured([first]), measured([second])]
+    sides = [list(itertools.chain(*measured([result]))) for result in (first, second)]
     notes, kept = [], {"batch_size", *SUBJECT}
     for name in sorted({name for side in sides for each in side for name in each.configuration} - kept):
         values = [{json.dumps(each.configuration.get(name), sort_keys=True) for each in side} for side in sides]

@@ -4,168 +4,130 @@ What only a sweep's single processes logged is not taken for a run of its own.
 """
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.reports.logs import Run, read_run
-from benchmark.sweeps.points import FILE_NAME, Point, read_points
+from benchmark.sweeps.points import FILE_NAME, Point, read_points, settings, window
 from benchmark.sweeps.repeats import Repeats, by_configuration
+from benchmark.tables import MISSING
 from common.errors import Problems, UserError
 from common.json_files import read_json
 
 LOG_NAME = "dllogger.json"
 PROFILE_SCHEMA = 1
-PROFILES = ("kernels", "timeline")
-# What a chart of throughput is about; all other fields tell its lines apart.
+# What a table or a chart of throughput is about; all other fields tell its rows or lines apart.
 SUBJECT = ("workload", "model", "max_seq_length", "lengths")
-WINDOW = ("start", "stop")
+# Published throughputs to draw beside measured ones, each with its source. None was measured here, and none under the
+# conditions of a chart: they say where others stand, not who wins, so their labels name the hardware, and no ratio is
+# computed against them. "Second hand" are figures often quoted that we did not find where they were measured.
+REFERENCES = Path(__file__).with_name("references.json")
 
 
 @dataclasses.dataclass
 class Result:
-    """All that lies in one place that was given."""
+    """All that lies in one folder that was given."""
 
     label: str
     points: list[Point] = dataclasses.field(default_factory=list)
     runs: list[Run] = dataclasses.field(default_factory=list)
-    kernels: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """Files of profilers' summaries, each with a `label`; `timelines` too."""
-    timelines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def environments(self) -> list[dict[str, Any]]:
-        """Of all measurements and runs, where it was recorded."""
-        found = [point.get("environment") for point in self.points] + [run.environment for run in self.runs]
-        return [environment for environment in found if environment]
+    profiles: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Profilers' summaries, of the `kind` kernels or timeline, each with a `label`."""
 
 
-def read_results(paths: Sequence[str | Path]) -> list[Result]:
-    """A result for each path, in order, with labels that differ.
+def read_results(folders: Sequence[str | Path]) -> list[Result]:
+    """A result for each folder, in order, labeled by its name, or by its path where two have one name.
 
     Raises:
         UserError: all that is wrong with any of them.
     """
-    problems = Problems()
-    results = []
-    for path, label in zip(paths, _labels(paths), strict=True):
+    names = [Path(folder).resolve().name for folder in folders]
+    problems, results = Problems(), []
+    for folder, name in zip(folders, names, strict=True):
         with problems.collect():
-            results.append(_read(Path(path), label))
+            results.append(_read(Path(folder), name if names.count(name) == 1 else str(folder)))
     problems.raise_if_any()
     return results
 
 
-def _labels(paths: Sequence[str | Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    parts = [(Path(path).resolve().parent if Path(path).is_file() else Path(path).resolve()).parts for path in paths]
-    names = ["/".join(part) for part in parts]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({place})" for place, name in enumerate(names, 1)]
-
-
-def _read(path: Path, label: str) -> Result:
-    if not path.exists():
-        raise UserError(f"there is no {path}", "give the folder of a sweep or of a run")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*.json*") if file.is_file())
+def _read(folder: Path, label: str) -> Result:
+    remedy = "give the folder of a sweep or of a run"
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}", remedy)
+    files = sorted(file for file in folder.rglob("*.json*") if file.is_file())
+    processes = [file.parent / "runs" for file in files if file.name == FILE_NAME]
     result = Result(label)
-    sweeps = {file.parent for file in files if file.name == FILE_NAME or (path.is_file() and file.suffix == ".jsonl")}
     for file in files:
-        profile = next((kind for kind in PROFILES if file.name.endswith(f"{kind}.json")), None)
-        if file.parent in sweeps and file.suffix == ".jsonl":
+        holder = file.parent.parent if file.parent.name == "profile" and file.parent != folder else file.parent
+        name = label if holder == folder else f"{label}/{holder.relative_to(folder)}"
+        if file.name == FILE_NAME:
             result.points += read_points(file)
-        elif profile:
-            summaries = result.kernels if profile == "kernels" else result.timelines
-            summaries.append(_read_profile(file, profile) | {"label": label + _place(file.parent, path)})
-        elif file.name == LOG_NAME or path.is_file():
-            of_sweep = any(sweep / "runs" in file.parents for sweep in sweeps)
-            if not of_sweep:
-                result.runs.append(read_run(file, label + _place(file.parent, path)))
-    if not (result.points or result.runs or result.kernels or result.timelines):
-        raise UserError(
-            f"{path} holds nothing to report ({FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json)",
-            "give the folder of a sweep or of a run",
-        )
+        elif file.name.endswith(("kernels.json", "timeline.json")):
+            result.profiles.append(_read_profile(file) | {"label": name})
+        elif file.name == LOG_NAME and not any(each in file.parents for each in processes):
+            result.runs.append(read_run(file, name))
+    if not (result.points or result.runs or result.profiles):
+        nothing = f"{folder} holds nothing to report ({FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json)"
+        raise UserError(nothing, remedy)
     return result
 
 
-def _place(folder: Path, path: Path) -> str:
-    """Where in a result something lies, to follow its label; a run's profile lies in its folder `profile`."""
-    inner = folder.parent if folder.name == "profile" and folder != path else folder
-    return "" if path.is_file() or inner == path else f"/{inner.relative_to(path)}"
-
-
-def _read_profile(file: Path, kind: str) -> dict[str, Any]:
-    remedy = "make it again with benchmark/nsight.py"
+def _read_profile(file: Path) -> dict[str, Any]:
+    kind, remedy = "kernels" if file.stem.endswith("kernels") else "timeline", "make it again with benchmark/nsight.py"
     profile = read_json(file, f"{kind} of schema {PROFILE_SCHEMA}", remedy)
-    if profile.get("schema") != PROFILE_SCHEMA or profile.get("kind") != kind:
+    if (profile.get("kind"), profile.get("schema")) != (kind, PROFILE_SCHEMA):
         raise UserError(f"{file} is no {kind} of schema {PROFILE_SCHEMA} (schema {profile.get('schema')})", remedy)
     return profile
 
 
-def measured(results: Iterable[Result]) -> list[Repeats]:
-    """The repeats of each configuration of each result, by subject, series and batch size."""
+def subject(repeats: Repeats) -> list[Any]:
+    """What the rate is of."""
+    return [repeats.configuration.get(name) for name in SUBJECT]
+
+
+def measured(results: Sequence[Result]) -> list[list[Repeats]]:
+    """The repeats of each configuration of each result, a list for each subject, by batch size in each series."""
     found = [each for result in results for each in by_configuration(result.points, result.label).values()]
-    return sorted(found, key=_order)
 
+    def order(repeats: Repeats) -> tuple[Any, ...]:
+        workload, model, length, lengths = subject(repeats)
+        rest = {name: value for name, value in repeats.configuration.items() if name != "batch_size"}
+        series = json.dumps(rest, sort_keys=True)
+        return str(workload), str(model), length or 0, str(lengths), series, repeats.batch_size
 
-def _order(repeats: Repeats) -> tuple[Any, ...]:
-    about, length = repeats.configuration, repeats.configuration.get("max_seq_length") or 0
-    subject_order = str(about.get("workload")), str(about.get("model")), length, str(about.get("lengths"))
-    return *subject_order, without_batch_size(about), repeats.batch_size
-
-
-def without_batch_size(configuration: Mapping[str, Any]) -> str:
-    """The same for all configurations that agree in all other fields."""
-    return json.dumps({name: value for name, value in configuration.items() if name != "batch_size"}, sort_keys=True)
+    return [list(group) for _, group in itertools.groupby(sorted(found, key=order), subject)]
 
 
 def subject_title(configuration: Mapping[str, Any]) -> str:
     """In words: model, workload and lengths."""
     workload, model, length, lengths = (configuration.get(name) for name in SUBJECT)
-    words = [f"BERT-{model}" if model in ("tiny", "base", "large") else Path(model or "a model").name, workload or ""]
+    words = [f"BERT-{model}" if model in ("tiny", "base", "large") else Path(model or "a model").name, workload]
     words += [f"{length} tokens" if length else "", f"({lengths})" if lengths else ""]
     return " ".join(word for word in words if word)
 
 
-def by_subject(found: Iterable[Repeats]) -> list[list[Repeats]]:
-    """What belongs into each chart."""
-    groups: dict[tuple[Any, ...], list[Repeats]] = {}
-    for repeats in found:
-        groups.setdefault(tuple(repeats.configuration.get(name) for name in SUBJECT), []).append(repeats)
-    return list(groups.values())
+def series_names(group: Sequence[Repeats]) -> list[str]:
+    """How each was measured, in words: the settings, and the result and the window where there are several."""
+    labels = {repeats.label for repeats in group}
+    windows = {window(repeats.configuration) for repeats in group}
+    names = []
+    for repeats in group:
+        words = [repeats.label] if len(labels) > 1 else []
+        words += settings(repeats.configuration)
+        words += [window(repeats.configuration)] if len(windows) > 1 else []
+        names.append(", ".join(words) or MISSING)
+    return names
 
 
-def by_series(found: Iterable[Repeats]) -> dict[str, list[Repeats]]:
-    """What each line of a chart leads through, by a name that says in what it differs from the other lines."""
-    series: dict[tuple[str, str], list[Repeats]] = {}
-    for repeats in found:
-        series.setdefault((repeats.label, without_batch_size(repeats.configuration)), []).append(repeats)
-    firsts = [row[0] for row in series.values()]
-    varying = [
-        name
-        for name in sorted({name for first in firsts for name in first.configuration})
-        if name not in (*SUBJECT, "batch_size", *WINDOW)
-        and len({json.dumps(first.configuration.get(name)) for first in firsts}) > 1
+def references_for(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`rate` per GPU, `label` and `source` of what was published of the same model, work and length."""
+    published = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    work = (configuration.get("workload"), configuration.get("max_seq_length"), configuration.get("lengths") == "full")
+    return [
+        each | {"source": published["sources"][each["source"]]}
+        for each in published["references"]
+        if configuration.get("model") == "large" and (each["workload"], each["max_seq_length"], each["full"]) == work
     ]
-    several = len({first.label for first in firsts}) > 1
-    named: dict[str, list[Repeats]] = {}
-    for first, row in zip(firsts, series.values(), strict=True):
-        words = [first.label] if several else []
-        words += [told for name in varying if (told := _field(name, first.configuration.get(name)))]
-        name = ", ".join(words) or _field("precision", first.configuration.get("precision")) or first.label
-        while name in named:
-            name += "'"
-        named[name] = sorted(row, key=lambda repeats: repeats.batch_size)
-    return named
-
-
-def _field(name: str, value: Any) -> str:
-    forms = {
-        "compile": "compiled" if value else "eager",
-        "n_gpus": f"{value} GPU{'s' if value != 1 else ''}",
-        "accumulation_steps": f"{value} micro-batches",
-    }
-    return "" if value in (None, "") else str(forms.get(name, value))

@@ -7,68 +7,28 @@ color-blind readers tell apart), and letters are large against the picture, so t
 
 import io
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from common.errors import UserError
+import matplotlib
+from matplotlib.figure import Figure as Canvas  # not pyplot, which keeps every figure that it makes
+from PIL import Image  # matplotlib brings it
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 MARKERS = "osD^vP"
+GREY, DASHES = "#8b949e", ("--", ":", "-.")
+# Background, letters and grid.
 THEMES = MappingProxyType({"light": ("#ffffff", "#1b1f24", "#d0d7de"), "dark": ("#161b22", "#e6edf3", "#3d444d")})
 SIZE = (4.4, 4.0)  # inches
 TITLE_LETTERS = 44  # of a line
 DOTS = 240  # per inch
-COLORS_PER_PICTURE = 64  # with those between letters and background
+COLORS_PER_PICTURE = 64  # with those between letters and background; a third of the size
 SMALL = 10  # points, of the smallest letters
 LETTERS_IN_HALF = 24  # of a legend in two columns
-
-
-class Figure(NamedTuple):
-    """One picture."""
-
-    name: str
-    title: str
-    finding: str
-    """What it shows, in words: the alternative text."""
-    draw: Callable[[Any], None]
-    """Draws it on matplotlib's axes."""
-    images: Mapping[str, bytes] = MappingProxyType({})
-    """PNG by theme, once it is rendered."""
-
-
-def render(figure: Figure) -> Figure:
-    """The figure with its images.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    return figure._replace(images={theme: _image(figure, *colors) for theme, colors in THEMES.items()})
-
-
-def _image(figure: Figure, background: str, letters: str, grid: str) -> bytes:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("matplotlib is not installed", "`pip install -r requirements.txt` brings it") from error
-    # Figure and not pyplot, which keeps every figure that it makes.
-    from matplotlib.figure import Figure as Canvas
-    from PIL import Image  # matplotlib brings it
-
-    matplotlib.use("Agg")
-    with matplotlib.rc_context(_settings(background, letters, grid)):
-        canvas = Canvas(figsize=SIZE, dpi=DOTS, layout="constrained")
-        canvas.suptitle("\n".join(textwrap.wrap(figure.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
-        figure.draw(canvas.add_subplot())
-        drawn, file = io.BytesIO(), io.BytesIO()
-        canvas.savefig(drawn, format="png")
-    # Few colors: a third of the size, of which a page has up to forty pictures.
-    Image.open(drawn).convert("RGB").quantize(COLORS_PER_PICTURE).save(file, format="png", optimize=True)
-    return file.getvalue()
-
-
-def _settings(background: str, letters: str, grid: str) -> dict[str, Any]:
-    return {
+LETTERS_OVER_BAR = 46
+STYLE = MappingProxyType(
+    {
         "font.size": 12,
         "axes.grid": True,
         "axes.axisbelow": True,
@@ -78,26 +38,113 @@ def _settings(background: str, letters: str, grid: str) -> dict[str, Any]:
         "legend.fontsize": 11,
         "lines.linewidth": 2,
         "lines.markersize": 7,
-        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background),
-        **dict.fromkeys(("grid.color", "axes.edgecolor"), grid),
-        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters),
     }
+)
 
 
-def line_style(place: int) -> dict[str, str]:
-    """Color and marker of a chart's line."""
-    return {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
+class Series(NamedTuple):
+    """What a picture shows of one thing."""
+
+    label: str
+    x: Sequence[float]
+    """Empty for bars, which are stacked, and for a guide that is the same everywhere."""
+    y: Sequence[float]
+    kind: str = "line"
+    """line, guide (grey dashes), discs or bars"""
+    spread: Sequence[Sequence[float]] | None = None
+    """Of a line: how far its bars reach below and above each mark."""
+    areas: Sequence[float] = ()
+    """Of discs."""
+    crosses: Sequence[tuple[float, float, str]] = ()
+    """What a line does not lead through: x, y and words."""
 
 
-def add_legend(axes: Any, columns: int | None = None) -> None:
-    """Under the picture, in two columns where the words are short."""
-    labels = axes.get_legend_handles_labels()[1]
+class Figure(NamedTuple):
+    """One picture."""
+
+    name: str
+    title: str
+    finding: str
+    """What it shows, in words: the alternative text."""
+    series: Sequence[Series]
+    x_label: str
+    y_label: str = ""
+    top: float | None = None
+    """Where the axis ends that begins at zero."""
+    sizes: Sequence[int] = ()
+    """Ticks of a logarithmic axis."""
+    log: bool = False
+    """Both axes are logarithmic."""
+    rows: Sequence[str] = ()
+    """Words over each bar."""
+    images: Mapping[str, bytes] = MappingProxyType({})
+    """PNG by theme, once it is rendered."""
+
+
+def render(figure: Figure) -> Figure:
+    """The figure with its images."""
+    return figure._replace(images={theme: _image(figure, *colors) for theme, colors in THEMES.items()})
+
+
+def _image(figure: Figure, background: str, letters: str, grid: str) -> bytes:
+    colors = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)
+    colors |= dict.fromkeys(("grid.color", "axes.edgecolor"), grid)
+    colors |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters)
+    drawn, file = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context({**STYLE, **colors}):
+        canvas = Canvas(figsize=SIZE, dpi=DOTS, layout="constrained")
+        canvas.suptitle("\n".join(textwrap.wrap(figure.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
+        draw(figure, canvas.add_subplot())
+        canvas.savefig(drawn, format="png")
+    Image.open(drawn).convert("RGB").quantize(COLORS_PER_PICTURE).save(file, format="png", optimize=True)
+    return file.getvalue()
+
+
+def draw(figure: Figure, axes: Any) -> None:
+    """Draw it on matplotlib's axes."""
+    left = [0.0] * len(figure.rows)
+    for place, series in enumerate(figure.series):
+        style: dict[str, Any] = {"color": COLORS[place % len(COLORS)], "label": series.label}
+        if series.kind == "bars":
+            axes.barh(range(len(left)), series.y, left=left, height=0.35, **style)
+            left = [start + width for start, width in zip(left, series.y, strict=True)]
+        elif series.kind == "discs":
+            axes.scatter(series.x, series.y, s=series.areas, alpha=0.6, **style)
+        elif series.kind == "guide":
+            style |= {"color": GREY, "linewidth": 1.4, "linestyle": DASHES[place % len(DASHES)]}
+            axes.plot(series.x, series.y, **style) if series.x else axes.axhline(series.y[0], **style)
+        else:
+            every = 1 if series.spread else max(1, len(series.x) // 6)
+            style |= {"marker": MARKERS[place % len(MARKERS)], "markevery": every, "capsize": 4}
+            axes.errorbar(series.x, series.y, series.spread, **style)
+        for x, y, words in series.crosses:
+            axes.plot(x, y, marker="x", markersize=9, color=style["color"], linestyle="none", clip_on=False)
+            _annotate(axes, words, x, y, below=y > (figure.top or 0) / 2)
+    for place, words in enumerate(figure.rows):
+        axes.text(0, place - 0.25, _shortened(words), va="bottom", fontsize=SMALL)
+    if figure.rows:
+        axes.set(yticks=[], ylim=(len(figure.rows) - 0.4, -0.9))
+        axes.grid(axis="y", visible=False)
+    if figure.log:
+        axes.set(xscale="log", yscale="log")
+    if figure.sizes:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(figure.sizes, [f"{size:,}" for size in figure.sizes])
+        axes.minorticks_off()
+    if figure.top:
+        axes.set_ylim(0, figure.top)
+    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    labels = [series.label for series in figure.series if series.label]
     if labels:
-        columns = columns or (2 if len(labels) > 2 and max(map(len, labels)) <= LETTERS_IN_HALF else 1)
+        columns = 2 if len(labels) > 2 and max(map(len, labels)) <= LETTERS_IN_HALF else 1
         axes.figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6)
 
 
-def annotate(axes: Any, words: str, x: float, y: float, below: bool) -> None:
+def _shortened(name: str) -> str:
+    return name if len(name) <= LETTERS_OVER_BAR else f"{name[: LETTERS_OVER_BAR - 12]}…{name[-11:]}"
+
+
+def _annotate(axes: Any, words: str, x: float, y: float, below: bool) -> None:
     """Upright letters over or under a mark, on a patch of background, as lines may run through them."""
     place = {"xytext": (0, -10 if below else 10), "textcoords": "offset points", "va": "top" if below else "bottom"}
     patch = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.0}

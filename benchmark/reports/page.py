@@ -18,14 +18,12 @@ FRAME = Path(__file__).with_name("page.html")
 
 def make_page(title: str, tables: Sequence[Table], figures: Sequence[Figure], commands: Sequence[str]) -> str:
     """The whole page as text: the first table, the pictures, the other tables, the commands."""
-    lines = escape("\n\n".join(commands))
-    ran = f"<section><details><summary>Commands, as they ran</summary><pre>{lines}</pre></details></section>"
     return string.Template(FRAME.read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        first="".join(table.html() for table in tables[:1]),
-        pictures=f'<div class="figures">{"".join(map(_figure, figures))}</div>' if figures else "",
+        first=tables[0].html(),
+        pictures="".join(map(_figure, figures)),
         rest="".join(table.html() for table in tables[1:]),
-        commands=ran if commands else "",
+        commands=escape("\n\n".join(commands)),
     )
 
 

@@ -15,10 +15,9 @@ from paths import ROOT
 
 from benchmark.report import main
 from benchmark.reports import drawing, figures
-from benchmark.reports.data import Result, by_series, measured, read_results
+from benchmark.reports.data import Result, measured, read_results, references_for, series_names
 from benchmark.reports.figures import plan_figures, roofline
-from benchmark.reports.references import references_for
-from benchmark.reports.tables import environment_table, profile_tables, run_tables, throughput_tables
+from benchmark.reports.tables import profile_tables, runs_table, throughput_table
 from common.errors import UserError
 
 
@@ -34,8 +33,13 @@ def report(*arguments):
     main([str(argument) for argument in arguments])
 
 
+def only_table(folder):
+    [group] = measured(read_results([folder]))
+    return throughput_table(group)
+
+
 def rows(folder):
-    [table] = throughput_tables(read_results([folder]))
+    table = only_table(folder)
     return [dict(zip(table.header, row, strict=True)) for row in table.rows]
 
 
@@ -59,8 +63,7 @@ def test_a_wrong_run_and_those_that_ended_are_shown_as_that(tmp_path):
         point(batch_size=16, status="out_of_memory"),
         point(batch_size=32, status="failed"),
     ]
-    results = read_results([write(tmp_path, points)])
-    [table] = throughput_tables(results)
+    table = only_table(write(tmp_path, points))
     assert [row[-1] for row in table.rows] == ["wrong", "out of memory", "failed"]
     assert any("The loss is no number." in note for note in table.notes)
     assert any("RuntimeError: planted" in note for note in table.notes)
@@ -83,7 +86,7 @@ def test_a_measured_peak_and_lower_clocks_are_told(tmp_path):
     for made, fraction in zip(points, (0.5, 0.7, 0.6), strict=False):
         made["measured_peak"] = {"fraction": fraction}
     points[4]["measured"]["gpu"] = {"throttle_reasons": ["software power cap"]}
-    [table] = throughput_tables(read_results([write(tmp_path, points)]))
+    table = only_table(write(tmp_path, points))
     column = table.header.index("of products")
     assert [row[column] for row in table.rows] == ["60.0%", "-"]
     assert "The driver lowered clocks (software power cap) at batch 16." in table.notes
@@ -93,13 +96,6 @@ def test_repeats_that_failed_are_not_hidden(tmp_path):
     points = [point(5.0), point(status="failed", repeat=1), point(status="out_of_memory", repeat=2)]
     [row] = rows(write(tmp_path, points))
     assert (row["n"], row["state"]) == ("1", "ok, 1 out of memory, 1 failed")
-
-
-def test_an_environment_that_is_not_known_is_no_other_one(tmp_path):
-    (tmp_path / "profile").mkdir()
-    (tmp_path / "profile" / "timeline.json").write_text(json.dumps(TIMELINE))
-    results = read_results([sweep(tmp_path / "a", [1.0]), tmp_path / "profile"])
-    assert environment_table(results).notes == ["Not recorded for profile: a profile's summary does not hold it."]
 
 
 def test_all_files_are_there_and_the_last_line_leads_to_them(tmp_path, capsys):
@@ -154,7 +150,7 @@ def test_a_time_line_in_numbers(tmp_path):
     steps = [{"idle_before_seconds": None}, {"idle_before_seconds": 0.001}, {"idle_before_seconds": 0.003}]
     gaps = {"count": 1234, "seconds": 0.05, "p50": 2.5e-6}
     (tmp_path / "timeline.json").write_text(json.dumps(TIMELINE | {"steps": steps, "launch_gaps": gaps}))
-    [table] = profile_tables(read_results([tmp_path]))
+    _, table = profile_tables(read_results([tmp_path]))
     [row] = table.rows
     assert dict(zip(table.header[2:], row[2:], strict=True)) == {
         "steps": "3",
@@ -178,7 +174,7 @@ def test_what_differs_between_environments_is_said(tmp_path, capsys):
 
 def test_published_figures_are_drawn_only_beside_the_same_work():
     def published(**changes):
-        return [reference.rate for reference in references_for(configuration(**changes))]
+        return [reference["rate"] for reference in references_for(configuration(**changes))]
 
     assert published() == [580, 694]
     assert published(max_seq_length=512) == [96.5, 210, 264]
@@ -188,13 +184,19 @@ def test_published_figures_are_drawn_only_beside_the_same_work():
     assert published(max_seq_length=256) == []
 
 
-def test_lines_of_a_chart_are_named_by_what_they_differ_in(tmp_path):
+def test_rows_and_lines_are_named_by_what_they_differ_in(tmp_path):
     points = [point(1.0, compile=compiled, batch_size=size) for compiled in (False, True) for size in (16, 8)]
-    named = by_series(measured(read_results([write(tmp_path, points)])))
-    assert {name: [bar.batch_size for bar in row] for name, row in named.items()} == {
-        "eager": [8, 16],
-        "compiled": [8, 16],
-    }
+    folders = [write(tmp_path / name, points) for name in "ab"]
+    [group] = measured(read_results(folders[:1]))
+    named = list(zip(series_names(group), [repeats.batch_size for repeats in group], strict=True))
+    assert named == [("bf16", 8), ("bf16", 16), ("bf16, compiled", 8), ("bf16, compiled", 16)]
+    [group] = measured(read_results(folders))
+    assert series_names(group)[:2] == ["a, bf16", "b, bf16"]
+
+
+def test_results_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    folders = [sweep(tmp_path / name / "x", [1.0]) for name in "ab"]
+    assert [result.label for result in read_results(folders)] == list(map(str, folders))
 
 
 def test_a_sweep_s_own_processes_are_no_runs(tmp_path):
@@ -231,8 +233,7 @@ def start(first_step=0, **arguments):
     [
         ({"task": "squad", "arguments": {}}, "SQuAD"),
         ({"task": "pretraining", "arguments": {"train_file": "a"}}, "phase 1"),
-        ({"arguments": {"train_file": None}}, "SQuAD"),  # logs from before the task was recorded
-        ({"arguments": {}}, "phase 1"),
+        ({"task": "glue", "arguments": {}}, "glue"),
     ],
 )
 def test_a_log_names_its_task(tmp_path, parameters, name):
@@ -243,7 +244,7 @@ def test_a_log_names_its_task(tmp_path, parameters, name):
 def test_each_phase_of_a_log_has_its_own_rate(tmp_path):
     phases = [start(), ([0, 9], {"average_loss": 7.0}), ([], {"sequences_per_second": 260.0})]
     phases += [start(phase2=True), ([0, 4], {"average_loss": 6.0}), ([], {"sequences_per_second": 36.0})]
-    [table] = run_tables(read_results([log(tmp_path, *phases)]))
+    table = runs_table(read_results([log(tmp_path, *phases)]))
     shown = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert [(row["phase"], row["steps"], row["loss at end"], row["sequences/s"]) for row in shown] == [
         ("phase 1", "9", "7.000", "260.0"),
@@ -252,12 +253,12 @@ def test_each_phase_of_a_log_has_its_own_rate(tmp_path):
 
 
 def test_a_start_that_only_answers_takes_nothing_from_a_run_and_a_fresh_one_takes_all(tmp_path):
-    trained = [start(train_file="a"), ([0, 5], {"average_loss": 2.0}), ([], {"sequences_per_second": 90.0})]
-    answered = [start(train_file="a", do_train=False), ([], {"exact_match": 80.0})]
+    trained = [start(), ([0, 5], {"average_loss": 2.0}), ([], {"sequences_per_second": 90.0})]
+    answered = [start(do_train=False), ([], {"exact_match": 80.0})]
     [run] = read_results([log(tmp_path, *trained, *answered)])[0].runs
-    assert (run.name_of(1), run.phases[1].curve("average_loss"), run.phases[1].rate) == ("SQuAD", [(5, 2.0)], 90.0)
-    [run] = read_results([log(tmp_path, *trained, start(train_file="a"), ([0, 1], {"average_loss": 4.0}))])[0].runs
-    assert (run.name_of(1), run.phases[1].curve("average_loss"), run.phases[1].rate) == ("SQuAD", [(1, 4.0)], None)
+    assert (run.phases[1].curve("average_loss"), run.phases[1].rate("sequences_per_second")) == ([(5, 2.0)], 90.0)
+    [run] = read_results([log(tmp_path, *trained, start(), ([0, 1], {"average_loss": 4.0}))])[0].runs
+    assert (run.phases[1].curve("average_loss"), run.phases[1].rate("sequences_per_second")) == ([(1, 4.0)], None)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,8 @@ SUBSETS = st.fixed_dictionaries(
 @hypothesis.given(st.lists(SUBSETS, min_size=1, max_size=3))
 def test_any_subset_of_figures_makes_tables(subsets):
     points = [point(1.0, repeat=repeat) | {"measured": measured} for repeat, measured in enumerate(subsets)]
-    [table] = throughput_tables([Result("made", points)])
+    [group] = measured([Result("made", points)])
+    table = throughput_table(group)
     lines = table.markdown().splitlines()
     assert len({line.count(" | ") for line in lines if line.startswith("| ")}) == 1
 
@@ -329,9 +331,7 @@ def test_pictures_name_the_machine_and_what_rates_are_per(tmp_path, environment,
     plan = next(plan_figures(read_results([write(tmp_path, points)])))
     assert plan.title == f"Throughput: BERT-large pretrain 128 {title}"
     assert plan.finding.startswith(f"Highest: 128.0 sequences/s per {unit}, at 16 per step.")
-    axes = Figure().add_subplot()
-    plan.draw(axes)
-    assert (axes.get_ylabel(), axes.get_xlabel()) == (f"sequences/s per {unit}", f"sequences per {unit} and step")
+    assert (plan.y_label, plan.x_label) == (f"sequences/s per {unit}", f"sequences per {unit} and step")
 
 
 def test_a_roofline_leaves_out_what_takes_no_time(tmp_path):
@@ -346,13 +346,29 @@ def test_a_roofline_leaves_out_what_takes_no_time(tmp_path):
         "The fastest of 2 kernels, gemm, runs at 700.0 TFLOP/s, 70.0% of the tensor cores' peak. "
         "Left out: 1, each with less than 0.2% of the time."
     )
-    axes = Figure().add_subplot()
-    plan.draw(axes)
-    (discs,) = axes.collections
-    assert discs.get_offsets().tolist() == [[700.0, 700.0], [0.25, 1.0]]
-    slope, flat = (line.get_xydata().tolist() for line in axes.get_lines())
-    assert slope[1] == flat[0] == [200.0, 1000.0]  # the ridge, in FLOP per byte and TFLOP/s
-    assert slope[0][1] / slope[0][0] == pytest.approx(5.0)
+    discs, slope, flat = plan.series
+    assert (discs.x, discs.y) == ([700.0, 0.25], [700.0, 1.0])
+    assert (
+        (slope.x[1], slope.y[1]) == (flat.x[0], flat.y[0]) == (200.0, 1000.0)
+    )  # the ridge, in FLOP per byte and TFLOP/s
+    assert slope.y[0] / slope.x[0] == pytest.approx(5.0)
+
+
+def test_a_line_leads_through_medians_and_past_what_ended_otherwise(tmp_path):
+    points = [point(rate, batch_size=8, repeat=repeat) for repeat, rate in enumerate((80.0, 100.0, 90.0))]
+    points += [
+        point(9e9, batch_size=16, measured={"loss_problem": "wrong"}),
+        point(batch_size=32, status="out_of_memory"),
+    ]
+    figure, *_ = plan_figures(read_results([write(tmp_path, points)]))
+    line, *published = figure.series
+    assert (line.x, line.y, line.spread) == ([8], [90.0], ([10.0], [10.0]))
+    assert line.crosses == [(16, figure.top, "wrong: 9,000,000,000"), (32, 0.0, "out of memory")]
+    assert figure.finding.startswith("Highest: 90.0 sequences/s per GPU, at 8 per step. Memory ends at 32.")
+    assert [guide.y for guide in published] == [[580.0], [694.0]]
+    drawing.draw(figure, axes := Figure().add_subplot())
+    assert axes.get_ylim() == (0, pytest.approx(1.12 * 694))
+    assert [text.get_text() for text in axes.texts] == ["wrong: 9,000,000,000", "out of memory"]
 
 
 def test_the_shipped_report_is_that_of_its_points(tmp_path, monkeypatch):
