@@ -1,24 +1,17 @@
-"""BERT's WordPiece tokenizer: exactly the published algorithm, several times as fast as the library beneath it.
+"""BERT's WordPiece tokenizer: the published algorithm, several times as fast as the library beneath it.
 
-BERT tokenizes in two steps (google-research/bert and NVIDIA's copy, tokenization.py): a basic tokenizer cleans,
-lower-cases and splits at whitespace, CJK characters and punctuation; then WordPiece cuts each word greedily into the
-longest pieces of the vocabulary.
+A basic tokenizer cleans, lower-cases and splits text; WordPiece, which is the `tokenizers` library's, cuts each word
+into the longest pieces of the vocabulary. The library's own basic tokenizer gives other tokens on real text
+(docs/design.md). Where Google's and NVIDIA's copies differ, NVIDIA's holds, as in Hugging Face's: all characters of the
+categories C* are deleted, not only Cc and Cf, and special tokens that stand alone are not split.
 
-WordPiece runs in the `tokenizers` library. The basic tokenizer does not, because the library's BertNormalizer gives
-other tokens on real text than BERT's own code: it lower-cases character by character (no final sigma), misses a part of
-a CJK block, keeps unassigned characters, and carries tables of an old Unicode. Here it is the published rules, on
-`str.translate`. Where Google's and NVIDIA's copies differ, NVIDIA's holds, as it does in Hugging Face's: all characters
-of the categories C* are deleted, not only Cc and Cf, and special tokens that stand alone are not split.
-
-Speed comes from one property of the algorithm: every whitespace-separated word is tokenized on its own. So each
-distinct word is tokenized once and its ids are kept, as bytes ready to be joined; text repeats its words so much that
-encoding is mostly `str.split` and dictionary look-ups.
+Every whitespace-separated word is tokenized on its own. So each distinct word is tokenized once, and its ids are kept
+as bytes ready to be joined: encoding is mostly `str.split` and dictionary look-ups.
 """
 
 import os
 import re
 import unicodedata
-import warnings
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -38,7 +31,7 @@ SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 # Longer words become [UNK]. NVIDIA's and Hugging Face's WordPiece take 100; Google's later revisions 200.
 MAX_CHARS_PER_WORD = 100
 
-# Some 90 MB per process when full. English text reaches its frequent words long before that; later ones are not kept.
+# Some 90 MB per process when full; later words are not kept.
 MAX_CACHED_WORDS = 2**18
 
 CJK_BLOCKS = (
@@ -57,20 +50,14 @@ _CONTROLS_THAT_SPLIT = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 
 
 def load_vocab(vocab_file: str | os.PathLike) -> dict[str, int]:
-    """Reads a vocabulary, one token per line; the line's number, from 0, is the token's id.
-
-    Raises UserError if the file cannot be read, holds a token twice, a blank line, or lacks a special token.
-    """
+    """Read a vocabulary, one token per line; the line's number, from 0, is the token's id."""
     path = Path(vocab_file)
     if not path.is_file():
         raise UserError(f"There is no vocabulary file at {path}", "give --vocab_file the path of a BERT vocab.txt")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"The vocabulary {path} is not UTF-8 text ({error})", "give a BERT vocab.txt") from error
-    if lines[-1] == "":
-        lines.pop()
-
     vocab: dict[str, int] = {}
     for index, line in enumerate(lines):
         token = line.strip()
@@ -81,9 +68,7 @@ def load_vocab(vocab_file: str | os.PathLike) -> dict[str, int]:
             what = f"repeats the token {token!r} of line {vocab[token] + 1}" if token else "is blank"
             raise UserError(f"Line {index + 1} of the vocabulary {path} {what}", "remove it or use another vocabulary")
         vocab[token] = index
-
-    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-    if missing:
+    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         raise UserError(
             f"The vocabulary {path} lacks {', '.join(missing)}",
             "use a BERT vocabulary, or make one with data/train_vocab.py",
@@ -106,44 +91,31 @@ def check_casing(vocab_file: str | os.PathLike, do_lower_case: bool) -> None:
 
 
 def split_words(text: str) -> list[str]:
-    """Splits at whitespace such that tokenizing each word gives what tokenizing the whole text gives."""
+    """Split at whitespace such that tokenizing each word gives what tokenizing the whole text gives."""
     return _CONTROLS_THAT_SPLIT.sub("", text).split()
-
-
-def _is_control(char: str) -> bool:
-    return char not in "\t\n\r" and unicodedata.category(char).startswith("C")
-
-
-def _is_whitespace(char: str) -> bool:
-    return char in " \t\n\r" or unicodedata.category(char) == "Zs"
-
-
-def _is_cjk(char: str) -> bool:
-    return any(first <= ord(char) <= last for first, last in CJK_BLOCKS)
-
-
-def _is_punctuation(char: str) -> bool:
-    """All ASCII that is neither letter, digit, space nor control counts, beside Unicode's punctuation."""
-    if char.isascii():
-        return char.isprintable() and not char.isalnum() and char != " "
-    return unicodedata.category(char).startswith("P")
 
 
 # Rules for single characters, by their code points, as `str.translate` asks for them.
 
 
 def _clean(code_point: int) -> str:
-    char = chr(code_point)
-    if char in "\0\ufffd" or _is_control(char):
-        return ""
-    if _is_whitespace(char):
+    char, category = chr(code_point), unicodedata.category(chr(code_point))
+    if char in " \t\n\r" or category == "Zs":
         return " "
-    return f" {char} " if _is_cjk(char) else char
+    if char in "\0\ufffd" or category.startswith("C"):
+        return ""
+    is_cjk = any(first <= code_point <= last for first, last in CJK_BLOCKS)
+    return f" {char} " if is_cjk else char
 
 
 def _isolate_punctuation(code_point: int) -> str:
+    """All ASCII that is neither letter, digit, space nor control counts, beside Unicode's punctuation."""
     char = chr(code_point)
-    return f" {char} " if _is_punctuation(char) else char
+    if char.isascii():
+        is_punctuation = char.isprintable() and not char.isalnum() and char != " "
+    else:
+        is_punctuation = unicodedata.category(char).startswith("P")
+    return f" {char} " if is_punctuation else char
 
 
 def _strip_accent_isolate_punctuation(code_point: int) -> str:
@@ -177,7 +149,7 @@ class BasicTokenizer:
         self._split = _Computed(_strip_accent_isolate_punctuation if do_lower_case else _isolate_punctuation)
 
     def tokenize(self, text: str) -> list[str]:
-        """Returns the words of `text`; none is empty or holds whitespace."""
+        """The words of `text`; none is empty or holds whitespace."""
         words = []
         for word in text.translate(self._clean).split():
             if word in SPECIAL_TOKENS:
@@ -194,23 +166,18 @@ class BasicTokenizer:
 class BertTokenizer:
     """Text to WordPiece tokens and their ids, as BERT's published tokenizer gives them.
 
-    Character categories are those of the running Python's `unicodedata`, as in the published code.
-
     Args:
         vocab_file: one token per line.
         do_lower_case: lower-case and strip accents; must be what the vocabulary was made with.
-        max_len: tokens a model takes at most; `convert_tokens_to_ids` warns about longer sequences.
-
-    Raises:
-        UserError: see `load_vocab`.
     """
 
-    def __init__(self, vocab_file: str | os.PathLike, do_lower_case: bool = True, max_len: int | None = 512) -> None:
+    def __init__(self, vocab_file: str | os.PathLike, do_lower_case: bool = True) -> None:
         self.vocab = load_vocab(vocab_file)
+        self.vocab_size = len(self.vocab)
         self.do_lower_case = do_lower_case
-        self.max_len = max_len
+        self.cls_token_id, self.sep_token_id, self.mask_token_id = (self.vocab[token] for token in (CLS, SEP, MASK))
         self.basic_tokenizer = BasicTokenizer(do_lower_case)
-        self._tokens = list(self.vocab)
+        self._tokens = dict(enumerate(self.vocab))
         self._wordpiece = WordPiece(self.vocab, unk_token=UNK, max_input_chars_per_word=MAX_CHARS_PER_WORD)
         # Text -> its token ids as the bytes of an int32 array.
         self._ids_of_basic_token = _Computed(self._encode_basic_token)
@@ -220,59 +187,20 @@ class BertTokenizer:
     def from_pretrained(
         cls, name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None, **kwargs
     ) -> "BertTokenizer":
-        """Opens the tokenizer of a vocabulary file, a model folder, or a published model that was downloaded before.
+        """The tokenizer of a vocabulary file, of a folder with one, or of a published model that was downloaded.
 
-        `do_lower_case`, unless given, is what a tokenizer_config.json, bert_config.json or config.json beside the
-        vocabulary says, else what the published model's name says, else True.
-
-        Args:
-            name_or_path: a vocab.txt, a folder with one, or a key of common.published_models.PUBLISHED_MODELS.
-            cache_dir: where published models lie, a folder each; by default
-                $BERT_PREP_WORKING_DIR/download/google_pretrained_weights (the variable's own default is data/).
-            **kwargs: passed to the constructor.
-
-        Raises:
-            UserError: nothing there, or not a vocabulary.
+        `do_lower_case`, unless given, is what the configurations beside the vocabulary say, else what the published
+        model's name says, else True. `cache_dir` is where published models lie, see `PublishedModel.downloaded_to`.
         """
-        name, path = os.fspath(name_or_path), Path(name_or_path)
-        model = None if path.exists() else PUBLISHED_MODELS.get(name)
+        path = Path(name_or_path)
+        model = None if path.exists() else PUBLISHED_MODELS.get(os.fspath(name_or_path))
         if model is not None:
-            vocab_file = model.downloaded_to(cache_dir) / VOCAB_NAME
-            problem = f"The vocabulary of {name} is not at {vocab_file}"
-            remedy = f"unpack Google's {model.folder}.zip there, or give the path of its vocab.txt instead of the name"
-        else:
-            vocab_file = path / VOCAB_NAME if path.is_dir() else path
-            problem = f"There is no vocabulary at {vocab_file}"
-            remedy = f"give a vocab.txt, a folder that holds one, or one of {', '.join(PUBLISHED_MODELS)}"
-        if not vocab_file.is_file():
-            raise UserError(problem, remedy)
+            path = model.downloaded_to(cache_dir) / VOCAB_NAME
+        elif path.is_dir():
+            path /= VOCAB_NAME
         by_name = True if model is None else model.do_lower_case
-        kwargs.setdefault("do_lower_case", configured_do_lower_case(vocab_file.parent, by_name))
-        return cls(vocab_file, **kwargs)
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.vocab)
-
-    @property
-    def pad_token_id(self) -> int:
-        return self.vocab[PAD]
-
-    @property
-    def unk_token_id(self) -> int:
-        return self.vocab[UNK]
-
-    @property
-    def cls_token_id(self) -> int:
-        return self.vocab[CLS]
-
-    @property
-    def sep_token_id(self) -> int:
-        return self.vocab[SEP]
-
-    @property
-    def mask_token_id(self) -> int:
-        return self.vocab[MASK]
+        kwargs.setdefault("do_lower_case", configured_do_lower_case(path.parent, by_name))
+        return cls(path, **kwargs)
 
     def _encode_basic_token(self, token: str) -> bytes:
         if token in SPECIAL_TOKENS:
@@ -286,7 +214,7 @@ class BertTokenizer:
         return b"".join(map(self._ids_of_word.__getitem__, split_words(text)))
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenizes many texts, without adding [CLS] or [SEP].
+        """Tokenize many texts, without adding [CLS] or [SEP].
 
         Returns:
             ids, int32: the token ids of all texts, one after the other;
@@ -299,28 +227,16 @@ class BertTokenizer:
         return np.frombuffer(bytearray().join(encoded), dtype=np.int32), offsets
 
     def tokenize(self, text: str) -> list[str]:
-        """Returns the WordPiece tokens of `text`."""
-        return [self._tokens[index] for index in array("i", self._encode(text))]
+        """The WordPiece tokens of `text`."""
+        return self.convert_ids_to_tokens(array("i", self._encode(text)))
 
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
-        """Returns the tokens' ids; warns if they are more than `max_len`. Raises KeyError for an unknown token."""
-        ids = [self.vocab[token] for token in tokens]
-        if self.max_len is not None and len(ids) > self.max_len:
-            warnings.warn(
-                f"{len(ids)} tokens are more than the {self.max_len} that the model takes; indexing its position "
-                "embeddings with them will fail.",
-                stacklevel=2,
-            )
-        return ids
+        """The tokens' ids. Raises KeyError for an unknown token."""
+        return [self.vocab[token] for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Returns the ids' tokens. Raises IndexError for an id outside 0..vocab_size - 1."""
-        tokens = []
-        for index in ids:
-            if index < 0:
-                raise IndexError(f"a token id cannot be negative: {index}")
-            tokens.append(self._tokens[index])
-        return tokens
+        """The ids' tokens. Raises KeyError for an id outside of the vocabulary."""
+        return [self._tokens[index] for index in ids]
 
 
 def open_tokenizer(
@@ -329,12 +245,10 @@ def open_tokenizer(
     """The tokenizer of a vocabulary that was given, whose own words tell whether text has to be lower-cased.
 
     Args:
-        vocab_file: one token per line.
         do_lower_case: what the user says; None: nothing.
         configured: what is written beside the vocabulary; None: nothing.
 
-    Raises:
-        UserError: see `load_vocab`; or the vocabulary contradicts what is said.
+    Raises UserError where the vocabulary contradicts them.
     """
     cased = is_cased(load_vocab(vocab_file))
     stated = configured if do_lower_case is None else do_lower_case
@@ -350,15 +264,9 @@ def open_tokenizer(
 
 
 def configured_do_lower_case(folder: Path, default: bool | None) -> bool | None:
-    """What the folder's configurations say of it; `default` where none does.
-
-    Raises UserError if one of them is not JSON.
-    """
-    for name in ("tokenizer_config.json", "bert_config.json", "config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        config = read_json(path, "configuration", "repair or remove it")
+    """What the folder's configurations say of it; `default` where none does."""
+    for path in (folder / name for name in ("tokenizer_config.json", "bert_config.json", "config.json")):
+        config = read_json(path, "configuration", "repair or remove it") if path.is_file() else {}
         if isinstance(config.get("do_lower_case"), bool):
             return config["do_lower_case"]
     return default

@@ -56,7 +56,7 @@ def test_the_tokenizer_loads_and_agrees(tmp_path, vocab_file, do_lower_case):
         assert theirs.tokenize(text) == ours.tokenize(text)
     assert theirs("the cat", "cats")["token_type_ids"] == [0] * 4 + [1] * 3
     assert theirs.model_max_length == TINY.max_position_embeddings
-    assert (theirs.pad_token_id, theirs.mask_token_id) == (ours.pad_token_id, ours.mask_token_id)
+    assert (theirs.pad_token_id, theirs.mask_token_id) == (ours.vocab["[PAD]"], ours.mask_token_id)
 
 
 def test_vocabulary_padding_is_trimmed(tmp_path, vocab_file):
