@@ -69,15 +69,12 @@ def last_part(address: str) -> str:
     return name.encode()[-MAX_NAME_BYTES:].decode(errors="ignore") or "download"
 
 
-def download(
-    address: str, partial: Path, *, length_required: bool = True, progress: bool = True, label: str = ""
-) -> str | None:
+def download(address: str, partial: Path, *, progress: bool = True, label: str = "") -> str | None:
     """Bring `partial` to the whole remote file, going on from what it holds already; synced to disk at the end.
 
     Args:
         address: https://, http:// or s3://bucket/key.
         partial: the file to fill; `partial` with `.json` added notes the version it belongs to.
-        length_required: refuse an answer whose end cannot be told from a broken connection.
 
     Returns:
         The remote file's strong ETag, if it has one.
@@ -90,7 +87,7 @@ def download(
     with tqdm(unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True) as bar:
         while True:
             try:
-                return _attempt(address, partial, length_required, bar)
+                return _attempt(address, partial, bar)
             except _TryAgain as error:
                 failures = 0 if _size(partial) > furthest else failures + 1
                 furthest = max(furthest, _size(partial))
@@ -103,7 +100,7 @@ def download(
             time.sleep(min(wait, LONGEST_WAIT))
 
 
-def _attempt(address: str, partial: Path, length_required: bool, bar: tqdm) -> str | None:
+def _attempt(address: str, partial: Path, bar: tqdm) -> str | None:
     note_path = partial.with_name(partial.name + ".json")
     note = _read_note(note_path, address)
     etag = note.get("validator")
@@ -127,11 +124,11 @@ def _attempt(address: str, partial: Path, length_required: bool, bar: tqdm) -> s
                 raise _TryAgain("the file changed on the server")
             found, total = etag, int(span[2])
         is_chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        if total is None and length_required and not is_chunked:
+        if total is None and not is_chunked:
             raise UserError(
                 f"{shown(address)}: the server does not say how long the file is, so a broken connection could pass "
                 "for its end",
-                "give its SHA-256, or download it by other means and give the path",
+                "download it by other means and give the path",
             )
         free = shutil.disk_usage(partial.parent).free + (0 if start else _size(partial))
         if total is not None and total - start > free:

@@ -8,7 +8,6 @@ import zipfile
 
 import pytest
 
-import file_utils
 from common.errors import UserError
 from file_utils import unpack
 
@@ -83,16 +82,6 @@ def test_link_in_a_zip(tmp_path):
     refused(tmp_path, tmp_path / "x.zip", "link or device")
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.bz2"])
-def test_absurd_expansion(tmp_path, monkeypatch, name):
-    archive = make(tmp_path / name, [("few", b"1"), ("zeros", bytes(5_000_000))])
-    monkeypatch.setattr(file_utils, "MAX_EXPANSION", 100)
-    refused(tmp_path, archive, "'zeros': unpacks to more than")
-    monkeypatch.setattr(file_utils, "MAX_EXPANSION", 10**9)
-    unpack(archive, tmp_path / "out")
-    assert (tmp_path / "out" / "zeros").stat().st_size == 5_000_000
-
-
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_cut_short(tmp_path, name, share):
@@ -114,7 +103,7 @@ def test_encrypted_zip(tmp_path):
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\1\2") + 8] |= 1  # general purpose flag, bit 0
     archive.write_bytes(content)
-    refused(tmp_path, archive, "'a': encrypted")
+    refused(tmp_path, archive, "'a': damaged .*encrypted")
 
 
 def test_no_archive(tmp_path):
