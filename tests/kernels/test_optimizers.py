@@ -310,12 +310,10 @@ def test_they_are_chosen_by_name_and_refused_where_they_cannot_run(monkeypatch, 
     def build(**options):
         return build_optimizer(name, parameter_groups(module_of(parameters)), lr=0.1, **options)
 
-    assert not isinstance(build()._updates[0], GroupUpdate)
+    assert build()._updates is None
     update = build(kernels="triton")._updates[0]
     assert isinstance(update, GroupUpdate)
     assert update.takes_ratios == takes_ratios
-    with pytest.raises(ValueError, match=r"cuda.*torch, triton"):
-        build(kernels="cuda")
     elsewhere = torch.nn.Parameter(torch.zeros(2, device="meta"))
     with pytest.raises(UserError, match=r"cannot run on meta .*take --kernels torch"):
         build_optimizer(name, [{"params": [elsewhere]}], lr=0.1, kernels="triton")

@@ -196,18 +196,6 @@ def test_a_state_goes_on_sharded_otherwise_and_unsharded(processes, tmp_path, na
         assert_identical(weights, expected[0])
 
 
-def test_a_state_with_steps_for_each_parameter_goes_on_sharded(processes, tmp_path):
-    """As `torch.optim.AdamW` gives it, which checkpoints once held; the groups' own count is not to be trusted then."""
-    expected = train_unsharded("adamw", MANY, 1, 3)
-    weights, state = copy.deepcopy(train_unsharded("adamw", MANY, 1, 2))
-    for group in state["param_groups"]:
-        group["step"] = 0
-    for values in state["state"].values():
-        values["step"] = torch.tensor(2.0)
-    results = on_ranks(processes, tmp_path, 3, train_sharded, "adamw", MANY, 3, 3, (weights, state))
-    assert_identical(results[0][:2], expected)
-
-
 def test_tensors_larger_than_a_bucket_and_one_bucket_for_all_give_the_same(processes, tmp_path):
     expected = train_unsharded("lamb", MANY, 1, 4)
     for bucket_bytes in (1, 10**6):
