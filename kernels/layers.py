@@ -1,11 +1,8 @@
-"""The layers between the matmuls, and the matmuls, with fp32 weights that take part in the input's dtype.
-
-Autocast would do nearly the same, but it returns LayerNorm's output in fp32, which doubles the traffic of the
-memory-bound half of the model, and it hides where the casts are.
-"""
+"""Layers with fp32 weights that take part in the input's dtype; docs/design.md says why there is no autocast."""
 
 import importlib
 from collections.abc import Callable
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +11,12 @@ from torch import Tensor, nn
 from common.errors import UserError
 
 LAYER_NORM_EPS = 1e-12  # Google's and NVIDIA's
-ACTIVATIONS = ("gelu", "relu", "silu", "swish", "tanh")
+# By the names that configurations give them. GELU is the exact one, with erf.
+ACTIVATIONS = MappingProxyType({"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu, "tanh": torch.tanh})
 
 
 class Linear(nn.Linear):
-    """A linear layer whose fp32 weights take part in the dtype of its input.
-
-    Args:
-        in_features, out_features: as of `nn.Linear`.
-        n_blocks: how many weights of equal size, one behind the other, are computed in one matmul; optimizers see them
-            apart.
-    """
+    """A linear layer of `n_blocks` weights of equal size, in one matmul; optimizers see them apart."""
 
     def __init__(self, in_features: int, out_features: int, n_blocks: int = 1):
         super().__init__(in_features, out_features)
@@ -60,15 +52,10 @@ def layer_norm_function(implementation: str) -> Callable[..., Tensor]:
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"--layer_norm apex: NVIDIA's apex cannot be imported here ({error})",
-            "build it from "
-            "https://github.com/NVIDIA/apex (PyPI's package of that name is something else), or use --layer_norm torch",
+            "build it from https://github.com/NVIDIA/apex (PyPI's package of that name is something else), or use "
+            "--layer_norm torch",
         ) from error
 
 
 def _torch_layer_norm(hidden_states, weight, bias, normalized_shape, eps):
     return F.layer_norm(hidden_states, normalized_shape, weight, bias, eps)
-
-
-def activation_function(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation that a configuration names. GELU is the exact one, with erf."""
-    return {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu, "tanh": torch.tanh}[name]

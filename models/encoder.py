@@ -1,18 +1,13 @@
 """BERT's encoder over flat tokens.
 
-There is no (batch, sequence) rectangle inside: a batch is a run of T tokens and `cu_seqlens`, the cumulative sequence
-lengths, so padding costs nothing and full-length benchmarks run the very same code. models/padded.py serves those who
-have rectangles.
+A batch is a run of T tokens and `cu_seqlens`, the cumulative sequence lengths, so padding costs nothing. Parameters are
+fp32, always; the embeddings hand their output over in `compute_dtype`, and each layer casts its weights to the dtype of
+what it is given, or for fused layers the encoder does, for all of them together (kernels/fused/linear.py says why).
 
-Precision is explicit. Parameters are fp32, always; the embeddings hand their output over in `compute_dtype`, and each
-layer casts its weights to the dtype of what it is given (kernels/layers.py says why there is no autocast). For fused
-layers the encoder does so, for all of them together (kernels/fused/linear.py says why).
+Weights have Google's and NVIDIA's names in every state dict, whatever is fused inside: hooks split the fused
+query-key-value weight and trim the padded vocabulary on the way out, and undo both on the way in.
 
-Weights have Google's and NVIDIA's names in every state dict (`bert.encoder.layer.0.attention.self.query.weight`),
-whatever is fused inside: hooks split the fused query-key-value weight and trim the padded vocabulary on the way out,
-and undo both on the way in.
-
-Shape suffixes: T tokens, B sequences, S longest sequence, H hidden size, N heads, D head size.
+Shape suffixes: T tokens, B sequences, H hidden size, N heads, D head size.
 
 Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and google-research/bert, whose initialization, dropout,
 exact GELU and LayerNorm epsilon (1e-12) are followed.
@@ -29,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.profiler_ranges import named_range
 from kernels.attention.backends import default_backend, variable_length_attention
-from kernels.layers import LayerNorm, Linear, activation_function
+from kernels.layers import ACTIVATIONS, LayerNorm, Linear
 from models.config import BertConfig
 
 if TYPE_CHECKING:
@@ -135,7 +130,7 @@ class DenseActivation(nn.Module):
     def __init__(self, input_size: int, output_size: int, activation: str):
         super().__init__()
         self.dense = Linear(input_size, output_size)
-        self.activation = activation_function(activation)
+        self.activation = ACTIVATIONS[activation]
         self.register_load_state_dict_pre_hook(_rename_dense_act)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -151,7 +146,6 @@ def _rename_dense_act(module, state_dict, prefix, *unused) -> None:
 class BertLayer(nn.Module):
     """Attention block and feed-forward block, as modules or, with `is_fused`, by kernels/fused/blocks.py.
 
-    A fused layer computes with what `prepare_layers` made of its parameters; given nothing, it has that made.
     Where a fused layer follows, one with `returns_hidden` returns what that can use, and not the hidden states alone;
     with `leaves_fp8`, in fp8 as well.
     """
@@ -172,48 +166,26 @@ class BertLayer(nn.Module):
         backend: str,
         prepared: "Sequence[Prepared] | None" = None,
     ) -> "Tensor | Hidden":
+        """`prepared` is what `prepare_layers` made of a fused layer's parameters."""
         if self.is_fused:
-            return self._forward_fused(hidden_states, cu_seqlens, max_seqlen, backend, prepared)
+            return self._forward_fused(hidden_states, (cu_seqlens, max_seqlen), backend, prepared)
         attended = self.attention(hidden_states, cu_seqlens, max_seqlen, backend)
         return self.output(self.intermediate(attended), attended)
 
-    def _forward_fused(
-        self,
-        hidden_states: "Tensor | Hidden",
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        backend: str,
-        prepared: "Sequence[Prepared] | None",
-    ) -> "Tensor | Hidden":
-        from kernels.attention.recorded import RecordedAttention
-        from kernels.fused import blocks as fused_blocks  # needs Triton, which comes with PyTorch for CUDA alone
+    def _forward_fused(self, hidden, lengths, backend, prepared) -> "Tensor | Hidden":
+        from kernels.fused.blocks import Attention, Gelu, Hidden, fused_block  # needs Triton
 
-        hidden = fused_blocks.as_hidden(hidden_states)
-        if prepared is None:
-            (prepared,) = prepare_layers([self], hidden.states.dtype)
-        block, inner = self.attention, self.attention.self
+        if torch.is_tensor(hidden):  # which comes from elsewhere, so that autograd adds the two gradients
+            hidden = Hidden(hidden, hidden)
+        inner, end = self.attention.self, self.attention.output
         attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
-        attention = RecordedAttention(cu_seqlens, max_seqlen, attention_p, backend)
-        attended = fused_blocks.attention_block(
-            hidden,
-            inner.query_key_value,
-            block.output.dense,
-            block.output.LayerNorm,
-            prepared[:2],
-            inner.n_heads,
-            attention,
-            hidden_p,
-            to_fp8=self.in_fp8,
+        attention, gelu = Attention(inner.n_heads, *lengths, attention_p, backend), Gelu()
+        query_key_value, attention_output, intermediate, output = self.linears()
+        attended = fused_block(
+            hidden, query_key_value, attention, attention_output, end.LayerNorm, prepared[:2], hidden_p, self.in_fp8
         )
-        hidden = fused_blocks.feed_forward_block(
-            attended,
-            self.intermediate.dense,
-            self.output.dense,
-            self.output.LayerNorm,
-            prepared[2:],
-            hidden_p,
-            to_fp8=self.leaves_fp8,
-        )
+        norm = self.output.LayerNorm
+        hidden = fused_block(attended, intermediate, gelu, output, norm, prepared[2:], hidden_p, self.leaves_fp8)
         return hidden if self.returns_hidden else hidden.states
 
     def linears(self) -> tuple[Linear, ...]:
@@ -222,15 +194,8 @@ class BertLayer(nn.Module):
         return block.self.query_key_value, block.output.dense, self.intermediate.dense, self.output.dense
 
 
-def prepare_layers(layers: Sequence[BertLayer], dtype: torch.dtype) -> "list[Sequence[Prepared] | None]":
-    """What the matmuls of each fused layer take, those of all layers made together; None for each where not fused.
-
-    Args:
-        layers: of one shape, which run alike.
-        dtype: of the activations.
-    """
-    if not all(layer.is_fused for layer in layers):
-        return [None] * len(layers)
+def prepare_layers(layers: Sequence[BertLayer], dtype: torch.dtype) -> "list[Sequence[Prepared]]":
+    """What the matmuls of each fused layer take for activations in `dtype`, those of all layers made together."""
     from kernels.fused.linear import prepare  # needs Triton
 
     alike = zip(*(layer.linears() for layer in layers), strict=True)
@@ -248,7 +213,9 @@ class BertEncoder(nn.Module):
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         backend = self.attention_backend or default_backend(hidden_states.device, hidden_states.dtype)
-        prepared = prepare_layers(self.layer, hidden_states.dtype)
+        prepared = [None] * len(self.layer)
+        if self.layer[0].is_fused:
+            prepared = prepare_layers(self.layer, hidden_states.dtype)
         for number, layer in enumerate(self.layer):
             if self.checkpoint_activations and torch.is_grad_enabled():
                 layer = functools.partial(checkpoint, layer, use_reentrant=False)

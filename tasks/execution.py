@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from common.errors import Problem, Problems, UserError
-from kernels.attention.backends import backend_problem, default_backend
+from kernels.attention.backends import BACKENDS, default_backend
 from kernels.defaults import fast_paths
 from kernels.launch import triton_problem
 from kernels.layers import layer_norm_function
@@ -40,10 +40,8 @@ def resolve_execution(settings: Settings, config: BertConfig | None) -> Settings
         kernels = fast.kernels if is_fused else "torch"
     attention = flags.attention
     if attention is None and fast is not None and fast.attention and kernels == fast.kernels:
-        problem = backend_problem(
-            fast.attention, device, precision.compute_dtype, config.head_size, settings.max_seq_length
-        )
-        attention = fast.attention if problem is None else None
+        shape = precision.compute_dtype, config.head_size, settings.max_seq_length
+        attention = None if BACKENDS[fast.attention].problem(device, *shape) else fast.attention
     return settings.with_resolved("runtime", kernels=kernels, attention=attention)
 
 
@@ -68,7 +66,7 @@ def execution_problems(settings: Settings, world_size: int) -> Iterator[Problem]
     has_backend = flags.attention != "triton" or (flags.kernels == "triton" and not reason)
     if flags.attention and config is not None and has_backend and settings.precision:
         dtype = settings.precision.compute_dtype
-        problem = backend_problem(flags.attention, device, dtype, config.head_size, settings.max_seq_length)
+        problem = BACKENDS[flags.attention].problem(device, dtype, config.head_size, settings.max_seq_length)
         if problem:
             yield problem
     if flags.cuda_graphs:

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     "tokenization": set(),
     "optimization": {"kernels"},
-    "models": {"models", "kernels", "modeling"},
+    "models": {"models", "kernels"},
     "modeling": {"models", "kernels"},
     "training": {"training", "kernels", "optimization", "file_utils"},
     "data": {"data", "tokenization", "file_utils"},

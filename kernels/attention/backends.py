@@ -1,20 +1,16 @@
 """Attention within each sequence of a flat batch: one function, and one table of the backends that compute it.
 
-- `flash`: FlashAttention-2 as PyTorch ships it, called by its ATen name. The public
-  `torch.nn.attention.varlen.varlen_attn` is the same kernel but takes no dropout, and neither do FlexAttention and
-  FlashAttention-3; BERT is trained with dropout 0.1 on the attention probabilities.
+- `flash`: FlashAttention-2 as PyTorch ships it, called by its ATen name, since what PyTorch makes public of variable
+  lengths takes no dropout.
 - `sdpa`: PyTorch's scaled_dot_product_attention over the padded rectangle, for the CPU, for fp32 and for GPUs without
   FlashAttention-2. cuDNN's version is left out because it can round the dropout probability to sixteenths.
-- `triton`: kernels made for sequences of at most 512 tokens, see `kernels.attention.short`. Triton is imported only
-  when this backend is named.
+- `triton`: kernels made for sequences of at most 512 tokens (short.py). Triton is imported only when it is named.
 - `reference`: a loop over sequences, in plain formulas. Slow; what the others are tested against.
 
-The backend follows from device and dtype unless one is named, as `--attention` and tests do. A new backend is an entry
-of `BACKENDS`, and all who choose, check or run one read that table.
+A new backend is an entry of `BACKENDS`, and all who choose, check or run one read that table.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
@@ -26,12 +22,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common.errors import Problem
-from kernels.attention.padding import pad, padded_indices, unpad
 from kernels.launch import triton_problem
 
 
 def variable_length_attention(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float = 0.0, backend: str | None = None
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float, backend: str
 ) -> Tensor:
     """Softmax attention in which a token sees its own sequence only.
 
@@ -40,40 +35,19 @@ def variable_length_attention(
         cu_seqlens: (B + 1,) int32, cumulative sequence lengths; the last is T.
         max_seqlen: no sequence is longer; a Python integer, so that reading it does not wait for the device.
         dropout_p: probability with which an attention weight is dropped, the others scaled by 1 / (1 - p).
-        backend: a name in `BACKENDS`; None chooses by device and dtype.
+        backend: a name in `BACKENDS`.
 
     Returns:
         (T, N, D), the dtype of `qkv`.
-
-    Raises:
-        ValueError: there is no such backend, or it is not made for these shapes.
-
-    Source: Vaswani et al. 2017, section 3.2.1; Dao 2023 (FlashAttention-2).
     """
-    name = backend or default_backend(qkv.device, qkv.dtype)
-    if name not in BACKENDS:
-        raise ValueError(f"unknown attention backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[name].attend(qkv, cu_seqlens, max_seqlen, dropout_p)
-
-
-def backend_problem(
-    backend: str, device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int
-) -> Problem | None:
-    """Why attention of this shape cannot run on a backend; None where it can."""
-    return BACKENDS[backend].problem(device, dtype, head_size, max_seqlen)
+    return BACKENDS[backend].attend(qkv, cu_seqlens, max_seqlen, dropout_p)
 
 
 def default_backend(device: torch.device, dtype: torch.dtype) -> str:
     """`flash` where the hardware and the dtype allow it, else `sdpa`."""
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and _has_flash(device.index or 0):
-        return "flash"
-    return "sdpa"
-
-
-@functools.cache
-def _has_flash(device_index: int) -> bool:
     # FlashAttention-2 needs Ampere's asynchronous copies; ROCm reports capabilities of its own.
-    return torch.version.hip is None and torch.cuda.get_device_capability(device_index) >= (8, 0)
+    is_fast = device.type == "cuda" and dtype.itemsize == 2 and torch.version.hip is None
+    return "flash" if is_fast and torch.cuda.get_device_capability(device) >= (8, 0) else "sdpa"
 
 
 def _flash_problem(device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int) -> Problem | None:
@@ -84,10 +58,6 @@ def _flash_problem(device: torch.device, dtype: torch.dtype, head_size: int, max
         f"and this run is on {device.type} in {str(dtype).removeprefix('torch.')}",
         "leave the flag out",
     )
-
-
-def _flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float) -> Tensor:
-    return _flash_forward(qkv, cu_seqlens, max_seqlen, dropout_p)[0]
 
 
 def _flash_forward(qkv, cu_seqlens, max_seqlen, dropout_p):
@@ -131,7 +101,7 @@ def _short_backward(gradient, qkv, output, saved, cu_seqlens, max_seqlen, dropou
 
 
 class _ShortAttention(torch.autograd.Function):
-    """The Triton kernels as a function of their own; fused layers call the pair within theirs (recorded.py)."""
+    """The Triton kernels as a function of their own; fused layers call the pair within theirs."""
 
     @staticmethod
     def forward(ctx, qkv, cu_seqlens, *settings):
@@ -153,15 +123,33 @@ def _sdpa_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p:
     n_tokens, n_sequences = qkv.shape[0], cu_seqlens.shape[0] - 1
     rows = _full_rows(cu_seqlens, max_seqlen, n_tokens)
     if rows is not None:
-        attended = _rectangle_attention(qkv.unflatten(0, (rows, max_seqlen)), None, dropout_p)
-        return attended.flatten(0, 1)
-    lengths = cu_seqlens.diff()
-    columns = torch.arange(max_seqlen, device=qkv.device)
+        return _rectangle_attention(qkv.unflatten(0, (rows, max_seqlen)), None, dropout_p).flatten(0, 1)
+    tokens = torch.arange(n_tokens, device=qkv.device, dtype=cu_seqlens.dtype)
+    sequence = torch.searchsorted(cu_seqlens[1:], tokens, right=True)
+    indices = sequence * max_seqlen + tokens - cu_seqlens[sequence]
+    padded = qkv.new_zeros(n_sequences * max_seqlen, *qkv.shape[1:])
+    padded[indices] = qkv
     # An empty sequence keeps one column, of zeros: a softmax over nothing would be NaN.
-    mask = columns < lengths.clamp(min=1).unsqueeze(1)
-    indices = padded_indices(cu_seqlens, max_seqlen, n_tokens)
-    attended = _rectangle_attention(pad(qkv, indices, n_sequences, max_seqlen), mask[:, None, None, :], dropout_p)
-    return unpad(attended, indices)
+    mask = torch.arange(max_seqlen, device=qkv.device) < cu_seqlens.diff().clamp(min=1).unsqueeze(1)
+    padded = padded.unflatten(0, (n_sequences, max_seqlen))
+    return _Unpad.apply(_rectangle_attention(padded, mask[:, None, None, :], dropout_p).flatten(0, 1), indices)
+
+
+class _Unpad(torch.autograd.Function):
+    """padded[indices] of indices that never repeat: backward is a copy, where autograd would add atomically."""
+
+    @staticmethod
+    def forward(ctx, padded: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.n_rows = padded.shape[0]
+        return padded[indices]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (indices,) = ctx.saved_tensors
+        padded_gradient = gradient.new_zeros(ctx.n_rows, *gradient.shape[1:])
+        padded_gradient[indices] = gradient
+        return padded_gradient, None
 
 
 def _full_rows(cu_seqlens: Tensor, max_seqlen: int, n_tokens: int) -> int | None:
@@ -178,15 +166,10 @@ def _full_rows(cu_seqlens: Tensor, max_seqlen: int, n_tokens: int) -> int | None
 def _rectangle_attention(qkv: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
     """(B, S, 3, N, D) and a mask broadcastable to (B, N, S, S), true where attended, to (B, S, N, D)."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    with _without_cudnn(qkv.device):
+    not_cudnn = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(not_cudnn) if qkv.is_cuda else contextlib.nullcontext():
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout_p)
     return attended.transpose(1, 2)
-
-
-def _without_cudnn(device: torch.device) -> contextlib.AbstractContextManager:
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _reference_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float) -> Tensor:
@@ -199,17 +182,13 @@ def _reference_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropo
     return torch.cat(outputs)
 
 
-def _no_problem(device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int) -> None:
-    """Of a backend that runs everywhere."""
-
-
 class Backend(NamedTuple):
     """One way to compute attention; arguments are named as in `variable_length_attention`."""
 
     attend: Callable[[Tensor, Tensor, int, float], Tensor]
     """(qkv, cu_seqlens, max_seqlen, dropout_p) -> (T, N, D), differentiable."""
-    problem: Callable[[torch.device, torch.dtype, int, int], Problem | None] = _no_problem
-    """(device, dtype, head_size, max_seqlen) -> why it cannot run."""
+    problem: Callable[[torch.device, torch.dtype, int, int], Problem | None] = lambda *shape: None
+    """(device, dtype, head_size, max_seqlen) -> why it cannot run; None where it can."""
     forward: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] | None = None
     """(qkv, cu_seqlens, max_seqlen, dropout_p) -> (T, N, D) and what backward needs, without a graph. Fused layers
     call this pair; for a backend that has none they record the graph of `attend`."""
@@ -220,7 +199,7 @@ class Backend(NamedTuple):
 
 BACKENDS = MappingProxyType(
     {
-        "flash": Backend(_flash_attention, _flash_problem, _flash_forward, _flash_backward),
+        "flash": Backend(lambda *inputs: _flash_forward(*inputs)[0], _flash_problem, _flash_forward, _flash_backward),
         "sdpa": Backend(_sdpa_attention),
         "triton": Backend(_ShortAttention.apply, _short_problem, _short_forward, _short_backward),
         "reference": Backend(_reference_attention),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from flat_batches import BATCH_LAYOUTS
 
-from kernels.attention.backends import BACKENDS, backend_problem, default_backend, variable_length_attention
-from kernels.attention.recorded import RecordedAttention
+from kernels.attention.backends import BACKENDS, default_backend, variable_length_attention
+from kernels.fused.blocks import Attention
 
 LAYOUTS = {
     **BATCH_LAYOUTS,
@@ -21,7 +21,7 @@ GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def runs(backend, device, dtype, head_size=16, max_seqlen=16):
-    return backend_problem(backend, torch.device(device), dtype, head_size, max_seqlen) is None
+    return BACKENDS[backend].problem(torch.device(device), dtype, head_size, max_seqlen) is None
 
 
 # The interpreter on a CPU, or a GPU where there is one: Triton's kernels run in one of the two.
@@ -42,7 +42,7 @@ def random_qkv(lengths, n_heads=2, head_size=16, device="cpu", dtype=torch.float
 
 
 def value_and_gradient(qkv, cu_seqlens, max_seqlen, backend):
-    output = variable_length_attention(qkv, cu_seqlens, max_seqlen, backend=backend)
+    output = variable_length_attention(qkv, cu_seqlens, max_seqlen, 0.0, backend)
     weights = torch.linspace(-1, 1, output.numel(), device=output.device, dtype=output.dtype).view_as(output)
     return output, torch.autograd.grad((output * weights).sum(), qkv)[0]
 
@@ -50,7 +50,7 @@ def value_and_gradient(qkv, cu_seqlens, max_seqlen, backend):
 def test_reference_by_hand():
     # Two sequences, one head of size 1. A lone token attends to itself; equal keys give the mean of the values.
     qkv = torch.tensor([[1.0, 2.0, 7.0], [1.0, 3.0, 2.0], [5.0, 3.0, 4.0]]).view(3, 3, 1, 1)
-    output = variable_length_attention(qkv, torch.tensor([0, 1, 3], dtype=torch.int32), 2, backend="reference")
+    output = variable_length_attention(qkv, torch.tensor([0, 1, 3], dtype=torch.int32), 2, 0.0, "reference")
     assert output.flatten().tolist() == [7.0, 3.0, 3.0]
 
 
@@ -68,12 +68,13 @@ def recorded_equals_attention(backend, device, dtype):
     """What fused layers call, against the same backend on its own; and the sum that is a bias's gradient."""
     qkv, cu_seqlens = random_qkv([3, 0, 14], device=device, dtype=dtype)
     output, qkv_gradient = value_and_gradient(qkv, cu_seqlens, 16, backend)
-    recorded = RecordedAttention(cu_seqlens, 16, 0.0, backend)
-    attended, saved = recorded.forward(qkv.detach())
-    assert torch.equal(attended, output)
-    weights = torch.linspace(-1, 1, output.numel(), device=device, dtype=dtype).view_as(output)
-    gradient, bias_gradient = recorded.backward(weights, qkv.detach(), attended, saved)
-    torch.testing.assert_close(gradient, qkv_gradient, rtol=0, atol=0)
+    inner = qkv.detach().flatten(1)
+    recorded = Attention(2, cu_seqlens, 16, 0.0, backend)
+    attended, _, saved = recorded.forward(inner, to_fp8=False)
+    assert torch.equal(attended, output.flatten(1))
+    weights = torch.linspace(-1, 1, output.numel(), device=device, dtype=dtype).view_as(attended)
+    gradient, bias_gradient, _ = recorded.backward(weights, inner, attended, saved, to_fp8=False)
+    torch.testing.assert_close(gradient, qkv_gradient.flatten(1), rtol=0, atol=0)
     assert bias_gradient.dtype == torch.float32
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     expected = qkv_gradient.flatten(1).float().sum(0)
@@ -87,9 +88,9 @@ def test_fused_layers_get_the_same_from_every_backend(backend):
 
 def test_one_sequence_does_not_see_another():
     qkv, cu_seqlens = random_qkv([5, 6])
-    before = variable_length_attention(qkv, cu_seqlens, 8)[:5]
+    before = variable_length_attention(qkv, cu_seqlens, 8, 0.0, "sdpa")[:5]
     changed = torch.cat([qkv[:5], torch.randn_like(qkv[5:])])
-    torch.testing.assert_close(variable_length_attention(changed, cu_seqlens, 8)[:5], before)
+    torch.testing.assert_close(variable_length_attention(changed, cu_seqlens, 8, 0.0, "sdpa")[:5], before)
 
 
 def dropped_share(backend, device, dtype, dropout_p, length=128, n_sequences=8, head_size=None):
@@ -129,12 +130,6 @@ def test_triton_draws_its_mask_from_the_generator_and_has_it_again_in_backward()
     torch.testing.assert_close((gradient[:, 2] * qkv[:, 2]).sum(), (output * weights).sum(), rtol=1e-4, atol=1e-4)
 
 
-def test_unknown_backend_is_refused():
-    qkv, cu_seqlens = random_qkv([3])
-    with pytest.raises(ValueError, match="'fast'"):
-        variable_length_attention(qkv, cu_seqlens, 3, backend="fast")
-
-
 def test_backend_follows_device_and_dtype():
     assert default_backend(torch.device("cpu"), torch.bfloat16) == "sdpa"
     assert default_backend(torch.device("cuda"), torch.float32) == "sdpa"
@@ -142,8 +137,8 @@ def test_backend_follows_device_and_dtype():
 
 def test_what_a_backend_cannot_do_is_said():
     cpu = torch.device("cpu")
-    assert backend_problem("sdpa", cpu, torch.float32, 24, 1024) is None
-    flash = str(backend_problem("flash", cpu, torch.bfloat16, 64, 128))
+    assert BACKENDS["sdpa"].problem(cpu, torch.float32, 24, 1024) is None
+    flash = str(BACKENDS["flash"].problem(cpu, torch.bfloat16, 64, 128))
     assert flash.startswith("--attention flash: FlashAttention-2 runs on NVIDIA GPUs of compute capability 8.0")
     assert flash.endswith("and this run is on cpu in bfloat16; leave the flag out.")
 
