@@ -1,11 +1,9 @@
 """BERT's heads, and the models that people train: an encoder (models/encoder.py) with what is asked of it.
 
-The heads compute only what is asked: the masked-LM head sees the masked positions alone. The vocabulary is padded to a
-multiple of 8 inside, and exact in every state dict.
+The masked-LM head sees the masked positions alone. The vocabulary is padded to a multiple of 8 inside, and exact in
+every state dict.
 
 Shape suffixes: T tokens, B sequences, S longest sequence, M masked positions, H hidden size, V vocabulary.
-
-Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
 """
 
 import functools
@@ -43,16 +41,16 @@ class MaskedLMHead(nn.Module):
         self.compile_loss = False
         self.is_dense = True  # False: the vocabulary is multiplied out at every token, for comparison
 
-    def padded_bias(self, rows: int) -> Tensor:
-        """The bias (rows,) with -inf for the padding of the vocabulary, which so has probability and gradient zero."""
-        return F.pad(self.bias, (0, rows - self.bias.shape[0]), value=-torch.inf)
-
     def loss(self, hidden_states: Tensor, positions: Tensor, labels: Tensor, embedding_weight: Tensor) -> Tensor:
         """Mean loss (scalar, fp32) over the positions (M,) whose label (M,) is not -100."""
         if not self.is_dense:
-            positions, labels = _every_position(positions, labels, hidden_states.shape[0])
+            every_label = torch.full((len(hidden_states),), IGNORE_INDEX, dtype=labels.dtype, device=labels.device)
+            # What fills the masked positions up points at a token too, with the label -100, the least there is.
+            labels = every_label.scatter_reduce(0, positions, labels, "amax")
+            positions = torch.arange(len(hidden_states), device=labels.device)
         transformed_MH = self.transform(hidden_states.index_select(0, positions))
-        bias = self.padded_bias(embedding_weight.shape[0])
+        # -inf for the padding of the vocabulary, which so has probability and gradient zero.
+        bias = F.pad(self.bias, (0, len(embedding_weight) - len(self.bias)), value=-torch.inf)
         return linear_cross_entropy(transformed_MH, embedding_weight, bias, labels, self.compile_loss)
 
     def logits(self, hidden_states: Tensor, positions: Tensor, embedding_weight: Tensor) -> Tensor:
@@ -60,14 +58,6 @@ class MaskedLMHead(nn.Module):
         transformed_MH = self.transform(hidden_states.index_select(0, positions))
         weight = embedding_weight[: self.bias.shape[0]].to(transformed_MH.dtype)
         return F.linear(transformed_MH, weight).float() + self.bias
-
-
-def _every_position(positions: Tensor, labels: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
-    """All positions (T,), and their labels (T,), -100 where the positions (M,) have none."""
-    labels_T = torch.full((n_tokens,), IGNORE_INDEX, dtype=labels.dtype, device=labels.device)
-    # What fills the masked positions up points at a token too, with the label -100, the least there is.
-    labels_T = labels_T.scatter_reduce(0, positions, labels, "amax")
-    return torch.arange(n_tokens, device=labels.device), labels_T
 
 
 class PreTrainingHeads(nn.Module):
@@ -95,23 +85,6 @@ class PreTrainingPredictions(NamedTuple):
     next_sentence_logits: Tensor
 
 
-class _BertWithMaskedLM(nn.Module):
-    """What the two pre-training models share: the encoder and a masked-LM head tied to its word embeddings."""
-
-    def __init__(self, config: BertConfig, next_sentence: bool, layer_norm: str):
-        super().__init__()
-        self.config = config
-        self.bert = BertModel(config, add_pooler=next_sentence, layer_norm=layer_norm)
-        self.cls = PreTrainingHeads(config, layer_norm, next_sentence)
-        self.register_state_dict_post_hook(_add_tied_decoder)
-        self.register_load_state_dict_pre_hook(_drop_tied_decoder)
-
-    @property
-    def embedding_weight(self) -> Tensor:
-        """(padded V, H), fp32."""
-        return self.bert.embeddings.word_embeddings.weight
-
-
 def _add_tied_decoder(module, state_dict, prefix, local_metadata) -> None:
     embedding = state_dict[prefix + "bert.embeddings.word_embeddings.weight"]
     state_dict[prefix + "cls.predictions.decoder.weight"] = embedding
@@ -122,11 +95,23 @@ def _drop_tied_decoder(module, state_dict, prefix, *unused) -> None:
     state_dict.pop(prefix + "cls.predictions.decoder.bias", None)  # Hugging Face's second name for predictions.bias
 
 
-class BertForPreTraining(_BertWithMaskedLM):
-    """BERT with both pre-training heads."""
+class BertForPreTraining(nn.Module):
+    """BERT with both pre-training heads, the masked-LM head tied to the word embeddings."""
+
+    next_sentence = True
 
     def __init__(self, config: BertConfig, layer_norm: str = "torch"):
-        super().__init__(config, next_sentence=True, layer_norm=layer_norm)
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config, add_pooler=self.next_sentence, layer_norm=layer_norm)
+        self.cls = PreTrainingHeads(config, layer_norm, self.next_sentence)
+        self.register_state_dict_post_hook(_add_tied_decoder)
+        self.register_load_state_dict_pre_hook(_drop_tied_decoder)
+
+    @property
+    def embedding_weight(self) -> Tensor:
+        """(padded V, H), fp32."""
+        return self.bert.embeddings.word_embeddings.weight
 
     def forward(
         self,
@@ -170,18 +155,10 @@ class BertForPreTraining(_BertWithMaskedLM):
         return self.cls.seq_relationship(pooled_BH).float()
 
 
-class BertForMaskedLM(_BertWithMaskedLM):
-    """BERT with the masked-LM head alone."""
+class BertForMaskedLM(BertForPreTraining):
+    """The weights of BERT with the masked-LM head alone, which others publish and nothing here trains."""
 
-    def __init__(self, config: BertConfig, layer_norm: str = "torch"):
-        super().__init__(config, next_sentence=False, layer_norm=layer_norm)
-
-    def forward(
-        self, input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen, masked_lm_positions, masked_lm_labels
-    ) -> Tensor:
-        """The masked-LM loss, a scalar in fp32; arguments as in `BertForPreTraining.forward`."""
-        hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
-        return self.cls.predictions.loss(hidden_states, masked_lm_positions, masked_lm_labels, self.embedding_weight)
+    next_sentence = False
 
 
 class QuestionAnsweringOutput(NamedTuple):
@@ -243,20 +220,6 @@ def _by_sequence(scores_T: Tensor, cu_seqlens: Tensor, max_seqlen: int, n_sequen
     return torch.where(is_token, scores_T[torch.where(is_token, tokens_BS, 0)], -torch.inf)
 
 
-def compile_regions(model: nn.Module) -> None:
-    """Have torch.compile fuse the element-wise work of the embeddings, each layer and the masked-LM head.
-
-    Regions, not the whole: all layers share one compiled code, so it takes seconds and not minutes. The names of the
-    weights do not change. Fused layers stay as they are.
-    """
-    for module in model.modules():
-        is_plain_layer = isinstance(module, BertLayer) and not module.is_fused
-        if is_plain_layer or isinstance(module, (BertEmbeddings, PredictionTransform)):
-            module.compile()
-        if isinstance(module, MaskedLMHead):
-            module.compile_loss = True
-
-
 def prepare_model(model: nn.Module, device: torch.device, execution: Execution) -> None:
     """Move a model with a `bert` to its device, and set how it runs."""
     model.to(device)
@@ -270,5 +233,10 @@ def prepare_model(model: nn.Module, device: torch.device, execution: Execution) 
         layer.returns_hidden = layer.is_fused
         # A checkpointed layer's input is kept, all of it.
         layer.leaves_fp8 = layer.in_fp8 and not execution.checkpoint_activations
-    if execution.compiled:
-        compile_regions(model)
+    # Regions are compiled, not the whole: all layers share one code, so it takes seconds and not minutes.
+    for module in model.modules() if execution.compiled else ():
+        is_plain_layer = isinstance(module, BertLayer) and not module.is_fused
+        if is_plain_layer or isinstance(module, (BertEmbeddings, PredictionTransform)):
+            module.compile()
+        if isinstance(module, MaskedLMHead):
+            module.compile_loss = True

@@ -10,13 +10,11 @@ from flat_batches import BATCH_LAYOUTS, as_padded, random_flat_batch
 from common.errors import UserError
 from modeling import (
     BertConfig,
-    BertForMaskedLM,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertModel,
     LayerNorm,
 )
-from models.padded import PaddedBertModel
 
 VOCAB = 101  # not a multiple of 8, so that the padding of the vocabulary takes part
 SHAPE = {
@@ -161,17 +159,6 @@ def test_a_missing_weight_is_not_loaded_in_silence():
         BertForPreTraining(config()).load_state_dict(state)
 
 
-def test_masked_lm_model_equals_hugging_face():
-    reference = reference_model(transformers.BertForMaskedLM)
-    ours = BertForMaskedLM(config())
-    ours.load_state_dict(reference.state_dict())
-    batch = layout("unpadded")
-    padded = as_padded(batch)
-    del padded["next_sentence_label"]
-    del batch["next_sentence_labels"]
-    assert ours(**batch).item() == pytest.approx(reference(**padded).loss.item(), rel=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["unpadded", "full"])
 def test_question_answering_model_equals_hugging_face(kind):
     reference = reference_model(transformers.BertForQuestionAnswering)
@@ -210,25 +197,6 @@ def test_question_answering_model_equals_hugging_face(kind):
     torch.testing.assert_close(
         ours_embedding, reference.bert.embeddings.word_embeddings.weight.grad, rtol=1e-4, atol=1e-6
     )
-
-
-@pytest.mark.parametrize("mask_side", ["right", "left", "none"])
-def test_padded_model_equals_hugging_face(mask_side):
-    reference, ours = pair()
-    ids = torch.randint(VOCAB, (3, 12), generator=torch.Generator().manual_seed(3))
-    mask = torch.ones_like(ids)
-    if mask_side != "none":
-        mask[1, 7:], mask[2, 2:] = 0, 0
-    if mask_side == "left":
-        mask = mask.flip(1)
-    hidden_states, pooled = PaddedBertModel(ours.bert)(ids, mask if mask_side != "none" else None)
-    expected = reference.bert(ids, attention_mask=mask)
-    torch.testing.assert_close(
-        hidden_states[mask.bool()], expected.last_hidden_state[mask.bool()], rtol=1e-4, atol=1e-5
-    )
-    assert (hidden_states[~mask.bool()] == 0).all()
-    if mask_side != "left":  # Hugging Face pools column 0, which is padding there
-        torch.testing.assert_close(pooled, expected.pooler_output, rtol=1e-4, atol=1e-5)
 
 
 def test_initialization_is_a_normal_cut_at_two_deviations():

@@ -8,7 +8,7 @@ from flat_batches import random_flat_batch
 from pretraining_runs import GPU_SHAPE, VOCAB, command, losses, make_inputs, summary, write_config
 
 from common.errors import UserError
-from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, prepare_model
+from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
 from models.config import BertConfig, Execution
 from run_pretraining import main
 
@@ -35,13 +35,12 @@ def loss_and_gradients(kernels, model_class, inputs):
     return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("model_class", [BertForPreTraining, BertForMaskedLM, BertForQuestionAnswering])
+@pytest.mark.parametrize("model_class", [BertForPreTraining, BertForQuestionAnswering])
 def test_a_whole_model(model_class):
     batch = random_flat_batch([5, 16, 1, 2], 16, VOCAB, n_padding_sequences=1, masked_per_sequence=1)
     batch |= {name: torch.tensor([1, 3, 0]) for name in ("start_positions", "end_positions")}
     names = {
         BertForPreTraining: (*ENCODER, *MASKED, "next_sentence_labels"),
-        BertForMaskedLM: (*ENCODER, *MASKED),
         BertForQuestionAnswering: (*ENCODER, "start_positions", "end_positions"),
     }[model_class]
     inputs = {name: batch[name] for name in names}
@@ -55,7 +54,7 @@ def test_a_whole_model(model_class):
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
 def test_layers_hand_on_what_the_next_can_use(checkpoint_activations):
     """The last one hidden states alone; and where a layer's input is kept, it is not kept in fp8 as well."""
-    model = BertForMaskedLM(CONFIG)
+    model = BertForPreTraining(CONFIG)
     prepare_model(
         model, DEVICE, Execution(kernels="triton", in_fp8=True, checkpoint_activations=checkpoint_activations)
     )
