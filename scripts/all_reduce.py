@@ -10,10 +10,8 @@ bandwidth: 2 (n - 1) / n times the bytes of the tensor, over the time.
 """
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common.errors import UserError, run_main
-from training.distributed.world import connected, read_world, world_problems
+from training.distributed.world import connected, read_world
 from training.metrics.device import synchronize
 
 REPETITIONS = 5
@@ -30,12 +28,8 @@ REPETITIONS = 5
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--megabytes", type=int, default=64, help="of the tensor that is added up (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--startup_timeout", type=float, default=60, help="seconds to wait for all (default: %(default)s)"
-    )
+    parser.add_argument("--megabytes", type=int, default=64, help="of the tensor that is added up (default: 64)")
+    parser.add_argument("--startup_timeout", type=float, default=60, help="seconds to wait for all (default: 60)")
     args = parser.parse_args(argv)
     if args.megabytes < 1:
         parser.error(f"--megabytes is {args.megabytes}; give a whole number from 1 on.")
@@ -46,9 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     """Add up, check the sum, time it; rank 0 prints a line."""
     args = parse_arguments(argv)
     n_gpus = torch.cuda.device_count()
-    if problems := world_problems(os.environ, -1, False, n_gpus):
-        raise UserError(problems)
-    world = read_world(os.environ)
+    world = read_world(n_gpus=n_gpus)
     device = torch.device("cuda", world.local_rank) if n_gpus else torch.device("cpu")
     if n_gpus:
         torch.cuda.set_device(device)
@@ -63,22 +55,16 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(
                 f"rank {world.rank}: the sum is {values[0].item()}, and should be {expected}", "see NCCL_DEBUG"
             )
-        seconds = timed(lambda: world.sum_(values.fill_(1.0)), device)
+        synchronize(device)
+        begin = time.perf_counter()
+        for _ in range(REPETITIONS):
+            world.sum_(values)
+        synchronize(device)
+        seconds = (time.perf_counter() - begin) / REPETITIONS
         rate = 2 * (world.size - 1) / world.size * values.nbytes / seconds / 1e9
         if world.is_first:
             backend = "NCCL" if n_gpus else "gloo"
             print(f"{world.size} processes added up {args.megabytes} MB by {backend}: right, {rate:,.1f} GB/s")
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, of as many on every rank."""
-    work()
-    synchronize(device)
-    begin = time.perf_counter()
-    for _ in range(REPETITIONS):
-        work()
-    synchronize(device)
-    return (time.perf_counter() - begin) / REPETITIONS
 
 
 if __name__ == "__main__":

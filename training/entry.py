@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from training.checkpointing.writer import CheckpointWriter
 from training.config.settings import Settings
 from training.determinism import deterministic
 from training.distributed.stop_signal import REQUEUE_EXIT_CODE, StopSignal
-from training.distributed.world import World, connected, read_world, world_problems
+from training.distributed.world import World, connected, read_world
 from training.environment.allocator import use_expandable_segments
 from training.loop import train
 from training.metrics.logger import MetricsLogger
@@ -41,9 +40,7 @@ def run_task(task: Task, prepare: Prepare) -> None:
     settings = task.settings
     flags = settings.distribution
     n_gpus = 0 if settings.runtime.no_cuda else torch.cuda.device_count()
-    if problems := world_problems(os.environ, flags.local_rank, flags.use_env, n_gpus):
-        raise UserError(problems)
-    world = read_world(os.environ, flags.local_rank)
+    world = read_world(flags.local_rank, flags.use_env, n_gpus)
     device = torch.device("cuda", world.local_rank) if n_gpus else torch.device("cpu")
     if n_gpus:
         use_expandable_segments()

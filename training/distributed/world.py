@@ -9,35 +9,25 @@ import contextlib
 import dataclasses
 import datetime
 import os
-import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store
 
-from common.errors import Problem, Problems, UserError
+from common.errors import Problems, UserError
 from training.distributed import heartbeat
 from training.distributed.heartbeat import Heartbeat
-from training.distributed.rendezvous import Deadline, connect, first_line, meet, open_store
+from training.distributed.rendezvous import connect, first_line, meet, open_store
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """A dead rank is the heartbeat's to notice; this is for one that hangs, and must let rank 0 write or evaluate alone."""
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-
-_ARRIVED, _JOINING, _JOINED = "has not begun to join", "waits for the first all-reduce", "has joined"
-
-# What gloo and NCCL say when a peer is gone. Their other errors, such as tensors that do not match, are bugs.
-_LOST_CONTACT = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|timed out|timeout"
-    r"|remote process exited|network error|unhandled system error|aborted",
-    re.IGNORECASE,
-)
+BY_TORCHRUN = "start with torchrun"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,63 +73,49 @@ class World:
             dist.barrier(self.control_group)
 
 
-def world_problems(environ: Mapping[str, str], local_rank_flag: int, use_env: bool, n_gpus: int) -> list[Problem]:
-    """What is wrong with the launcher's environment.
-
-    Args:
-        environ: of this process; RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT count.
-        local_rank_flag: `--local_rank`, which older launchers pass; -1: not given.
-        use_env: `--use_env` was given, which says that LOCAL_RANK counts.
-        n_gpus: GPUs this process sees; 0 for a run on the CPU.
-    """
-    problems = Problems()
-    by_torchrun = "start with torchrun"
-    for name in _VARIABLES:
-        value = environ.get(name, "0")
-        problems.check(value.isdecimal(), f"{name} is {value!r} in the environment, not a number", by_torchrun)
-    if problems.found:
-        return problems.found
-    world = read_world(environ, local_rank_flag)
-    if world.size < 1:
-        problems.add("WORLD_SIZE is 0 in the environment", "start at least one process")
-    elif world.rank >= world.size:
-        problems.add(f"RANK is {world.rank} and WORLD_SIZE {world.size}", f"ranks count from 0, so {by_torchrun}")
-    if world.size > 1:
-        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
-        problems.check(not missing, f"WORLD_SIZE is {world.size} and {' and '.join(missing)} not set", by_torchrun)
-        port = environ.get("MASTER_PORT") or "0"
-        problems.check(port.isdecimal(), f"MASTER_PORT is {port!r}, not a number", "give a free port")
-    has_local_rank = "LOCAL_RANK" in environ
-    if use_env and not has_local_rank:
-        problems.add("--use_env says that LOCAL_RANK is in the environment, and it is not", by_torchrun)
-    if has_local_rank and local_rank_flag not in (-1, world.local_rank):
-        problems.add(
-            f"--local_rank is {local_rank_flag}, LOCAL_RANK in the environment {world.local_rank}", "leave out the flag"
-        )
-    if n_gpus and world.size > 1 and not has_local_rank and local_rank_flag < 0 and not use_env:
-        problems.add(
-            f"WORLD_SIZE is {world.size}, and neither LOCAL_RANK in the environment nor --local_rank says which GPU is "
-            "this process's",
-            by_torchrun,
-        )
-    if n_gpus and world.local_rank >= n_gpus:
-        problems.add(
-            f"this is process {world.local_rank} of its host (LOCAL_RANK), counted from 0, and it sees {n_gpus} "
-            f"GPU{'s' if n_gpus > 1 else ''}",
-            "start one process per GPU, or check CUDA_VISIBLE_DEVICES",
-        )
-    return problems.found
-
-
-def read_world(environ: Mapping[str, str], local_rank_flag: int = -1) -> World:
+def read_world(local_rank: int = -1, use_env: bool = False, n_gpus: int = 0) -> World:
     """The world that the launcher's environment describes, of one process where it describes none.
 
-    LOCAL_RANK counts; `--local_rank` fills in where it is absent. `world_problems` says what cannot be read.
+    Args:
+        local_rank: `--local_rank`, which older launchers pass in place of LOCAL_RANK; -1: not given.
+        use_env: `--use_env` was given, which says that LOCAL_RANK counts.
+        n_gpus: GPUs this process sees; 0 for a run on the CPU.
+
+    Raises:
+        UserError: all that is wrong with RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
     """
-    local_rank = environ.get("LOCAL_RANK", max(local_rank_flag, 0))
-    names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    rank, size, local_size = (int(environ.get(name, name != "RANK")) for name in names)
-    return World(rank, size, int(local_rank), local_size)
+    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": max(local_rank, 0), "LOCAL_WORLD_SIZE": 1}
+    values = {name: os.environ.get(name, str(default)) for name, default in defaults.items()}
+    if values["WORLD_SIZE"] != "1":
+        values["MASTER_PORT"] = os.environ.get("MASTER_PORT") or "0"
+    problems = Problems()
+    for name, value in values.items():
+        problems.check(value.isdecimal(), f"{name} is {value!r} in the environment, not a number", BY_TORCHRUN)
+    problems.raise_if_any()
+    world = World(*(int(values[name]) for name in defaults))
+    needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"] if world.size > 1 else []
+    if use_env or (n_gpus and world.size > 1 and local_rank < 0):
+        needed.append("LOCAL_RANK")
+    missing = [name for name in needed if not os.environ.get(name)]
+    why = "--use_env was given" if use_env else f"WORLD_SIZE is {world.size}"
+    problems.check(not missing, f"{why}, and {' and '.join(missing)} not set in the environment", BY_TORCHRUN)
+    problems.check(
+        world.rank < world.size,
+        f"RANK is {world.rank} and WORLD_SIZE {world.size}",
+        "ranks count from 0, one a process",
+    )
+    problems.check(
+        "LOCAL_RANK" not in os.environ or local_rank in (-1, world.local_rank),
+        f"--local_rank is {local_rank}, LOCAL_RANK in the environment {world.local_rank}",
+        "leave out the flag",
+    )
+    problems.check(
+        not n_gpus or world.local_rank < n_gpus,
+        f"this is process {world.local_rank} of its host (LOCAL_RANK), counted from 0, and it sees {n_gpus} GPUs",
+        "start one process per GPU, or check CUDA_VISIBLE_DEVICES",
+    )
+    problems.raise_if_any()
+    return world
 
 
 @contextlib.contextmanager
@@ -156,10 +132,10 @@ def connected(
     all ranks leave together; with one (SystemExit too), this rank leaves at once, and the others end soon after.
 
     Args:
-        world: what `read_world` found in an environment without `world_problems`.
+        world: of `read_world`.
         device: this rank's, with its index where it is a GPU: NCCL there, gloo on the CPU.
-        startup_timeout: seconds until all ranks must have met and done their first all-reduce.
-        description: lines that must be the same on all ranks; those that differ are quoted.
+        startup_timeout: seconds in which all ranks must meet, and again in which they must do their first all-reduce.
+        description: what must be the same on all ranks.
         heartbeat_limit: seconds without a sign of life after which a rank counts as lost. This process then prints
             which and ends with status 1, wherever its main thread is.
 
@@ -169,27 +145,30 @@ def connected(
     if world.size == 1:
         yield world
         return
-    deadline = Deadline(startup_timeout)
-    store = open_store(world.rank, deadline)
+    store = open_store(world.rank, startup_timeout)
     heartbeat.prepare(store, world.rank)
     gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-    ranks = (world.rank, world.size, world.local_size)
-    hosts = meet(store, *ranks, gpu, description, deadline)
-    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-    beats = Heartbeat(
-        connect(store.host, store.port, heartbeat_limit), world.rank, hosts, heartbeat_limit, launcher=launcher
-    )
+    hosts = meet(store, world.rank, world.size, gpu, description, startup_timeout)
+    own_name = f"rank {world.rank} on host {hosts[world.rank]}"
+    beats = Heartbeat(connect(store.host, store.port, heartbeat_limit), world.rank, hosts, heartbeat_limit)
     try:
-        with _joining(store, hosts, deadline):
-            world = _join(store, world, device)
-        with _naming_the_lost(beats, world.rank, hosts):
+        world = _join(store, world, device, own_name, startup_timeout)
+        try:
             yield world
             world.barrier()
+        except RuntimeError as error:
+            lost = _lost_rank(error, beats)
+            if lost is None:
+                raise
+            raise UserError(f"{own_name} lost contact with another rank: {lost}") from error
     except BaseException as error:
-        sentence = f"{type(error).__name__}: {error}"
         beats.end(heartbeat.FAILED)
-        with _ending_after(heartbeat_limit, lambda: sentence):
-            _abort_groups(device)
+        with _ending_after(heartbeat_limit, f"{type(error).__name__}: {error}"):
+            if dist.is_initialized() and device.type == "cuda":
+                # Destroying would wait for the collective that the lost rank has left.
+                dist.distributed_c10d._abort_process_group()
+            elif dist.is_initialized():
+                dist.destroy_process_group()
         beats.await_others(heartbeat_limit / 3)
         raise
     dist.destroy_process_group()
@@ -197,62 +176,39 @@ def connected(
     beats.await_others(heartbeat_limit)
 
 
-def _join(store: Store, world: World, device: torch.device) -> World:
+def _join(store: Store, world: World, device: torch.device, own_name: str, seconds: float) -> World:
     """Make the process groups and prove them by an all-reduce."""
-    store.set(_stage(world.rank), _JOINING)
     is_gpu = device.type == "cuda"
-    dist.init_process_group(
-        "nccl" if is_gpu else "gloo",
-        store=PrefixStore("groups", store),
-        rank=world.rank,
-        world_size=world.size,
-        timeout=COLLECTIVE_TIMEOUT,
-        device_id=device if is_gpu else None,
+    sentence = (
+        f"all {world.size} ranks started, but {own_name} could not join the others within {seconds:g} seconds. See "
+        "their output, and that the hosts reach each other (NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME name the network "
+        "interface to use)."
     )
-    world = dataclasses.replace(world, control_group=dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT))
-    total = world.sum_(torch.ones(1, device=device)).item()
-    if total != world.size:
-        raise RuntimeError(f"the first all-reduce gave {total} in a world of {world.size}")
-    store.set(_stage(world.rank), _JOINED)
+    try:
+        with _ending_after(seconds, sentence):
+            dist.init_process_group(
+                "nccl" if is_gpu else "gloo",
+                store=PrefixStore("groups", store),
+                rank=world.rank,
+                world_size=world.size,
+                timeout=COLLECTIVE_TIMEOUT,
+                device_id=device if is_gpu else None,
+            )
+            control_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            world = dataclasses.replace(world, control_group=control_group)
+            total = world.sum_(torch.ones(1, device=device)).item()
+            if total != world.size:
+                raise RuntimeError(f"the first all-reduce gave {total} in a world of {world.size}")
+    except RuntimeError as error:
+        raise UserError(f"{sentence} Torch says: {first_line(error)}.") from error
     store.set_timeout(COLLECTIVE_TIMEOUT)
     return world
 
 
-def _stage(rank: int) -> str:
-    return f"stage/{rank}"
-
-
 @contextlib.contextmanager
-def _joining(store: TCPStore, hosts: list[str], deadline: Deadline) -> Iterator[None]:
-    """Say what each rank does when joining fails here or, by ending the process, when it takes too long."""
-
-    def sentence() -> str:
-        stages: dict[str, list[str]] = {}
-        try:
-            asking = connect(store.host, store.port, 5.0)  # as torch may hang in a call that holds the other
-            for rank, host in enumerate(hosts):
-                stage = asking.get(_stage(rank)).decode() if asking.check([_stage(rank)]) else _ARRIVED
-                stages.setdefault(stage, []).append(f"{rank} on host {host}")
-        except (ConnectionError, RuntimeError):
-            stages = {"is gone": [f"0 on host {hosts[0]}"]}
-        each = "; ".join(f"rank {', '.join(names)} {stage}" for stage, names in sorted(stages.items()))
-        return (
-            f"all {len(hosts)} ranks started, but did not join within {deadline.seconds:g} seconds: {each}. See their "
-            "output, and that the hosts reach each other (NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME name the network "
-            "interface to use)."
-        )
-
-    try:
-        with _ending_after(deadline.remaining, sentence):
-            yield
-    except RuntimeError as error:
-        raise UserError(f"{sentence()} Torch says: {first_line(error)}.") from error
-
-
-@contextlib.contextmanager
-def _ending_after(seconds: float, sentence: Callable[[], str]) -> Iterator[None]:
+def _ending_after(seconds: float, sentence: str) -> Iterator[None]:
     """Print the sentence and end the process with status 1 where the block, in which torch may hang, takes longer."""
-    timer = threading.Timer(seconds, lambda: heartbeat.end_process(sentence()))
+    timer = threading.Timer(seconds, heartbeat.end_process, [sentence])
     timer.daemon = True
     timer.start()
     try:
@@ -262,37 +218,11 @@ def _ending_after(seconds: float, sentence: Callable[[], str]) -> Iterator[None]
         timer.join()
 
 
-@contextlib.contextmanager
-def _naming_the_lost(beats: Heartbeat, rank: int, hosts: list[str]) -> Iterator[None]:
-    """Turn torch's error about a peer that is gone into a UserError that says which; all other errors pass."""
-    try:
-        yield
-    except RuntimeError as error:
-        is_connection = isinstance(error, dist.DistError) or "gloo/transport" in str(error)
-        symptom = _LOST_CONTACT.search(str(error))
-        if not (is_connection and symptom):
-            raise
-        _outlive_launcher()
-        lost = beats.find_lost() or "all that are left show signs of life; see the output of each."
-        raise UserError(
-            f"rank {rank} on host {hosts[rank]} lost contact with another rank ({symptom.group().lower()}): {lost}"
-        ) from error
-
-
-def _outlive_launcher() -> None:
-    """Go on after a SIGTERM from now on: torchrun, which may notice a lost host first, sends one to its processes.
-
-    This one ends by itself within seconds, and would otherwise do so without a word about who is lost.
-    """
+def _lost_rank(error: RuntimeError, beats: Heartbeat) -> str | None:
+    """Which rank is gone, as a sentence, where the error is one of torch's about connections."""
+    if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+        return None
     if threading.current_thread() is threading.main_thread():
+        # Torchrun, which may notice a lost host first, would end this process without a word about who is lost.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _abort_groups(device: torch.device) -> None:
-    if not dist.is_initialized():
-        return
-    if device.type == "cuda":
-        # Destroying would wait for the collective that the lost rank has left.
-        dist.distributed_c10d._abort_process_group()
-    else:
-        dist.destroy_process_group()
+    return beats.find_lost()

@@ -29,11 +29,11 @@ class Beats:
         for rank in range(len(HOSTS)):
             heartbeat.prepare(self.server, rank)
 
-    def start(self, *ranks, limit=LIMIT, launcher=None):
+    def start(self, *ranks, limit=LIMIT):
         for rank in ranks:
             store = TCPStore("127.0.0.1", self.port, wait_for_workers=False, timeout=datetime.timedelta(seconds=limit))
             self.lost[rank] = []
-            self.ranks[rank] = Heartbeat(store, rank, HOSTS, limit, self.lost[rank].append, launcher)
+            self.ranks[rank] = Heartbeat(store, rank, HOSTS, limit, self.lost[rank].append)
 
     def close(self):
         for beats in self.ranks.values():
@@ -144,14 +144,14 @@ def test_rank_0_waits_for_the_others_last_words_but_not_for_ever(beats):
     assert time.monotonic() - begin < 5
 
 
-def test_ranks_end_when_their_launcher_is_gone_and_not_while_it_is_there(beats):
-    beats.start(0, 1, 2, launcher=os.getppid())
+def test_ranks_end_when_their_launcher_is_gone_and_not_while_it_is_there(beats, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    beats.start(0, 1, 2)
     time.sleep(LIMIT / 3)
     assert not any(beats.lost.values())
-    beats.ranks[2].end(FINISHED)
-    beats.start(2, launcher=-1)
-    wait_until(lambda: beats.lost[2])
-    assert beats.lost[2] == ["torchrun is gone (process -1 on host gamma), so its ranks end too."]
+    beats.ranks[1]._launcher = -1
+    wait_until(lambda: beats.lost[1])
+    assert beats.lost[1] == ["the torchrun of rank 1 on host beta is gone, so its ranks end too."]
 
 
 def end_while_main_thread_hangs():

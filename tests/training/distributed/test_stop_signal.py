@@ -71,7 +71,7 @@ def test_the_exit_code_is_the_one_that_says_try_again():
 
 
 def connect():
-    return connected(read_world(os.environ), torch.device("cpu"), 30, heartbeat_limit=LIMIT)
+    return connected(read_world(), torch.device("cpu"), 30, heartbeat_limit=LIMIT)
 
 
 def vote(calls, signalled_rank, signalled_call):
