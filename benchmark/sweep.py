@@ -24,7 +24,7 @@ from pathlib import Path
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.sweeps.points import Point, title, window
-from benchmark.sweeps.repeats import by_configuration
+from benchmark.sweeps.repeats import Repeats, by_configuration
 from benchmark.sweeps.sweep import Sweep
 from benchmark.tables import markdown_table
 from common.errors import Problems, run_main
@@ -70,53 +70,39 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def check(args: argparse.Namespace) -> None:
     """Raise UserError with all that is wrong with the command line."""
     problems = Problems()
-    counts = ("first_batch_size", "last_batch_size", "accumulation_steps", "repeats", "timeout")
-    for name in counts:
-        problems.check(getattr(args, name) > 0, f"--{name} is {getattr(args, name)}", "it must be greater than zero")
-    model = args.bert_model
-    problems.check(
-        model in BERT_CONFIGS or (model.endswith(".json") and Path(model).is_file()),
-        f"--bert_model is {model}",
-        f"give one of {', '.join(BERT_CONFIGS)}, or a bert_config.json that is there",
-    )
-    for name in args.precisions or []:
-        problems.check(name in PRECISIONS, f"--precisions has {name}", f"choose of {', '.join(PRECISIONS)}")
-    problems.check(
-        args.optimizer is None or args.optimizer in OPTIMIZERS,
-        f"--optimizer is {args.optimizer}",
-        f"choose one of {', '.join(OPTIMIZERS)}",
-    )
-    for name in ("batch_sizes", "max_seq_lengths", "num_gpus"):
-        for value in getattr(args, name) or []:
-            problems.check(value > 0, f"--{name} has {value}", "each must be greater than zero")
+    positive = ("batch_sizes", "max_seq_lengths", "num_gpus", "first_batch_size", "last_batch_size")
+    for name in (*positive, "accumulation_steps", "repeats", "timeout"):
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            problems.check(value is None or value > 0, f"--{name} is {value}", "it must be greater than zero")
+    for name, given, known in (
+        ("precisions", args.precisions or [], PRECISIONS),
+        ("optimizer", [args.optimizer or "lamb"], OPTIMIZERS),
+        ("bert_model", [args.bert_model], BERT_CONFIGS),
+    ):
+        for value in given:
+            is_file = name == "bert_model" and value.endswith(".json") and Path(value).is_file()
+            choice = f"choose of {', '.join(known)}" + (", or a bert_config.json" if name == "bert_model" else "")
+            problems.check(value in known or is_file, f"--{name} is {value}", choice)
     problems.check(args.start >= 0, f"--start is {args.start}", "it must not be negative")
-    problems.check(
-        args.stop > args.start, f"--stop {args.stop} must be greater than --start {args.start}", "nothing lies between"
-    )
-    problems.check(
-        not (args.input_dir and args.workload == "squad"), "--input_dir is for pretrain", "squad takes --train_file"
-    )
-    problems.check(
-        not (args.train_file and args.workload == "pretrain"), "--train_file is for squad", "pretrain takes --input_dir"
-    )
-    problems.check(
-        not (args.train_file and not args.vocab_file),
-        "--train_file needs --vocab_file, the vocabulary to read it with.",
-    )
+    problems.check(args.stop > args.start, f"--stop {args.stop} is not greater than --start {args.start}", "raise it")
+    squad = args.workload == "squad"
+    problems.check(not (args.input_dir and squad), "--input_dir is for pretrain", "squad takes --train_file")
+    problems.check(not args.train_file or squad, "--train_file is for squad", "pretrain takes --input_dir")
+    problems.check(not args.train_file or args.vocab_file, "--train_file needs --vocab_file", "give its vocabulary")
     problems.raise_if_any()
 
 
 def print_tables(points: Iterable[Point]) -> None:
     """A table for each series, with the median of each batch size."""
-    series: dict[str, list[dict[str, str]]] = {}
+    series: dict[str, list[Repeats]] = {}
     for repeats in by_configuration(points).values():
         name = f"{title(repeats.configuration)}, {window(repeats.configuration)}"
-        series.setdefault(name, []).append(repeats.cells() | {"batch": str(repeats.batch_size)})
-    for name, rows in series.items():
-        header = [column for column in rows[0] if column != "loss at end"]
-        rows.sort(key=lambda row: int(row["batch"]))
+        series.setdefault(name, []).append(repeats)
+    for name, row in series.items():
+        cells = [repeats.cells() for repeats in sorted(row, key=lambda repeats: repeats.batch_size)]
         print(f"\n{name}\n")
-        print(markdown_table(header, [[row[column] for column in header] for row in rows]))
+        print(markdown_table(list(cells[0]), [list(cell.values()) for cell in cells]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

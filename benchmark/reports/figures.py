@@ -24,7 +24,7 @@ def plan_figures(results: Sequence[Result]) -> Iterator[Figure]:
     """The figures, not yet drawn."""
     for group in measured(results):
         rate = f"sequences/s per {group[0].unit}"
-        yield from _over_sizes("throughput", "Throughput", rate, group, lambda repeats: repeats.rates_per_gpu)
+        yield from _over_sizes("throughput", "Throughput", rate, group, _rates_per_gpu)
         yield from _breakdown(group)
         yield from _over_sizes("memory", "Memory", "GiB of peak memory", group, _gibibytes)
     runs = [run for result in results for run in result.runs]
@@ -53,6 +53,10 @@ def _named(kind: str, title: str, group: Sequence[Repeats]) -> tuple[str, str]:
     machines = " and ".join(dict.fromkeys(repeats.hardware for repeats in group if repeats.hardware))
     title = ", ".join(filter(None, [f"{title}: {subject_title(configuration)}", machines]))
     return f"{kind}_{configuration.get('workload')}_{configuration.get('max_seq_length')}", title
+
+
+def _rates_per_gpu(repeats: Repeats) -> list[float]:
+    return repeats.values("sequences_per_second_per_gpu")
 
 
 def _gibibytes(repeats: Repeats) -> list[float]:

@@ -52,8 +52,9 @@ def throughput_table(group: Sequence[Repeats]) -> Table:
     for repeats in group:
         if repeats.problem:
             notes.append(f"Batch {repeats.batch_size}: {repeats.problem}")
-        elif repeats.status == "failed" and repeats.error:
-            notes.append(f"Batch {repeats.batch_size} failed: {repeats.error[-LONGEST_ERROR:]}")
+        elif repeats.status == "failed":
+            error = next((point["error"] for point in repeats.points if point.get("error")), "")
+            notes.append(f"Batch {repeats.batch_size} failed: {error[-LONGEST_ERROR:]}")
     return Table(subject_title(group[0].configuration), notes, list(rows[0]), [list(row.values()) for row in rows])
 
 

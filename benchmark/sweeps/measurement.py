@@ -5,7 +5,6 @@ a fresh process: no cached memory, no compiled code, no warm clocks but the GPU'
 """
 
 import contextlib
-import dataclasses
 import os
 import re
 import shlex
@@ -34,81 +33,49 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """What is measured; the fields of a point's `configuration`."""
-
-    workload: str
-    model: str
-    max_seq_length: int
-    precision: str
-    compile: bool
-    n_gpus: int
-    batch_size: int
-    accumulation_steps: int
-    optimizer: str
-    lengths: str
-    start: int
-    stop: int
-    flags: str
-
-    @property
-    def name(self) -> str:
-        """Short, for a folder."""
-        compiled = "_compiled" if self.compile else ""
-        return f"{self.workload}_{self.max_seq_length}_{self.precision}{compiled}_{self.n_gpus}x{self.batch_size}"
-
-
-def command(configuration: Configuration, data: list[str], extra: list[str], output_dir: Path) -> list[str]:
-    """The command line of a measurement.
-
-    Args:
-        data: flags that say what to train on.
-        extra: flags that the user added.
-        output_dir: of its log.
-    """
-    entry = ENTRIES[configuration.workload]
+def command(configuration: dict[str, Any], data: list[str], output_dir: Path) -> list[str]:
+    """The command line of a measurement: `data` are flags that say what to train on, `output_dir` is of its log."""
     words = [sys.executable]
-    if configuration.n_gpus > 1:
-        words += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(configuration.n_gpus)]
-    words += [str(ROOT / entry), "--do_train", *data]
-    words += ["--config_file" if configuration.model.endswith(".json") else "--bert_model", configuration.model]
-    words += ["--max_seq_length", str(configuration.max_seq_length)]
-    if configuration.workload == "pretrain":
-        words += ["--max_predictions_per_seq", str(max_predictions(configuration.max_seq_length))]
-    words += ["--train_batch_size", str(configuration.batch_size)]
-    words += ["--gradient_accumulation_steps", str(configuration.accumulation_steps)]
-    words += ["--optimizer", configuration.optimizer, "--precision", configuration.precision]
-    words += ["--compile"] if configuration.compile else []
-    words += ["--max_steps", str(configuration.stop), "--log_freq", str(configuration.stop)]
-    words += ["--benchmark_start", str(configuration.start), "--benchmark_stop", str(configuration.stop)]
-    return [*words, "--skip_checkpoint", "--disable_progress_bar", "--output_dir", str(output_dir), *extra]
+    if configuration["n_gpus"] > 1:
+        words += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(configuration["n_gpus"])]
+    length, start, stop = (configuration[name] for name in ("max_seq_length", "start", "stop"))
+    flags = {
+        "--config_file" if configuration["model"].endswith(".json") else "--bert_model": configuration["model"],
+        "--max_seq_length": length,
+        # As published: 20 masked positions of 128 tokens, 80 of 512, and in proportion.
+        "--max_predictions_per_seq": max(1, length * 20 // 128) if configuration["workload"] == "pretrain" else None,
+        "--train_batch_size": configuration["batch_size"],
+        "--gradient_accumulation_steps": configuration["accumulation_steps"],
+        "--optimizer": configuration["optimizer"],
+        "--precision": configuration["precision"],
+        "--max_steps": stop,
+        "--log_freq": stop,
+        "--benchmark_start": start,
+        "--benchmark_stop": stop,
+        "--output_dir": output_dir,
+    }
+    words += [str(ROOT / ENTRIES[configuration["workload"]]), "--do_train", *data]
+    words += [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
+    words += ["--skip_checkpoint", "--disable_progress_bar", *(["--compile"] if configuration["compile"] else [])]
+    return words + shlex.split(configuration["flags"])
 
 
-def max_predictions(max_seq_length: int) -> int:
-    """Masked positions of a sequence, as published: 20 of 128, 80 of 512, and in proportion."""
-    return max(1, max_seq_length * 20 // 128)
-
-
-def measure(configuration: Configuration, repeat: int, words: list[str], folder: Path, timeout: float) -> Point:
+def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder: Path, timeout: float) -> Point:
     """Run a measurement, in a folder of its own that is made anew, and return what it comes to."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with (folder / "output.log").open("wb") as output:
         status = _run(words, output, timeout)
-    said = (folder / "output.log").read_text(encoding="utf-8", errors="replace")
-    point: Point = {
-        "schema": SCHEMA,
-        "status": "ok",
-        "error": None,
-        "configuration": dataclasses.asdict(configuration),
-        "repeat": repeat,
-        "command": shlex.join(words),
-    }
     environment, summary = _read(folder / "dllogger.json")
-    point["environment"] = environment
+    point: Point = {"schema": SCHEMA, "status": "ok", "error": None, "configuration": configuration, "repeat": repeat}
+    point |= {"command": shlex.join(words), "environment": environment}
     if status == 0 and summary.get("measured_steps"):
-        return point | _measured(summary, configuration.n_gpus)
+        separate = {name: summary.pop(name, None) for name in ("utilisation", "measured_peak")}
+        summary.pop("e2e_time", None)
+        for rate in ("sequences_per_second", "tokens_per_second"):
+            summary[f"{rate}_per_gpu"] = summary[rate] / configuration["n_gpus"]
+        return point | {"measured": summary} | separate
+    said = (folder / "output.log").read_text(encoding="utf-8", errors="replace")
     if status == -signal.SIGKILL:
         said += "\nkilled (SIGKILL), which is what the system does to the largest process when memory runs out"
     if status is None:
@@ -139,21 +106,17 @@ def _end(process: subprocess.Popen) -> None:
     with contextlib.suppress(psutil.Error):  # it has ended by itself
         started = psutil.Process(process.pid).children(recursive=True)
     try:
-        _signal(process, signal.SIGTERM)
+        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_STOP)
     finally:
-        _signal(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         for child in started:  # torchrun's have sessions of their own, and keep their GPU's memory when they hang
             with contextlib.suppress(psutil.Error):
                 child.kill()
         process.wait()
         psutil.wait_procs(started, SECONDS_TO_VANISH)  # the next measurement wants their memory
-
-
-def _signal(process: subprocess.Popen, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
 
 
 def _read(log: Path) -> tuple[dict, dict]:
@@ -165,13 +128,5 @@ def _read(log: Path) -> tuple[dict, dict]:
             environment = event["data"].get("environment", {})
         elif event.get("step") == []:
             summary = event["data"]
-    return {name: value for name, value in environment.items() if name != "command_line"}, summary
-
-
-def _measured(summary: dict, n_gpus: int) -> dict:
-    """A summary's figures, as a point has them."""
-    separate = ("utilisation", "measured_peak")
-    measured = {name: value for name, value in summary.items() if name not in (*separate, "e2e_time")}
-    for rate in ("sequences_per_second", "tokens_per_second"):
-        measured[f"{rate}_per_gpu"] = measured[rate] / n_gpus
-    return {"measured": measured} | {name: summary.get(name) for name in separate}
+    environment.pop("command_line", None)
+    return environment, summary

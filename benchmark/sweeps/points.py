@@ -29,37 +29,29 @@ def read_points(path: str | Path) -> list[Point]:
     """
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(
-            f"{file} cannot be read ({reason})", "give the folder of a sweep (scripts/measure_throughput_pretrain.sh)"
-        ) from error
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        remedy = "give the folder of a sweep (scripts/measure_throughput_pretrain.sh)"
+        raise UserError(f"{file} cannot be read ({error.strerror})", remedy) from error
     points = []
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                points.append(_parse(line, f"{file}, line {number}"))
-            except json.JSONDecodeError as error:
-                if line.endswith("\n"):
-                    raise UserError(
-                        f"{file}, line {number} is not JSON ({error.msg})",
-                        "remove the line, and measure that point again",
-                    ) from error
+        remedy = "remove the line, and measure that point again"
+        try:
+            point = json.loads(line) if line.strip() else None
+        except json.JSONDecodeError as error:
+            if not line.endswith("\n"):
+                break
+            raise UserError(f"{file}, line {number} is not JSON ({error.msg})", remedy) from error
+        if point is None:
+            continue
+        schema = point.get("schema") if isinstance(point, dict) else None
+        if schema != SCHEMA:
+            wrong = f"{file}, line {number} has schema {schema}, and this version reads {SCHEMA}"
+            raise UserError(wrong, "use the version that wrote it, or measure again")
+        if point.get("status") not in STATUSES or not isinstance(point.get("configuration"), dict):
+            raise UserError(f"{file}, line {number} has no status or no configuration", remedy)
+        points.append(point)
     return points
-
-
-def _parse(line: str, where: str) -> Point:
-    point = json.loads(line)
-    schema = point.get("schema") if isinstance(point, dict) else None
-    if schema != SCHEMA:
-        raise UserError(
-            f"{where} has schema {schema}, and this version reads {SCHEMA}",
-            "use the version that wrote it, or measure again",
-        )
-    if point.get("status") not in STATUSES or not isinstance(point.get("configuration"), dict):
-        raise UserError(f"{where} has no status or no configuration", "remove the line, and measure that point again")
-    return point
 
 
 def title(configuration: Mapping[str, Any]) -> str:

@@ -17,11 +17,7 @@ from benchmark.tables import number, text
 
 @dataclasses.dataclass
 class Repeats:
-    """The points of one configuration.
-
-    Args:
-        label: of the result that they are of, where there are several.
-    """
+    """The points of one configuration, of the result with this label where there are several."""
 
     configuration: dict[str, Any]
     label: str = ""
@@ -42,27 +38,15 @@ class Repeats:
         return [value for point in self.points if (value := (point.get(part) or {}).get(name))]
 
     @property
-    def rates_per_gpu(self) -> list[float]:
-        """Sequences per second and GPU of the repeats."""
-        return self.values("sequences_per_second_per_gpu")
-
-    @property
-    def environments(self) -> list[dict[str, Any]]:
-        """Where each was measured, as far as that was recorded."""
-        return [point["environment"] for point in self.points if point.get("environment")]
-
-    @property
     def hardware(self) -> str | None:
         """The GPU that was measured, or the CPU where there was none; None where that was not recorded."""
-        environment = next(iter(self.environments), {})
-        gpus = environment.get("gpus") or []
-        return str(gpus[0]) if gpus else environment.get("cpu")
+        known = self.told("gpus", "environment") + self.told("cpu", "environment")
+        return next((str(name[0] if isinstance(name, list) else name) for name in known), None)
 
     @property
     def unit(self) -> str:
         """What a rate and a batch are per: a GPU, or a process where there is none."""
-        known = self.environments
-        return "process" if known and not any(environment.get("gpus") for environment in known) else "GPU"
+        return "process" if self.told("cpu", "environment") and not self.told("gpus", "environment") else "GPU"
 
     @property
     def batch_size(self) -> int:
@@ -75,16 +59,14 @@ class Repeats:
         return next(iter(self.told("loss_problem")), None)
 
     @property
-    def status(self) -> str:
-        """ "ok" where anything was measured and is right, else "wrong", "out of memory" or "failed"."""
-        if self.problem:
-            return "wrong"
-        return next(state for state in ("ok", "out of memory", "failed") if state in self.ended)
-
-    @property
     def ended(self) -> list[str]:
         """How each of the points ended, in words."""
         return [point["status"].replace("_", " ") for point in self.points]
+
+    @property
+    def status(self) -> str:
+        """ "ok" where anything was measured and is right, else "wrong", "out of memory" or "failed"."""
+        return "wrong" if self.problem else next(s for s in ("ok", "out of memory", "failed") if s in self.ended)
 
     @property
     def state(self) -> str:
@@ -93,19 +75,11 @@ class Repeats:
         return ", ".join([self.status, *(f"{self.ended.count(name)} {name}" for name in others)])
 
     @property
-    def error(self) -> str | None:
-        """The last lines of the first that failed."""
-        return next((point["error"] for point in self.points if point.get("error")), None)
-
-    @property
     def parts(self) -> dict[str, float]:
         """Seconds per step by part, medians over the repeats."""
-        found: dict[str, list[float]] = {}
-        for parts in self.told("part_seconds"):
-            for name, seconds in parts.items():
-                if number(seconds) is not None:
-                    found.setdefault(name, []).append(seconds)
-        return {name: statistics.median(values) for name, values in found.items()}
+        told = self.told("part_seconds")
+        names = dict.fromkeys(name for parts in told for name in parts)
+        return {name: statistics.median(parts[name] for parts in told if name in parts) for name in names}
 
     def cells(self) -> dict[str, str]:
         """A row of a table, by column."""

@@ -1,25 +1,42 @@
 """A sweep: which points are measured, in which order, and which are there already."""
 
 import argparse
-import dataclasses
 import itertools
 import json
 import shlex
 from collections.abc import Iterator
 from types import MappingProxyType
+from typing import Any
 
-from benchmark.sweeps.machine import look_at_machine
-from benchmark.sweeps.measurement import Configuration, command, measure
+import torch
+
+from benchmark.sweeps.measurement import command, measure
 from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, read_points, title
 from benchmark.sweeps.repeats import Repeats
 from benchmark.tables import MISSING
+from benchmark.timing import in_fresh_process
 from common.errors import UserError
 from file_utils import atomic_write
+from kernels.defaults import fast_paths
 from models.config import BERT_CONFIGS, BertConfig
+from models.fused_variants import fused_problems
+from training.config.precision import PRECISIONS, precision_problem, resolve_precision
+from training.environment.description import describe_environment
 
 LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
 SAME = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit", "git_dirty")
+
+
+def describe_machine(bert_model: str) -> dict[str, Any]:
+    """The environment of a measuring process, its default `precision`, and what `kernels` each precision gets."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = BertConfig.from_json_file(BERT_CONFIGS.get(bert_model, bert_model))
+    able = [resolve_precision(name, device) for name in PRECISIONS if not precision_problem(name, device)]
+    kernels = {precision.name: fast_paths(device, precision.compute_dtype).kernels for precision in able}
+    if list(fused_problems(config, "torch", in_fp8=False)):
+        kernels = {}
+    return describe_environment() | {"precision": resolve_precision(None, device).name, "kernels": kernels}
 
 
 class Sweep:
@@ -27,85 +44,98 @@ class Sweep:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        self.data, self.lengths = _data_of(args)
-        self.environment = look_at_machine()
+        if args.input_dir:
+            self.data, self.lengths = ["--input_dir", args.input_dir], "shards"
+        elif args.train_file:
+            self.data, self.lengths = ["--train_file", args.train_file, "--vocab_file", args.vocab_file], "questions"
+            self.data += ["--cache_dir", str(args.output_dir / "cache")]
+        else:
+            self.data = ["--synthetic", args.synthetic]
+            self.lengths = "full" if args.synthetic == "full" else f"evenly around {args.synthetic}"
+        # Of a process of its own: CUDA would hold memory in this one.
+        self.environment = in_fresh_process(describe_machine, args.bert_model)
         self.file = args.output_dir / FILE_NAME
         self.points = self._read_earlier()
 
     def run(self) -> None:
         """Measure all that is missing."""
         for series in self._series():
-            print(f"{title(dataclasses.asdict(series))}:", flush=True)
+            print(f"{title(series)}:", flush=True)
             sizes = list(self._first_round(series))
             for repeat in range(1, self.args.repeats):
                 for size in sizes:
-                    self._point(dataclasses.replace(series, batch_size=size), repeat)
+                    self._point(series | {"batch_size": size}, repeat)
 
-    def _series(self) -> Iterator[Configuration]:
+    def _series(self) -> Iterator[dict[str, Any]]:
+        """A point's `configuration`, without its batch size yet."""
         args = self.args
-        lengths = args.max_seq_lengths or [LENGTHS[args.workload]]
-        precisions = args.precisions or [self.environment["precision"]]
-        n_processes = args.num_gpus or [max(1, len(self.environment["gpus"]))]
         for max_seq_length, precision, compiled, n_gpus in itertools.product(
-            lengths, precisions, args.compile, n_processes
+            args.max_seq_lengths or [LENGTHS[args.workload]],
+            args.precisions or [self.environment["precision"]],
+            args.compile,
+            args.num_gpus or [max(1, len(self.environment["gpus"]))],
         ):
-            yield Configuration(
-                workload=args.workload,
-                model=str(args.bert_model),
-                max_seq_length=max_seq_length,
-                precision=precision,
-                compile=bool(compiled),
-                n_gpus=n_gpus,
-                batch_size=0,
-                accumulation_steps=args.accumulation_steps,
-                optimizer=args.optimizer or OPTIMIZERS[args.workload],
-                lengths=self.lengths,
-                start=args.start,
-                stop=args.stop,
-                flags=shlex.join([*self._kernels(precision), *args.extra]),
-            )
+            # What a run would choose by itself is named, so that results say it and differ from those of other kernels.
+            is_named = any(word.split("=")[0] in ("--kernels", "--layer_norm") for word in args.extra)
+            is_chosen = self.environment.get("kernels", {}).get(precision) == "triton" and not is_named
+            yield {
+                "workload": args.workload,
+                "model": args.bert_model,
+                "max_seq_length": max_seq_length,
+                "precision": precision,
+                "compile": bool(compiled),
+                "n_gpus": n_gpus,
+                "batch_size": 0,
+                "accumulation_steps": args.accumulation_steps,
+                "optimizer": args.optimizer or OPTIMIZERS[args.workload],
+                "lengths": self.lengths,
+                "start": args.start,
+                "stop": args.stop,
+                "flags": shlex.join([*(["--kernels", "triton"] if is_chosen else []), *args.extra]),
+            }
 
-    def _kernels(self, precision: str) -> list[str]:
-        """Names what a run would choose by itself, so that results say it and differ from those of other kernels."""
-        is_named = any(word.split("=")[0] in ("--kernels", "--layer_norm") for word in self.args.extra)
-        model = BertConfig.from_json_file(BERT_CONFIGS.get(self.args.bert_model, self.args.bert_model))
-        chosen = self.environment.get("kernels", {}).get(precision) if model.hidden_act == "gelu" else None
-        return ["--kernels", "triton"] if chosen == "triton" and not is_named else []
-
-    def _first_round(self, series: Configuration) -> Iterator[int]:
+    def _first_round(self, series: dict[str, Any]) -> Iterator[int]:
         """Measure each batch size once, in rising order while they double; the sizes that fit."""
-        failures = 0
-        for size in self.args.batch_sizes or self._doubling():
-            point = self._point(dataclasses.replace(series, batch_size=size), 0)
+        args, failures = self.args, 0
+        doubling = (args.first_batch_size << times for times in itertools.count())
+        for size in args.batch_sizes or itertools.takewhile(lambda size: size <= args.last_batch_size, doubling):
+            point = self._point(series | {"batch_size": size}, 0)
             if point["status"] == "ok":
                 yield size
             failures = failures + 1 if point["status"] == "failed" else 0
             larger_is_hopeless = point["status"] == "out_of_memory" or failures >= FAILURES_IN_A_ROW
-            if larger_is_hopeless and not self.args.batch_sizes:
+            if larger_is_hopeless and not args.batch_sizes:
                 return
 
-    def _doubling(self) -> Iterator[int]:
-        size = self.args.first_batch_size
-        while size <= self.args.last_batch_size:
-            yield size
-            size *= 2
-
-    def _point(self, configuration: Configuration, repeat: int) -> Point:
+    def _point(self, configuration: dict[str, Any], repeat: int) -> Point:
         for point in self.points:
-            if point["configuration"] == dataclasses.asdict(configuration) and point["repeat"] == repeat:
-                print(f"  {_line(point, self.args.repeats)} (measured before)", flush=True)
+            if point["configuration"] == configuration and point["repeat"] == repeat:
+                self._print(point, " (measured before)")
                 return point
-        folder = self.args.output_dir / "runs" / f"{configuration.name}_{repeat}"
-        words = command(configuration, self.data, shlex.split(configuration.flags), folder)
-        words += ["--measure_peak"] if self.args.measure_peak else []
+        compiled = "_compiled" if configuration["compile"] else ""
+        name = "{workload}_{max_seq_length}_{precision}{compiled}_{n_gpus}x{batch_size}_{repeat}"
+        folder = self.args.output_dir / "runs" / name.format(**configuration | {"compiled": compiled, "repeat": repeat})
+        words = command(configuration, self.data, folder) + (["--measure_peak"] if self.args.measure_peak else [])
         point = measure(configuration, repeat, words, folder, self.args.timeout)
         self.points.append(point)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
-        print(f"  {_line(point, self.args.repeats)}", flush=True)
+        self._print(point)
         if point["status"] == "failed":
             print("    " + point["error"].replace("\n", "\n    ") + f"\n    all of it: {folder}/output.log", flush=True)
         return point
+
+    def _print(self, point: Point, remark: str = "") -> None:
+        """What came of a point, for the one who waits."""
+        repeats = Repeats(point["configuration"], points=[point])
+        told = repeats.status
+        if point["status"] == "ok":
+            cells = repeats.cells()
+            told = f"{cells['sequences/s']} sequences/s"
+            told += "" if cells["GiB"] == MISSING else f", {cells['GiB']} GiB"
+            told += f", WRONG: {repeats.problem}" if repeats.problem else ""
+        batch = f"  batch {repeats.batch_size:>5} | {point['repeat'] + 1}/{self.args.repeats}"
+        print(f"{batch} | {told}{remark}", flush=True)
 
     def _read_earlier(self) -> list[Point]:
         """The points of an earlier start, if it was on this machine and with this code; failed ones are forgotten.
@@ -129,27 +159,3 @@ class Sweep:
         with atomic_write(self.file) as file:
             file.writelines(json.dumps(point) + "\n" for point in points)
         return points
-
-
-def _data_of(args: argparse.Namespace) -> tuple[list[str], str]:
-    """The flags that say what to train on, and the same in a configuration's words."""
-    if args.input_dir:
-        return ["--input_dir", args.input_dir], "shards"
-    if args.train_file:
-        cache = str(args.output_dir / "cache")
-        flags = ["--train_file", args.train_file, "--vocab_file", args.vocab_file, "--cache_dir", cache]
-        return flags, "questions"
-    lengths = "full" if args.synthetic == "full" else f"evenly around {args.synthetic}"
-    return ["--synthetic", args.synthetic], lengths
-
-
-def _line(point: Point, total: int) -> str:
-    """What came of a point, for the one who waits."""
-    repeats = Repeats(point["configuration"], points=[point])
-    begin = f"batch {repeats.batch_size:>5} | {point['repeat'] + 1}/{total} | "
-    if point["status"] != "ok":
-        return begin + repeats.status
-    cells = repeats.cells()
-    memory = "" if cells["GiB"] == MISSING else f", {cells['GiB']} GiB"
-    wrong = f", WRONG: {repeats.problem}" if repeats.problem else ""
-    return f"{begin}{cells['sequences/s']} sequences/s{memory}{wrong}"

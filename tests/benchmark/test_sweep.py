@@ -25,18 +25,19 @@ def made_up(monkeypatch):
     asked, ends = [], {}
 
     def measure(configuration, repeat, words, folder, timeout):
-        asked.append((configuration.precision, configuration.batch_size, repeat))
-        status = ends.get(configuration.batch_size, "ok")
+        size = configuration["batch_size"]
+        asked.append((configuration["precision"], size, repeat))
+        status = ends.get(size, "ok")
         point = {"schema": 1, "status": status, "error": None if status == "ok" else "why\nit ended", "repeat": repeat}
-        point |= {"configuration": vars(configuration), "environment": dict(MACHINE), "command": " ".join(words)}
+        point |= {"configuration": configuration, "environment": dict(MACHINE), "command": " ".join(words)}
         if status == "ok":
-            rate = 10.0 * configuration.batch_size + repeat
+            rate = 10.0 * size + repeat
             point["measured"] = {"sequences_per_second": rate, "tokens_per_second": 32 * rate}
-            point["measured"]["loss_problem"] = "the loss ended at 99" if configuration.batch_size == WRONG else None
+            point["measured"]["loss_problem"] = "the loss ended at 99" if size == WRONG else None
         return point
 
     monkeypatch.setattr(sweep_module, "measure", measure)
-    monkeypatch.setattr(sweep_module, "look_at_machine", lambda: MACHINE | {"precision": "fp32"})
+    monkeypatch.setattr(sweep_module, "in_fresh_process", lambda *_: MACHINE | {"precision": "fp32"})
     return asked, ends
 
 
@@ -154,7 +155,7 @@ def test_other_flags_are_another_measurement(made_up, tmp_path):
 def test_kernels_that_a_machine_chooses_are_named(made_up, tmp_path, monkeypatch, flags, precision, expected):
     kernels = {"fp32": "torch", "fp16": "triton", "bf16": "triton", "fp8": "triton"}
     machine = MACHINE | {"precision": precision, "kernels": kernels}
-    monkeypatch.setattr(sweep_module, "look_at_machine", lambda: machine)
+    monkeypatch.setattr(sweep_module, "in_fresh_process", lambda *_: machine)
     (point,) = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--precisions", precision, "--", *flags)
     assert point["configuration"]["flags"] == expected
     assert point["command"].endswith(expected)
@@ -164,7 +165,8 @@ def test_kernels_that_a_machine_chooses_are_named(made_up, tmp_path, monkeypatch
 def test_points_of_another_environment_are_not_mixed_in(made_up, tmp_path, monkeypatch, name, other):
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
     before = (tmp_path / "points.jsonl").read_bytes()
-    monkeypatch.setattr(sweep_module, "look_at_machine", lambda: MACHINE | {"precision": "fp32", name: other})
+    other_machine = MACHINE | {"precision": "fp32", name: other}
+    monkeypatch.setattr(sweep_module, "in_fresh_process", lambda *_: other_machine)
     arguments = parse_arguments(["pretrain", "--output_dir", str(tmp_path), *TINY])
     with pytest.raises(UserError, match=f"was measured with {name} .*; choose another --output_dir"):
         Sweep(arguments)
@@ -190,11 +192,11 @@ def test_all_that_is_wrong_is_said_at_once(capsys):
     said = str(error.value)
     assert len(said.splitlines()) == 8
     for part in (
-        "--precisions has bf17",
+        "--precisions is bf17",
         "--optimizer is sgd",
         "--bert_model is nowhere/config.json",
-        "--batch_sizes has 0",
-        "--stop 5 must be greater",
+        "--batch_sizes is 0",
+        "--stop 5 is not greater",
         "--repeats is 0",
         "is for squad",
         "--vocab_file",

@@ -7,24 +7,30 @@ from pathlib import Path
 
 import psutil
 import pytest
+from made_points import configuration
 from paths import ROOT
 
 from benchmark.sweeps import measurement
-from benchmark.sweeps.measurement import OUT_OF_MEMORY, Configuration, command, max_predictions
+from benchmark.sweeps.measurement import OUT_OF_MEMORY, command
 
-CONFIGURATION = Configuration("pretrain", "large", 512, "bf16", True, 4, 64, 2, "lamb", "full", 5, 25, "")
+CONFIGURATION = configuration(max_seq_length=512, compile=True, n_gpus=4, accumulation_steps=2, flags="--seed 3")
 
 
 def test_the_command_is_that_of_the_entry():
-    words = command(CONFIGURATION, ["--synthetic", "full"], ["--seed", "3"], Path("out"))
+    words = command(CONFIGURATION, ["--synthetic", "full"], Path("out"))
     assert words[0] == sys.executable
     assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
     assert words[6] == str(ROOT / "run_pretraining.py")
     flags = " ".join(words[7:])
     assert "--max_seq_length 512 --max_predictions_per_seq 80 --train_batch_size 64" in flags
-    assert "--gradient_accumulation_steps 2 --optimizer lamb --precision bf16 --compile --max_steps 25" in flags
-    assert flags.endswith("--output_dir out --seed 3")
-    assert (max_predictions(128), max_predictions(512), max_predictions(6)) == (20, 80, 1)
+    assert "--gradient_accumulation_steps 2 --optimizer lamb --precision bf16 --max_steps 25 --log_freq 25" in flags
+    assert flags.endswith("--output_dir out --skip_checkpoint --disable_progress_bar --compile --seed 3")
+
+
+@pytest.mark.parametrize(("length", "masked"), [(6, "1"), (128, "20")])
+def test_masked_positions_are_in_proportion_to_the_published_ones(length, masked):
+    words = command(CONFIGURATION | {"max_seq_length": length}, [], Path("out"))
+    assert words[words.index("--max_predictions_per_seq") + 1] == masked
 
 
 @pytest.mark.parametrize(
