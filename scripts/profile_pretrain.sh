@@ -82,7 +82,7 @@ launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" || exit
 files=("$OUTPUT_DIR"/profile/trace_rank*.json)
 case $PROFILER in
   ncu) files=("$OUTPUT_DIR/profile/ncu.csv") ;;
-  nsys) files=("$OUTPUT_DIR/profile/nsys.nsys-rep") ;;
+  nsys) files=("$OUTPUT_DIR/profile/nsys.sqlite") ;;
 esac
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | sed -n 1p) || gpu=
 python3 "$PROJECT_DIR/benchmark/nsight.py" "${files[@]}" --top "$TOP" ${gpu:+--gpu "$gpu"}

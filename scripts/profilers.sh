@@ -50,7 +50,7 @@ profiler_command() { # fills `profiler`, what the run is started through, and `p
       mkdir -p "$folder"
       # Of a CUDA graph, too, each kernel.
       profiler=(nsys profile '--trace=cuda,nvtx,osrt,cudnn,cublas' '--cuda-graph-trace=node' --capture-range cudaProfilerApi
-        --capture-range-end stop --force-overwrite true --output "$folder/nsys")
+        --capture-range-end stop --force-overwrite true --export sqlite --output "$folder/nsys")
       ;;
     ncu)
       profile=(--profile)

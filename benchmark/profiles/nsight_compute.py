@@ -1,64 +1,113 @@
-"""Launches that Nsight Compute measured to a table of kernels and the utilization of the GPU's units."""
+"""Nsight Compute's CSV to a table of kernels: their time, the utilization of the GPU's units, operations and bytes.
 
+The file is what scripts/profile_pretrain.sh has ncu write (--page raw --print-units base): ncu's messages, and between
+them a row per launch with a column per metric, below a row of names and one of units.
+"""
+
+import csv
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from benchmark.nsight_metrics import ONE_OF, SHARES
+from benchmark.nsight_metrics import CYCLES, OPERATIONS, QUANTITIES, SHARES, TIME
 from benchmark.profiles.kernel_names import short_name
-from benchmark.profiles.ncu_csv import COMPLETE, Launch
 from common.errors import UserError
 from training.metrics.peaks import find_data_sheet
 
-SCHEMA = 1
+IDENTITY = ("Process ID", "Kernel Name", "CC")
+AGAIN = "measure again with `bash scripts/profile_pretrain.sh ncu`"
+UNITS = MappingProxyType({"ns": 1e-9, "%": 1e-2, "cycle": 1.0, "byte": 1.0, "inst": 1.0, "": 1.0})
+NUMBER = re.compile(r"(\d+|\d{1,3}(,\d{3})+)(\.\d+)?(e[+-]?\d+)?")
+MOST = 2.0  # of a share; counters read in several runs of a kernel may go over 1, and not by much
 
 
-def summarize(launches: Sequence[Launch], path: Path, gpu: str | None = None) -> dict[str, Any]:
-    """What kernels.json holds.
+class Launch(NamedTuple):
+    """One launch of a kernel; `values` by quantity: seconds, cycles, shares from 0 to 1, dram_bytes, flops."""
 
-    Args:
-        gpu: the name of the device, where the file does not say it.
+    process: str
+    kernel: str
+    compute_capability: str
+    values: dict[str, float]
+
+
+def read_launches(path: Path) -> list[Launch]:
+    """The launches that have a time and cycles. What was not measured of one is absent, not zero.
 
     Raises:
-        UserError: no launch has both a time and cycles.
+        UserError: it is no such file, or holds no such launch.
     """
-    whole = [launch for launch in launches if launch.values.keys() >= {"seconds", "cycles"}]
-    if not whole:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        names, units, *rows = csv.reader((line for line in lines if line.startswith('"')), strict=True)
+        launches = list(_launches(names, units, rows))
+    except (ValueError, csv.Error) as error:
+        said = [line for line in lines if line.startswith("==ERROR==")] or [f"{error}"]
         raise UserError(
-            f"{path} lacks {ONE_OF['seconds'][0]} or {ONE_OF['cycles'][0]}, without which nothing can be weighted",
-            COMPLETE,
-        )
-    device = next((launch.device for launch in whole if launch.device), gpu)
-    total = sum(launch.values["seconds"] for launch in whole)
+            f"{path} is no whole table of ncu's raw page in base units and the locale C ({said[0][:300]})",
+            f"ncu writes it when the program has ended, so let it end, or set LAUNCH_COUNT, and {AGAIN}",
+        ) from error
+    if not launches:
+        raise UserError(f"{path} has no kernel with {TIME} and {CYCLES} in it", AGAIN)
+    return launches
+
+
+def _launches(names: Sequence[str], units: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[Launch]:
+    if missing := [name for name in (*IDENTITY, TIME, CYCLES) if name not in names]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    for row in rows:
+        cells = dict(zip(names, row, strict=True))
+        values: defaultdict[str, float] = defaultdict(float)
+        for (name, text), unit in zip(cells.items(), units, strict=True):
+            if (name not in QUANTITIES and name not in OPERATIONS) or not re.search(r"\d", text):
+                continue  # not asked for, or n/a
+            if unit not in UNITS or not NUMBER.fullmatch(text):
+                raise ValueError(f"{name} is {text!r} in {unit!r}")
+            number = float(text.replace(",", "")) * UNITS[unit]
+            if unit == "%" and number > MOST:
+                raise ValueError(f"{name} is {text} %")
+            values[QUANTITIES.get(name, "flops")] += number * OPERATIONS.get(name, 1)
+        if {"seconds", "cycles"} <= values.keys():
+            yield Launch(*(cells[name] for name in IDENTITY), dict(values))
+
+
+def summarize(path: Path, gpu: str | None) -> dict[str, Any]:
+    """What kernels.json holds of a file; `gpu` is the device's name, which ncu does not write."""
+    launches = read_launches(path)
+    ceilings = {}
+    if gpu and (sheet := find_data_sheet(gpu)):
+        ceilings["tensor_flops_per_second"] = sheet.tflops["fp16"] * 1e12
+        ceilings["dram_bytes_per_second"] = sheet.terabytes_per_second * 1e12
+    total = sum(launch.values["seconds"] for launch in launches)
     groups: defaultdict[str, list[Launch]] = defaultdict(list)
-    for launch in whole:
+    for launch in launches:
         groups[short_name(launch.kernel)].append(launch)
-    kernels = [_kernel(name, group, total) for name, group in groups.items()]
+    kernels = [{"name": name, **_sums(group, total), **weighted(group)} for name, group in groups.items()]
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "kind": "kernels",
         "source": "ncu",
         "file": path.name,
-        "device": device,
-        "compute_capability": whole[0].compute_capability,
-        "processes": len({launch.process for launch in whole}),
-        "launches": len(whole),
+        "device": gpu,
+        "compute_capability": launches[0].compute_capability,
+        "processes": len({launch.process for launch in launches}),
+        "launches": len(launches),
         "seconds": total,
-        "core_utilisation": weighted(whole),
+        "core_utilisation": weighted(launches),
         "kernels": sorted(kernels, key=lambda kernel: -kernel["seconds"]),
-        "ceilings": _ceilings(device),
+        "ceilings": ceilings,
     }
 
 
 def weighted(launches: Sequence[Launch]) -> dict[str, float]:
     """Each share over all launches that have it: the sum of share times cycles over the sum of cycles."""
     found = {}
-    for quantity in SHARES:
-        having = [launch.values for launch in launches if quantity in launch.values]
-        cycles = sum(values["cycles"] for values in having)
-        if cycles > 0:
-            found[quantity] = sum(values[quantity] * values["cycles"] for values in having) / cycles
+    for share in SHARES:
+        having = [(launch.values[share], launch.values["cycles"]) for launch in launches if share in launch.values]
+        if cycles := sum(weight for _, weight in having):
+            found[share] = sum(value * weight for value, weight in having) / cycles
     return found
 
 
@@ -70,20 +119,10 @@ def bound(kernel: dict[str, Any], ceilings: dict[str, float]) -> str | None:
     return "memory" if kernel["flops"] / kernel["dram_bytes"] < ridge else "compute"
 
 
-def _kernel(name: str, launches: Sequence[Launch], total: float) -> dict[str, Any]:
+def _sums(launches: Sequence[Launch], total: float) -> dict[str, Any]:
     seconds = sum(launch.values["seconds"] for launch in launches)
-    kernel = {"name": name, "launches": len(launches), "seconds": seconds, "share": seconds / total if total else 0.0}
+    sums = {"launches": len(launches), "seconds": seconds, "share": seconds / total if total else 0.0}
     for quantity in ("flops", "dram_bytes"):
         if all(quantity in launch.values for launch in launches):
-            kernel[quantity] = sum(launch.values[quantity] for launch in launches)
-    return kernel | weighted(launches)
-
-
-def _ceilings(device: str | None) -> dict[str, float]:
-    sheet = find_data_sheet(device) if device else None
-    if sheet is None:
-        return {}
-    return {
-        "tensor_flops_per_second": sheet.tflops["fp16"] * 1e12,
-        "dram_bytes_per_second": sheet.terabytes_per_second * 1e12,
-    }
+            sums[quantity] = sum(launch.values[quantity] for launch in launches)
+    return sums
