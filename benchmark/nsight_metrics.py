@@ -41,12 +41,10 @@ QUANTITIES = MappingProxyType(
 
 # Floating-point operations: all that are known, added up with their weight. A fused multiply-add is two; the tensor
 # cores' counters count its two already.
-OF_TENSOR_CORES = (
-    *("bf16_dst_fp32", "tf32_dst_fp32", "fp16", "fp16_dst_fp16", "fp16_dst_fp32"),
-    *("fp8", "fp8_dst_fp16", "fp8_dst_fp32", "fp4_fp6_fp8_dst_fp16", "fp4_fp6_fp8_dst_fp32"),
-)
+FP16 = ("bf16_dst_fp32", "tf32_dst_fp32", "fp16", "fp16_dst_fp16", "fp16_dst_fp32")
+FP8 = ("fp8", "fp8_dst_fp16", "fp8_dst_fp32", "fp4_fp6_fp8_dst_fp16", "fp4_fp6_fp8_dst_fp32")
 OPERATIONS = MappingProxyType(
-    {f"sm__ops_path_tensor_src_{formats}.sum": 1 for formats in OF_TENSOR_CORES}
+    {f"sm__ops_path_tensor_src_{formats}.sum": 1 for formats in FP16 + FP8}
     | {f"sm__sass_thread_inst_executed_op_{name}_pred_on.sum": n for name, n in (("ffma", 2), ("fadd", 1), ("fmul", 1))}
 )
 

