@@ -4,11 +4,10 @@
   python3 benchmark/kernel_resources.py
   python3 benchmark/kernel_resources.py --kernels attention --keep code     # and the code, to be read
 
-Each kernel is compiled with the arguments and settings that its own function launches it with.
-
-Registers and shared memory decide how many thread blocks a streaming multiprocessor (SM) runs beside each other, and so
-how much of the time that memory takes is hidden. What does not fit into registers is spilled to memory: the column
-should be zeros, but for some bytes of attention's kernels.
+The kernels are those that training steps launch, with 64, 128 and 512 tokens, in bf16 and in fp8; their names say in
+which step they come first, and with which flags. Registers and shared memory decide how many thread blocks a streaming
+multiprocessor (SM) runs beside each other, and so how much of the time that memory takes is hidden. What does not fit
+into registers is spilled to memory: the column should be zeros, but for some bytes of attention's kernels.
 
 `matmuls` says which instructions multiply matrices: wgmma is Hopper's own, and twice as fast there as mma. Each group
 of them is waited for once; as many waits as matmuls mean that the assembler, short of registers, has lined them up.
@@ -18,27 +17,30 @@ of them is waited for once; as many waits as matmuls mean that the assembler, sh
 import argparse
 import dataclasses
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from torch import Tensor
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmark.command_line import parser_of
 from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
+from modeling import BertForPreTraining, prepare_model
+from models.config import BERT_CONFIGS, BertConfig, Execution
+from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
+from tasks.pretraining.synthetic import synthetic_batch
 
-LAYERS, HIDDEN, INTERMEDIATE, HEADS, HEAD_SIZE = 24, 1024, 4096, 16, 64  # of BERT-large
-TOKENS, DROPOUT = 8192, 0.1
+TOKENS, LENGTHS = 8192, (64, 128, 512)
 FP8_ARCH = 89  # the first that has it
 
 # Compute capability -> warps and KiB of shared memory of an SM: CUDA C++ Programming Guide, technical specifications
@@ -47,194 +49,92 @@ MULTIPROCESSORS = MappingProxyType(
     {80: (64, 164), 86: (48, 100), 89: (48, 100), 90: (64, 228), 100: (64, 228), 120: (48, 100)}
 )
 REGISTERS = 65536
-HEADER = (
-    "kernel",
-    "warps",
-    "registers",
-    "spilled bytes",
-    "shared memory, bytes",
-    "thread blocks per SM",
-    "matmuls",
-    "16-byte loads",
-    "instructions",
-)
+NUMBERS = ("warps", "registers", "spilled bytes", "shared memory, bytes", "thread blocks per SM")
 
 
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A kernel as it is launched for BERT-large in bf16."""
+class Launch(NamedTuple):
+    """A call of a function under `triton.jit`."""
 
     name: str
-    function: str
-    """The function under `triton.jit`."""
-    launch: Callable[[], object]
-    """Launches it on tensors of any device, perhaps among others."""
-    to_fp8: bool = False
-    """Whether it writes fp8."""
+    function: Any
+    arguments: tuple[Any, ...]
+    settings: dict[str, Any]
 
 
-def kernels() -> list[Kernel]:
-    """The table. A kernel more is an entry more."""
-    from kernels.column_sums import column_sums
-    from kernels.fused import fp8
+def launches(in_fp8: Sequence[bool]) -> list[Launch]:
+    """What steps of BERT-large launch, each kernel with each of its settings once; nothing runs."""
+    from triton.runtime import JITFunction
 
-    return [
-        *_fused_kernels(False, ""),
-        *_fused_kernels(True, ", fp8 beside"),
-        Kernel("column sums", "_column_sums", lambda: column_sums(torch.empty(512, HIDDEN))),
-        Kernel("rows into fp8", "_quantize_rows", lambda: fp8.quantize_rows(_bf16(TOKENS, HIDDEN)), to_fp8=True),
-        Kernel(
-            "weights into fp8",
-            "_quantize_weights",
-            lambda: fp8.quantize_weights([torch.zeros(INTERMEDIATE, HIDDEN)] * LAYERS),
-            to_fp8=True,
-        ),
-        Kernel("adamw", "_adam_pass", lambda: _update(takes_ratios=False)),
-        Kernel("lamb first pass", "_adam_pass", lambda: _update(takes_ratios=True)),
-        Kernel("lamb trust ratios", "_lamb_trust_ratios", lambda: _update(takes_ratios=True)),
-        Kernel("lamb second pass", "_lamb_second_pass", lambda: _update(takes_ratios=True)),
-        *(
-            Kernel(f"attention of {length} {way}", f"attention_{way}_whole", lambda length=length: _attention(length))
-            for length in (64, 128)
-            for way in ("forward", "backward")
-        ),
-        Kernel("attention of 512 forward", "attention_forward_blocks", lambda: _attention(512)),
-        Kernel("attention of 512 backward, queries", "attention_backward_queries", lambda: _attention(512)),
-        Kernel("attention of 512 backward, keys", "attention_backward_keys", lambda: _attention(512)),
-    ]
+    found: dict[Any, Launch] = {}
+
+    def note(function: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> None:
+        flags = (f", {name}" for name, value in settings.items() if value is True and name != "has_dropout")
+        name = f"{function.fn.__name__.lstrip('_')} of {step}{''.join(flags)}"
+        found.setdefault((function, *settings.items()), Launch(name, function, arguments, settings))
+
+    meta = torch.device("meta")
+    # Of two layers: the first is like all but the last.
+    config = dataclasses.replace(BertConfig.from_json_file(BERT_CONFIGS["large"]), num_hidden_layers=2)
+    with mock.patch.object(JITFunction, "run", note), mock.patch("optimization.triton_problem", return_value=None):
+        for length, fp8 in itertools.product(LENGTHS, in_fp8):
+            step = f"{length} tokens"
+            with meta:
+                model = BertForPreTraining(config)
+            prepare_model(model, meta, Execution(torch.bfloat16, kernels="triton", attention="triton", in_fp8=fp8))
+            batch = synthetic_batch(TOKENS // length, length, 8, config.vocab_size).to(meta)
+            labels = batch.masked_lm_positions, batch.masked_lm_labels, batch.next_sentence_labels
+            model(*batch.encoder_inputs, *labels).loss.backward()
+        for step in ("adamw", "lamb"):
+            optimizer = build_optimizer(step, parameter_groups(model), 1e-4, kernels="triton")
+            clip_and_step(optimizer, gradient_norm(optimizer.param_groups), 1.0)
+    return list({launch.name: launch for launch in found.values()}.values())
 
 
-def _fused_kernels(to_fp8: bool, suffix: str) -> list[Kernel]:
-    from kernels.fused import dropout_add_norm, gelu
-
-    rows, wide = _bf16(TOKENS, HIDDEN), _bf16(TOKENS, INTERMEDIATE)
-    of_rows, of_columns = torch.empty(TOKENS), torch.empty(HIDDEN)
-    rest = DROPOUT, _seed(), to_fp8
-    forward = (rows, rows, of_columns, of_columns, 1e-12)
-    backward = ([rows, rows], rows, of_rows, of_rows, of_columns)
-    return [
-        Kernel(name + suffix, function, launch, to_fp8)
-        for name, function, launch in (
-            (
-                "dropout_add_norm forward",
-                "_dropout_add_norm",
-                lambda: dropout_add_norm.dropout_add_norm_(*forward, *rest),
-            ),
-            (
-                "dropout_add_norm backward",
-                "_dropout_add_norm_gradients",
-                lambda: dropout_add_norm.dropout_add_norm_backward(*backward, *rest),
-            ),
-            ("gelu forward", "_gelu", lambda: gelu.gelu(wide, to_fp8)),
-            ("gelu backward", "_gelu_gradient", lambda: gelu.gelu_backward_(wide, wide, to_fp8)),
-        )
-    ]
-
-
-def _attention(length: int) -> None:
-    from kernels.attention.short import short_attention, short_attention_backward
-
-    qkv = _bf16(TOKENS, 3, HEADS, HEAD_SIZE)
-    rest = torch.arange(0, TOKENS + 1, length, dtype=torch.int32), length, DROPOUT, _seed()
-    output, log_sum_exp = short_attention(qkv, *rest)
-    short_attention_backward(output, qkv, output, log_sum_exp, *rest)
-
-
-def _update(takes_ratios: bool) -> None:
-    from kernels.optimizers import GroupUpdate
-
-    group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "step": 2, "n_blocks": 1}
-    tensors = [[torch.empty(HIDDEN, HIDDEN) for _ in range(2)] for _ in range(4)]
-    GroupUpdate(takes_ratios)(*tensors, group, torch.ones(()))
-
-
-def _bf16(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.bfloat16)
-
-
-def _seed() -> Tensor:
-    return torch.zeros(1, dtype=torch.int64)
-
-
-@dataclasses.dataclass(frozen=True)
-class Resources:
-    """What a kernel takes, and the code that it became."""
+class Resources(NamedTuple):
+    """What a kernel takes, and the code that it became; spills are per thread, shared memory per thread block."""
 
     n_warps: int
     registers: int
     spilled_bytes: int
-    """Per thread."""
     shared_bytes: int
-    """Per thread block."""
     ptx: str
     sass: str
 
-    def blocks_per_multiprocessor(self, arch: int) -> int:
-        """How many thread blocks fit beside each other."""
-        max_warps, shared_kib = MULTIPROCESSORS[arch]
-        of_a_warp = -(-self.registers * 32 // 256) * 256  # given out in units of 256
-        fitting = REGISTERS // of_a_warp // self.n_warps, (shared_kib << 10) // (self.shared_bytes + 1024)
-        return min(*fitting, max_warps // self.n_warps)
-
-    def matmuls(self) -> str:
-        """Which instructions multiply matrices, and how many."""
-        if n_wgmma := len(re.findall(r"\bHGMMA\b", self.sass)):
-            return f"wgmma {n_wgmma}, {len(re.findall(r'WARPGROUP.DEPBAR', self.sass))} waits"
-        n_mma = len(re.findall(r"\bHMMA\b", self.sass))
-        return f"mma {n_mma}" if n_mma else "-"
-
-    def wide_loads(self) -> str:
-        """Loads from global memory of 16 bytes per thread, of all."""
-        loads = re.findall(r"ld\.global\S*|cp\.async\.c[ag]\S* [^;]*;", self.ptx)
-        wide = [load for load in loads if re.search(r"v4\.[bf]32|v2\.[bf]64|, (0x10|16)\b", load)]
-        return f"{len(wide)} of {len(loads)}"
-
     def row(self, name: str, arch: int) -> list[str]:
         """A line of the table."""
-        numbers = self.n_warps, self.registers, self.spilled_bytes, self.shared_bytes
-        n_instructions = len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+[^/\s]", self.sass, re.MULTILINE))
-        cells = [f"{n:,}" for n in (*numbers, self.blocks_per_multiprocessor(arch))]
-        return [name, *cells, self.matmuls(), self.wide_loads(), f"{n_instructions:,}"]
+        max_warps, shared_kib = MULTIPROCESSORS[arch]
+        of_a_warp = -(-self.registers * 32 // 256) * 256  # given out in units of 256
+        by_registers, by_memory = (
+            REGISTERS // of_a_warp // self.n_warps,
+            (shared_kib << 10) // (self.shared_bytes + 1024),
+        )
+        n_blocks = min(by_registers, by_memory, max_warps // self.n_warps)
+
+        n_wgmma, n_mma, n_waits = (
+            len(re.findall(rf"\b{name}\b", self.sass)) for name in ("HGMMA", "HMMA", r"WARPGROUP\.DEPBAR")
+        )
+        matmuls = f"wgmma {n_wgmma}, {n_waits} waits" if n_wgmma else f"mma {n_mma}" if n_mma else "-"
+
+        loads = re.findall(r"ld\.global\S*|cp\.async\.c[ag]\S* [^;]*;", self.ptx)
+        wide = [load for load in loads if re.search(r"v4\.[bf]32|v2\.[bf]64|, (0x10|16)\b", load)]
+        numbers = self.n_warps, self.registers, self.spilled_bytes, self.shared_bytes, n_blocks
+        return [name, *(f"{n:,}" for n in numbers), matmuls, f"{len(wide)} of {len(loads)}"]
 
 
-def compiled(kernel: Kernel, arch: int) -> Any:
-    """A kernel compiled by Triton as for a launch on a GPU of this kind, with nothing launched.
-
-    Args:
-        arch: compute capability times ten.
-
-    Raises:
-        UserError: the table names a function that is not launched.
-    """
+def resources(launch: Launch, arch: int) -> Resources:
+    """Compile a kernel as for a launch on a GPU of compute capability `arch` / 10, and ask what it takes."""
     from triton.backends.compiler import GPUTarget
-    from triton.runtime import JITFunction
     from triton.runtime.driver import driver
 
     gpu = mock.Mock()
     gpu.get_current_target.return_value = GPUTarget("cuda", arch, 32)
     gpu.get_current_device.return_value = arch  # compiled kernels are kept by device
-    found = []
-    run = JITFunction.run
-
-    def compile_only(function: JITFunction, *args: Any, warmup: bool, **settings: Any) -> None:
-        if function.fn.__name__ == kernel.function:
-            found.append(run(function, *args, warmup=True, **settings))
-
-    with mock.patch.object(driver, "_active", gpu), mock.patch.object(JITFunction, "run", compile_only):
-        kernel.launch()
-    if not found:
-        raise UserError(f"{kernel.name}: {kernel.function} is not launched", "correct the table")
-    return found[0]
-
-
-def resources(kernel: Kernel, arch: int) -> Resources:
-    """Compile a kernel, and ask NVIDIA's tool what it takes; arguments and errors as for `compiled`."""
-    found = compiled(kernel, arch)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(found.asm["cubin"])
+    with mock.patch.object(driver, "_active", gpu):
+        found = launch.function.run(*launch.arguments, grid=(1,), warmup=True, **launch.settings)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(found.asm["cubin"])
         usage, sass = (
-            subprocess.run([tool("cuobjdump"), option, path], capture_output=True, text=True, check=True).stdout
+            subprocess.run([tool("cuobjdump"), option, file.name], capture_output=True, text=True, check=True).stdout
             for option in ("-res-usage", "-sass")
         )
     registers, stack = (int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
@@ -256,15 +156,9 @@ def tool(name: str) -> Path:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", default="", help="only those whose name contains this (default: all)")
-    parser.add_argument(
-        "--arch",
-        type=int,
-        default=90,
-        choices=sorted(MULTIPROCESSORS),
-        help="compute capability times ten (default: 90)",
-    )
+    parser = parser_of(__doc__)
+    parser.add_argument("--kernels", default="", help="only those whose name contains this")
+    parser.add_argument("--arch", type=int, default=90, choices=MULTIPROCESSORS, help="compute capability times ten")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write the PTX and the machine code there")
     return parser.parse_args(arguments)
 
@@ -276,21 +170,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("TRITON_INTERPRET is set, with which nothing is compiled", "unset it")
     for name in ("ptxas", "cuobjdump"):
         tool(name)
-    able = [kernel for kernel in kernels() if args.arch >= FP8_ARCH or not kernel.to_fp8]
-    chosen = [kernel for kernel in able if args.kernels in kernel.name]
+    able = launches((False, True) if args.arch >= FP8_ARCH else (False,))
+    chosen = [launch for launch in able if args.kernels in launch.name]
     if not chosen:
-        raise UserError(
-            f"--kernels {args.kernels} is in no name", f"there are {', '.join(kernel.name for kernel in able)}"
-        )
+        names = ", ".join(launch.name for launch in able)
+        raise UserError(f"--kernels {args.kernels} is in no name", f"there are {names}")
     rows = []
-    for kernel in chosen:
-        found = resources(kernel, args.arch)
-        rows.append(found.row(kernel.name, args.arch))
+    for launch in chosen:
+        found = resources(launch, args.arch)
+        rows.append(found.row(launch.name, args.arch))
         if args.keep:
             args.keep.mkdir(parents=True, exist_ok=True)
-            for suffix, code in (("ptx", found.ptx), ("sass", found.sass)):
-                (args.keep / f"{kernel.name.replace(' ', '_')}.{suffix}").write_text(code, encoding="utf-8")
-    print(markdown_table(HEADER, rows))
+            for suffix in ("ptx", "sass"):
+                path = args.keep / f"{launch.name.replace(' ', '_')}.{suffix}"
+                path.write_text(getattr(found, suffix), encoding="utf-8")
+    print(markdown_table(("kernel", *NUMBERS, "matmuls", "16-byte loads"), rows))
 
 
 if __name__ == "__main__":
