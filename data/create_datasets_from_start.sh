@@ -39,4 +39,4 @@ set +a
 source "$DATA_DIR/../scripts/configuration.sh"
 show_help "${1:-}"
 
-exec "$PYTHON" "$DATA_DIR/create_datasets.py" "${BASH_SOURCE[0]}" "$@"
+exec "$PYTHON" "$DATA_DIR/create_datasets.py" "$@"

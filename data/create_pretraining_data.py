@@ -12,11 +12,10 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import os
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,146 +35,109 @@ BYTES_AT_A_TIME = 2**22  # of text: strings take many times the memory of their 
 MAX_TEXT_BYTES = 200 * 10**6  # of one shard, whose tokens and pairs are in memory as a whole
 
 
-@dataclasses.dataclass(frozen=True)
-class CreatedShards:
-    """What was read and what was made of it."""
-
-    texts: list[FileRecord]
-    """Of each text, as it was read."""
-    files: list[FileRecord]
-    """Of each HDF5 file, with the counts rows, tokens, masked, documents and sentences."""
-
-
 def parse_arguments() -> argparse.Namespace:
     """The flags of NVIDIA's script of this name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input_file", required=True, help="a text shard, or a folder whose .txt files become one")
-    parser.add_argument("--output_file", required=True, nargs="+", help="the HDF5 file to write, one for each length")
-    parser.add_argument("--vocab_file", required=True, help="the vocabulary, one token per line")
-    parser.add_argument(
-        "--do_lower_case",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="for uncased vocabularies (default)",
-    )
+    add = parser.add_argument
+    add("--input_file", type=Path, required=True, help="a text shard, or a folder whose .txt files become one")
+    add("--output_file", type=Path, required=True, nargs="+", help="the HDF5 file to write, one for each length")
+    add("--vocab_file", required=True, help="the vocabulary, one token per line")
+    cased = argparse.BooleanOptionalAction
+    add("--do_lower_case", action=cased, default=True, help="for uncased vocabularies (default)")
     add_instance_arguments(parser)
     return parser.parse_args()
 
 
 def add_instance_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that shape the instances and their files, with the published values as defaults."""
-    parser.add_argument(
-        "--max_seq_length", type=int, nargs="+", default=[512], help="tokens per sequence, or several (default: 512)"
-    )
-    parser.add_argument(
-        "--max_predictions_per_seq",
-        type=int,
-        nargs="+",
-        help="masked tokens at most, for each length (default: 20 for 128, 80 for 512)",
-    )
-    parser.add_argument("--masked_lm_prob", type=float, default=0.15, help="share of tokens masked (default: 0.15)")
-    parser.add_argument("--short_seq_prob", type=float, default=0.1, help="share of shortened pairs (default: 0.1)")
-    parser.add_argument(
-        "--dupe_factor", type=int, default=5, help="passes over the text, each masked anew (default: 5)"
-    )
-    parser.add_argument("--random_seed", type=int, default=12345, help="of pairs and masks (default: 12345)")
+    add = functools.partial(parser.add_argument, nargs="+", type=int)
+    add("--max_seq_length", default=[512], help="tokens per sequence, or several (default: 512)")
+    add("--max_predictions_per_seq", help="masked tokens at most, for each length (default: 20 for 128, 80 for 512)")
+    add = parser.add_argument
+    add("--masked_lm_prob", type=float, default=0.15, help="share of tokens masked (default: 0.15)")
+    add("--short_seq_prob", type=float, default=0.1, help="share of shortened pairs (default: 0.1)")
+    add("--dupe_factor", type=int, default=5, help="passes over the text, each masked anew (default: 5)")
+    add("--random_seed", type=int, default=12345, help="of pairs and masks (default: 12345)")
     rules = "; ".join(f"{name}: {rule.what}" for name, rule in MASKING_RULES.items())
-    parser.add_argument("--masking", choices=tuple(MASKING_RULES), default="tokens", help=f"{rules} (default: tokens)")
-    parser.add_argument(
+    add("--masking", choices=tuple(MASKING_RULES), default="tokens", help=f"{rules} (default: tokens)")
+    add(
         "--whole_word_masking",
         action="store_const",
         dest="masking",
         const="whole_words",
         help="mask all pieces of a word, or none of them: --masking whole_words",
     )
-    parser.add_argument(
-        "--compression",
-        choices=tuple(COMPRESSIONS),
-        default="gzip",
-        help="of the HDF5 files: gzip is the smallest (default), lzf is fast and for h5py only",
-    )
+    files = "of the HDF5 files: gzip is the smallest (default), lzf is fast and for h5py only"
+    add("--compression", choices=tuple(COMPRESSIONS), default="gzip", help=files)
 
 
 def instance_options(args: argparse.Namespace, problems: Problems) -> list[InstanceOptions]:
     """The options in `args`, of each length; adds to `problems` what is wrong with them."""
-    lengths, prob = args.max_seq_length, args.masked_lm_prob
-    for length in lengths:
-        problems.check(
-            length >= SHORTEST_SEQUENCE, f"--max_seq_length {length} is too short", f"give {SHORTEST_SEQUENCE} or more"
-        )
-    problems.check(0 < prob < 1, f"--masked_lm_prob {prob} must lie between 0 and 1.")
-    problems.check(0 <= args.short_seq_prob <= 1, f"--short_seq_prob {args.short_seq_prob} must lie in [0, 1].")
-    problems.check(args.dupe_factor >= 1, f"--dupe_factor {args.dupe_factor} must be 1 or more.")
-    problems.check(args.random_seed >= 0, f"--random_seed {args.random_seed} must not be negative.")
+    lengths = args.max_seq_length
     # The published pairs are (128, 20) and (512, 80): a little more than 0.15 of the length.
     predictions = args.max_predictions_per_seq or [max(1, length * 5 // 32) for length in lengths]
-    for number in predictions:
-        problems.check(number >= 1, f"--max_predictions_per_seq {number} must be 1 or more.")
-    problems.check(
-        len(predictions) == len(lengths),
-        f"--max_predictions_per_seq has {len(predictions)} values and --max_seq_length {len(lengths)}",
-        "give one for each length, or leave it out",
-    )
     pairs = list(zip(lengths, predictions, strict=False))
-    for length, number in pairs:
-        problems.check(
-            number <= length,
-            f"--max_predictions_per_seq {number} is more than --max_seq_length {length} has tokens",
-            "lower it",
-        )
-    for pair in {pair for pair in pairs if pairs.count(pair) > 1}:
-        problems.add(
-            f"--max_seq_length {pair[0]} with --max_predictions_per_seq {pair[1]} is given twice", "leave one out"
-        )
-    return [
-        InstanceOptions(length, number, prob, args.short_seq_prob, args.dupe_factor, args.masking)
-        for length, number in pairs
-    ]
+    shortest, fewest = min(lengths), min(predictions)
+    both = f"--max_predictions_per_seq {' '.join(map(str, predictions))}"
+    for is_right, problem in (
+        (shortest >= SHORTEST_SEQUENCE, f"--max_seq_length {shortest} must be {SHORTEST_SEQUENCE} or more."),
+        (0 < args.masked_lm_prob < 1, f"--masked_lm_prob {args.masked_lm_prob} must lie between 0 and 1."),
+        (0 <= args.short_seq_prob <= 1, f"--short_seq_prob {args.short_seq_prob} must lie in [0, 1]."),
+        (args.dupe_factor >= 1, f"--dupe_factor {args.dupe_factor} must be 1 or more."),
+        (args.random_seed >= 0, f"--random_seed {args.random_seed} must not be negative."),
+        (fewest >= 1, f"--max_predictions_per_seq {fewest} must be 1 or more."),
+        (len(predictions) == len(lengths), f"{both} must be one for each of the {len(lengths)} --max_seq_length."),
+        (all(few <= many for many, few in pairs), f"{both} must not be more than --max_seq_length has tokens."),
+        (len(set(pairs)) == len(pairs), f"{both}: the same is asked for twice; leave one out."),
+    ):
+        problems.check(is_right, problem)
+    of_all = args.masked_lm_prob, args.short_seq_prob, args.dupe_factor, args.masking
+    return [InstanceOptions(length, number, *of_all) for length, number in pairs]
 
 
 @functools.cache
-def _tokenizer(vocab_file: str, do_lower_case: bool) -> BertTokenizer:
+def _tokenizer(vocab_file: str | Path, do_lower_case: bool) -> BertTokenizer:
     # Kept for all shards of a process: it remembers the words it has seen.
     return BertTokenizer(vocab_file, do_lower_case)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """A file's bytes, in pieces of whole lines."""
-    with open(path, "rb") as file:
-        while lines := file.readlines(BYTES_AT_A_TIME):
-            yield b"".join(lines)
-
-
-def read_documents(inputs: Sequence[Path], tokenizer: BertTokenizer) -> tuple[TokenizedDocuments, list[FileRecord]]:
+def read_documents(inputs: Sequence[Path], tokenizer: BertTokenizer) -> tuple[TokenizedDocuments, list[str]]:
     """Text shards as token ids; sentences without a token and documents without a sentence are left out.
 
     Returns:
-        the documents, and of each file its size and hash as it was read.
+        the documents, and of each file the SHA-256 of what was read.
 
     Raises:
         UserError: a shard is not UTF-8 text, or there is too much for one HDF5 shard.
     """
     # They grow in place; arrays of numpy would have to be joined, which takes all memory twice.
     ids, line_lengths, document_ends = array("i"), array("i"), array("q", [0])
-    records = []
+    hashes, n_bytes = [], 0
     for path in inputs:
-        digest, n_bytes = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         try:
-            for block in _blocks(path):
-                digest.update(block)
-                n_bytes += len(block)
-                _check_size(path, n_bytes + sum(record.bytes for record in records))
-                lines = block.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
-                block_ids, offsets = tokenizer.encode_batch(lines)
-                document_ends.extend(len(line_lengths) + i for i, line in enumerate(lines) if not line.strip())
-                ids.frombytes(block_ids.view(np.uint8))
-                line_lengths.frombytes(np.diff(offsets).astype(np.intc).view(np.uint8))
+            with open(path, "rb") as file:
+                while whole_lines := file.readlines(BYTES_AT_A_TIME):
+                    block = b"".join(whole_lines)
+                    digest.update(block)
+                    n_bytes += len(block)
+                    if n_bytes > MAX_TEXT_BYTES:
+                        raise UserError(
+                            f"With {path} there are more than {MAX_TEXT_BYTES / 1e6:,.0f} MB of text for one HDF5 "
+                            "shard, which would take a process more than 1 GiB of memory",
+                            "make more shards (--n_training_shards, --n_test_shards)",
+                        )
+                    text = block.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+                    lines = text.removesuffix("\n").split("\n")
+                    block_ids, offsets = tokenizer.encode_batch(lines)
+                    document_ends.extend(len(line_lengths) + i for i, line in enumerate(lines) if not line.strip())
+                    ids.frombytes(block_ids.view(np.uint8))
+                    line_lengths.frombytes(np.diff(offsets).astype(np.intc).view(np.uint8))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"The text shard {path} cannot be read ({error})", "make it again with --action sharding"
-            ) from error
+            remedy = "make it again with --action sharding"
+            raise UserError(f"The text shard {path} cannot be read ({error})", remedy) from error
         document_ends.append(len(line_lengths))
-        records.append(FileRecord(n_bytes, digest.hexdigest()))
+        hashes.append(digest.hexdigest())
     lengths = np.frombuffer(line_lengths, np.intc)
     sentences_before = np.concatenate([[0], np.cumsum(lengths > 0)])
     documents = TokenizedDocuments(
@@ -183,27 +145,18 @@ def read_documents(inputs: Sequence[Path], tokenizer: BertTokenizer) -> tuple[To
         sentence_offsets=np.concatenate([[0], np.cumsum(lengths[lengths > 0], dtype=np.int64)]),
         document_offsets=np.unique(sentences_before[document_ends]),
     )
-    return documents, records
-
-
-def _check_size(path: Path, n_bytes: int) -> None:
-    if n_bytes > MAX_TEXT_BYTES:
-        raise UserError(
-            f"With {path} there are more than {MAX_TEXT_BYTES / 1e6:,.0f} MB of text for one HDF5 shard, which would "
-            "take a process more than 1 GiB of memory",
-            "make more shards (--n_training_shards, --n_test_shards)",
-        )
+    return documents, hashes
 
 
 def create_shards(
     inputs: Sequence[Path],
     outputs: Sequence[tuple[InstanceOptions, Path]],
-    vocab_file: str | os.PathLike,
+    vocab_file: str | Path,
     do_lower_case: bool,
     random_seed: int,
     compression: str = "gzip",
     text_sha256: str | None = None,
-) -> CreatedShards:
+) -> list[FileRecord]:
     """Write the HDF5 shards of some text, one for each of the options, each of them whole or not at all.
 
     A shard's rows follow from the text, its options, the seed and its file's name: the name, so that shards differ.
@@ -213,33 +166,33 @@ def create_shards(
         compression: a key of COMPRESSIONS.
         text_sha256: what a single input must be, in hexadecimal.
 
+    Returns:
+        the record of each HDF5 file, with the counts rows, tokens, masked, documents and sentences.
+
     Raises:
         UserError: the text cannot be read, is another than expected, holds fewer than two documents or is too large.
     """
-    tokenizer = _tokenizer(os.fspath(vocab_file), do_lower_case)
-    documents, texts = read_documents(inputs, tokenizer)
-    if text_sha256 not in (None, texts[0].sha256):
+    tokenizer = _tokenizer(vocab_file, do_lower_case)
+    documents, hashes = read_documents(inputs, tokenizer)
+    if text_sha256 not in (None, hashes[0]):
         raise UserError(f"{inputs[0]} is not as it was written", "run --action sharding again, which makes it anew")
-    counts = {
-        "documents": len(documents.document_offsets) - 1,
-        "sentences": len(documents.sentence_offsets) - 1,
-    }
-    if counts["documents"] < 2:
+    n_documents, n_sentences = len(documents.document_offsets) - 1, len(documents.sentence_offsets) - 1
+    if n_documents < 2:
         raise UserError(
-            f"{inputs[0]} holds {counts['documents']} documents, and a random next sentence needs two",
+            f"{inputs[0]} holds {n_documents} documents, and a random next sentence needs two",
             "make fewer shards, or give more text",
         )
     is_continuation = np.array([token.startswith("##") for token in tokenizer.vocab])
     special = SpecialIds(
         tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.vocab_size, is_continuation
     )
-    files = []
+    records = []
     for options, output in outputs:
         seed = np.random.SeedSequence([random_seed, zlib.crc32(output.name.encode())])
-        n_rows, blocks = make_instances(documents, options, special, seed)
-        record = write_instances(output, n_rows, blocks, compression)
-        files.append(dataclasses.replace(record, counts={**record.counts, **counts}))
-    return CreatedShards(texts, files)
+        record = write_instances(output, *make_instances(documents, options, special, seed), compression)
+        counts = {**record.counts, "documents": n_documents, "sentences": n_sentences}
+        records.append(dataclasses.replace(record, counts=counts))
+    return records
 
 
 def main() -> None:
@@ -247,27 +200,19 @@ def main() -> None:
     args = parse_arguments()
     problems = Problems()
     options = instance_options(args, problems)
-    source = Path(args.input_file)
+    source, outputs, n_lengths = args.input_file, args.output_file, len(args.max_seq_length)
     inputs = sorted(source.glob("*.txt")) if source.is_dir() else [source]
     problems.check(inputs and inputs[0].is_file(), f"There is no text at {source}", "give --input_file a text shard")
-    outputs = [Path(output) for output in args.output_file]
     problems.check(
-        len(outputs) == len(args.max_seq_length) == len({output.absolute() for output in outputs}),
-        f"--output_file {' '.join(args.output_file)} must name {len(args.max_seq_length)} different files, one for "
-        "each --max_seq_length.",
+        len(outputs) == n_lengths == len({output.absolute() for output in outputs}),
+        f"--output_file must name {n_lengths} different files, one for each --max_seq_length.",
     )
     with problems.collect():
         _tokenizer(args.vocab_file, args.do_lower_case)
     problems.raise_if_any()
-    created = create_shards(
-        inputs,
-        list(zip(options, outputs, strict=True)),
-        args.vocab_file,
-        args.do_lower_case,
-        args.random_seed,
-        args.compression,
-    )
-    for output, record in zip(outputs, created.files, strict=True):
+    pairs = list(zip(options, outputs, strict=True))
+    records = create_shards(inputs, pairs, args.vocab_file, args.do_lower_case, args.random_seed, args.compression)
+    for output, record in zip(outputs, records, strict=True):
         print(f"{record.counts['rows']:,} training instances in {output}")
 
 

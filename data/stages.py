@@ -1,27 +1,27 @@
 """The stages of the data preparation: what each one reads, with which parameters, and what it says at the end.
 
-The work itself is elsewhere (text_formatting, sharding, create_pretraining_data), and so is the decision whether there
-is anything to do (stage_output). What a stage made appears only when it is whole; create_hdf5_files does so file by
-file.
+The work itself is elsewhere (document_sources, corpus/sharding, create_pretraining_data, verify/), and so is the
+decision whether there is anything to do (artifacts/stage_output). What a stage made appears only when it is whole;
+create_hdf5_files does so file by file.
 """
 
-import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from common.errors import Problems, UserError
 from common.workers import Workers
-from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest
+from data.artifacts.manifest import FILE_NAME, FileRecord
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.sentences import splitter_name
 from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
 from data.create_pretraining_data import create_shards
 from data.document_sources import document_sources, formatted_texts
+from data.loading.prepared import read_manifest
 from data.masked_lm.instances import InstanceOptions
 from data.verify.shards import verify
 from file_utils import atomic_path, atomic_write, remove_leftovers, sha256_of
@@ -81,116 +81,107 @@ def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Se
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class HDF5Plan:
-    """How text shards become HDF5 shards, of one or more lengths at once."""
+def text_shards(preparation: Preparation, folder: Path | None) -> dict[Path, FileRecord]:
+    """The text shards in `folder` or, if that is None, in the only folder of the dataset.
 
-    names: Sequence[str]
-    texts: Path
-    folders: Mapping[Path, InstanceOptions]
-    """Where the shards of each length go."""
-    vocab_file: Path
-    do_lower_case: bool
-    random_seed: int
-    compression: str
+    They are as sharding recorded them or, without a manifest, as they lie there.
+
+    Raises:
+        UserError: there are none, some are missing, or there are several folders.
+    """
+    layout = preparation.layout
+    if folder is None:
+        folders = list(layout.working_dir.glob(f"sharded_*/{layout.dataset}"))
+        if len(folders) != 1:
+            raise UserError(
+                f"There are {len(folders)} sets of text shards of {layout.dataset} under {layout.working_dir}",
+                "run --action sharding, or say which with --n_training_shards, --n_test_shards and --fraction_test_set",
+            )
+        (folder,) = folders
+    if manifest := read_manifest(folder):
+        recorded = {folder / name: record for name, record in manifest.outputs.items()}
+        if missing := [text for text in recorded if not text.is_file()]:
+            what = f"There is no text shard {missing[0]} ({len(missing)} of {len(recorded)} are missing)"
+            raise UserError(what, "run --action sharding again")
+        return recorded
+    texts = sorted(folder.glob("*.txt"))
+    if not texts:
+        raise UserError(f"There are no text shards in {folder}", "run --action sharding with the same numbers first")
+    return preparation.records(texts)
 
 
-@dataclasses.dataclass(frozen=True)
-class _ShardTask:
-    name: str
+class _ShardTask(NamedTuple):
     text: Path
     text_sha256: str
-    folders: Sequence[Path]
-    """Those that lack this shard."""
+    outputs: Sequence[tuple[InstanceOptions, Path]]
+    """The files that are to be made of it."""
 
 
-def create_hdf5_files(preparation: Preparation, plan: HDF5Plan) -> list[str]:
-    """Text shards to HDF5 shards, all lengths in one pass over the text; returns a line for each length."""
-    pool = preparation.pool
-    inputs = _text_shards(preparation, plan)
-    ids = load_vocab(plan.vocab_file)
+def create_hdf5_files(
+    preparation: Preparation,
+    texts: Mapping[Path, FileRecord],
+    folders: Mapping[Path, InstanceOptions],
+    vocab_file: Path,
+    do_lower_case: bool,
+    random_seed: int,
+    compression: str,
+) -> Iterator[str]:
+    """Text shards to HDF5 shards, all lengths in one pass over the text; a line for each length.
+
+    Args:
+        folders: where the shards of each length go.
+    """
+    ids = load_vocab(vocab_file)
     special = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK]}
-    vocabulary = {"sha256": sha256_of(plan.vocab_file), "size": len(ids), **special}
+    common = {
+        "do_lower_case": do_lower_case,
+        "random_seed": random_seed,
+        "compression": compression,
+        "vocabulary": {"sha256": sha256_of(vocab_file), "size": len(ids), **special},
+    }
     outputs, whole, finished = {}, {}, {}
     problems = Problems()
-    for folder, options in plan.folders.items():
-        parameters = {
-            **options.parameters(),
-            "do_lower_case": plan.do_lower_case,
-            "random_seed": plan.random_seed,
-            "compression": plan.compression,
-            "vocabulary": vocabulary,
-        }
-        libraries = ["numpy", "h5py", "tokenizers"]
-        outputs[folder] = preparation.output(folder / FILE_NAME, "create_hdf5_files", parameters, inputs, libraries)
+    for folder, options in folders.items():
+        parameters, libraries = {**options.parameters(), **common}, ["numpy", "h5py", "tokenizers"]
+        output = preparation.output(folder / FILE_NAME, "create_hdf5_files", parameters, texts, libraries)
         with problems.collect():
-            whole[folder] = outputs[folder].whole_files(sorted(folder.glob("*.hdf5")))
-            finished[folder] = outputs[folder].manifest_of(whole[folder])
+            outputs[folder], whole[folder] = output, output.whole_files(sorted(folder.glob("*.hdf5")))
+            finished[folder] = output.manifest_of(whole[folder])
     problems.raise_if_any()
 
-    unfinished = [folder for folder in plan.folders if not finished[folder]]
+    unfinished = [folder for folder in folders if not finished[folder]]
     for folder in unfinished:
         outputs[folder].start_journal(whole[folder])
         if preparation.overwrite:
-            for stranger in set(folder.glob("*.hdf5")) - {folder / name for name in whole[folder]}:
-                stranger.unlink()
-    tasks = [
-        _ShardTask(name, text, record.sha256, lacking)
-        for name, (text, record) in zip(plan.names, inputs.items(), strict=True)
-        if (lacking := [folder for folder in unfinished if f"{name}.hdf5" not in whole[folder]])
-    ]
-    results = pool.map(functools.partial(_create_shard_files, plan=plan), tasks, "create_hdf5_files", _task_name)
-    for task, records in zip(
-        tasks, tqdm(results, total=len(tasks), unit="shard", desc="HDF5", disable=not tasks), strict=True
-    ):
-        for folder, record in zip(task.folders, records, strict=True):
-            whole[folder][f"{task.name}.hdf5"] = record
-            outputs[folder].add_to_journal(f"{task.name}.hdf5", record)
-    lines = []
-    for folder in plan.folders:
-        if finished[folder]:
-            lines.append(finished[folder].skipped(folder))
-        else:
-            remove_leftovers(folder)  # of Dask's workers one may have been killed, and the stage went on
-            manifest = outputs[folder].finish({f"{name}.hdf5": whole[folder][f"{name}.hdf5"] for name in plan.names})
-            lines.append(f"{manifest.total('rows'):,} training instances in {len(plan.names)} shards in {folder}")
-    return lines
+            for path in folder.glob("*.hdf5"):
+                path.unlink()
+    tasks = []
+    for text, record in texts.items():
+        name = f"{text.stem}.hdf5"
+        if lacking := [(folders[folder], folder / name) for folder in unfinished if name not in whole[folder]]:
+            tasks.append(_ShardTask(text, record.sha256, lacking))
+    create = functools.partial(_create_shards, how=(vocab_file, do_lower_case, random_seed, compression))
+    created = preparation.pool.map(create, tasks, "create_hdf5_files", _task_name)
+    bar = tqdm(created, total=len(tasks), unit="shard", desc="HDF5", disable=not tasks)
+    for task, records in zip(tasks, bar, strict=True):
+        for (_, path), record in zip(task.outputs, records, strict=True):
+            whole[path.parent][path.name] = record
+            outputs[path.parent].add_to_journal(path.name, record)
+    for folder in folders:
+        if folder not in unfinished:
+            yield finished[folder].skipped(folder)
+            continue
+        remove_leftovers(folder)  # of Dask's workers one may have been killed, and the stage went on
+        manifest = outputs[folder].finish({(name := f"{text.stem}.hdf5"): whole[folder][name] for text in texts})
+        yield f"{manifest.total('rows'):,} training instances in {len(texts)} shards in {folder}"
 
 
-def _text_shards(preparation: Preparation, plan: HDF5Plan) -> dict[Path, FileRecord]:
-    """The text shards by the order of the plan's names, as sharding recorded them or, without a record, as they are."""
-    texts = [plan.texts / f"{name}.txt" for name in plan.names]
-    missing = [text for text in texts if not text.is_file()]
-    if missing:
-        raise UserError(
-            f"There is no text shard {missing[0]} ({len(missing)} of {len(texts)} are missing)",
-            "run --action sharding with the same numbers of shards first",
-        )
-    if not (plan.texts / FILE_NAME).is_file():
-        return preparation.records(texts)
-    recorded = Manifest.read(plan.texts / FILE_NAME).outputs
-    strangers = [text for text in texts if text.name not in recorded]
-    if strangers:
-        raise UserError(f"{strangers[0]} is not in {plan.texts / FILE_NAME}", "run --action sharding again")
-    return {text: recorded[text.name] for text in texts}
-
-
-def _create_shard_files(task: _ShardTask, plan: HDF5Plan) -> list[FileRecord]:
-    outputs = [(plan.folders[folder], folder / f"{task.name}.hdf5") for folder in task.folders]
-    created = create_shards(
-        [task.text],
-        outputs,
-        plan.vocab_file,
-        plan.do_lower_case,
-        plan.random_seed,
-        plan.compression,
-        text_sha256=task.text_sha256,
-    )
-    return created.files
+def _create_shards(task: _ShardTask, how: tuple[Path, bool, int, str]) -> list[FileRecord]:
+    return create_shards([task.text], task.outputs, *how, text_sha256=task.text_sha256)
 
 
 def _task_name(task: _ShardTask) -> str:
-    return task.name
+    return task.text.stem
 
 
 def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: Path | None, report_file: Path | None) -> str:
@@ -201,18 +192,14 @@ def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: Path | No
     """
     if not folders:
         raise UserError("There is nothing to verify", "prepare the dataset first, or give folders as --input_files")
-    reports, unusable = [], []
+    reports, problems = [], Problems()
     for folder in folders:
-        try:
+        with problems.collect():  # the other folders are to be told of too
             reports.append(verify(folder, pool, vocab_file=vocab_file))
-        except UserError as error:  # the other folders are to be told of too
-            unusable += error.problems
-            continue
-        print(reports[-1].text(), end="\n\n", flush=True)
+            print(reports[-1].text(), end="\n\n", flush=True)
+            problems.extend([reports[-1].failure()])
     if report_file:
         with atomic_write(report_file) as file:
             json.dump([report.as_dict() for report in reports], file, indent=1)
-    failures = [*unusable, *(failure for report in reports if (failure := report.failure()))]
-    if failures:
-        raise UserError(failures)
+    problems.raise_if_any()
     return f"verified: {', '.join(map(str, folders))}"

@@ -8,8 +8,8 @@ import dataclasses
 import os
 from pathlib import Path
 
-from common.errors import UserError
-from data.artifacts.manifest import FILE_NAME, Manifest
+from data.artifacts.manifest import FILE_NAME
+from data.masked_lm.instances import InstanceOptions
 
 BOTH = "books_wiki_en_corpus"
 SQUAD, WEIGHTS = "squad", "google_pretrained_weights"
@@ -50,18 +50,11 @@ class Layout:
         name = f"sharded_training_shards_{n_training_shards}_test_shards_{n_test_shards}_fraction_{fraction_test_set}"
         return self.working_dir / name / self.dataset
 
-    def hdf5(
-        self,
-        do_lower_case: bool,
-        max_seq_length: int,
-        max_predictions_per_seq: int,
-        masked_lm_prob: float,
-        random_seed: int,
-        dupe_factor: int,
-    ) -> Path:
+    def hdf5(self, do_lower_case: bool, random_seed: int, options: InstanceOptions) -> Path:
         name = (
-            f"hdf5_lower_case_{int(do_lower_case)}_seq_len_{max_seq_length}_max_pred_{max_predictions_per_seq}"
-            f"_masked_lm_prob_{masked_lm_prob}_random_seed_{random_seed}_dupe_factor_{dupe_factor}"
+            f"hdf5_lower_case_{int(do_lower_case)}_seq_len_{options.max_seq_length}"
+            f"_max_pred_{options.max_predictions_per_seq}_masked_lm_prob_{options.masked_lm_prob}"
+            f"_random_seed_{random_seed}_dupe_factor_{options.dupe_factor}"
         )
         return self.working_dir / name / self.dataset
 
@@ -69,17 +62,6 @@ class Layout:
         """Names without their endings, such as wikicorpus_en_training_0."""
         counts = zip(SPLITS, (n_training_shards, n_test_shards), strict=True)
         return [f"{self.dataset}_{split}_{index}" for split, count in counts for index in range(count)]
-
-    def recorded_shards(self) -> list[tuple[Path, list[str]]]:
-        """Every folder of text shards of this dataset that has a manifest, and the names of the shards there."""
-        found = []
-        for path in sorted(self.working_dir.glob(f"sharded_*/{self.dataset}/{FILE_NAME}")):
-            parameters = Manifest.read(path).parameters
-            numbers = parameters.get("n_training_shards"), parameters.get("n_test_shards")
-            if None in numbers:
-                raise UserError(f"{path} does not say how many shards there are", "run --action sharding --overwrite")
-            found.append((path.parent, self.shard_names(*numbers)))
-        return found
 
     def prepared_folders(self) -> list[Path]:
         """Every folder of text shards and of HDF5 shards of this dataset."""

@@ -1,20 +1,13 @@
 """What each stage of the data preparation read, made and with what: the file that lies beside its output.
 
-A shard cannot say which vocabulary it was tokenized with, which sentence splitter cut it, or whether it is the file
-that was written. The manifest does. It lets the next stage and the trainer find and check what they read, a finished
-stage be recognized, and anybody prove months later that the data is what it was: every file is named with its size and
-SHA-256.
-
-Paths are relative, inputs' to the working folder where they lie in it, so that a folder may be moved or mounted
-elsewhere. There is no time in it: the same input and parameters give the same bytes.
+It lets the next stage and the trainer find and check what they read, a finished stage be recognized, and anybody prove
+months later that the data is what it was. Paths are relative, so that a folder may be moved or mounted elsewhere. There
+is no time in it: the same input and parameters give the same bytes.
 """
 
 import dataclasses
-import importlib.metadata
 import json
-import platform
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +53,7 @@ class Manifest:
     outputs: Mapping[str, FileRecord]
     """By path relative to the manifest's folder."""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Of Python and the libraries that had a part in it; see `versions_of`."""
+    """Of Python, its Unicode tables and the libraries that had a part in it."""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What only became known on the way, such as the date of the latest dump."""
 
@@ -89,15 +82,11 @@ class Manifest:
         remedy = "make the data beside it anew, or remove this file to go without"
         fields = read_json(path, "manifest", remedy)
         try:
-            version = fields.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise UserError(
-                    f"{path} is a manifest of format {version}, and this program knows format {FORMAT_VERSION}",
-                    "make the data anew, or use the program that made it",
-                )
+            if fields.pop("format_version") != FORMAT_VERSION:
+                raise TypeError("another format_version")
             return cls.from_fields(fields)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no manifest ({error!r})", remedy) from error
+            raise UserError(f"{path} is no manifest of format {FORMAT_VERSION} ({error!r})", remedy) from error
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Manifest":
@@ -105,9 +94,3 @@ class Manifest:
         files = {name: fields[name].items() for name in ("inputs", "outputs")}
         records = {name: {path: FileRecord(**each) for path, each in items} for name, items in files.items()}
         return cls(**{**fields, **records})
-
-
-def versions_of(libraries: Iterable[str]) -> dict[str, str]:
-    """The versions of Python, of its Unicode tables and of installed libraries."""
-    versions = {"python": platform.python_version(), "unicode": unicodedata.unidata_version}
-    return versions | {library: importlib.metadata.version(library) for library in libraries}

@@ -11,8 +11,11 @@ were killed. It becomes the manifest at the end; a folder with a journal and no 
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
+import platform
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.workers import Workers
 from data.artifacts.layout import Layout
-from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest, versions_of
+from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
 from file_utils import atomic_folder, atomic_write, remove_leftovers
 
 
@@ -52,8 +55,9 @@ class Preparation:
         """What `stage` would write from `inputs`: paths, or what else to call them."""
         working_dir = self.layout.working_dir
         named = {relative_to(key, working_dir) if isinstance(key, Path) else key: inputs[key] for key in inputs}
-        wanted = Manifest(stage, self.layout.dataset, parameters, named, {}, versions_of(libraries))
-        return StageOutput(manifest_path, wanted, self.pool, self.overwrite)
+        versions = {"python": platform.python_version(), "unicode": unicodedata.unidata_version}
+        versions |= {library: importlib.metadata.version(library) for library in libraries}
+        return StageOutput(manifest_path, Manifest(stage, self.layout.dataset, parameters, named, {}, versions), self)
 
 
 def relative_to(path: Path, folder: Path) -> str:
@@ -78,22 +82,23 @@ def check_written_as(records: Mapping[Path, FileRecord], manifest: Path) -> None
             )
 
 
+@dataclasses.dataclass(frozen=True)
 class StageOutput:
-    """The output of one stage, with its manifest at `manifest_path`. The stage is locked: nobody else works on it.
+    """The output of one stage. The stage is locked: nobody else works on it."""
 
-    Args:
-        manifest_path: beside the files it lists.
-        wanted: what the stage is about to do: everything but the outputs.
-        overwrite: take what is there away instead of refusing it.
-    """
+    manifest_path: Path
+    """Beside the files it lists."""
+    wanted: Manifest
+    """What the stage is about to do: everything but the outputs."""
+    preparation: Preparation
 
-    def __init__(self, manifest_path: Path, wanted: Manifest, pool: Workers, overwrite: bool = False):
-        self.manifest_path = manifest_path
-        self.folder = manifest_path.parent
-        self.wanted = wanted
-        self.pool = pool
-        self.overwrite = overwrite
-        self._journal_path = self.folder / JOURNAL_NAME
+    @property
+    def folder(self) -> Path:
+        return self.manifest_path.parent
+
+    @property
+    def journal_path(self) -> Path:
+        return self.folder / JOURNAL_NAME
 
     def finished(self, unaccounted: Iterable[Path] = ()) -> Manifest | None:
         """The manifest, if there is one and all its files are whole; see `whole_files`."""
@@ -111,28 +116,27 @@ class StageOutput:
             unaccounted: files that would be replaced, and are refused if there is no record of how they were made.
 
         Raises:
-            UserError: what is there is not this stage's output, and `overwrite` is not set.
+            UserError: what is there is not this stage's output, and is not to be overwritten.
         """
-        found = self._found()
-        strangers = [] if found else [path for path in unaccounted if path.exists()]
-        if self.overwrite or (found is None and not strangers):
+        if self.preparation.overwrite:
             return {}
+        found = Manifest.read(self.manifest_path) if self.manifest_path.is_file() else self._read_journal()
         if found is None:
-            raise UserError(
-                f"{strangers[0]} is there and no {FILE_NAME} says what it was made from",
-                "move it away, or add --overwrite to replace it",
-            )
+            if stranger := next((path for path in unaccounted if path.exists()), None):
+                raise UserError(
+                    f"{stranger} is there and no {FILE_NAME} says what it was made from",
+                    "move it away, or add --overwrite to replace it",
+                )
+            return {}
         if difference := _difference(found, self.wanted):
             raise UserError(
-                f"{self.folder} holds the {found.stage} of {found.dataset} {difference}",
+                f"{self.folder} holds the {found.stage} of {found.dataset} made {difference}",
                 "add --overwrite to replace it, or give another BERT_PREP_WORKING_DIR",
             )
-        named = list(found.outputs.items())
-        checks = self.pool.map(
-            _is_whole, [(self.folder / name, record) for name, record in named], "checking", _name_of
-        )
-        bar = tqdm(checks, total=len(named), unit="file", desc=f"checking {self.wanted.stage}", leave=False)
-        return {name: record for (name, record), whole in zip(named, bar, strict=True) if whole}
+        there = [path for name in found.outputs if (path := self.folder / name).is_file()]
+        now = self.preparation.records(there, f"checking {self.wanted.stage}")
+        hashes = {path.relative_to(self.folder).as_posix(): record.sha256 for path, record in now.items()}
+        return {name: record for name, record in found.outputs.items() if record.sha256 == hashes.get(name)}
 
     def make_folder(self, make: Callable[[Path], tuple[Mapping[str, FileRecord], Mapping[str, Any]]]) -> Manifest:
         """Replace the whole folder.
@@ -151,15 +155,15 @@ class StageOutput:
         """Record the files that are done already; from here on the output is unfinished."""
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
-        with atomic_write(self._journal_path) as file:
-            file.write(_line(dataclasses.asdict(self.wanted)))
-            file.writelines(_line([name, dataclasses.asdict(record)]) for name, record in whole.items())
+        entries = [dataclasses.asdict(self.wanted), *([name, dataclasses.asdict(whole[name])] for name in whole)]
+        with atomic_write(self.journal_path) as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)
         self.manifest_path.unlink(missing_ok=True)
 
     def add_to_journal(self, name: str, record: FileRecord) -> None:
         """Record a file that is done."""
-        with open(self._journal_path, "a", encoding="utf-8") as file:
-            file.write(_line([name, dataclasses.asdict(record)]))
+        with open(self.journal_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps([name, dataclasses.asdict(record)]) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -167,52 +171,32 @@ class StageOutput:
         """Write the manifest; the output is finished."""
         manifest = dataclasses.replace(self.wanted, outputs=outputs)
         manifest.write(self.manifest_path)
-        self._journal_path.unlink(missing_ok=True)
+        self.journal_path.unlink(missing_ok=True)
         return manifest
 
-    def _found(self) -> Manifest | None:
-        if self.manifest_path.is_file():
-            return Manifest.read(self.manifest_path)
-        return _read_journal(self._journal_path) if self._journal_path.is_file() else None
-
-
-def _read_journal(path: Path) -> Manifest | None:
-    """What an unfinished stage has done so far; None if it did not come to write that down."""
-    entries = []
-    with open(path, "rb") as lines, contextlib.suppress(ValueError):  # from a line that a kill or a power cut spoilt on
-        for line in lines:
-            if line.endswith(b"\n"):
-                entries.append(json.loads(line))
-    return Manifest.from_fields({**entries[0], "outputs": dict(entries[1:])}) if entries else None
-
-
-def _line(value: object) -> str:
-    return json.dumps(value) + "\n"
-
-
-def _name_of(task: tuple[Path, FileRecord]) -> str:
-    return str(task[0])
-
-
-def _is_whole(task: tuple[Path, FileRecord]) -> bool:
-    path, record = task
-    return record.describes(path)
+    def _read_journal(self) -> Manifest | None:
+        """What an unfinished stage has done so far; None if it did not come to write that down."""
+        entries = []
+        # From a line that a kill or a power cut spoilt on, nothing counts.
+        with contextlib.suppress(FileNotFoundError, ValueError), open(self.journal_path, "rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    entries.append(json.loads(line))
+        return Manifest.from_fields({**entries[0], "outputs": dict(entries[1:])}) if entries else None
 
 
 def _difference(found: Manifest, wanted: Manifest) -> str:
     """How what was found differs from what is wanted, as the end of a sentence; empty if it does not."""
-    if (found.stage, found.dataset) != (wanted.stage, wanted.dataset):
-        return f"and not the {wanted.stage} of {wanted.dataset}"
-    # As JSON has them: tuples are lists there.
-    asked = json.loads(json.dumps(wanted.parameters))
-    names = sorted(
-        name for name in found.parameters.keys() | asked.keys() if found.parameters.get(name) != asked.get(name)
+    # As JSON has the parameters: tuples are lists there.
+    was, asked = (
+        {"stage": manifest.stage, "dataset": manifest.dataset, **json.loads(json.dumps(manifest.parameters))}
+        for manifest in (found, wanted)
     )
+    names = sorted(name for name in was.keys() | asked.keys() if was.get(name) != asked.get(name))
     if names:
-        changes = (f"{name} {found.parameters.get(name)} where {asked.get(name)} is asked for" for name in names)
-        return f"made with {', '.join(changes)}"
-    was, now = ([record.sha256 for record in manifest.inputs.values()] for manifest in (found, wanted))
-    if was != now:
-        changed = [name for name, record in wanted.inputs.items() if record.sha256 not in was]
-        return f"made from other input than {changed[0] if changed else 'there is now'}"
+        return "with " + ", ".join(f"{name} {was.get(name)} where {asked.get(name)} is asked for" for name in names)
+    before, now = ([record.sha256 for record in manifest.inputs.values()] for manifest in (found, wanted))
+    if before != now:
+        changed = (name for name, record in wanted.inputs.items() if record.sha256 not in before)
+        return f"from other input than {next(changed, 'there is now')}"
     return ""

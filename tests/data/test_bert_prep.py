@@ -17,7 +17,7 @@ from data.artifacts.layout import Layout
 from data.bertPrep import main
 from data.corpus.sentences import splitter_name
 
-REAL_CREATE = data.stages._create_shard_files
+REAL_CREATE = data.stages._create_shards
 TWO_AND_ONE = ["--n_training_shards", "2", "--n_test_shards", "1"]
 
 
@@ -159,7 +159,8 @@ def test_shards_of_the_same_text_differ(working_dir, sharded):
 
 def test_missing_text_shards_are_named(working_dir, sharded):
     (sentence,) = sentences_of(hdf5_flags(sharded, "--n_training_shards", "3"))
-    assert "bookscorpus_training_0.txt (4 of 4 are missing)" in sentence
+    assert "There are no text shards in" in sentence
+    assert "sharded_training_shards_3_test_shards_1_fraction_0.2" in sentence
 
 
 def fewer_text_shards(working_dir):
@@ -301,16 +302,16 @@ def test_vocabulary_is_checked_where_only_the_folder_is_asked_for(working_dir):
     assert "vocab.txt lacks [MASK]" in sentence
 
 
-def kill_at_training_1(task, plan):
-    if task.name.endswith("training_1"):
+def kill_at_training_1(task, how):
+    if task.text.stem.endswith("training_1"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return REAL_CREATE(task, plan)
+    return REAL_CREATE(task, how)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_shard_of_a_killed_process_is_named_and_the_others_are_kept(working_dir, sharded, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("data.stages._create_shard_files", kill_at_training_1)
+        patch.setattr("data.stages._create_shards", kill_at_training_1)
         (sentence,) = sentences_of(hdf5_flags(sharded, "--n_processes", "2"))
     assert "create_hdf5_files at work on" in sentence
     assert "bookscorpus_training_1" in sentence

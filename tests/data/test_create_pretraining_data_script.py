@@ -98,8 +98,14 @@ def test_two_lengths(tmp_path, vocab):
     [
         (["--max_seq_length", 64, 32, "--output_file", "a"], "must name 2 different files"),
         (["--max_seq_length", 64, 32, "--output_file", "a", "a"], "must name 2 different files"),
-        (["--max_seq_length", 64, 64, "--output_file", "a", "b"], "with --max_predictions_per_seq 10 is given twice"),
-        (["--max_predictions_per_seq", 1, 2, "--output_file", "a"], "has 2 values and --max_seq_length 1"),
+        (
+            ["--max_seq_length", 64, 64, "--output_file", "a", "b"],
+            "--max_predictions_per_seq 10 10: the same is asked for twice",
+        ),
+        (
+            ["--max_predictions_per_seq", 1, 2, "--output_file", "a"],
+            "--max_predictions_per_seq 1 2 must be one for each of the 1 --max_seq_length",
+        ),
     ],
 )
 def test_lengths_that_do_not_fit(tmp_path, vocab, arguments, sentence):

@@ -76,10 +76,12 @@ def test_each_folder_of_the_dataset_is_in_data(machine):
 def test_the_recipes_folders_are_those_of_the_preparation(machine):
     """The names in the script are those that data/artifacts/layout.py makes of the script's defaults."""
     from data.artifacts.layout import BOTH, Layout
+    from data.masked_lm.instances import InstanceOptions
 
     data = machine.folder / "data"
     layout = Layout(data, BOTH)
-    made = [layout.hdf5(True, length, masked, 0.15, 12345, 5) for length, masked in ((128, 20), (512, 80))]
+    lengths = [InstanceOptions(*length, 0.15, 0.1, 5) for length in ((128, 20), (512, 80))]
+    made = [layout.hdf5(True, 12345, length) for length in lengths]
     made += [layout.sharded(256, 256, 0.2), layout.download, layout.extracted]
     seen = mounts(start(machine, data)[0])
     assert {str(path.parent) for path in made} <= set(seen.values())

@@ -10,8 +10,9 @@ from corpora import tree
 
 from common.errors import UserError
 from common.workers import workers
+from data.artifacts.layout import Layout
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
-from data.artifacts.stage_output import StageOutput, relative_to
+from data.artifacts.stage_output import Preparation, StageOutput, relative_to
 
 INPUT = {"in.txt": FileRecord(3, "aa")}
 WANTED = Manifest("sharding", "x", {"n": 2, "of": (1, 2)}, INPUT, {}, {"python": "3"})
@@ -31,10 +32,14 @@ def write_files(folder, **texts):
     return {f"{name}.txt": FileRecord.of(folder / f"{name}.txt", rows=len(text)) for name, text in texts.items()}
 
 
+def output_in(folder, pool, wanted=WANTED, overwrite=False):
+    return StageOutput(folder / FILE_NAME, wanted, Preparation(Layout(folder, "x"), pool, overwrite))
+
+
 def finished_output(folder, pool, **changes):
     """An output of two files that a stage finished, and how another stage would look at it."""
-    StageOutput(folder / FILE_NAME, WANTED, pool).finish(write_files(folder, a="one", b="three"))
-    return StageOutput(folder / FILE_NAME, dataclasses.replace(WANTED, **changes), pool)
+    output_in(folder, pool).finish(write_files(folder, a="one", b="three"))
+    return output_in(folder, pool, dataclasses.replace(WANTED, **changes))
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path, pool):
@@ -47,7 +52,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path, pool):
 
 
 def test_nothing_there(tmp_path, pool):
-    output = StageOutput(tmp_path / "new" / FILE_NAME, WANTED, pool)
+    output = output_in(tmp_path / "new", pool)
     assert output.whole_files() == {}
     assert output.manifest_of({}) is None
     assert not (tmp_path / "new").exists()
@@ -56,7 +61,7 @@ def test_nothing_there(tmp_path, pool):
 def test_finished_is_recognized_in_another_place(tmp_path, pool):
     finished_output(tmp_path / "here", pool)
     os.rename(tmp_path / "here", tmp_path / "there")
-    output = StageOutput(tmp_path / "there" / FILE_NAME, WANTED, pool)
+    output = output_in(tmp_path / "there", pool)
     whole = output.whole_files((tmp_path / "there").glob("*.txt"))
     assert output.manifest_of(whole).outputs == whole
 
@@ -80,7 +85,7 @@ def test_what_is_damaged_is_not_whole(tmp_path, pool, damage):
         ({"parameters": {"n": 2, "of": (1, 2), "more": 1}}, "made with more None where 1 is asked for"),
         ({"inputs": {"other.txt": FileRecord(3, "bb")}}, "made from other input than other.txt"),
         ({"inputs": {}}, "made from other input than there is now"),
-        ({"stage": "extraction"}, "holds the sharding of x and not the extraction of x"),
+        ({"stage": "extraction"}, "holds the sharding of x made with stage sharding where extraction is asked for"),
     ],
 )
 def test_what_was_made_otherwise_is_refused_and_kept(tmp_path, pool, changes, words):
@@ -90,8 +95,7 @@ def test_what_was_made_otherwise_is_refused_and_kept(tmp_path, pool, changes, wo
         output.whole_files()
     assert "--overwrite" in str(raised.value)
     assert tree(tmp_path) == before
-    output.overwrite = True
-    assert output.whole_files() == {}
+    assert output_in(tmp_path, pool, output.wanted, overwrite=True).whole_files() == {}
 
 
 def test_inputs_count_by_their_content_and_not_by_their_place(tmp_path, pool):
@@ -102,16 +106,15 @@ def test_inputs_count_by_their_content_and_not_by_their_place(tmp_path, pool):
 
 def test_files_without_a_manifest_are_refused(tmp_path, pool):
     write_files(tmp_path, a="mine")
-    output = StageOutput(tmp_path / FILE_NAME, WANTED, pool)
+    output = output_in(tmp_path, pool)
     with pytest.raises(UserError, match=r"a.txt is there and no manifest.json says what it was made from"):
         output.whole_files([tmp_path / "a.txt"])
-    output.overwrite = True
-    assert output.whole_files([tmp_path / "a.txt"]) == {}
+    assert output_in(tmp_path, pool, overwrite=True).whole_files([tmp_path / "a.txt"]) == {}
 
 
 def test_journal(tmp_path, pool):
     """Killed after every line of it, and in the middle of one: what is in whole lines counts."""
-    output = StageOutput(tmp_path / FILE_NAME, WANTED, pool)
+    output = output_in(tmp_path, pool)
     records = write_files(tmp_path, a="one", b="three", c="four")
     output.start_journal({"a.txt": records["a.txt"]})
     output.add_to_journal("b.txt", records["b.txt"])
@@ -141,10 +144,10 @@ def test_unfinished_again_while_damaged_files_are_made_anew(tmp_path, pool):
 
 
 def test_a_journal_of_other_parameters_is_refused(tmp_path, pool):
-    StageOutput(tmp_path / FILE_NAME, WANTED, pool).start_journal({})
+    output_in(tmp_path, pool).start_journal({})
     other = dataclasses.replace(WANTED, parameters={"n": 9})
     with pytest.raises(UserError, match="n 2 where 9"):
-        StageOutput(tmp_path / FILE_NAME, other, pool).whole_files()
+        output_in(tmp_path, pool, other).whole_files()
 
 
 def test_what_a_killed_run_was_writing_goes(tmp_path, pool):
@@ -163,7 +166,7 @@ def test_what_a_killed_run_was_writing_goes(tmp_path, pool):
 
 
 def test_a_whole_folder_is_made_or_none(tmp_path, pool):
-    output = StageOutput(tmp_path / "out" / FILE_NAME, WANTED, pool)
+    output = output_in(tmp_path / "out", pool)
     (tmp_path / ".out.of a killed run.unfinished").mkdir()
     with pytest.raises(FileNotFoundError):
         output.make_folder(lambda new: ({"a.txt": FileRecord.of(new / "a.txt")}, {}))
@@ -182,7 +185,7 @@ def test_relative_paths(tmp_path, monkeypatch):
 
 
 def test_the_journal_is_json_lines(tmp_path, pool):
-    output = StageOutput(tmp_path / FILE_NAME, WANTED, pool)
+    output = output_in(tmp_path, pool)
     output.start_journal({})
     output.add_to_journal("a.txt", FileRecord(1, "ff", {"rows": 2}))
     first, second = map(json.loads, (tmp_path / JOURNAL_NAME).read_text(encoding="utf-8").splitlines())
