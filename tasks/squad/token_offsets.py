@@ -12,7 +12,6 @@ Unicode's canonical ordering may swap combining marks; places stay in the order 
 
 import re
 import unicodedata
-from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -31,15 +30,6 @@ class TokenOffsets(NamedTuple):
     ends: np.ndarray  # (n,) int32: the one after the last; never decreases
 
 
-class _WordTokens(NamedTuple):
-    """The same of one word, as the bytes of int32 arrays ready to be joined."""
-
-    n_tokens: int
-    ids: bytes
-    starts: bytes
-    ends: bytes
-
-
 class OffsetTokenizer:
     """Gives the tokens of `tokenizer.tokenize`, with their places.
 
@@ -50,58 +40,47 @@ class OffsetTokenizer:
 
     def __init__(self, tokenizer: BertTokenizer) -> None:
         self.tokenizer = tokenizer
-        self._words: dict[str, _WordTokens] = {}
+        self._words: dict[str, np.ndarray] = {}
 
     def encode(self, text: str) -> TokenOffsets:
         """Tokenizes `text`, without adding [CLS] or [SEP]."""
-        words, word_starts = [], []
+        words, word_starts = [np.zeros((0, 3), dtype=np.int32)], [0]
         for match in _WORD.finditer(text):
             words.append(self._word_tokens(match.group()))
             word_starts.append(match.start())
-        shift = np.repeat(np.array(word_starts, dtype=np.int32), [word.n_tokens for word in words])
-        # A bytearray, because numpy makes an array over immutable bytes read-only.
-        return TokenOffsets(
-            np.frombuffer(bytearray().join(word.ids for word in words), dtype=np.int32),
-            np.frombuffer(b"".join(word.starts for word in words), dtype=np.int32) + shift,
-            np.frombuffer(b"".join(word.ends for word in words), dtype=np.int32) + shift,
-        )
+        shift = np.repeat(np.array(word_starts, dtype=np.int32), list(map(len, words)))
+        ids, starts, ends = np.concatenate(words).T
+        return TokenOffsets(ids, starts + shift, ends + shift)
 
-    def _word_tokens(self, word: str) -> _WordTokens:
-        known = self._words.get(word)
-        if known is None:
-            known = self._tokenize_word(word)
-            if len(self._words) < MAX_CACHED_WORDS:
-                self._words[word] = known
-        return known
-
-    def _tokenize_word(self, word: str) -> _WordTokens:
+    def _word_tokens(self, word: str) -> np.ndarray:
+        """(n, 3) int32: of each of a word's tokens the id, and the start and end of what it comes from in the word."""
+        if word in self._words:
+            return self._words[word]
         ids, _ = self.tokenizer.encode_batch([word])
         pieces = iter(self.tokenizer.convert_ids_to_tokens(ids))
-        char_starts, char_ends = self._character_places(word)
-        starts, ends = array("i"), array("i")
-        begin = 0
+        characters = self._character_places(word)
+        places, begin = [], 0
         for basic_token in self.tokenizer.basic_tokenizer.tokenize(word):
             token_begin, token_end = begin, begin + len(basic_token)
             while begin < token_end:
                 piece = next(pieces)
                 continues = begin > token_begin  # then it is written with ## before it
                 end = token_end if piece == UNK else begin + len(piece) - 2 * continues
-                starts.append(char_starts[begin])
-                ends.append(char_ends[end - 1])
+                places.append((characters[begin][0], characters[end - 1][1]))
                 begin = end
-        if begin != len(char_starts) or len(starts) != len(ids):
-            raise RuntimeError(f"{word!r}: its {len(ids)} tokens and its characters cannot be aligned")
-        return _WordTokens(len(ids), ids.tobytes(), starts.tobytes(), ends.tobytes())
+        found = [(token, *place) for token, place in zip(ids.tolist(), places, strict=True)]
+        tokens = np.array(found, dtype=np.int32).reshape(-1, 3)
+        if len(self._words) < MAX_CACHED_WORDS:
+            self._words[word] = tokens
+        return tokens
 
-    def _character_places(self, word: str) -> tuple[list[int], list[int]]:
+    def _character_places(self, word: str) -> list[list[int]]:
         """For each character of the word's basic tokens, start and end in the word of what it comes from."""
-        places: list[list[int]] = []  # start, end, and how many characters it becomes
+        places: list[list[int]] = []
         for place, char in enumerate(word):
             n_characters = sum(map(len, self.tokenizer.basic_tokenizer.tokenize(char)))
             if n_characters:
-                places.append([place, place + 1, n_characters])
+                places += [[place, place + 1]] * n_characters  # one list, so that all end where the last one does
             elif places and unicodedata.category(char) == "Mn":  # a stripped accent: its letter ends after it
                 places[-1][1] = place + 1
-        starts = [start for start, _, n_characters in places for _ in range(n_characters)]
-        ends = [end for _, end, n_characters in places for _ in range(n_characters)]
-        return starts, ends
+        return places
