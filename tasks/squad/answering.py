@@ -1,6 +1,5 @@
 """From a model to answers: every window's tokens scored once, the best spans written, printed and scored."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from common.work import Work
 from tasks.squad.arguments import SquadFlags
 from tasks.squad.dataset import SquadBatch, SquadDataset
-from tasks.squad.metrics import evaluate_predictions
-from tasks.squad.official_script import run_official_script
-from tasks.squad.predictions import NULL_ODDS, PredictionOptions, Predictions, predict_answers, write_predictions
+from tasks.squad.examples import SquadExample
+from tasks.squad.metrics import evaluate_predictions, run_official_script
+from tasks.squad.predictions import NULL_ODDS, Predictions, write_predictions
 from training.distributed.world import World
 from training.metrics.throughput import ThroughputMeter
 
@@ -60,29 +59,16 @@ def score_tokens(
     return start_logits, end_logits, {f"inference_{name}": measured[name] for name in REPORTED if name in measured}
 
 
-def answer(
-    flags: SquadFlags, examples: list, dataset: SquadDataset, start_logits: np.ndarray, end_logits: np.ndarray
-) -> Predictions:
-    """The best spans of each question, or that there is none."""
-    options = PredictionOptions(
-        flags.n_best_size, flags.max_answer_length, flags.version_2_with_negative, flags.null_score_diff_threshold
-    )
-    report = print if flags.verbose_logging else None
-    return predict_answers(examples, dataset.features, start_logits, end_logits, options, report)
-
-
-def write_and_score(flags: SquadFlags, output_dir: Path, examples: list, predictions: Predictions) -> dict[str, float]:
+def write_and_score(
+    flags: SquadFlags, output_dir: Path, examples: list[SquadExample], predictions: Predictions
+) -> dict[str, float]:
     """Write the answers to the output folder, and score them where `--do_eval` asks for it."""
     written = write_predictions(output_dir, predictions, flags.version_2_with_negative)
     print(f"answers to {len(predictions.answers):,} questions: {written}", flush=True)
     if not flags.do_eval:
         return {}
     scores = evaluate_predictions(
-        examples,
-        predictions.answers,
-        flags.version_2_with_negative,
-        predictions.null_odds or None,
-        predictions.best_answers,
+        examples, predictions.answers, flags.version_2_with_negative, predictions.null_odds, predictions.best_answers
     )
     print(f"exact match {scores['exact_match']:.2f} %, F1 {scores['f1']:.2f} %", flush=True)  # whatever comes now
     if flags.eval_script:
@@ -100,8 +86,7 @@ def print_answers(predictions: Predictions) -> None:
         print(f"no answer scores {odds:+.2f} against the best answer")
     (n_best,) = predictions.n_best.values()
     for candidate in n_best:
-        print(f"{candidate.probability:7.2%} {candidate.score:8.2f}  {candidate.text or '(no answer)'}")
-    sys.stdout.flush()
+        print(f"{candidate.probability:7.2%} {candidate.score:8.2f}  {candidate.text or '(no answer)'}", flush=True)
 
 
 def _keep(scores: np.ndarray, offsets: np.ndarray, batch: SquadBatch, logits: Tensor) -> None:

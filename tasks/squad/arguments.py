@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 
 from common.errors import Problem
+from data.loading.synthetic import synthetic_problem
 from models.config import BERT_CONFIGS
 from training.config.flags import flag
 from training.config.problems import positive_problems
@@ -81,44 +82,23 @@ class SquadFlags:
 
 def value_problems(settings: Settings) -> Iterator[Problem]:
     """What is wrong with the flags themselves, before any file is looked at."""
-    flags, init_checkpoint = settings.task, settings.checkpoints.init_checkpoint
+    flags, synthetic = settings.task, settings.measurement.synthetic
+    init_checkpoint = settings.checkpoints.init_checkpoint
+    does_file, asks = flags.do_train or flags.predicts, flags.question is not None
     yield from positive_problems(flags)
-    yield from _task_problems(settings)
-    if not (flags.do_train or settings.checkpoints.resume_from_checkpoint or init_checkpoint):
-        yield Problem(
-            "there are no weights to answer with",
-            "add --resume_from_checkpoint for those in --output_dir, or --init_checkpoint",
-        )
-    if init_checkpoint is None and flags.vocab_file is None and settings.measurement.synthetic is None:
-        yield Problem("there is no vocabulary", "give --vocab_file, or an --init_checkpoint with one beside it")
-    if not flags.max_query_length + 4 <= flags.max_seq_length:
-        yield Problem(
-            f"--max_query_length {flags.max_query_length} leaves no room for a context in --max_seq_length "
-            f"{flags.max_seq_length}",
-            "take a shorter question or a longer sequence",
-        )
-
-
-def _task_problems(settings: Settings) -> Iterator[Problem]:
-    flags = settings.task
-    does_file = flags.do_train or flags.predicts
-    if (flags.question is None) != (flags.context is None):
+    if asks != (flags.context is not None):
         yield Problem("--question and --context belong together", "give both")
-    if flags.question is not None and does_file:
-        yield Problem(
-            "--question answers one question and does nothing else", "leave --do_train, --do_predict and --do_eval out"
-        )
-    if not (does_file or flags.question is not None):
-        yield Problem(
-            "there is nothing to do: give --do_train, --do_predict, --do_eval, or a --question and its --context."
-        )
-    if settings.measurement.synthetic is not None:
+    if asks and does_file:
+        yield Problem("--question answers one question and does nothing else", "leave the --do_... flags out")
+    if not (asks or does_file):
+        yield Problem("there is nothing to do", "give --do_train, --do_predict, --do_eval, or --question and --context")
+    if synthetic is not None:
         if flags.train_file is not None:
-            yield Problem(
-                f"--synthetic makes its own windows, and --train_file {flags.train_file} names others", "give one"
-            )
+            yield Problem("--synthetic makes its own windows, and --train_file names others", "give one")
         if flags.predicts:
             yield Problem("--synthetic measures the speed of training", "leave --do_predict and --do_eval out")
+        if problem := synthetic_problem(synthetic, flags.max_seq_length):
+            yield problem
     elif flags.do_train and flags.train_file is None:
         yield Problem("--do_train needs --train_file, a SQuAD .json file.")
     if flags.predicts and flags.predict_file is None:
@@ -127,3 +107,13 @@ def _task_problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("--eval_script scores answers", "add --do_eval")
     if flags.eval_script and flags.skip_bad_answers:
         yield Problem("--eval_script scores all questions of a file", "repair it instead of giving --skip_bad_answers")
+    if not (flags.do_train or settings.checkpoints.resume_from_checkpoint or init_checkpoint):
+        yield Problem("there are no weights to answer with", "add --resume_from_checkpoint or --init_checkpoint")
+    if init_checkpoint is None and flags.vocab_file is None and synthetic is None:
+        yield Problem("there is no vocabulary", "give --vocab_file, or an --init_checkpoint with one beside it")
+    if not flags.max_query_length + 4 <= flags.max_seq_length:
+        yield Problem(
+            f"--max_query_length {flags.max_query_length} leaves no room for a context in --max_seq_length "
+            f"{flags.max_seq_length}",
+            "take a shorter question or a longer sequence",
+        )

@@ -1,102 +1,93 @@
 """What a run of SQuAD trains on and answers: files to questions, questions to windows, windows to batches."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import tokenization
 from common.errors import Problems, UserError
 from common.workers import usable_cores
-from data.loading.synthetic import N_BATCHES, mean_length, synthetic_problem
+from data.loading.synthetic import N_BATCHES, mean_length
 from models.config import BertConfig
 from pretrained.load import Pretrained
-from tasks.squad.dataset import SquadDataset
+from tasks.squad.arguments import SquadFlags
+from tasks.squad.dataset import SquadDataset, synthetic_features
 from tasks.squad.examples import SquadExample, read_squad
-from tasks.squad.features import SquadFeatures, cached_squad_features, squad_features
-from tasks.squad.synthetic import N_WINDOWS, synthetic_features
+from tasks.squad.features import squad_features
 from tokenization import BertTokenizer
 from training.config.settings import Settings
 from training.distributed.world import World
 
-Examples = dict[str, list[SquadExample]]
-"""By what they are for: `training` or `prediction`."""
+N_SYNTHETIC_WINDOWS = 4096
 
 
-def open_tokenizer(
-    settings: Settings, config: BertConfig | None, pretrained: Pretrained | None, problems: Problems
-) -> BertTokenizer | None:
+def open_tokenizer(flags: SquadFlags, config: BertConfig | None, pretrained: Pretrained | None) -> BertTokenizer:
     """The tokenizer of the vocabulary that the flags name, or that lies beside the weights.
 
-    None where there is none, with problems noted where that is one.
+    Raises:
+        UserError: there is none, or it is not the model's.
     """
-    flags = settings.task
-    vocab_file = flags.vocab_file or (pretrained and pretrained.vocab_file)
+    vocab_file = flags.vocab_file or pretrained.vocab_file
     if vocab_file is None:
-        if pretrained is not None:
-            problems.add(
-                f"{pretrained.path} has no vocabulary beside it", "give --vocab_file the one it was trained with"
-            )
-        return None
-    tokenizer = None
-    with problems.collect():
-        tokenizer = tokenization.open_tokenizer(
-            vocab_file, flags.do_lower_case, pretrained and pretrained.do_lower_case
+        raise UserError(
+            f"{pretrained.path} has no vocabulary beside it", "give --vocab_file the one it was trained with"
         )
-        if config is not None and not flags.vocab_file:
-            problems.check(
-                tokenizer.vocab_size == config.vocab_size,
-                f"the vocabulary {vocab_file} has {tokenizer.vocab_size} entries and the model's configuration says "
-                f"vocab_size {config.vocab_size}",
-                "give --vocab_file the one the model was trained with",
-            )
+    tokenizer = tokenization.open_tokenizer(vocab_file, flags.do_lower_case, pretrained and pretrained.do_lower_case)
+    if config is not None and tokenizer.vocab_size != config.vocab_size:
+        raise UserError(
+            f"the vocabulary {vocab_file} has {tokenizer.vocab_size} entries and the model's configuration says "
+            f"vocab_size {config.vocab_size}",
+            "give --vocab_file the one the model was trained with",
+        )
     return tokenizer
 
 
-def read_examples(settings: Settings, world: World, problems: Problems) -> Examples:
-    """What is to be trained on and answered, as far as it can be read."""
-    flags, examples = settings.task, {}
-    read = functools.partial(
-        read_squad,
-        version_2_with_negative=flags.version_2_with_negative,
-        skip_bad_answers=flags.skip_bad_answers,
-        report=_reporter(world),
-    )
-    if flags.do_train and flags.train_file:
-        with problems.collect():
-            examples["training"] = read(flags.train_file)
-    if flags.predicts and flags.predict_file:
-        with problems.collect():
-            examples["prediction"] = read(flags.predict_file, answers_required=flags.do_eval)
+def read_examples(flags: SquadFlags, world: World, problems: Problems) -> dict[str, list[SquadExample]]:
+    """What is to be trained on and answered, as far as it can be read, by what it is for."""
+    examples = {}
+    for what, path, use in (
+        ("training", flags.do_train and flags.train_file, "train"),
+        ("prediction", flags.predicts and flags.predict_file, "score" if flags.do_eval else "answer"),
+    ):
+        if path:
+            with problems.collect():
+                report = functools.partial(_print_once, world)
+                checks = flags.version_2_with_negative, flags.skip_bad_answers
+                examples[what] = read_squad(path, *checks, report, use)
     if flags.question is not None and flags.context is not None:
         with problems.collect():
-            context = _read_context(flags.context)
-            examples["prediction"] = [SquadExample("question", flags.question, context, (), False)]
+            examples["prediction"] = [SquadExample("question", flags.question, _read_context(flags.context))]
     return examples
 
 
-def make_datasets(
-    settings: Settings, examples: Examples, tokenizer: BertTokenizer, world: World, problems: Problems
-) -> dict[str, SquadDataset]:
-    """The windows of the examples, in batches, by what they are for. Tokenizing takes its time."""
-    datasets = {}
-    for what, some in examples.items():
-        with problems.collect():
-            features = _features(settings, some, tokenizer, world)
-            n_windows = settings.batches.micro if what == "training" else settings.task.predict_batch_size
-            seed = settings.optimization.seed
-            datasets[what] = SquadDataset(features, n_windows, settings.max_seq_length, seed, world.rank, world.size)
-    return datasets
+def make_dataset(
+    settings: Settings, examples: Sequence[SquadExample], tokenizer: BertTokenizer, n_windows: int, world: World
+) -> SquadDataset:
+    """The windows of the examples in batches of `n_windows`. Tokenizing takes its time."""
+    flags, is_one = settings.task, len(examples) == 1
+    cache_dir = flags.cache_dir or Path(settings.output.output_dir) / "cache"
+    features = squad_features(
+        examples,
+        tokenizer,
+        flags.max_seq_length,
+        flags.doc_stride,
+        flags.max_query_length,
+        n_processes=max(1, (flags.n_processes or usable_cores()) // world.local_size),
+        cache_dir=None if is_one or flags.skip_cache else cache_dir,
+        report=functools.partial(_print_once, world),
+        progress=world.is_first and not is_one and not settings.output.disable_progress_bar,
+    )
+    seed = settings.optimization.seed
+    return SquadDataset(features, n_windows, flags.max_seq_length, seed, world.rank, world.size)
 
 
 def make_synthetic(settings: Settings, world: World) -> SquadDataset:
-    """Windows of random tokens to train on. Raises UserError where their lengths cannot be."""
-    lengths, batches, seed = settings.measurement.synthetic, settings.batches, settings.optimization.seed
-    if problem := synthetic_problem(lengths, settings.max_seq_length):
-        raise UserError(problem)
-    n_windows = max(N_WINDOWS, N_BATCHES * batches.micro * world.size)
-    vocab_size, mean = settings.model.vocab_size, mean_length(lengths)
-    features = synthetic_features(n_windows, settings.max_seq_length, vocab_size, mean, seed)
-    return SquadDataset(features, batches.micro, settings.max_seq_length, seed, world.rank, world.size)
+    """Windows of random tokens to train on."""
+    batches, seed, longest = settings.batches, settings.optimization.seed, settings.max_seq_length
+    n_windows = max(N_SYNTHETIC_WINDOWS, N_BATCHES * batches.micro * world.size)
+    mean = mean_length(settings.measurement.synthetic)
+    features = synthetic_features(n_windows, longest, settings.model.vocab_size, mean, seed)
+    return SquadDataset(features, batches.micro, longest, seed, world.rank, world.size)
 
 
 def _read_context(context: str) -> str:
@@ -108,20 +99,6 @@ def _read_context(context: str) -> str:
         raise UserError(f"--context {context} cannot be read ({error})", "give @ and a text file in UTF-8") from error
 
 
-def _features(
-    settings: Settings, examples: Sequence[SquadExample], tokenizer: BertTokenizer, world: World
-) -> SquadFeatures:
-    flags = settings.task
-    lengths = (flags.max_seq_length, flags.doc_stride, flags.max_query_length)
-    progress = world.is_first and not settings.output.disable_progress_bar and len(examples) > 1
-    n_processes = max(1, (flags.n_processes or usable_cores()) // world.local_size)
-    if flags.skip_cache or len(examples) == 1:
-        return squad_features(examples, tokenizer, *lengths, n_processes, progress=progress)
-    cache_dir = flags.cache_dir or Path(settings.output.output_dir) / "cache"
-    report = _reporter(world)
-    return cached_squad_features(cache_dir, examples, tokenizer, *lengths, n_processes, report, progress=progress)
-
-
-def _reporter(world: World) -> Callable[[str], None]:
-    """Prints, on the first rank only."""
-    return functools.partial(print, flush=True) if world.is_first else lambda sentence: None
+def _print_once(world: World, sentence: str) -> None:
+    if world.is_first:
+        print(sentence, flush=True)

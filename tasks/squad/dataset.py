@@ -1,24 +1,24 @@
 """Windows of SQuAD to flat batches: the stream of `data/loading/stream.py`, all of it one part in memory.
 
 For prediction windows are sorted by length, so that batches of one bucket follow each other and compiled code and CUDA
-graphs meet few shapes.
-
-A batch is a few gathers from flat arrays: a tenth of a millisecond, for which no background thread is worth its
-trouble.
+graphs meet few shapes. A batch is a few gathers from flat arrays: a tenth of a millisecond, for which no background
+thread is worth its trouble.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from common.errors import Problems, UserError
+from common.errors import Problems
 from common.work import Work
 from data.loading.flat_batch import FlatBatch, lay_out, padded
 from data.loading.stream import SampleStream
+from data.loading.synthetic import spread_lengths
 from tasks.squad.features import SquadFeatures
+
+QUESTION_LENGTH = 16  # tokens of a made question, or half of a shorter window
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,9 @@ class SquadDataset(SampleStream[SquadBatch]):
     """Micro-batches for one rank.
 
     Args:
-        features: N windows.
-        micro_batch_size, seed, rank, world_size, pin_memory: see `BatchStream`.
+        features: N windows; training needs as many as a micro-batch on all ranks takes.
         max_seq_length: S; no window is longer.
-
-    Raises:
-        UserError: all that is wrong with the arguments.
+        micro_batch_size, seed, rank, world_size, pin_memory: see `BatchStream`.
     """
 
     def __init__(
@@ -55,33 +52,10 @@ class SquadDataset(SampleStream[SquadBatch]):
     ) -> None:
         problems = Problems()
         super().__init__(micro_batch_size, seed, rank, world_size, pin_memory, problems)
-        longest = int(features.lengths.max(initial=0))
-        problems.check(
-            longest <= max_seq_length,
-            f"The longest window has {longest} tokens, more than --max_seq_length {max_seq_length}",
-            "give the length that the features were made with",
-        )
         problems.raise_if_any()
         self.features = features
         self.n_samples = len(features)
         self.max_seq_length = max_seq_length
-
-    @contextmanager
-    def iterate(self, start_sample: int = 0) -> Iterator[Iterator[SquadBatch]]:
-        """As `BatchStream.iterate`.
-
-        Raises:
-            UserError: fewer windows than a micro-batch on all ranks takes, so that one would be in a batch twice.
-        """
-        needed = self.micro_batch_size * self.world_size
-        if self.n_samples < needed:
-            raise UserError(
-                f"The training questions make {self.n_samples} windows, and one micro-batch on all ranks takes "
-                f"{needed}",
-                "give more questions or take a smaller batch",
-            )
-        with super().iterate(start_sample) as batches:
-            yield batches
 
     def _sizes(self, epoch: int) -> Iterable[tuple[int, int]]:
         return [(0, self.n_samples)]
@@ -116,3 +90,30 @@ class SquadDataset(SampleStream[SquadBatch]):
             end_positions=torch.from_numpy(features.end_positions[windows]),
             feature_indices=torch.from_numpy(windows.astype(np.int64)),
         )
+
+
+def synthetic_features(
+    n_windows: int, max_seq_length: int, vocab_size: int, mean_length: float | None = None, seed: int = 0
+) -> SquadFeatures:
+    """Windows of random ids, which no question belongs to; each holds an answer of at most three tokens.
+
+    Args:
+        mean_length: as in `spread_lengths`.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = spread_lengths(rng, n_windows, max_seq_length, mean_length)
+    n_tokens = int(lengths.sum())
+    question_lengths = np.minimum(QUESTION_LENGTH, lengths // 2).astype(np.int32)
+    starts = rng.integers(question_lengths, lengths)
+    nowhere = np.full(n_tokens, -1, dtype=np.int32)
+    return SquadFeatures(
+        input_ids=rng.integers(vocab_size, size=n_tokens, dtype=np.int32),
+        char_starts=nowhere,
+        char_ends=nowhere,
+        is_max_context=np.zeros(n_tokens, dtype=bool),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        question_lengths=question_lengths,
+        example_index=np.zeros(n_windows, dtype=np.int32),
+        start_positions=starts,
+        end_positions=np.minimum(starts + rng.integers(3, size=n_windows), lengths - 1),
+    )

@@ -5,27 +5,25 @@ google-research/bert. Scores depend on all of it (where parts begin, which of th
 hold), so the rules are exactly the published ones. One thing is better: the answer is the tokens that hold its
 characters, where the published code searches its text again in the tokens of the words around it.
 
-Everything about all windows is a few flat arrays: they are cut by offsets, written to disk and read again as they are,
-and handed between processes cheaply. A context is tokenized once, not once per question. The cache on disk saves the
-work to the other ranks and to the next run; a file in it is named by a hash of all that shapes the features, so that a
-stale one cannot be met.
+Everything about all windows is a few flat arrays, which are cut by offsets and written to disk as they are. The cache
+on disk saves the work to the other ranks and to the next run; a file in it is named by a hash of all that shapes the
+features, so that a stale one cannot be met.
 """
 
-import contextlib
-import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import Problems, UserError
+from common.errors import UserError
 from common.workers import workers
 from file_utils import atomic_write, locked
 from tasks.squad.examples import SquadExample
@@ -33,7 +31,6 @@ from tasks.squad.token_offsets import OffsetTokenizer, TokenOffsets
 from tokenization import BertTokenizer
 
 FORMAT_VERSION = 1  # of the cache; to be raised when other features are made of the same questions
-N_SPECIAL = 3  # [CLS] question [SEP] context [SEP]
 EXAMPLES_PER_TASK = 256
 
 
@@ -63,21 +60,6 @@ class SquadFeatures:
         """(N,) int64: tokens of each window."""
         return np.diff(self.offsets)
 
-    @staticmethod
-    def concatenate(parts: Sequence["SquadFeatures"]) -> "SquadFeatures":
-        """The windows of all parts, at least one, in their order."""
-        arrays = {
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(SquadFeatures)
-            if field.name != "offsets"
-        }
-        lengths = np.concatenate([part.lengths for part in parts])
-        return SquadFeatures(**arrays, offsets=_offsets(lengths))
-
-
-def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-
 
 def squad_features(
     examples: Sequence[SquadExample],
@@ -86,6 +68,8 @@ def squad_features(
     doc_stride: int,
     max_query_length: int,
     n_processes: int = 1,
+    cache_dir: str | os.PathLike | None = None,
+    report: Callable[[str], object] = print,
     *,
     progress: bool = True,
 ) -> SquadFeatures:
@@ -95,210 +79,153 @@ def squad_features(
         max_seq_length: tokens in a window, at most.
         doc_stride: tokens of the context from one window's begin to the next one's.
         max_query_length: tokens of the question that are kept.
+        cache_dir: a folder where they are read if they were made before, and else written. Any number of processes may
+            ask at once: one makes them, the others wait and read.
+        report: is told where they came from, and of a damaged file, which is made anew.
         progress: a bar on stderr, when that is a terminal.
 
     Raises:
-        UserError: lengths that leave no room; no example with a token; a worker that was killed.
+        UserError: no example with a token; a worker that was killed; a folder that cannot be written to.
     """
-    _check_lengths(max_seq_length, doc_stride, max_query_length, n_processes)
-    converter = _Converter(OffsetTokenizer(tokenizer), max_seq_length, doc_stride, max_query_length)
+    lengths = max_seq_length, doc_stride, max_query_length
+    if cache_dir is None:
+        return _make(examples, tokenizer, lengths, n_processes, progress)
+    path = Path(cache_dir) / f"squad_features_{features_key(examples, tokenizer, *lengths)}.npz"
+    try:
+        with locked(path.with_name(f".{path.name}.lock"), waiting=""):
+            features = _read(path, report)
+            if features is None:
+                features = _make(examples, tokenizer, lengths, n_processes, progress)
+                with atomic_write(path, "wb") as file:
+                    np.savez(file, **vars(features))
+                report(f"{path}: holds the features now.")
+            return features
+    except OSError as error:
+        raise UserError(
+            f"{cache_dir}: features cannot be kept here ({error.strerror})", "give another --cache_dir, or --skip_cache"
+        ) from error
+
+
+def _make(
+    examples: Sequence[SquadExample],
+    tokenizer: BertTokenizer,
+    lengths: tuple[int, int, int],
+    n_processes: int,
+    progress: bool,
+) -> SquadFeatures:
     firsts = range(0, len(examples), EXAMPLES_PER_TASK)
     tasks = ((first, examples[first : first + EXAMPLES_PER_TASK]) for first in firsts)
+    convert = functools.partial(_convert, OffsetTokenizer(tokenizer), lengths)
     parts = []
     with (
         workers(n_processes) as pool,
         tqdm(total=len(examples), unit="question", desc="SQuAD features", disable=None if progress else True) as bar,
     ):
-        for first, part in zip(firsts, pool.map(converter.convert, tasks, "SQuAD features"), strict=True):
+        for first, part in zip(firsts, pool.map(convert, tasks, "SQuAD features"), strict=True):
             parts.append(part)
             bar.update(min(EXAMPLES_PER_TASK, len(examples) - first))
-    if not any(map(len, parts)):
+    windows = np.concatenate([windows for _, windows in parts])
+    if not len(windows):
         raise UserError(f"None of the {len(examples)} questions has a context with text in it", "give other questions")
-    return SquadFeatures.concatenate(parts)
-
-
-def _check_lengths(max_seq_length: int, doc_stride: int, max_query_length: int, n_processes: int) -> None:
-    problems = Problems()
-    problems.check(n_processes >= 1, f"{n_processes} processes cannot make SQuAD features", "give 1 or more")
-    problems.check(doc_stride >= 1, f"--doc_stride {doc_stride} never moves on", "give 1 or more")
-    problems.check(max_query_length >= 0, f"--max_query_length {max_query_length} is negative", "give 0 or more")
-    problems.check(
-        max_seq_length > max_query_length + N_SPECIAL,
-        f"--max_seq_length {max_seq_length} leaves no room for the context beside a question of --max_query_length "
-        f"{max_query_length} and {N_SPECIAL} special tokens",
-        f"give at least {max_query_length + N_SPECIAL + 1}",
+    input_ids, char_starts, char_ends, is_max_context = np.concatenate([tokens for tokens, _ in parts], axis=1)
+    example_index, window_lengths, question_lengths, starts, ends = windows.T.copy()
+    return SquadFeatures(
+        input_ids=input_ids,
+        char_starts=char_starts,
+        char_ends=char_ends,
+        is_max_context=is_max_context.astype(np.bool_),
+        offsets=np.concatenate([[0], np.cumsum(window_lengths)]),
+        question_lengths=question_lengths.astype(np.int32),
+        example_index=example_index.astype(np.int32),
+        start_positions=starts,
+        end_positions=ends,
     )
-    problems.raise_if_any()
 
 
-class _Converter:
-    """Makes the windows of some examples; works in any process."""
+def _convert(
+    tokens: OffsetTokenizer, lengths: tuple[int, int, int], task: tuple[int, Sequence[SquadExample]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of examples of which the first is number task[0].
 
-    def __init__(self, tokens: OffsetTokenizer, max_seq_length: int, doc_stride: int, max_query_length: int) -> None:
-        self.tokens = tokens
-        self.max_seq_length = max_seq_length
-        self.doc_stride = doc_stride
-        self.max_query_length = max_query_length
-
-    def convert(self, task: tuple[int, Sequence[SquadExample]]) -> SquadFeatures:
-        """The windows of examples of which the first is number task[0]."""
-        first, examples = task
-        tokens, windows = [np.zeros((4, 0), dtype=np.int32)], []
-        index = itertools.count(first)
-        for text, group in itertools.groupby(examples, key=lambda example: example.context):
-            context = self.tokens.encode(text)
-            group = list(group)
-            ids, offsets = self.tokens.tokenizer.encode_batch([example.question for example in group])
-            for i, example in enumerate(group):
-                question = ids[offsets[i] : offsets[i + 1]][: self.max_query_length]
-                number, answer = next(index), _answer_tokens(example, context)
-                for window, start, end in self._windows(question, context, answer):
-                    tokens.append(window)
-                    windows.append((number, window.shape[1], len(question) + 2, start, end))
-        input_ids, char_starts, char_ends, is_max_context = np.concatenate(tokens, axis=1)
-        numbers, lengths, question_lengths, starts, ends = np.array(windows, dtype=np.int64).reshape(-1, 5).T.copy()
-        return SquadFeatures(
-            input_ids=input_ids,
-            char_starts=char_starts,
-            char_ends=char_ends,
-            is_max_context=is_max_context.astype(np.bool_),
-            offsets=_offsets(lengths),
-            question_lengths=question_lengths.astype(np.int32),
-            example_index=numbers.astype(np.int32),
-            start_positions=starts,
-            end_positions=ends,
-        )
-
-    def _windows(
-        self, question: np.ndarray, context: TokenOffsets, answer: tuple[int, int] | None
-    ) -> Iterator[tuple[np.ndarray, int, int]]:
-        """Each window of a question: of its tokens id, first and end character, and whether it speaks for them, (4, n)
-        int32; and the answer's first and last token in it. `answer` is that in the context."""
-        tokenizer, n_before = self.tokens.tokenizer, len(question) + 2
-        begins, ends = context_windows(len(context.ids), self.max_seq_length - n_before - 1, self.doc_stride)
-        if not len(begins):
-            return
-        speakers = max_context_windows(begins, ends)
+    Returns:
+        of each token its id, first and end character and whether its window speaks for it, (4, T) int32; and of each
+        window its example, its length, that of its question, and the answer's first and last token, (N, 5) int64.
+    """
+    max_seq_length, doc_stride, max_query_length = lengths
+    first, examples = task
+    tokenizer, text = tokens.tokenizer, None
+    columns, windows = [_outside([])], []
+    for number, example in enumerate(examples, first):
+        if example.context != text:  # it is tokenized once, not once a question
+            text, context = example.context, tokens.encode(example.context)
+        question = tokenizer.encode_batch([example.question])[0][:max_query_length]
         before = _outside([tokenizer.cls_token_id, *question, tokenizer.sep_token_id])
         after = _outside([tokenizer.sep_token_id])
-        for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-            part = [array[begin:end] for array in (*context, speakers == number)]
-            start_position = end_position = 0
-            if answer and begin <= answer[0] and answer[1] < end:
-                start_position, end_position = (token - begin + n_before for token in answer)
-            yield np.concatenate([before, part, after], axis=1, dtype=np.int32), start_position, end_position
+        answer, n_before = _answer_tokens(example, context), len(question) + 2
+        spans = _spans(len(context.ids), max_seq_length - n_before - 1, doc_stride)
+        speakers = _speakers(spans)
+        for window, (begin, end) in enumerate(spans):
+            part = [*(array[begin:end] for array in context), speakers[begin:end] == window]
+            columns += [before, np.array(part, dtype=np.int32), after]
+            is_inside = answer and begin <= answer[0] and answer[1] < end
+            answer_in_window = [token - begin + n_before for token in answer] if is_inside else [0, 0]
+            windows.append((number, n_before + end - begin + 1, n_before, *answer_in_window))
+    return np.concatenate(columns, axis=1), np.array(windows, dtype=np.int64).reshape(-1, 5)
 
 
 def _outside(ids: Sequence[int]) -> np.ndarray:
     """(4, n): tokens that are not of the context."""
-    return np.array([[token, -1, -1, 0] for token in ids], dtype=np.int32).T
+    return np.array([(token, -1, -1, 0) for token in ids], dtype=np.int32).reshape(-1, 4).T
 
 
-def context_windows(n_tokens: int, room: int, doc_stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the parts of a context of `n_tokens` tokens begin and end, (W,) int64 each; `room` tokens fit.
+def _spans(n_tokens: int, room: int, doc_stride: int) -> list[tuple[int, int]]:
+    """Where the parts of a context of `n_tokens` tokens begin and end; `room` tokens fit.
 
     They are `doc_stride` apart, or `room` if that is less, and the last is the first that reaches the end.
     """
     step = min(doc_stride, room)
-    n_windows = 1 + max(0, -(-(n_tokens - room) // step)) if n_tokens else 0
-    begins = np.arange(n_windows, dtype=np.int64) * step
-    return begins, np.minimum(begins + room, n_tokens)
+    begins = range(0, max(0, n_tokens - room) + step, step) if n_tokens else ()
+    return [(begin, min(begin + room, n_tokens)) for begin in begins]
 
 
-def max_context_windows(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """For each token of the context the window that speaks for it, (n_tokens,) int64.
+def _speakers(spans: Sequence[tuple[int, int]]) -> np.ndarray:
+    """For each token of the context the part that speaks for it, (n_tokens,) int64.
 
     It is the one that has most of the lesser of the contexts to the left and to the right, plus 0.01 times its length;
     the first of equals (google-research/bert, run_squad.py).
     """
-    positions = np.arange(ends[-1])
-    left = positions - begins[:, None]
-    right = ends[:, None] - 1 - positions
-    score = np.minimum(left, right) + 0.01 * (ends - begins)[:, None]
-    score[(left < 0) | (right < 0)] = -np.inf
-    return score.argmax(axis=0)
+    n_tokens = spans[-1][1] if spans else 0
+    best, speakers = np.full(n_tokens, -np.inf), np.zeros(n_tokens, dtype=np.int64)
+    for number, (begin, end) in enumerate(spans):
+        left = np.arange(end - begin)
+        score = np.minimum(left, left[::-1]) + 0.01 * (end - begin)
+        is_better = score > best[begin:end]
+        best[begin:end][is_better] = score[is_better]
+        speakers[begin:end][is_better] = number
+    return speakers
 
 
 def _answer_tokens(example: SquadExample, context: TokenOffsets) -> tuple[int, int] | None:
     """The first and last token of the context with characters of the first answer; None if there is none."""
-    if example.is_impossible or not example.answers:
+    answer = example.answers[0] if example.answers else None
+    if answer is None or answer.start < 0:
         return None
-    answer = example.answers[0]
     covering = np.flatnonzero((context.starts < answer.start + len(answer.text)) & (context.ends > answer.start))
     return (int(covering[0]), int(covering[-1])) if len(covering) else None
 
 
-def cached_squad_features(
-    cache_dir: str | os.PathLike,
-    examples: Sequence[SquadExample],
-    tokenizer: BertTokenizer,
-    max_seq_length: int,
-    doc_stride: int,
-    max_query_length: int,
-    n_processes: int = 1,
-    report: Callable[[str], object] = print,
-    *,
-    progress: bool = True,
-) -> SquadFeatures:
-    """`squad_features`, read from `cache_dir` if they were made before, else made and written there.
-
-    Any number of processes may call this at once: one makes them, the others wait and read.
-
-    Args:
-        report: is told, in sentences, where they came from, and of a damaged file, which is made anew.
-
-    Raises:
-        UserError: as `squad_features`; a folder that cannot be written to.
-    """
-    _check_lengths(max_seq_length, doc_stride, max_query_length, n_processes)
-    folder = Path(cache_dir)
-    key = features_key(examples, tokenizer, max_seq_length, doc_stride, max_query_length)
-    path = folder / f"squad_features_{key}.npz"
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / f".{path.name}.lock", waiting=""))
-        except OSError as error:
-            raise UserError(
-                f"{folder}: features cannot be kept here ({error.strerror})",
-                "give another --cache_dir, or --skip_cache",
-            ) from error
-        features = _read(path, report)
-        if features is None:
-            features = squad_features(
-                examples, tokenizer, max_seq_length, doc_stride, max_query_length, n_processes, progress=progress
-            )
-            _write(path, features)
-            report(f"{path}: holds the features now.")
-    return features
-
-
-def features_key(
-    examples: Sequence[SquadExample],
-    tokenizer: BertTokenizer,
-    max_seq_length: int,
-    doc_stride: int,
-    max_query_length: int,
-) -> str:
+def features_key(examples: Sequence[SquadExample], tokenizer: BertTokenizer, *lengths: int) -> str:
     """SHA-256 of all that shapes the features, in hexadecimal.
 
     The questions themselves are hashed, not the file they came from: that covers what reading the file was told.
     """
     vocabulary = hashlib.sha256("\n".join(tokenizer.vocab).encode("utf-8", "surrogatepass")).hexdigest()
-    lengths = [max_seq_length, doc_stride, max_query_length]
     settings = [FORMAT_VERSION, unicodedata.unidata_version, vocabulary, tokenizer.do_lower_case, *lengths]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for context, group in itertools.groupby(examples, key=lambda example: example.context):
-        questions = [
-            [example.question, example.is_impossible, [[answer.text, answer.start] for answer in example.answers[:1]]]
-            for example in group
-        ]
+        questions = [[one.question, [[answer.text, answer.start] for answer in one.answers[:1]]] for one in group]
         digest.update(json.dumps([context, questions]).encode())
     return digest.hexdigest()
-
-
-def _write(path: Path, features: SquadFeatures) -> None:
-    with atomic_write(path, "wb") as file:
-        np.savez(file, **{field.name: getattr(features, field.name) for field in dataclasses.fields(features)})
 
 
 def _read(path: Path, report: Callable[[str], object]) -> SquadFeatures | None:
@@ -306,13 +233,7 @@ def _read(path: Path, report: Callable[[str], object]) -> SquadFeatures | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            features = SquadFeatures(**{name: arrays[name] for name in arrays})
-        sizes = {field.name: len(getattr(features, field.name)) for field in dataclasses.fields(features)}
-        per_token = {"input_ids", "char_starts", "char_ends", "is_max_context"}
-        n_tokens, n_windows = features.offsets[-1], len(features)
-        expected = {name: n_tokens if name in per_token else n_windows for name in sizes} | {"offsets": n_windows + 1}
-        if sizes != expected:
-            raise ValueError("its arrays do not fit together")
+            features = SquadFeatures(**arrays)
     except Exception as error:  # there is hardly one that zipfile and numpy do not raise on a damaged file
         report(f"{path}: is damaged ({error}); the features are made anew.")
         return None

@@ -6,15 +6,22 @@ what it scores against each of a question's answers. Written from the definition
 which nothing is left once normalized differ, and so do the functions here.
 """
 
+import json
+import os
 import re
 import string
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
+from common.errors import UserError
 from tasks.squad.examples import SquadExample
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
+NAMES = ("exact_match", "f1")
 
 
 def normalize_answer(text: str) -> str:
@@ -52,75 +59,85 @@ def evaluate_predictions(
     """Scores in per cent.
 
     Args:
-        answers: by the questions' ids; one that is missing scores 0 in v1.1 and counts as no answer in v2.0.
-        null_odds: v2.0: how much likelier no answer is; with it the best threshold is searched.
-        best_answers: v2.0: what would be answered if something had to be; `answers` if not given. With it the search
-            covers all thresholds. The official script sees `answers` only, which are empty above the threshold they
-            were chosen with, so its best is at most this one.
+        answers: by the questions' ids, of which each has one.
+        null_odds: v2.0: how much likelier no answer is.
+        best_answers: v2.0: what would be answered if something had to be. Among these the best threshold is searched;
+            the official script sees `answers` only, which are empty above the threshold they were chosen with, so its
+            best is at most this one.
 
     Returns:
         `exact_match`, `f1` and `total`, the questions. In v2.0 also `has_answer_...` and `no_answer_...` of these where
-        there are such questions, and with `null_odds` `best_exact_match`, `best_f1` and the thresholds that give them,
+        there are such questions, and `best_exact_match`, `best_f1` and the thresholds that give them,
         `best_exact_match_threshold` and `best_f1_threshold`.
     """
-    scores = question_scores(examples, answers, version_2_with_negative)
+    scores = _question_scores(examples, answers, version_2_with_negative)
     result = _means(scores, scores, "")
     if version_2_with_negative:
-        with_answer = [example.id for example in examples if example.answers]
+        with_answer = dict.fromkeys(example.id for example in examples if example.answers)
         without = [example.id for example in examples if not example.answers]
         result |= _means(scores, with_answer, "has_answer_") | _means(scores, without, "no_answer_")
-        if null_odds is not None:
-            given = answers if best_answers is None else best_answers
-            scores = question_scores(examples, given, version_2_with_negative)
-            for kind, name in enumerate(("exact_match", "f1")):
-                best, threshold = _best_threshold(
-                    {key: pair[kind] for key, pair in scores.items()}, given, set(with_answer), null_odds
-                )
-                result |= {f"best_{name}": best, f"best_{name}_threshold": threshold}
+        scores = _question_scores(examples, best_answers, version_2_with_negative)
+        for kind, name in enumerate(NAMES):
+            # At a threshold, questions with odds up to it are answered, and the others are not. All unanswered is the
+            # beginning, with the official script's threshold of 0.
+            current = best = float(len(without))
+            threshold = 0.0
+            for key in sorted(scores, key=null_odds.__getitem__):
+                current += scores[key][kind] if key in with_answer else -bool(best_answers[key])
+                if current > best:
+                    best, threshold = current, null_odds[key]
+            result |= {f"best_{name}": 100 * best / len(scores), f"best_{name}_threshold": threshold}
     return result
 
 
-def question_scores(
+def _question_scores(
     examples: Sequence[SquadExample], answers: Mapping[str, str], version_2_with_negative: bool
 ) -> dict[str, tuple[float, float]]:
     """(exact match, F1) of each question, from 0 to 1."""
     scores = {}
     for example in examples:
-        golden = [answer.text for answer in example.answers]
+        golden, answer = [answer.text for answer in example.answers], answers[example.id]
         if version_2_with_negative:
             golden = [text for text in golden if normalize_answer(text)] or [""]
-        elif example.id not in answers:
-            scores[example.id] = (0.0, 0.0)
-            continue
-        answer = answers.get(example.id, "")
-        exact = max((exact_match(answer, text) for text in golden), default=0.0)
-        scores[example.id] = exact, max((f1(answer, text, version_2_with_negative) for text in golden), default=0.0)
+        exact = max(exact_match(answer, text) for text in golden)
+        scores[example.id] = exact, max(f1(answer, text, version_2_with_negative) for text in golden)
     return scores
 
 
-def _means(scores: Mapping[str, tuple[float, float]], keys: Sequence[str], prefix: str) -> dict[str, float]:
+def _means(scores: Mapping[str, tuple[float, float]], keys: Collection[str], prefix: str) -> dict[str, float]:
     n = len(keys)
-    if n == 0:
-        return {}
-    means = {name: 100 * sum(scores[key][kind] for key in keys) / n for kind, name in enumerate(("exact_match", "f1"))}
-    return {**{prefix + name: mean for name, mean in means.items()}, prefix + "total": n}
+    means = {f"{prefix}{name}": 100 * sum(scores[key][i] for key in keys) / n for i, name in enumerate(NAMES) if n}
+    return means | {f"{prefix}total": n} if n else {}
 
 
-def _best_threshold(
-    scores: Mapping[str, float], answers: Mapping[str, str], with_answer: set[str], null_odds: Mapping[str, float]
-) -> tuple[float, float]:
-    """The best mean in per cent that any threshold on the odds gives, and the lowest such threshold.
+def run_official_script(
+    script: Path, data_file: Path, predictions_file: Path, null_odds_file: Path | None = None
+) -> dict[str, float]:
+    """What evaluate-v1.1.py or evaluate-v2.0.py prints for these predictions.
 
-    At a threshold, questions with odds up to it are answered, and the others are not. All unanswered is the beginning,
-    with the official script's threshold of 0.
+    Args:
+        null_odds_file: for v2.0's script, which searches thresholds with it. Since `predictions_file` says "" where a
+            threshold decided so, what that script calls best is the best of the thresholds up to that one.
+
+    Raises:
+        UserError: the script fails, or does not print a JSON object.
     """
-    current = best = float(sum(key not in with_answer for key in scores))
-    threshold = 0.0
-    for key in sorted(scores, key=lambda key: null_odds[key]):
-        if key in with_answer:
-            current += scores[key]
-        elif answers.get(key):
-            current -= 1
-        if current > best:
-            best, threshold = current, null_odds[key]
-    return 100 * best / len(scores), threshold
+    command = [sys.executable, str(script), str(data_file), str(predictions_file)]
+    if null_odds_file is not None:
+        # The predictions are scored as they are: by itself the script takes the odds for probabilities, and empties
+        # answers with odds above 1.
+        command += ["--na-prob-file", str(null_odds_file), "--na-prob-thresh", "inf"]
+    utf8 = {**os.environ, "PYTHONUTF8": "1"}  # the script opens the data in the locale's encoding
+    ended = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", env=utf8
+    )
+    try:
+        # v1.1's prints one line; v2.0's an object over several, and perhaps words before it.
+        printed = "" if ended.returncode else ended.stdout
+        return json.loads(printed[printed.index("{") :])
+    except ValueError as error:
+        said = (ended.stderr.strip() or ended.stdout.strip() or "nothing").splitlines()[-1][-80:]
+        raise UserError(
+            f"--eval_script {script} printed no scores of {predictions_file} (status {ended.returncode}: {said})",
+            "give the official script of the data's version",
+        ) from error

@@ -5,52 +5,37 @@ pairs of them that can be an answer, the best of these over the windows. What di
 slice of the context from the first token's first character to the last token's last, and is never put together again.
 """
 
-import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import UserError
 from file_utils import atomic_write
+from tasks.squad.arguments import SquadFlags
 from tasks.squad.examples import SquadExample
 from tasks.squad.features import SquadFeatures
 
 PREDICTIONS, N_BEST, NULL_ODDS = "predictions.json", "nbest_predictions.json", "null_odds.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictionOptions:
-    """How answers are chosen; the names are the flags'."""
-
-    n_best_size: int = 20
-    max_answer_length: int = 30
-    """In tokens."""
-    version_2_with_negative: bool = False
-    null_score_diff_threshold: float = 0.0
-    """No answer is given where its score is above the best answer's by more than this."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """context[char_start:char_end], or no answer, which is the empty text at 0."""
+class Candidate(NamedTuple):
+    """An answer as nbest_predictions.json has it."""
 
     text: str
-    char_start: int
-    char_end: int
+    probability: float  # softmax of the scores of a question's n best
     start_logit: float
     end_logit: float
-    probability: float = 0.0
-    """Softmax of the scores of a question's n best."""
+    answer_start: int  # in characters of the context; 0 of the empty text, which is no answer
 
     @property
     def score(self) -> float:
         return self.start_logit + self.end_logit
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
+class Predictions(NamedTuple):
     """By the questions' ids."""
 
     answers: dict[str, str]
@@ -68,100 +53,77 @@ def predict_answers(
     features: SquadFeatures,
     start_logits: np.ndarray,
     end_logits: np.ndarray,
-    options: PredictionOptions,
-    report: Callable[[str], object] | None = None,
+    flags: SquadFlags,
 ) -> Predictions:
     """Answers to all questions.
 
     Args:
         start_logits, end_logits: (T,) fp32, scores of the features' tokens.
-        report: told in a sentence how each answer came about.
 
     Raises:
         UserError: scores that are infinite or not numbers.
     """
-    _check_finite(start_logits, end_logits)
-    predictions = Predictions({}, {}, {}, {})
-    begins = np.searchsorted(features.example_index, np.arange(len(examples) + 1))
-    for index, example in enumerate(examples):
-        windows = range(begins[index], begins[index + 1])
-        spans, null_logits = _spans(features, windows, start_logits, end_logits, options)
-        null = null_logits if options.version_2_with_negative or not spans else None
-        n_best = _n_best(example, features, spans, null, options.n_best_size)
-        best = next((candidate for candidate in n_best if candidate.text), None)
-        answer = best.text if best else ""
-        predictions.best_answers[example.id] = answer
-        if options.version_2_with_negative:
-            odds = sum(null_logits) - best.score if best else float("inf")
-            # JSON has no infinity.
-            predictions.null_odds[example.id] = min(odds, float(np.finfo(np.float32).max))
-            if odds > options.null_score_diff_threshold:
-                answer = ""
-        predictions.answers[example.id] = answer
-        predictions.n_best[example.id] = n_best
-        if report:
-            report(_account(example, n_best, len(windows), len(spans), answer, predictions.null_odds.get(example.id)))
-    return predictions
-
-
-def _check_finite(start_logits: np.ndarray, end_logits: np.ndarray) -> None:
-    n_wrong = int((~np.isfinite(start_logits) | ~np.isfinite(end_logits)).sum())
-    if n_wrong:
+    if n_wrong := int((~np.isfinite(start_logits) | ~np.isfinite(end_logits)).sum()):
         raise UserError(
             f"the model's scores of {n_wrong:,} of {len(start_logits):,} tokens are infinite or not numbers, so "
             "nothing can be answered",
             "answer with --precision bf16 or fp32, or take other weights",
         )
+    predictions = Predictions({}, {}, {}, {})
+    begins = np.searchsorted(features.example_index, np.arange(len(examples) + 1))
+    for index, example in enumerate(examples):
+        windows = slice(begins[index], begins[index + 1])
+        token_ranges = list(zip(features.offsets[:-1][windows], features.offsets[1:][windows], strict=True))
+        # No answer is [CLS], in the window where its scores' sum is least.
+        nulls = [(float(start_logits[begin]), float(end_logits[begin])) for begin, _ in token_ranges]
+        null_logits = min(nulls, key=sum, default=(0.0, 0.0))
+        spans = _spans(features, token_ranges, start_logits, end_logits, flags)
+        null = null_logits if flags.version_2_with_negative or not spans else None
+        n_best = _n_best(example, features, spans, null, flags.n_best_size)
+        best = next((candidate for candidate in n_best if candidate.text), None)
+        answer = best.text if best else ""
+        predictions.best_answers[example.id] = answer
+        said = ""
+        if flags.version_2_with_negative:
+            odds = sum(null_logits) - best.score if best else float("inf")
+            # JSON has no infinity.
+            predictions.null_odds[example.id] = min(odds, float(np.finfo(np.float32).max))
+            if odds > flags.null_score_diff_threshold:
+                answer = ""
+            said = f", no answer above the best by {odds:.2f}"
+        predictions.answers[example.id] = answer
+        predictions.n_best[example.id] = n_best
+        if flags.verbose_logging:
+            print(f"{example.id} {example.question!r}: {answer!r}, of {len(spans)} spans{said}; best: {n_best[:3]}")
+    return predictions
 
 
 def _spans(
     features: SquadFeatures,
-    windows: range,
+    token_ranges: Sequence[tuple[int, int]],
     start_logits: np.ndarray,
     end_logits: np.ndarray,
-    options: PredictionOptions,
-) -> tuple[list[tuple[float, float, int, int]], tuple[float, float]]:
-    """All spans that can be the answer, the best first, as (start logit, end logit, first and last token); and the
-    logits of no answer, those of [CLS] in the window where their sum is least, 0 if there is no window."""
+    flags: SquadFlags,
+) -> list[tuple[float, float, int, int]]:
+    """All spans of some windows that can be the answer, the best first: start and end logit, first and last token."""
     found = [np.zeros((0, 2), dtype=np.int64)]
-    null_logits = (0.0, 0.0)
-    least = np.inf
-    for window in windows:
-        begin, end = features.offsets[window], features.offsets[window + 1]
-        logits = float(start_logits[begin]), float(end_logits[begin])
-        if sum(logits) < least:
-            least, null_logits = sum(logits), logits
-        found.append(_pairs(features, begin, end, start_logits, end_logits, options))
+    for begin, end in token_ranges:
+        # The highest first; of equal ones the first.
+        starts, ends = (
+            begin + np.argsort(-logits[begin:end], kind="stable")[: flags.n_best_size]
+            for logits in (start_logits, end_logits)
+        )
+        starts = starts[features.is_max_context[starts] & (features.char_starts[starts] >= 0)]
+        ends = ends[features.char_starts[ends] >= 0]
+        n_tokens = ends[None, :] - starts[:, None] + 1
+        rows, columns = np.nonzero((n_tokens >= 1) & (n_tokens <= flags.max_answer_length))
+        found.append(np.stack([starts[rows], ends[columns]], axis=1))
     pairs = np.concatenate(found)
     # In fp64, as the scores of the candidates: fp32 sums round, and would put some in another order.
     starts, ends = start_logits[pairs[:, 0]].astype(np.float64), end_logits[pairs[:, 1]].astype(np.float64)
     # Equal scores stay in the order of the windows, of the starts and of the ends.
     order = np.argsort(-(starts + ends), kind="stable")
-    columns = (starts[order].tolist(), ends[order].tolist(), *pairs[order].T.tolist())
-    return list(zip(*columns, strict=True)), null_logits
-
-
-def _pairs(
-    features: SquadFeatures,
-    begin: int,
-    end: int,
-    start_logits: np.ndarray,
-    end_logits: np.ndarray,
-    options: PredictionOptions,
-) -> np.ndarray:
-    """(K, 2) int64: first and last tokens, among the window's best, of what can be an answer."""
-    starts = begin + _best(start_logits[begin:end], options.n_best_size)
-    ends = begin + _best(end_logits[begin:end], options.n_best_size)
-    starts = starts[features.is_max_context[starts] & (features.char_starts[starts] >= 0)]
-    ends = ends[features.char_starts[ends] >= 0]
-    n_tokens = ends[None, :] - starts[:, None] + 1
-    rows, columns = np.nonzero((n_tokens >= 1) & (n_tokens <= options.max_answer_length))
-    return np.stack([starts[rows], ends[columns]], axis=1)
-
-
-def _best(scores: np.ndarray, n: int) -> np.ndarray:
-    """Where the n highest scores are, the highest first; of equal ones the first."""
-    return np.argsort(-scores, kind="stable")[:n]
+    return list(zip(starts[order].tolist(), ends[order].tolist(), *pairs[order].T.tolist(), strict=True))
 
 
 def _n_best(
@@ -173,39 +135,21 @@ def _n_best(
 ) -> list[Candidate]:
     """The n best with different texts, the best first; no answer among them if its logits are given."""
     candidates: dict[str, Candidate] = {}
-    null = None if null_logits is None else Candidate("", 0, 0, *null_logits)
+    null = Candidate("", 0.0, *null_logits, 0) if null_logits is not None else None
     for start_logit, end_logit, first, last in spans:
         if null is not None and null.score >= start_logit + end_logit:
             candidates.setdefault("", null)
         if len(candidates) >= n:
             break
-        char_start, char_end = int(features.char_starts[first]), int(features.char_ends[last])
-        text = example.context[char_start:char_end]
-        candidates.setdefault(text, Candidate(text, char_start, char_end, start_logit, end_logit))
+        char_start = int(features.char_starts[first])
+        text = example.context[char_start : features.char_ends[last]]
+        candidates.setdefault(text, Candidate(text, 0.0, start_logit, end_logit, char_start))
     if null is not None:
         candidates.setdefault("", null)  # one more than n if it scores less than they do: it is always told
-    n_best = list(candidates.values())
-    if not n_best:
-        return []
-    scores = np.array([candidate.score for candidate in n_best])
+    scores = np.array([candidate.score for candidate in candidates.values()])
     weights = np.exp(scores - scores.max())
-    return [
-        dataclasses.replace(candidate, probability=float(weight))
-        for candidate, weight in zip(n_best, weights / weights.sum(), strict=True)
-    ]
-
-
-def _account(
-    example: SquadExample, n_best: Sequence[Candidate], n_windows: int, n_spans: int, answer: str, odds: float | None
-) -> str:
-    """How an answer came about."""
-    best = "; ".join(
-        f"{candidate.text!r} at {candidate.char_start} ({candidate.start_logit:.2f} + {candidate.end_logit:.2f}, "
-        f"{candidate.probability:.1%})"
-        for candidate in n_best[:3]
-    )
-    null = "" if odds is None else f", no answer above the best by {odds:.2f}"
-    return f"{example.id} {example.question!r}: {answer!r}, of {n_spans} spans in {n_windows} windows{null}: {best}"
+    probabilities = (weights / weights.sum()).tolist()
+    return [candidate._replace(probability=p) for candidate, p in zip(candidates.values(), probabilities, strict=True)]
 
 
 def write_predictions(folder: Path, predictions: Predictions, with_null_odds: bool) -> Path:
@@ -213,20 +157,8 @@ def write_predictions(folder: Path, predictions: Predictions, with_null_odds: bo
 
     In ASCII, other characters escaped: the official scripts open files in the locale's encoding, whichever that is.
     """
-    n_best = {
-        key: [
-            {
-                "text": candidate.text,
-                "probability": candidate.probability,
-                "start_logit": candidate.start_logit,
-                "end_logit": candidate.end_logit,
-                "answer_start": candidate.char_start,
-            }
-            for candidate in candidates
-        ]
-        for key, candidates in predictions.n_best.items()
-    }
-    files: dict[str, object] = {PREDICTIONS: predictions.answers, N_BEST: n_best}
+    n_best = {key: [one._asdict() for one in candidates] for key, candidates in predictions.n_best.items()}
+    files = {PREDICTIONS: predictions.answers, N_BEST: n_best}
     if with_null_odds:
         files[NULL_ODDS] = predictions.null_odds
     folder.mkdir(parents=True, exist_ok=True)

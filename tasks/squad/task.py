@@ -14,11 +14,13 @@ from modeling import BertForQuestionAnswering, prepare_model
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import encoder_matmuls, question_answering_flops
 from pretrained.load import Fitted, Pretrained, fit, read_config, read_pretrained
-from tasks.setup import note_differences, vocabulary_problem
-from tasks.squad.answering import answer, print_answers, score_tokens, write_and_score
+from tasks.setup import note_differences
+from tasks.squad.answering import print_answers, score_tokens, write_and_score
 from tasks.squad.arguments import DESCRIPTION, TITLE, SquadFlags, value_problems
-from tasks.squad.data import Examples, make_datasets, make_synthetic, open_tokenizer, read_examples
+from tasks.squad.data import make_dataset, make_synthetic, open_tokenizer, read_examples
 from tasks.squad.dataset import SquadBatch, SquadDataset
+from tasks.squad.examples import SquadExample
+from tasks.squad.predictions import predict_answers
 from training.config.settings import Settings
 from training.distributed.world import World
 from training.task import Start, Task
@@ -56,7 +58,7 @@ class SquadTask(Task):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self.pretrained: Pretrained | None = None
-        self.examples: Examples = {}
+        self.examples: dict[str, list[SquadExample]] = {}
         self.predict_dataset: SquadDataset | None = None
         self._initial: Fitted | None = None
         self._weights = "random weights"
@@ -66,14 +68,12 @@ class SquadTask(Task):
         return value_problems(self.settings)
 
     def read_model(self, problems: Problems) -> BertConfig | None:
-        flags, path, config = self.settings.task, self.settings.checkpoints.init_checkpoint, None
+        path, config = self.settings.checkpoints.init_checkpoint, None
         if path:
             with problems.collect():
                 self.pretrained = read_pretrained(path)
         with problems.collect():
             config = self._stated_config()
-            if flags.vocab_file:
-                problems.extend([vocabulary_problem(flags.vocab_file, config)])
         return config
 
     def _stated_config(self) -> BertConfig:
@@ -86,22 +86,30 @@ class SquadTask(Task):
         return BertConfig.from_json_file(BERT_CONFIGS["large"])
 
     def open_data(self, world: World, problems: Problems) -> None:
-        settings, flags = self.settings, self.settings.task
-        tokenizer = open_tokenizer(settings, settings.model, self.pretrained, problems)
+        settings, flags, tokenizer = self.settings, self.settings.task, None
+        if flags.vocab_file or self.pretrained is not None:
+            with problems.collect():
+                tokenizer = open_tokenizer(flags, settings.model, self.pretrained)
         if flags.eval_script and not Path(flags.eval_script).is_file():
             problems.add(
                 f"there is no script {flags.eval_script}", "give --eval_script evaluate-v1.1.py or evaluate-v2.0.py"
             )
-        self.examples = read_examples(settings, world, problems)
-        for what, examples in self.examples.items():
-            note_differences(f"{what} questions", [example.id for example in examples], world, problems)
-        datasets = {}
-        if tokenizer is not None and not problems.found and not settings.runtime.check_only:
-            datasets = make_datasets(settings, self.examples, tokenizer, world, problems)
-        self.dataset, self.predict_dataset = datasets.get("training"), datasets.get("prediction")
-        if settings.measurement.synthetic is not None and settings.model and settings.batches:
+        self.examples = read_examples(flags, world, problems)
+        for what in ("training", "prediction"):
+            ids = [example.id for example in self.examples[what]] if what in self.examples else None
+            note_differences(f"{what} questions", ids, world, problems)
+        if problems.found:
+            return
+        if settings.measurement.synthetic is not None:
+            self.dataset = make_synthetic(settings, world)
+        elif tokenizer is not None and not settings.runtime.check_only:
+            sizes = {"training": settings.batches.micro, "prediction": flags.predict_batch_size}
             with problems.collect():
-                self.dataset = make_synthetic(settings, world)
+                datasets = {
+                    what: make_dataset(settings, examples, tokenizer, sizes[what], world)
+                    for what, examples in self.examples.items()
+                }
+                self.dataset, self.predict_dataset = datasets.get("training"), datasets.get("prediction")
         if self.dataset is not None and self.dataset.n_samples < settings.batches.micro * world.size:
             problems.add(
                 f"{flags.train_file} comes to {self.dataset.n_samples} windows, and one micro-batch on all ranks takes "
@@ -137,11 +145,7 @@ class SquadTask(Task):
 
     def losses(self, forward: nn.Module, batch: SquadBatch) -> tuple[Tensor, ...]:
         """Mean, start and end loss."""
-        return forward(
-            *batch.encoder_inputs,
-            batch.start_positions,
-            batch.end_positions,
-        )
+        return forward(*batch.encoder_inputs, batch.start_positions, batch.end_positions)
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Answers to the questions, written to the output folder, and their scores."""
@@ -152,7 +156,7 @@ class SquadTask(Task):
             model, self.predict_dataset, world, self.settings.device, self.flops
         )
         if world.is_first:
-            predictions = answer(flags, examples, self.predict_dataset, start_logits, end_logits)
+            predictions = predict_answers(examples, self.predict_dataset.features, start_logits, end_logits, flags)
             if flags.question is not None:
                 print_answers(predictions)
             else:

@@ -9,8 +9,7 @@ from modeling import BertForPreTraining, BertForQuestionAnswering
 from models.config import BertConfig
 from models.flops import bert_flops, encoder_flops, encoder_matmuls, question_answering_flops
 from tasks.pretraining.synthetic import synthetic_batch
-from tasks.squad.dataset import SquadDataset
-from tasks.squad.synthetic import synthetic_features
+from tasks.squad.dataset import SquadDataset, synthetic_features
 
 SHAPES = [
     BertConfig(1000, 64, 2, 2, 256),

@@ -13,7 +13,7 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 import tasks.squad.features
 from common.errors import UserError
 from tasks.squad.examples import Answer, SquadExample, read_squad
-from tasks.squad.features import SquadFeatures, cached_squad_features, features_key, squad_features
+from tasks.squad.features import SquadFeatures, features_key, squad_features
 from tasks.squad.token_offsets import OffsetTokenizer
 from tokenization import SPECIAL_TOKENS, BertTokenizer
 
@@ -41,7 +41,7 @@ def slow_tokenizer(vocab_file):
 def make_example(context, question="ab?", answer=None, question_id="q"):
     """`answer` is (start, end) in characters."""
     answers = (Answer(context[answer[0] : answer[1]], answer[0]),) if answer else ()
-    return SquadExample(question_id, question, context, answers, is_impossible=not answers)
+    return SquadExample(question_id, question, context, answers)
 
 
 def features_of(examples, tokenizer, lengths, **options):
@@ -108,7 +108,7 @@ def transformers_windows(examples, slow_tokenizer, max_seq_length, doc_stride, m
     for index, one in enumerate(examples):
         answer = one.answers[0] if one.answers else Answer(None, None)
         theirs = transformers_squad.SquadExample(
-            one.id, one.question, one.context, answer.text, answer.start, "", is_impossible=one.is_impossible
+            one.id, one.question, one.context, answer.text, answer.start, "", is_impossible=not one.answers
         )
         windows = transformers_squad.squad_convert_example_to_features(
             theirs, max_seq_length, doc_stride, max_query_length, "do_not_pad", is_training=True
@@ -236,7 +236,7 @@ def test_an_answer_within_a_word_is_its_tokens_and_the_right_one_of_several(toke
 
 
 def test_the_first_answer_counts(tokenizer):
-    one = SquadExample("q", "x", "ab x ab", (Answer("x", 3), Answer("ab", 0)), False)
+    one = SquadExample("q", "x", "ab x ab", (Answer("x", 3), Answer("ab", 0)))
     (window,) = windows_of(features_of([one], tokenizer, (20, 5, 5)))
     assert window["answer"] == (4, 4)
 
@@ -275,30 +275,14 @@ def test_types(tokenizer):
     }
 
 
-@pytest.mark.parametrize(
-    ("lengths", "n_processes", "said"),
-    [
-        ((67, 128, 64), 1, "--max_seq_length 67 leaves no room .* at least 68"),
-        ((384, 0, 64), 1, "--doc_stride 0"),
-        ((384, 128, -1), 1, "--max_query_length -1"),
-        ((384, 128, 64), 0, "0 processes"),
-    ],
-)
-def test_lengths_that_do_not_work(tokenizer, tmp_path, lengths, n_processes, said):
-    with pytest.raises(UserError, match=said):
-        features_of([make_example("ab")], tokenizer, lengths, n_processes=n_processes)
-    with pytest.raises(UserError, match=said):
-        cached_squad_features(tmp_path / "cache", [make_example("ab")], tokenizer, *lengths, n_processes)
-    assert not (tmp_path / "cache").exists()
-
-
 EXAMPLES = [make_example("ab x the", "x", (3, 4)), make_example("中国 " * 9, "the", None, "q2")]
 SETTINGS = (16, 4, 3)
 
 
 def cached(folder, tokenizer, examples=EXAMPLES):
     reported = []
-    features = cached_squad_features(folder, examples, tokenizer, *SETTINGS, report=reported.append, progress=False)
+    options = {"cache_dir": folder, "report": reported.append, "progress": False}
+    features = squad_features(examples, tokenizer, *SETTINGS, **options)
     return features, reported
 
 
@@ -306,7 +290,7 @@ def test_the_cache_is_read_the_second_time(tokenizer, tmp_path, monkeypatch):
     folder = tmp_path / "new" / "cache"
     made, _ = cached(folder, tokenizer)
     assert_equal(made, features_of(EXAMPLES, tokenizer, SETTINGS))
-    monkeypatch.setattr(tasks.squad.features, "squad_features", None)  # to call it again would fail
+    monkeypatch.setattr(tasks.squad.features, "OffsetTokenizer", None)  # to tokenize again would fail
     read, reported = cached(folder, tokenizer)
     assert_equal(made, read)
     assert len(reported) == 1
@@ -339,23 +323,6 @@ def test_a_damaged_cache_is_reported_and_made_anew(tokenizer, tmp_path):
     assert n_reported > 5
 
 
-def test_a_cache_that_does_not_fit_together_is_made_anew(tokenizer, tmp_path):
-    made, _ = cached(tmp_path, tokenizer)
-    (path,) = tmp_path.glob("*.npz")
-    arrays = {name: getattr(made, name) for name in FIELDS}
-    for change in (
-        {"input_ids": made.input_ids[:-1]},
-        {"example_index": made.example_index[:-1]},
-        {"char_starts": made.char_starts[:-1]},
-        {"more": made.offsets},
-        {"offsets": made.offsets[:0]},
-    ):
-        np.savez(path, **(arrays | change))
-        features, reported = cached(tmp_path, tokenizer)
-        assert "is damaged" in reported[0]
-        assert_equal(features, made)
-
-
 def test_the_key_is_of_everything_that_shapes_the_features(tokenizer, vocab_file, tmp_path, monkeypatch):
     other_vocabulary = tmp_path / "vocab.txt"
     other_vocabulary.write_text(vocab_file.read_text(encoding="utf-8") + "more\n", encoding="utf-8")
@@ -375,7 +342,7 @@ def test_the_key_is_of_everything_that_shapes_the_features(tokenizer, vocab_file
                 {"question": "y"},
                 {"context": first.context + " "},
                 {"answers": (Answer("x", 2),)},
-                {"answers": (), "is_impossible": True},
+                {"answers": ()},
             )
         ],
     ]

@@ -18,7 +18,7 @@ TEXTS = WORDS.map(" ".join) | st.text(max_size=12)
 
 
 def example(key, *answers):
-    return SquadExample(key, "?", " ".join(answers), tuple(Answer(text, 0) for text in answers), not answers)
+    return SquadExample(key, "?", " ".join(answers), tuple(map(Answer, answers)))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_each_pair_as_the_official_script(prediction, answer):
 
 def test_v1_by_hand():
     examples = [example("1", "cat", "black cat"), example("2", "mat"), example("3", "on the mat")]
-    scores = evaluate_predictions(examples, {"1": "the black cat", "2": "a red mat"}, False)
+    scores = evaluate_predictions(examples, {"1": "the black cat", "2": "a red mat", "3": ""}, False)
     # The second scores 2 * (1/2) / (3/2) = 2/3; the third was not answered.
     assert scores == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (1 + 2 / 3) / 3, "total": 3})
 
@@ -85,7 +85,7 @@ def test_v2_as_the_official_script(questions):
     odds = {str(i): value for i, (_, _, value) in enumerate(questions)}
     theirs = [SimpleNamespace(qas_id=e.id, answers=[{"text": a.text} for a in e.answers]) for e in examples]
     expected = reference.squad_evaluate(theirs, answers, odds, no_answer_probability_threshold=100)
-    scores = evaluate_predictions(examples, answers, True, odds)
+    scores = evaluate_predictions(examples, answers, True, odds, answers)
     names = {
         "exact_match": "exact",
         "f1": "f1",
@@ -130,7 +130,7 @@ def test_a_real_file_as_the_official_script(version_2, reference_data):
         answers[e.id] = rng.choice([text, text[:-3], e.context[max(0, start - 9) : end + 9], wrong, "", text.upper()])
     theirs = [SimpleNamespace(qas_id=e.id, answers=[{"text": a.text} for a in e.answers]) for e in examples]
     expected = reference.squad_evaluate(theirs, answers)
-    scores = evaluate_predictions(examples, answers, version_2)
+    scores = evaluate_predictions(examples, answers, version_2, dict.fromkeys(answers, 0.0), answers)
     assert scores["exact_match"] == pytest.approx(expected["exact"])
     assert scores["f1"] == pytest.approx(expected["f1"])
     assert 20 < scores["exact_match"] < scores["f1"] < 80

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tasks.squad.dataset import SquadDataset
-from tasks.squad.synthetic import synthetic_features
+from tasks.squad.dataset import SquadDataset, synthetic_features
 
 
 @pytest.mark.parametrize("mean", [None, 5, 20, 31.5])
