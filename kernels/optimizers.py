@@ -1,13 +1,12 @@
 """AdamW and LAMB over many tensors, in one pass and in two: 28 and 40 bytes for each parameter.
 
 AdamW's pass reads gradient, weight and both moments once, divides the gradient by what clips it, and writes weight and
-moments. LAMB's first pass is the same, but writes the update over the gradient and adds up the squares for the trust
-ratios. A ratio is of a whole weight, so a second pass must follow: it reads weight and update, and writes the weight.
-Without weight decay the ratio is 1, and LAMB is AdamW.
+moments. LAMB's first pass writes the update over the gradient instead and adds up squares for the trust ratios; a
+second pass writes the weight. Without weight decay the ratio is 1, and LAMB is AdamW.
 
-The tensors stay where they are: the kernels find them by a table of addresses and share them out in chunks. Gradients
-may lie elsewhere at each step, so the host compares addresses, and sends a new table when one has changed. Each chunk's
-sums have a place of their own and are added up in one order: the same input gives the same bits.
+The kernels find the tensors by a table of addresses and share them out in chunks. Gradients may lie elsewhere at each
+step, so the host compares addresses, and sends a new table when one has changed. Each chunk's sums have a place of
+their own and are added up in one order: the same input gives the same bits.
 
 Sources: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101 (AdamW); You et al. 2019,
 https://arxiv.org/abs/1904.00962 (LAMB); NVIDIA's apex (lists of addresses and chunks).
@@ -21,14 +20,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNK = (
-    8192  # elements of a thread block: enough to forget how long it looked for them; BERT-large has 41,000 such chunks
-)
+# Elements of a thread block: enough to forget how long it looked for them; BERT-large has 41,000 such chunks.
+CHUNK = 8192
 TILE, WARPS = 1024, 4  # elements at a time, eight per thread, of which Adam's pass has 128 bytes under way
 ADAM_REGISTERS = 64  # told nothing, ptxas saves registers and reads the weight when all else has arrived
 CHUNKS_AT_A_TIME = 256
 
-# Columns of the table of weight blocks.
+# Columns of the table of weight blocks: four addresses, the number of elements, the first of the block's chunks.
 GRADIENT = tl.constexpr(0)
 PARAMETER = tl.constexpr(1)
 EXP_AVG = tl.constexpr(2)
@@ -46,7 +44,7 @@ class Tables(NamedTuple):
     """What the kernels know of a group's weight blocks, on its device."""
 
     blocks: Tensor
-    """(blocks, 6) int64: four addresses, the number of elements, the first of the block's chunks."""
+    """(blocks, N_COLUMNS) int64."""
     block_of_chunk: Tensor
     """(chunks,) int32."""
     sums: Tensor
@@ -58,64 +56,44 @@ class Tables(NamedTuple):
 class GroupUpdate:
     """AdamW's or LAMB's step for one group. It keeps the group's tables, and never waits for the device.
 
-    Args:
-        takes_ratios: LAMB's, which in groups with weight decay scales a block's update by its trust ratio.
-        chunk: elements that one thread block updates, a multiple of `tile`.
-        tile: elements that it holds at a time, a power of two.
+    `takes_ratios` is LAMB's, which in groups with weight decay scales a block's update by its trust ratio.
     """
 
-    def __init__(self, takes_ratios: bool, chunk: int = CHUNK, tile: int = TILE):
-        self.takes_ratios, self.chunk, self.tile = takes_ratios, chunk, tile
+    def __init__(self, takes_ratios: bool):
+        self.takes_ratios = takes_ratios
         self._key: list[int] = []
         self._tables: Tables | None = None
 
     def __call__(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        group: dict[str, Any],
-        gradient_divisor: Tensor | None = None,
+        self, parameters, gradients, exp_avgs, exp_avg_sqs, group: dict[str, Any], gradient_divisor: Tensor | None
     ) -> None:
         """One update of the weights and moments, in place. Where ratios are taken, the gradients are used up.
 
         Args:
-            parameters: any shapes, fp32 and contiguous as all tensors here; the others are in the same order.
+            parameters, gradients, exp_avgs, exp_avg_sqs: lists of fp32 tensors of any shapes, contiguous, in one order.
             group: `lr`, `betas`, `eps`, `weight_decay`, the number `step` of this step, from 1, and `n_blocks`, into
                 which the first dimension of every parameter is divided where ratios are taken.
             gradient_divisor: 0-d, fp32, on the device: what the gradients are to be divided by first.
 
         Raises:
-            ValueError: a tensor is not fp32 or not contiguous, or a parameter has no such equal blocks.
+            ValueError: a tensor is not fp32 or not contiguous.
         """
         takes_ratio = self.takes_ratios and group["weight_decay"] != 0
-        n_blocks = group["n_blocks"] if takes_ratio else 1
-        tables = self._tables_of([gradients, parameters, exp_avgs, exp_avg_sqs], n_blocks)
+        tables = self._tables_of(
+            [gradients, parameters, exp_avgs, exp_avg_sqs], group["n_blocks"] if takes_ratio else 1
+        )
         (beta1, beta2), step, lr = group["betas"], group["step"], float(group["lr"])
-        sizes = {"chunk": self.chunk, "tile": self.tile, "num_warps": WARPS}
+        # 1 - beta from double precision: 1 - 0.999 in fp32 is off by a hundred thousandth.
+        settings = (lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - beta1**step), 1 / (1 - beta2**step))
+        settings += (group["eps"], float(group["weight_decay"]))
+        sizes = {"chunk": CHUNK, "tile": TILE, "num_warps": WARPS}
         grid = (len(tables.block_of_chunk),)
         _adam_pass[grid](
-            tables.blocks,
-            tables.block_of_chunk,
-            tables.sums,
-            gradient_divisor,
-            lr,
-            beta1,
-            1 - beta1,
-            beta2,
-            1 - beta2,
-            1 / (1 - beta1**step),
-            1 / (1 - beta2**step),
-            group["eps"],
-            float(group["weight_decay"]),
-            takes_ratio=takes_ratio,
-            maxnreg=ADAM_REGISTERS,
-            **sizes,
+            *tables[:3], gradient_divisor, settings, takes_ratio=takes_ratio, maxnreg=ADAM_REGISTERS, **sizes
         )
         if takes_ratio:
             _lamb_trust_ratios[(len(tables.blocks),)](
-                tables.blocks, tables.sums, tables.ratios, chunk=self.chunk, tile=CHUNKS_AT_A_TIME
+                tables.blocks, tables.sums, tables.ratios, chunk=CHUNK, tile=CHUNKS_AT_A_TIME
             )
             _lamb_second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, **sizes)
 
@@ -130,20 +108,13 @@ class GroupUpdate:
                 )
             key.append(tensor.data_ptr())
         if key != self._key:
-            self._tables = make_tables(columns, n_blocks, self.chunk)
+            self._tables = make_tables(columns, n_blocks, CHUNK)
             self._key = key
         return self._tables
 
 
 def make_tables(columns: list[list[Tensor]], n_blocks: int, chunk: int) -> Tables:
-    """Tables for tensors that are given in the order of the columns GRADIENT to EXP_AVG_SQ, each of `n_blocks` blocks.
-
-    Raises:
-        ValueError: the first dimension of a tensor is not a multiple of `n_blocks`.
-    """
-    for tensor in columns[0]:
-        if n_blocks > 1 and (tensor.dim() == 0 or tensor.shape[0] % n_blocks):
-            raise ValueError(f"a weight of shape {tuple(tensor.shape)} cannot be divided into {n_blocks} equal blocks")
+    """Tables for tensors that are given in the order of the columns GRADIENT to EXP_AVG_SQ, of `n_blocks` each."""
     sizes = torch.tensor([tensor.numel() // n_blocks for tensor in columns[0]])
     addresses = torch.tensor([[tensor.data_ptr() for tensor in column] for column in columns])
     offsets = torch.arange(n_blocks) * sizes[:, None] * columns[0][0].element_size()
@@ -153,20 +124,17 @@ def make_tables(columns: list[list[Tensor]], n_blocks: int, chunk: int) -> Table
     first_chunk = n_chunks.cumsum(0) - n_chunks
     block_of_chunk = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(n_chunks)
     device = columns[0][0].device
+
+    def sent(table: Tensor) -> Tensor:
+        # The host does not wait: PyTorch's allocator gives the pinned memory to nobody before the copy is over.
+        return (table.pin_memory() if device.type == "cuda" else table).to(device, non_blocking=True)
+
     return Tables(
-        _sent(torch.stack([*addresses, sizes, first_chunk], 1), device),
-        _sent(block_of_chunk, device),
+        sent(torch.stack([*addresses, sizes, first_chunk], 1)),
+        sent(block_of_chunk),
         torch.empty(len(block_of_chunk), 2, dtype=torch.float32, device=device),
         torch.empty(len(sizes), dtype=torch.float32, device=device),
     )
-
-
-def _sent(table: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device that the host does not wait for. The pinned memory is this copy's own: PyTorch's allocator
-    gives it to nobody else before the copy is over."""
-    if device.type == "cuda":
-        table = table.pin_memory()
-    return table.to(device, non_blocking=True)
 
 
 @triton.jit
@@ -175,15 +143,7 @@ def _adam_pass(
     block_of_chunk_ptr,
     sums_ptr,
     divisor_ptr,
-    lr,
-    beta1,
-    one_minus_beta1,  # from double precision: 1 - 0.999 in fp32 is off by a hundred thousandth
-    beta2,
-    one_minus_beta2,
-    unbias1,
-    unbias2,
-    eps,
-    decay,
+    settings,
     takes_ratio: tl.constexpr,
     chunk: tl.constexpr,
     tile: tl.constexpr,
@@ -193,14 +153,15 @@ def _adam_pass(
     factor = 1.0
     if divisor_ptr is not None:
         factor = 1.0 / tl.load(divisor_ptr)
-    settings = (lr, factor, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay)
     addresses = tl.load(row + GRADIENT) | tl.load(row + PARAMETER) | tl.load(row + EXP_AVG) | tl.load(row + EXP_AVG_SQ)
     if (first + chunk <= size) & (addresses % VECTOR_BYTES == 0):
-        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, chunk, settings, takes_ratio, tile, True)
+        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, chunk, factor, settings, takes_ratio, tile, True)
     else:
         n_elements = tl.minimum(size - first, chunk).to(tl.int32)
         small: tl.constexpr = tile // SMALLER
-        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, n_elements, settings, takes_ratio, small, False)
+        parameter_sum, update_sum = _adam_pass_of_chunk(
+            row, first, n_elements, factor, settings, takes_ratio, small, False
+        )
     if takes_ratio:
         tl.store(sums_ptr + 2 * tl.program_id(0), parameter_sum)
         tl.store(sums_ptr + 2 * tl.program_id(0) + 1, update_sum)
@@ -208,10 +169,10 @@ def _adam_pass(
 
 @triton.jit
 def _adam_pass_of_chunk(
-    row, first, n_elements, settings, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorized: tl.constexpr
+    row, first, n_elements, factor, settings, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorized: tl.constexpr
 ):
     """The sums of squares of a chunk's weights and updates, after its pass."""
-    lr, factor, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay = settings
+    lr, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay = settings
     gradient_ptr = _pointer(row, GRADIENT, first, is_vectorized)
     parameter_ptr = _pointer(row, PARAMETER, first, is_vectorized)
     exp_avg_ptr = _pointer(row, EXP_AVG, first, is_vectorized)
