@@ -79,9 +79,15 @@ def _flash_backward(gradient, qkv, output, saved, cu_seqlens, max_seqlen, dropou
 def _short_problem(device: torch.device, dtype: torch.dtype, head_size: int, max_seqlen: int) -> Problem | None:
     if reason := triton_problem(device):
         return Problem(f"--attention triton: {reason}", "leave the flag out")
-    from kernels.attention.short import shape_problem  # imports Triton, as the imports below do
+    from kernels.attention.short import HEAD_SIZES, LONGEST  # imports Triton, as the imports below do
 
-    return shape_problem(head_size, max_seqlen)
+    if max_seqlen > LONGEST:
+        limit = f"sequences of at most {LONGEST} tokens, not of {max_seqlen}"
+    elif head_size not in HEAD_SIZES:
+        limit = f"heads of size {', '.join(map(str, HEAD_SIZES))}, not of {head_size}"
+    else:
+        return None
+    return Problem(f"--attention triton: attention in Triton is for {limit}", "leave the flag out")
 
 
 def _short_forward(qkv, cu_seqlens, max_seqlen, dropout_p):

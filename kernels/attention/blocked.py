@@ -12,7 +12,7 @@ query, are made by the first kernel of backward and read by the second.
 import triton
 import triton.language as tl
 
-from kernels.attention.tiles import LN_2, LOG2_E, load_rows, load_scaled_log_sum_exp, store_rows, tile_gradients
+from kernels.attention.tiles import LN_2, LOG2_E, load_rows, load_scaled_log_sum_exp, locate, store_rows, tile_gradients
 from kernels.dropout_mask import is_kept, key_from, row_key
 
 
@@ -36,11 +36,8 @@ def attention_forward_blocks(
 ):
     """One thread block: one head of one of a sequence's `n_blocks` blocks of queries."""
     width: tl.constexpr = n_heads * head_size
-    head = tl.program_id(0) % n_heads
-    sequence = tl.program_id(0) // n_heads // n_blocks
-    first_query = tl.program_id(0) // n_heads % n_blocks * block_queries
-    start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
-    length = tl.load(cu_seqlens_ptr + sequence + 1) - start.to(tl.int32)
+    head, number, start, length = locate(cu_seqlens_ptr, n_heads, n_blocks)
+    first_query = number * block_queries
     if first_query >= length:
         return
     qkv_ptr += start * (3 * width) + head * head_size
@@ -130,11 +127,8 @@ def attention_backward_queries(
 ):
     """The queries' gradient of one block, its sum over the block into `sums`; `delta` and keys for the other kernel."""
     width: tl.constexpr = n_heads * head_size
-    head = tl.program_id(0) % n_heads
-    sequence = tl.program_id(0) // n_heads // n_blocks
-    first_query = tl.program_id(0) // n_heads % n_blocks * block_queries
-    start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
-    length = tl.load(cu_seqlens_ptr + sequence + 1) - start.to(tl.int32)
+    head, number, start, length = locate(cu_seqlens_ptr, n_heads, n_blocks)
+    first_query = number * block_queries
     sums = sums_ptr + tl.program_id(0) * head_size + tl.arange(0, head_size)
     if first_query >= length:
         tl.store(sums, tl.zeros((head_size,), tl.float32))
@@ -227,11 +221,8 @@ def attention_backward_keys(
 ):
     """The keys' and values' gradients of one block of keys, and the latter's sum over the block into `sums`."""
     width: tl.constexpr = n_heads * head_size
-    head = tl.program_id(0) % n_heads
-    sequence = tl.program_id(0) // n_heads // n_blocks
-    first_key = tl.program_id(0) // n_heads % n_blocks * block_keys
-    start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
-    length = tl.load(cu_seqlens_ptr + sequence + 1) - start.to(tl.int32)
+    head, number, start, length = locate(cu_seqlens_ptr, n_heads, n_blocks)
+    first_key = number * block_keys
     sums = sums_ptr + tl.program_id(0) * head_size + tl.arange(0, head_size)
     if first_key >= length:
         tl.store(sums, tl.zeros((head_size,), tl.float32))

@@ -1,11 +1,10 @@
 """Attention with dropout for BERT's short sequences, forward and backward.
 
-FlashAttention-2 is made for sequences that no thread block can hold: it walks over them in blocks, adds the queries'
-gradients up through memory, takes and gives query, key and value as three tensors, and leaves the gradient of their
-bias to others. A sequence of 128 tokens needs none of that. Here one block has the whole of it, for one head: it
-reads query, key and value once from where their matmul has written them, writes all three gradients to where the
-matmul's backward reads them, and has the bias's sums on the way. Up to 512 tokens it goes in blocks, as there, but
-without atomic additions. The same bits come every time.
+FlashAttention-2 walks over sequences in blocks, adds the queries' gradients up through memory, takes and gives query,
+key and value as three tensors, and leaves the gradient of their bias to others. Here one thread block has the whole of
+a sequence of up to 128 tokens, for one head: it reads query, key and value from where their matmul has written them,
+writes all three gradients to where the matmul's backward reads them, and has the bias's sums on the way. Up to 512
+tokens it goes in blocks, as there, but without atomic additions. The same bits come every time.
 
 Whether a weight is dropped depends on the seed, the head, the query's token and the key's place in its sequence alone
 (`kernels.dropout_mask`), so all kernels and block shapes have the same mask, and none is stored.
@@ -20,7 +19,6 @@ import torch
 import triton
 from torch import Tensor
 
-from common.errors import Problem
 from kernels.attention.blocked import attention_backward_keys, attention_backward_queries, attention_forward_blocks
 from kernels.attention.whole import attention_backward_whole, attention_forward_whole
 from kernels.column_sums import column_sums
@@ -43,38 +41,31 @@ def short_attention(
     """Softmax attention in which a token sees its own sequence only, its weights dropped at random.
 
     Args:
-        qkv: (T, 3, N, D), contiguous: query, key and value of each token, N heads of size D, a power of two from 16 to
-            128; bf16, fp16 or fp32.
+        qkv: (T, 3, N, D), contiguous: query, key and value of each token, N heads of one of `HEAD_SIZES`; bf16, fp16 or
+            fp32.
         cu_seqlens: (B + 1,) int32 on the device, cumulative sequence lengths; the last is T. Sequences may be empty.
-        max_seqlen: no sequence is longer; at most 512.
+        max_seqlen: no sequence is longer; at most `LONGEST`.
         dropout_p: probability with which an attention weight is dropped, below 1, the others scaled by 1 / (1 - p).
         seed: one int64 on the device.
 
     Returns:
         (T, N, D) in the dtype of `qkv`; and for backward the logarithm of the sum of the exponentiated scores of each
         query, (N, T) in fp32.
-
-    Raises:
-        ValueError: sequences may be longer, or heads have another size, than the kernels are made for.
     """
-    _check(qkv, max_seqlen)
     n_tokens, _, n_heads, head_size = qkv.shape
     output = torch.empty(n_tokens, n_heads, head_size, dtype=qkv.dtype, device=qkv.device)
     log_sum_exp = torch.empty(n_heads, n_tokens, dtype=torch.float32, device=qkv.device)
     n_thread_blocks = (cu_seqlens.shape[0] - 1) * n_heads
     tensors = (qkv, output, log_sum_exp, cu_seqlens, seed)
-    numbers = _numbers(head_size, dropout_p)
-    constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
+    numbers, constants = _numbers_and_constants(qkv, dropout_p)
     if is_whole(qkv, max_seqlen):
-        attention_forward_whole[(n_thread_blocks,)](
-            *tensors, n_tokens, *numbers, **constants, **whole_forward_settings(max_seqlen)
-        )
+        settings = whole_forward_settings(max_seqlen)
+        attention_forward_whole[(n_thread_blocks,)](*tensors, n_tokens, *numbers, **constants, **settings)
     else:
         settings = forward_blocks_settings(head_size, qkv.element_size())
         n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
-        attention_forward_blocks[(n_thread_blocks * n_blocks,)](
-            *tensors, n_tokens, n_blocks, *numbers, **constants, **settings
-        )
+        grid = (n_thread_blocks * n_blocks,)
+        attention_forward_blocks[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
     return output, log_sum_exp
 
 
@@ -98,42 +89,44 @@ def short_attention_backward(
     Returns:
         (T, 3, N, D) in the dtype of `qkv`; and its sum over the tokens, (3 N D,) in fp32, the gradient of a bias that
         was added to `qkv`, exactly zero for the keys.
-
-    Raises:
-        ValueError: as `short_attention`.
     """
-    _check(qkv, max_seqlen)
     n_tokens, _, n_heads, head_size = qkv.shape
     n_sequences, width = cu_seqlens.shape[0] - 1, n_heads * head_size
     qkv_gradient = torch.empty_like(qkv)
     bias_gradient = qkv.new_zeros(3, width, dtype=torch.float32)
-    numbers = _numbers(head_size, dropout_p)
-    constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
-    rest = (cu_seqlens, seed, n_tokens)
+    numbers, constants = _numbers_and_constants(qkv, dropout_p)
     if is_whole(qkv, max_seqlen):
         sums = qkv.new_empty(2, n_sequences, width, dtype=torch.float32)
-        tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums)
+        tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums, cu_seqlens, seed)
         settings = whole_backward_settings(max_seqlen)
-        attention_backward_whole[(n_sequences * n_heads,)](*tensors, *rest, *numbers, **constants, **settings)
+        attention_backward_whole[(n_sequences * n_heads,)](*tensors, n_tokens, *numbers, **constants, **settings)
         column_sums(sums, out=bias_gradient[::2])
-    else:
-        delta, row_keys = torch.empty_like(log_sum_exp), torch.empty_like(log_sum_exp, dtype=torch.int32)
-        settings = query_blocks_settings(head_size, qkv.element_size())
-        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
-        sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
-        tensors = (gradient, qkv, output, log_sum_exp, delta, row_keys, qkv_gradient, sums)
-        grid = (n_sequences * n_blocks * n_heads,)
-        attention_backward_queries[grid](*tensors, *rest, n_blocks, *numbers, **constants, **settings)
-        column_sums(sums, out=bias_gradient[0])
+        return qkv_gradient, bias_gradient.flatten()
 
-        settings = key_blocks_settings(head_size, qkv.element_size())
-        n_blocks = triton.cdiv(max_seqlen, settings["block_keys"])
-        sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
-        tensors = (gradient, qkv, log_sum_exp, delta, row_keys, qkv_gradient, sums)
-        grid = (n_sequences * n_blocks * n_heads,)
-        attention_backward_keys[grid](*tensors, cu_seqlens, n_tokens, n_blocks, *numbers, **constants, **settings)
-        column_sums(sums, out=bias_gradient[2])
+    delta, row_keys = torch.empty_like(log_sum_exp), torch.empty_like(log_sum_exp, dtype=torch.int32)
+    settings = query_blocks_settings(head_size, qkv.element_size())
+    n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
+    sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
+    tensors = (gradient, qkv, output, log_sum_exp, delta, row_keys, qkv_gradient, sums, cu_seqlens, seed)
+    grid = (n_sequences * n_blocks * n_heads,)
+    attention_backward_queries[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
+    column_sums(sums, out=bias_gradient[0])
+
+    settings = key_blocks_settings(head_size, qkv.element_size())
+    n_blocks = triton.cdiv(max_seqlen, settings["block_keys"])
+    sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
+    tensors = (gradient, qkv, log_sum_exp, delta, row_keys, qkv_gradient, sums, cu_seqlens)
+    grid = (n_sequences * n_blocks * n_heads,)
+    attention_backward_keys[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
+    column_sums(sums, out=bias_gradient[2])
     return qkv_gradient, bias_gradient.flatten()
+
+
+def _numbers_and_constants(qkv: Tensor, dropout_p: float) -> tuple[tuple[float, int, float], dict[str, int]]:
+    """What every kernel takes: scale of the scores, threshold and scale of the dropout; and its constants."""
+    n_heads, head_size = qkv.shape[2:]
+    constants = {"n_heads": n_heads, "head_size": head_size, "has_dropout": dropout_p > 0}
+    return (head_size**-0.5, drop_threshold(dropout_p), 1 / (1 - dropout_p)), constants
 
 
 def is_whole(qkv: Tensor, max_seqlen: int) -> bool:
@@ -141,26 +134,24 @@ def is_whole(qkv: Tensor, max_seqlen: int) -> bool:
     return max_seqlen <= LONGEST_WHOLE and qkv.shape[-1] * qkv.element_size() <= WIDEST_ROW
 
 
+# Block shapes, and how each kernel is compiled and launched. fp32 takes twice the memory, and in matmuls the registers.
+
+
 def whole_forward_settings(max_seqlen: int) -> dict[str, int]:
-    """Block shapes, and how `attention_forward_whole` is compiled and launched."""
-    block = _whole_block(max_seqlen)
+    """Of `attention_forward_whole`."""
+    block = max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
     return {"block": block, "block_queries": min(block, 64), "num_warps": 4, "maxnreg": REGISTERS}
 
 
 def whole_backward_settings(max_seqlen: int) -> dict[str, int]:
-    """Block shapes, and how `attention_backward_whole` is compiled and launched."""
-    block = _whole_block(max_seqlen)
+    """Of `attention_backward_whole`."""
+    block = max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
     n_warps = 8 if block == LONGEST_WHOLE else 4
     return {"block": block, "block_keys": min(block, 64), "num_warps": n_warps, "maxnreg": REGISTERS}
 
 
 def forward_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
-    """Block shapes, and how `attention_forward_blocks` is compiled and launched.
-
-    Args:
-        head_size: D.
-        element_size: in bytes; fp32 needs twice the memory, and its matmuls twice the registers.
-    """
+    """Of `attention_forward_blocks`; `element_size` is in bytes."""
     if element_size > 2:
         return {"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2}
     settings = {"block_queries": 128, "block_keys": 64, "num_warps": 8}
@@ -169,37 +160,12 @@ def forward_blocks_settings(head_size: int, element_size: int) -> dict[str, int]
     return settings | {"num_stages": 3, "maxnreg": REGISTERS}
 
 
-def query_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
-    """Block shapes, and how `attention_backward_queries` is compiled and launched; arguments as above."""
-    return forward_blocks_settings(head_size, element_size)
+query_blocks_settings = forward_blocks_settings
+"""Of `attention_backward_queries`."""
 
 
 def key_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
-    """Block shapes, and how `attention_backward_keys` is compiled and launched; arguments as above."""
+    """Of `attention_backward_keys`."""
     block = 64 if element_size == 2 else 32
     n_stages = 3 if head_size * element_size <= WIDEST_ROW else 2
     return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": n_stages}
-
-
-def _numbers(head_size: int, dropout_p: float) -> tuple[float, int, float]:
-    return head_size**-0.5, drop_threshold(dropout_p), 1 / (1 - dropout_p)
-
-
-def _whole_block(max_seqlen: int) -> int:
-    return max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
-
-
-def shape_problem(head_size: int, max_seqlen: int) -> Problem | None:
-    """What the kernels are not made for; None where they are."""
-    if max_seqlen > LONGEST:
-        limit = f"sequences of at most {LONGEST} tokens, not of {max_seqlen}"
-    elif head_size not in HEAD_SIZES:
-        limit = f"heads of size {', '.join(map(str, HEAD_SIZES))}, not of {head_size}"
-    else:
-        return None
-    return Problem(f"--attention triton: attention in Triton is for {limit}", "leave the flag out")
-
-
-def _check(qkv: Tensor, max_seqlen: int) -> None:
-    if problem := shape_problem(qkv.shape[-1], max_seqlen):
-        raise ValueError(str(problem))

@@ -15,6 +15,17 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def locate(cu_seqlens_ptr, n_heads: tl.constexpr, n_blocks):
+    """What this thread block has: a head, the number of a block of the sequence, and where that starts and how long it
+    is; of each sequence's `n_blocks` blocks, all heads lie beside each other."""
+    head = tl.program_id(0) % n_heads
+    sequence = tl.program_id(0) // n_heads // n_blocks
+    number = tl.program_id(0) // n_heads % n_blocks
+    start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
+    return head, number, start, tl.load(cu_seqlens_ptr + sequence + 1) - start.to(tl.int32)
+
+
+@triton.jit
 def load_rows(pointer, rows, length, stride: tl.constexpr, head_size: tl.constexpr):
     """The (rows, head_size) at `rows` of a sequence that starts at `pointer`; zeros behind its end."""
     places = rows[:, None] * stride + tl.arange(0, head_size)[None, :]

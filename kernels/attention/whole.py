@@ -11,7 +11,7 @@ bias, then runs within threads instead of between them.
 import triton
 import triton.language as tl
 
-from kernels.attention.tiles import LN_2, LOG2_E, load_rows, load_scaled_log_sum_exp, store_rows, tile_gradients
+from kernels.attention.tiles import LN_2, LOG2_E, load_rows, load_scaled_log_sum_exp, locate, store_rows, tile_gradients
 from kernels.dropout_mask import is_kept, row_key
 
 
@@ -34,10 +34,7 @@ def attention_forward_whole(
 ):
     """One thread block: one head of one sequence of up to `block` tokens."""
     width: tl.constexpr = n_heads * head_size
-    head = tl.program_id(0) % n_heads
-    sequence = tl.program_id(0) // n_heads
-    start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
-    length = tl.load(cu_seqlens_ptr + sequence + 1) - start.to(tl.int32)
+    head, _, start, length = locate(cu_seqlens_ptr, n_heads, 1)
     qkv_ptr += start * (3 * width) + head * head_size
     output_ptr += start * width + head * head_size
     log_sum_exp_ptr += head.to(tl.int64) * n_tokens + start
@@ -89,10 +86,7 @@ def attention_backward_whole(
     `partial_sums` is (2, sequences, heads, head size): the sums over the sequence of the queries' and values' gradient.
     """
     width: tl.constexpr = n_heads * head_size
-    head = tl.program_id(0) % n_heads
-    sequence = tl.program_id(0) // n_heads
-    start = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
-    length = tl.load(cu_seqlens_ptr + sequence + 1) - start.to(tl.int32)
+    head, _, start, length = locate(cu_seqlens_ptr, n_heads, 1)
     query_sums = partial_sums_ptr + tl.program_id(0) * head_size + tl.arange(0, head_size)
     value_sums = query_sums + tl.num_programs(0) * head_size
     if length == 0:

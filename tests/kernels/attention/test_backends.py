@@ -141,6 +141,8 @@ def test_what_a_backend_cannot_do_is_said():
     flash = str(BACKENDS["flash"].problem(cpu, torch.bfloat16, 64, 128))
     assert flash.startswith("--attention flash: FlashAttention-2 runs on NVIDIA GPUs of compute capability 8.0")
     assert flash.endswith("and this run is on cpu in bfloat16; leave the flag out.")
+    for shape, limit in (((16, 513), "at most 512 tokens, not of 513"), ((24, 32), "16, 32, 64, 128, not of 24")):
+        assert limit in str(BACKENDS["triton"].problem(torch.device(DEVICE_OF["triton"]), torch.float32, *shape))
 
 
 @pytest.mark.gpu

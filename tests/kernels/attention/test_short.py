@@ -163,13 +163,3 @@ def test_the_bias_of_the_key_has_no_gradient():
     assert not key.any()
     assert query.all()
     assert value.all()
-
-
-@pytest.mark.parametrize(
-    ("shape", "max_seqlen", "sentence"),
-    [((4, 3, 1, 16), 513, "at most 512 tokens, not of 513"), ((4, 3, 1, 24), 32, "16, 32, 64, 128, .* 24")],
-)
-def test_refused(shape, max_seqlen, sentence):
-    qkv = torch.zeros(shape, device=DEVICE)
-    with pytest.raises(ValueError, match=sentence):
-        short_attention(qkv, cumulative([4]), max_seqlen, 0.1, torch.tensor([1], device=DEVICE))
