@@ -1,22 +1,17 @@
 """The masked-LM loss without a second copy of the logits.
 
-Predicting the vocabulary at M masked positions gives M x V logits (V about 30,000), the largest tensor of the model by
-far. The plain way keeps them in the compute dtype, again in fp32 for the softmax and a third time as their gradient.
-Here a block of rows at a time is multiplied out, reduced to its loss, turned into the gradient in its own memory, and
-multiplied into the gradients of the hidden states and the weight at once; the logits are gone when forward returns.
-That the gradient is known in the forward pass is the trick: a mean loss is linear in what comes back to it, so
-backward is one multiplication.
+Predicting the vocabulary at M masked positions gives M x V logits, the largest tensor of the model by far. Here a block
+of rows at a time is multiplied out, reduced to its loss, turned into the gradient in its own memory, and multiplied
+into the gradients of the hidden states and the weight; the logits are gone when forward returns. A mean loss is linear
+in what comes back to it, so backward is one multiplication. Liger-Kernel's fused linear cross-entropy does so too.
 
 The gradient of the logits is kept unscaled (probabilities minus one-hot) until it has left 16 bits: divided by the
 number of positions and multiplied by a loss scale only in fp32, so fp16 neither underflows nor overflows.
-
-The idea of computing the gradient inside forward is also that of Liger-Kernel's fused linear cross-entropy.
 """
 
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE_INDEX = -100
@@ -41,16 +36,6 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(hidden_states, weight, bias, labels, compiled)
 
 
-def linear_cross_entropy_reference(hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
-    """The same in plain PyTorch: what `linear_cross_entropy` is tested against."""
-    logits = F.linear(hidden_states, weight.to(hidden_states.dtype)).float() + bias
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum") / _count(labels)
-
-
-def _count(labels: Tensor) -> Tensor:
-    return (labels != IGNORE_INDEX).sum().clamp(min=1)
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, compiled: bool) -> Tensor:
@@ -68,7 +53,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             bias_gradient += block_bias_gradient
             torch.mm(logits, compute_weight, out=hidden_gradient[rows])
             weight_gradient += logits.T @ hidden_states[rows]
-        count = _count(labels)
+        count = (labels != IGNORE_INDEX).sum().clamp(min=1)
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient, count)
         return loss / count
 
