@@ -1,19 +1,15 @@
 """Matmuls in fp8: factors as e4m3 with scales, and what brings tensors there.
 
-Tensor cores multiply e4m3 at twice the rate of bf16. What is lost is range: a tensor must be scaled into it, which
-takes its largest value, and a pass that does nothing but that costs what the matmul saves (docs/performance-log.md
-has figures). So:
+Tensor cores multiply e4m3 at twice the rate of bf16. A tensor must be scaled into its range, which takes its largest
+value, and a pass that does nothing but that costs what the matmul saves (docs/performance-log.md has figures). So:
 
 - activations and their gradients have one scale per row, a token's. Kernels that have a whole row in registers anyway
-  find it, write the row a second time as e4m3 (`store_rows`), and no pass of its own is needed; `quantize_rows` is for
-  what comes from elsewhere. Per-token scales are also finer than one for all.
+  find it and write the row a second time as e4m3 (`store_rows`); `quantize_rows` is for what comes from elsewhere.
 - weights have one scale each, and are written twice: fp8 matmuls want both factors along the dimension that is summed
   over, which for the gradient of the input is the other one. Kernels take all weights of a shape at once, by their
-  addresses as arguments: no table has to be kept, which could go out of date or be missed by a CUDA graph.
-- the weight's gradient sums over tokens, along which neither factor lies. It stays in bf16, which spares a
-  transposition of all activations and keeps the sum over a large batch exact.
-- sums stay in the tensor cores, where Hopper keeps about 14 bits of them: e4m3 itself has four. What fp32 sums
-  (`use_fast_accum=False`) would cost or change was not measured.
+  addresses as arguments: a table could go out of date or be missed by a CUDA graph.
+- the weight's gradient sums over tokens, along which neither factor lies. It stays in bf16.
+- sums stay in the tensor cores, where Hopper keeps about 14 bits of them: e4m3 itself has four.
 
 Sources: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433 (e4m3); DeepSeek-AI 2024, section 3.3.2,
 https://arxiv.org/abs/2412.19437 (14 bits); that weight gradients stay in high precision is also a recipe of torchao's.
@@ -75,7 +71,7 @@ def quantize_rows(matrix: Tensor) -> Rows:
 
 
 def quantize_weights(weights: Sequence[Tensor]) -> list[Weight]:
-    """Contiguous weights of one shape (N, K), fp32, in fp8, each with one scale, for `linear` and `input_gradient`."""
+    """Contiguous weights of one shape (N, K), fp32, in fp8, each with one scale."""
     (n_rows, n_columns), device = weights[0].shape, weights[0].device
     largest = torch.stack(torch._foreach_norm(weights, torch.inf))
     scales = (largest / E4M3_MAX.value).clamp(min=SMALLEST_SCALE.value)
@@ -90,22 +86,14 @@ def quantize_weights(weights: Sequence[Tensor]) -> list[Weight]:
     return [Weight(*parts) for parts in zip(*quantized, strict=True)]
 
 
-def linear(inputs: Rows, weight: Weight, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """inputs (T, K) times the transpose of weight (N, K), plus bias (N,): (T, N) in `dtype`, which the bias has too."""
-    return _matmul(inputs, weight.rows, weight.scale, bias, dtype)
+def matmul(left: Rows, right: Tensor, scale: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
+    """left (T, K) times the transpose of right (N, K), plus bias (N,), in `dtype`, which the bias has too: (T, N).
 
-
-def input_gradient(gradient: Rows, weight: Weight, dtype: torch.dtype) -> Tensor:
-    """gradient (T, N) times weight (N, K): (T, K) in `dtype`."""
-    return _matmul(gradient, weight.columns, weight.scale, None, dtype)
-
-
-def _matmul(left: Rows, right: Tensor, right_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """left (T, K) times the transpose of right (N, K), of the one scale in `right_scale`."""
-    scale = right_scale[: right.shape[0]].unsqueeze(0)
-    return torch._scaled_mm(
-        left.values, right.T, scale_a=left.scale, scale_b=scale, bias=bias, out_dtype=dtype, use_fast_accum=True
-    )
+    Args:
+        right, scale: a part of a `Weight`, and its scale.
+    """
+    scales = left.scale, scale[: right.shape[0]].unsqueeze(0)
+    return torch._scaled_mm(left.values, right.T, *scales, bias=bias, out_dtype=dtype, use_fast_accum=True)
 
 
 @triton.jit

@@ -1,10 +1,8 @@
 """A block's matmuls, in the dtype of its activations or in fp8.
 
 A weight is a tuple of tensors, so that autograd can save it: the weight in the compute dtype alone, or the three of
-`fp8.Weight`. Which of the two it is decides what a matmul runs in; the blocks need not know.
-
-Parameters are brought there anew in each forward pass, and for all layers at once: a kernel for each weight and bias
-would be hundreds of them, many smaller than their launch.
+`fp8.Weight`. Which of the two it is decides what a matmul runs in. Parameters are brought there anew in each forward
+pass, for all layers at once: a kernel for each would be hundreds of them, many smaller than their launch.
 """
 
 from collections.abc import Sequence
@@ -30,11 +28,9 @@ class Prepared(NamedTuple):
 
 @torch.no_grad()
 def prepare(linears: Sequence[nn.Linear], dtype: torch.dtype, to_fp8: bool) -> list[Prepared]:
-    """Each layer's parameters for matmuls of activations in `dtype`, in few launches of kernels.
+    """Parameters of layers of one shape (N, K), fp32, for matmuls of activations in `dtype`, in few launches.
 
-    Args:
-        linears: of one shape (N, K); their parameters are fp32.
-        to_fp8: the weights, not the biases; `dtype` is bf16 then.
+    With `to_fp8`, weights are in fp8, and `dtype` is bf16.
     """
     weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
     if to_fp8:
@@ -67,21 +63,20 @@ def linear(inputs: Tensor, prepared: Prepared, rows: Rows | None = None) -> Tens
     weight, bias = prepared
     if not is_fp8(weight):
         return F.linear(inputs, weight[0], bias)
-    return fp8.linear(rows or fp8.quantize_rows(inputs), fp8.Weight(*weight), bias, inputs.dtype)
+    values, _, scale = weight
+    return fp8.matmul(rows or fp8.quantize_rows(inputs), values, scale, inputs.dtype, bias)
 
 
 def input_gradient(gradient: Tensor, weight: Weight, rows: Rows | None = None) -> Tensor:
     """gradient (T, N) times weight (N, K): (T, K); `rows` as in `linear`."""
     if not is_fp8(weight):
         return gradient @ weight[0]
-    return fp8.input_gradient(rows or fp8.quantize_rows(gradient), fp8.Weight(*weight), gradient.dtype)
+    _, columns, scale = weight
+    return fp8.matmul(rows or fp8.quantize_rows(gradient), columns, scale, gradient.dtype)
 
 
 def weight_gradient(gradient: Tensor, inputs: Tensor) -> Tensor:
-    """The transpose of gradient (T, N) times inputs (T, K): (N, K) in fp32.
-
-    16-bit factors are multiplied as they are on a GPU; what they are accumulated in is what comes out.
-    """
+    """The transpose of gradient (T, N) times inputs (T, K): (N, K) in fp32, unrounded on a GPU."""
     if gradient.is_cuda and gradient.dtype != torch.float32:
         return torch.mm(gradient.T, inputs, out_dtype=torch.float32)
     return (gradient.T @ inputs).float()

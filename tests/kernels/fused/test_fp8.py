@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.fused.fp8 import Rows, input_gradient, linear, quantize_rows, quantize_weights
+from kernels.fused.fp8 import Rows, matmul, quantize_rows, quantize_weights
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = 2**-4  # of three bits of mantissa
@@ -61,8 +61,8 @@ def test_products_are_those_of_the_quantized_factors():
         return rows.values.double() * rows.scale
 
     rows = quantize_rows(inputs)
-    product = linear(rows, quantized, bias, torch.bfloat16)
+    product = matmul(rows, quantized.rows, quantized.scale, torch.bfloat16, bias)
     torch.testing.assert_close(product.double(), exact(rows) @ exact_weight.T + bias, rtol=2**-7, atol=2e-2)
     rows = quantize_rows(gradient)
-    product = input_gradient(rows, quantized, torch.bfloat16)
+    product = matmul(rows, quantized.columns, quantized.scale, torch.bfloat16)
     torch.testing.assert_close(product.double(), exact(rows) @ exact_weight, rtol=2**-7, atol=2e-2)
