@@ -16,14 +16,9 @@ REGISTERS = 96  # told nothing, ptxas saves registers and waits for two of the l
 
 
 def column_sums(partial: Tensor, out: Tensor | None = None) -> Tensor:
-    """Sums over the last dimension but one.
+    """Sums of (n, C) or (m, n, C), fp32, contiguous, over the last dimension but one: (C,) or (m, C), fp32.
 
-    Args:
-        partial: (n, C) or (m, n, C), fp32, contiguous.
-        out: where to leave the sums: fp32, (C,) or (m, C), rows contiguous.
-
-    Returns:
-        (C,) or (m, C) in fp32: `out`, or a new tensor.
+    They are left in `out`, whose rows are contiguous, where it is given.
     """
     *_, n_rows, n_columns = partial.shape
     if out is None:

@@ -1,19 +1,19 @@
 """Dropout masks that are computed wherever they are needed, and stored nowhere.
 
-Forward and backward must drop the same elements, so a mask is a function of a seed and an element's place. PyTorch's
-kernels draw it by Philox, some 100 integer operations for four numbers, and keep it, a byte per element. Here Philox
-runs once per row and gives the row's key. Within a row, four columns share one number: the next of a SplitMix sequence
-that starts at the key, hashed. Each of the four multiplies it by a constant of its own and compares the product.
+Forward and backward must drop the same elements, so a mask is a function of a seed and an element's place. Philox, some
+100 integer operations, runs once per row and gives the row's key. Within a row, four columns share one number: the next
+of a SplitMix sequence that starts at the key, hashed. Each of the four multiplies it by a constant of its own and
+compares the product.
 
-The constants are odd, so each product takes every value of 32 bits as evenly as the number does, and the comparison has
-all 32 bits: a probability of 0.1 is 0.1 to nine digits, and not a multiple of 1/256 as in FlashAttention-2. From one
-constant to the next is the multiplier of a congruential generator that does well in the spectral test: two of the four
-are both dropped with probability p^2 to six digits. A product's high bits, which decide, depend on all bits of the
-number, so the hash ends with that multiplication and not, as usual, with one more mixing of the low bits.
+The constants are odd, so each product takes every value of 32 bits as evenly as the number does: a probability of 0.1
+is 0.1 to nine digits, and not a multiple of 1/256 as in FlashAttention-2. From one constant to the next is the
+multiplier of a congruential generator that does well in the spectral test: two of the four are both dropped with
+probability p^2 to six digits. A product's high bits, which decide, depend on all bits of the number, so the hash ends
+with that multiplication and not, as usual, with one more mixing of the low bits.
 
-Columns that share a number are 8 apart. In a matmul's result one thread has all four of them, so that there
-the hash costs a quarter per element. That four elements get the same number is in the shape of the computation, a
-broadcast, and not left to the compiler to find out: with columns' numbers masked it often did not.
+Columns that share a number are 8 apart. In a matmul's result one thread has all four of them, so that there the hash
+costs a quarter per element. That four elements get the same number is in the shape of the computation, a broadcast, and
+not left to the compiler to find out: with columns' numbers masked it often did not.
 
 Sources: Salmon et al. 2011 (Philox, with its 7 rounds); Steele, Lea and Flood 2014 (SplitMix); C. Wellons 2018,
 https://nullprogram.com/blog/2018/07/31/, for the constants of the 32-bit hash; Steele and Vigna 2022,

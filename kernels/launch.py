@@ -11,7 +11,6 @@ import os
 import torch
 
 MINIMUM_CAPABILITY = (8, 0)  # bf16 matmuls, and what the kernels have been tuned for
-
 INTERPRETED_MULTIPROCESSORS = 2  # on a CPU: enough for several thread blocks, few enough that each has several turns
 
 

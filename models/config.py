@@ -79,17 +79,13 @@ class BertConfig:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], where: str) -> "BertConfig":
-        """From a JSON object, whose other keys are ignored.
-
-        Raises:
-            UserError: every missing or impossible value at once, in sentences that begin with `where`.
-        """
+        """From a JSON object, whose other keys are ignored; sentences about it begin with `where`."""
         problems = Problems()
         missing = Problem(f"{where}: vocab_size is missing", "set it to the number of lines of the vocabulary file")
         problems.check("vocab_size" in values, missing)
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {"vocab_size": 1, **values}
         try:
-            config = cls(**{"vocab_size": 1} | {key: value for key, value in values.items() if key in known})
+            config = cls(**{field.name: known[field.name] for field in dataclasses.fields(cls) if field.name in known})
         except UserError as error:
             problems.extend(Problem(f"{where}: {each.problem}", each.remedy) for each in error.problems)
         problems.raise_if_any()
@@ -97,7 +93,6 @@ class BertConfig:
 
     @property
     def head_size(self) -> int:
-        """Of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property

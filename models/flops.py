@@ -17,10 +17,8 @@ def encoder_flops(config: BertConfig, work: Work) -> int:
 
 
 def bert_flops(config: BertConfig, work: Work) -> int:
-    """Floating-point operations of pre-training, forward and backward.
-
-    Beside the encoder's: MLM transform and vocabulary on masked positions, and the pooler on sequences.
-    """
+    """Floating-point operations of pre-training: the encoder's, MLM transform and vocabulary on masked positions, and
+    the pooler on sequences."""
     hidden = config.hidden_size
     mlm_head = 6 * (hidden * hidden + hidden * config.vocab_size) * work.n_masked
     return encoder_flops(config, work) + mlm_head + 6 * hidden * hidden * work.n_sequences

@@ -28,13 +28,7 @@ FP8_MULTIPLE = 16  # elements of fp8 in the 16 bytes that matmuls are aligned to
 
 
 def fused_problems(config: BertConfig | None, layer_norm: str, in_fp8: bool) -> Iterator[Problem]:
-    """What of a model the fused layers do not compute.
-
-    Args:
-        config: None where it could not be read.
-        layer_norm: the implementation asked for, as `--layer_norm` names it.
-        in_fp8: whether the layers' matmuls run in fp8.
-    """
+    """What of a model the fused layers do not compute; `config` is None where it could not be read."""
     if layer_norm != "torch":
         yield Problem(f"--kernels triton has a LayerNorm of its own, and --layer_norm is {layer_norm}", "leave one out")
     for field in dataclasses.fields(config) if config else ():

@@ -1,17 +1,16 @@
 """How much memory a micro-batch takes, and so which one a GPU is given when nobody says.
 
-An estimate, not a trial: a trial costs a minute, must run the step as it will be, compiled or not, and still does not
-see the batch of another token count that comes an hour later. It counts what autograd keeps, tensor by tensor, and
-agrees with what was measured on one H200 to 8 % (docs/performance-log.md, section 10).
-
-`HEADROOM` is for what the estimate does not see: CUDA's own memory, NCCL's and the libraries', and what lies unused
-between blocks. Close below a card's memory PyTorch gives blocks back and asks for them again, at half the speed.
+An estimate, not a trial, which would cost a minute and not see the batch of another token count that comes an hour
+later. It counts what autograd keeps, tensor by tensor, and agrees with what was measured on one H200 to 8 %
+(docs/performance-log.md, section 10).
 """
 
 import dataclasses
 
 from models.config import BertConfig
 
+# For what the estimate does not see: CUDA's own memory, NCCL's and the libraries', and what lies unused between blocks.
+# Close below a card's memory PyTorch gives blocks back and asks for them again, at half the speed.
 HEADROOM = 1.2
 LOGIT_ROWS = 4096  # of one block of the masked-LM loss, see kernels/cross_entropy.py
 
@@ -53,15 +52,9 @@ class MemoryEstimate:
         return HEADROOM * self.n_bytes(n_tokens) <= memory_bytes
 
     def largest_micro_batch(self, memory_bytes: int, batch_size: int, max_seq_length: int) -> int | None:
-        """The largest micro-batch that divides a process's batch and fits a device, all sequences at full length.
+        """Sequences of the largest micro-batch that divides a process's batch and fits a device of so many bytes.
 
-        Args:
-            memory_bytes: of the device.
-            batch_size: sequences of a process per optimizer step.
-            max_seq_length: tokens of each.
-
-        Returns:
-            sequences; None where not even one fits.
+        All sequences are `max_seq_length` long. None where not even one fits.
         """
         for size in range(batch_size, 0, -1):
             if batch_size % size == 0 and self.fits(memory_bytes, size * max_seq_length):

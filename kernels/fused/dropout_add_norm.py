@@ -1,15 +1,12 @@
 """Dropout, residual and LayerNorm in one pass, and their gradients in another.
 
 PyTorch runs them as three kernels forward and four backward, each of which reads and writes the whole of the hidden
-states; that memory traffic is all that they cost. Here a row is read once, dropped, added, normalized and written, and
-backward has its four results (the gradients of residual, input, weight and biases) from one reading. The mask is
-computed again from its seed and never stored. The biases' gradients are sums over all tokens: each thread block adds up
-its rows in registers, and the blocks' sums are added by one small kernel, in the same order every time.
+states; that memory traffic is all that they cost. Here a row is read once each way. The mask is computed again from its
+seed and never stored. Each thread block adds up the biases' gradients, sums over all tokens, in registers, and the
+blocks' sums are added by one small kernel, in the same order every time.
 
 The normalized rows are used twice, in a matmul and as a residual. Backward takes both gradients and adds them in
-registers, which spares a pass that does nothing else.
-
-What is kept for backward is the sum before the norm, in the memory of the input, and each row's mean and scale.
+registers. What is kept for it is the sum before the norm, in the memory of the input, and each row's mean and scale.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,10 @@
 """The exact GELU and its gradient, at the speed of memory.
 
-The activation lies between the widest tensors of the model (T x 4H), so a pass over them is all it should cost, and erf
-as compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 /
-(1 + p |z|), off by 1.5e-7 at most, below fp32's own rounding of the multiplication it goes into and 10,000 times below
-bf16's. exp(-z^2) is the normal density as well, which the gradient needs anyway.
-
-Backward writes over the gradient it is given and adds up the gradient of the bias before the activation. Each thread
-block has whole rows, so that both directions can leave their result in fp8 beside (kernels/fused/fp8.py).
+The activation lies between the widest tensors of the model, so a pass over them is all it should cost, and erf as
+compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 / (1
++ p |z|), off by 1.5e-7 at most, below fp32's own rounding of the multiplication it goes into. exp(-z^2) is the normal
+density as well, which the gradient needs anyway. Each thread block has whole rows, so that both directions can leave
+their result in fp8 beside (kernels/fused/fp8.py).
 
 Sources: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415; Abramowitz and Stegun 1964, formula 7.1.26.
 """
@@ -36,14 +34,9 @@ DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
 
 
 def gelu(inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
-    """inputs * Phi(inputs), with Phi the normal distribution's cumulative function.
+    """inputs (T, I), contiguous, times Phi(inputs), with Phi the normal distribution's cumulative function.
 
-    Args:
-        inputs: (T, I), contiguous.
-        to_fp8: leave the result in fp8 as well.
-
-    Returns:
-        (T, I) in the dtype of the inputs, and its rows in fp8 or None.
+    Returns (T, I) in the dtype of the inputs, and its rows in fp8 or, without `to_fp8`, None.
     """
     n_rows, n_columns = inputs.shape
     outputs = torch.empty_like(inputs)
