@@ -11,14 +11,14 @@ compared.
 """
 
 import argparse
-import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.sweeps.points import read_points, title
+from benchmark.sweeps.points import read_points, settings, subject
 from benchmark.sweeps.repeats import Repeats, by_configuration
 from common.errors import Problems, UserError, run_main
 
@@ -39,23 +39,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def complaints(before: Repeats, now: Repeats | None, tolerance: float) -> list[str]:
+def complaints(before: Repeats, now: Repeats, tolerance: float) -> list[str]:
     """What is wrong with a configuration that the baseline measured."""
-    was, rate = before.median(RATE), now and now.median(RATE)
-    if now is None or rate is None:
-        return [f"{' and '.join(sorted(set(now.ended))) if now else 'not measured'}; was {was:,.1f}"]
+    was, rate = before.median(RATE), now.median(RATE)
+    others = now.ended - Counter(ok=now.ended["ok"])
+    states = " and ".join(sorted(others))
+    if rate is None:
+        return [f"{states or 'not measured'}; was {was:,.1f}"]
     found = []
     if rate / was < 1 - tolerance:
-        found.append(f"{_rates(now, ' sequences/s')}, {rate / was:.3f} times the {_rates(before)} of before")
-    ended = [state for state in now.ended if state != "ok"]
-    if ended:
-        found.append(f"{len(ended)} of {len(now.ended)} repeats: {' and '.join(sorted(set(ended)))}")
+        shown = [f"({min(each.values(RATE)):,.1f} to {max(each.values(RATE)):,.1f})" for each in (now, before)]
+        found.append(f"{rate:,.1f} sequences/s {shown[0]}, {rate / was:.3f} times the {was:,.1f} {shown[1]} of before")
+    found += [f"{others.total()} of {len(now.points)} repeats: {states}"] if others else []
     return [*found, now.problem] if now.problem else found
-
-
-def _rates(repeats: Repeats, unit: str = "") -> str:
-    rates = repeats.values(RATE)
-    return f"{repeats.median(RATE):,.1f}{unit} ({min(rates):,.1f} to {max(rates):,.1f})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,13 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.baseline} is no baseline, as its own rates mean nothing: {problem} Measure it again.")
     if not baseline:
         raise UserError(f"{args.baseline} has no measured point to compare with", "measure a baseline first")
-    found, lowest = [], math.inf
+    found, ratios = [], []
     for key, before in baseline.items():
-        now = read[1].get(key)
-        about = f"{title(before.configuration)}, batch {before.batch_size}"
-        found += [f"{about}: {complaint}" for complaint in complaints(before, now, args.tolerance)]
-        if now and now.values(RATE):
-            lowest = min(lowest, now.median(RATE) / before.median(RATE))
+        now = read[1].get(key) or Repeats(before.configuration)
+        about = f"{subject(before.configuration)}, {settings(before.configuration)}"
+        found += [f"{about}, batch {before.batch_size}: {each}" for each in complaints(before, now, args.tolerance)]
+        ratios.append((now.median(RATE) or 0) / before.median(RATE))
     for line in found:
         print(line)
     compared = f"{len(baseline)} configuration{'s' * (len(baseline) > 1)}"
@@ -87,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if found:
         print(f"{len(found)} complaint{'s' * (len(found) > 1)} about {compared}, {tolerance}.")
         sys.exit(1)
-    print(f"{compared} at least {lowest:.3f} times as fast as before, {tolerance}.")
+    print(f"{compared} at least {min(ratios):.3f} times as fast as before, {tolerance}.")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.reports.logs import read_phases
+from benchmark.logs import read_phases
 from benchmark.tables import markdown_table
 from common.errors import Problems, UserError, run_main
 

@@ -15,7 +15,7 @@ from pathlib import Path
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark import summarize
-from benchmark.reports.logs import read_run
+from benchmark.logs import read_run
 from benchmark.tables import number, text
 from common.errors import UserError, run_main
 
@@ -31,6 +31,7 @@ def rows_of(log: str) -> list[dict[str, str]]:
     run = read_run(log)
     if not run.scored:
         raise UserError(f"{log} has no scores of SQuAD", "give the dllogger.json of run_squad.py with --do_eval")
+    trained = run.phases[1].throughput if run.phases else {}
     return [
         {
             "questions of": Path(name).name,
@@ -38,7 +39,7 @@ def rows_of(log: str) -> list[dict[str, str]]:
             "EM": text(number(scores["exact_match"]), ".1f"),
             "F1": text(number(scores.get("f1")), ".1f"),
             "steps": text(scores["steps"], ","),
-            "training sequences/s": text(run.phases[1].rate("sequences_per_second"), ",.1f"),
+            "training sequences/s": text(number(trained.get("sequences_per_second")), ",.1f"),
             "inference sequences/s": text(number(scores.get("inference_sequences_per_second")), ",.1f"),
         }
         for name, scores in run.scored.items()

@@ -18,21 +18,19 @@ them.
 import argparse
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.sweeps.points import Point, title, window
-from benchmark.sweeps.repeats import Repeats, by_configuration
+from benchmark.reports.data import Result, measured
+from benchmark.reports.tables import throughput_table
+from benchmark.sweeps.points import START, STEPS_IN_WINDOW
 from benchmark.sweeps.sweep import Sweep
-from benchmark.tables import markdown_table
 from common.errors import Problems, run_main
 from models.config import BERT_CONFIGS
 from optimization import OPTIMIZERS
 from training.config.precision import PRECISIONS
-
-STEPS_IN_WINDOW = 20  # where only its beginning is given
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,7 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--input_dir", help="pretrain: real shards instead of random tokens")
     parser.add_argument("--train_file", help="squad: real questions instead of random tokens")
     parser.add_argument("--vocab_file", help="squad: the vocabulary for real questions")
-    parser.add_argument("--start", type=int, default=10, help="step after which the window opens (default: 10)")
+    parser.add_argument("--start", type=int, default=START, help="step after which the window opens (default: 10)")
     parser.add_argument("--stop", type=int, help="step with which it closes (default: 20 after --start)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements per point (default: 3)")
     parser.add_argument("--measure_peak", action="store_true", help="also time the model's products by themselves")
@@ -93,18 +91,6 @@ def check(args: argparse.Namespace) -> None:
     problems.raise_if_any()
 
 
-def print_tables(points: Iterable[Point]) -> None:
-    """A table for each series, with the median of each batch size."""
-    series: dict[str, list[Repeats]] = {}
-    for repeats in by_configuration(points).values():
-        name = f"{title(repeats.configuration)}, {window(repeats.configuration)}"
-        series.setdefault(name, []).append(repeats)
-    for name, row in series.items():
-        cells = [repeats.cells() for repeats in sorted(row, key=lambda repeats: repeats.batch_size)]
-        print(f"\n{name}\n")
-        print(markdown_table(list(cells[0]), [list(cell.values()) for cell in cells]))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables; ends with 1 where a point failed, or trained wrongly."""
     args = parse_arguments(arguments)
@@ -112,14 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep = Sweep(args)
     sweep.run()
-    print_tables(sweep.points)
+    for group in measured([Result("", sweep.points)]):
+        print(f"\n{throughput_table(group).markdown()}")
     failed = sum(point["status"] == "failed" for point in sweep.points)
     wrong = sum(bool((point.get("measured") or {}).get("loss_problem")) for point in sweep.points)
     if failed:
-        print(f"\nmeasurements that failed: {failed}; start again to try them once more")
+        print(f"measurements that failed: {failed}; start again to try them once more")
     if wrong:
-        print(f"\nmeasurements that trained wrongly: {wrong}; their rates mean nothing")
-    print(f"\npoints: {sweep.file}")
+        print(f"measurements that trained wrongly: {wrong}; their rates mean nothing")
+    print(f"points: {sweep.file}")
     sys.exit(1 if failed or wrong else 0)
 
 

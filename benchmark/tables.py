@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -40,41 +40,47 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class Table(NamedTuple):
-    """A heading, sentences under it, and rows of text."""
+    """A heading, sentences under it, and rows of cells by column."""
 
     title: str
-    notes: Sequence[str]
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Mapping[str, Any]]
+    notes: Sequence[str] = ()
+
+    @property
+    def header(self) -> list[str]:
+        """Every name that any row has, in the order in which they first appear."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def plain(self) -> str:
+        """The rows alone."""
+        cells = [[row[name].replace("|", "\\|").replace("\n", " ") for name in self.header] for row in self.rows]
+        return markdown_table(self.header, cells) if cells else ""
 
     def markdown(self) -> str:
         """As in a README."""
-        escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.rows]
-        notes = "".join(f"\n{note}\n" for note in self.notes)
-        return f"## {self.title}\n{notes}\n{markdown_table(self.header, escaped)}\n"
+        return "\n".join([f"## {self.title}\n", *(f"{note}\n" for note in self.notes), f"{self.plain()}\n"])
 
     def csv(self) -> str:
         """Header and rows."""
         file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows([self.header, *self.rows])
+        writer = csv.DictWriter(file, self.header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
         return file.getvalue()
 
     def html(self) -> str:
         """A section of a page. Each heading is a button, and columns of words have the class `text`."""
-        textual = [any(not NUMBER.fullmatch(row[column]) for row in self.rows) for column in range(len(self.header))]
-        kinds = [' class="text"' if is_text else "" for is_text in textual]
-        head = "".join(
-            f'<th scope="col" aria-sort="none"{kind}><button type="button">{escape(name) or "fact"}</button></th>'
-            for name, kind in zip(self.header, kinds, strict=True)
-        )
-        body = "".join(
-            f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell, kind in zip(row, kinds, strict=True))}</tr>"
-            for row in self.rows
-        )
+        head, rows = "", [""] * len(self.rows)
+        for name in self.header:
+            cells = [row[name] for row in self.rows]
+            kind = "" if all(map(NUMBER.fullmatch, cells)) else ' class="text"'
+            button = f'<button type="button">{escape(name)}</button>'
+            head += f'<th scope="col" aria-sort="none"{kind}>{button}</th>'
+            rows = [f"{row}<td{kind}>{escape(cell)}</td>" for row, cell in zip(rows, cells, strict=True)]
         linked = [re.sub(r"https://[^\s;,()]+", r'<a href="\g<0>">\g<0></a>', escape(note)) for note in self.notes]
-        notes = "".join(f'<p class="soft">{note}</p>' for note in linked)
-        title = escape(self.title)
+        notes, title = "".join(f'<p class="soft">{note}</p>' for note in linked), escape(self.title)
         return (
             f'<section><h2>{title}</h2>{notes}<div class="table" tabindex="0" role="region" aria-label="{title}">'
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>\n"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+            "</div></section>\n"
         )

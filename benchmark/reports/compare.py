@@ -12,18 +12,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmark.reports.data import SUBJECT, Result, measured, subject_title
+from benchmark.reports.data import SUBJECT, Result, measured
+from benchmark.sweeps.points import subject
 from benchmark.sweeps.repeats import Repeats
 from benchmark.tables import MISSING, Table, text
 
 CONFIDENCE = 0.95
 GRID = 200_001
 METHOD = (
-    "Ratio of medians. The 95 % interval is of the ratio of geometric means, by Welch's t on log throughput; it takes "
-    "the logs for normal, which few repeats can neither show nor refute. “No difference shown” means that the "
-    "interval contains 1, not that the two are equal. Each row is judged by itself: of twenty rows without any "
-    "difference, one is expected to show one. Chance is what scatters within a result: the interval does not know of a "
-    "machine that was busier or hotter for one of the two, so measure them in turns where it matters."
+    "Ratio of medians. The 95 % interval is of the ratio of geometric means, by Welch's t on log throughput; “no "
+    "difference shown” means that it contains 1, not that the two are equal. Of twenty rows without any difference, "
+    "one is expected to show one. The interval does not know of a machine that was busier or hotter for one of the two."
 )
 
 
@@ -74,11 +73,10 @@ def comparison_table(first: Result, second: Result) -> Table:
         if alone:
             notes.append(f"{len(alone)} configuration{'s' * (len(alone) > 1)} of {result.label} alone; not compared.")
     rows = [_row(each, theirs[key]) for key, each in ours.items() if key in theirs]
-    header = ("configuration", "batch", first.label, second.label, "ratio", "95 % interval", "verdict")
-    return Table(f"{second.label} against {first.label}", [*notes, METHOD], header, rows)
+    return Table(f"{second.label} against {first.label}", rows, [*notes, METHOD])
 
 
-def _row(*sides: Repeats) -> list[str]:
+def _row(*sides: Repeats) -> dict[str, str]:
     rates = [side.values("sequences_per_second") for side in sides]
     medians = [side.median("sequences_per_second") for side in sides]
     ratio = medians[1] / medians[0] if all(medians) else None
@@ -95,11 +93,11 @@ def _row(*sides: Repeats) -> list[str]:
     else:
         verdict = f"{sides[1].label} is {'faster' if interval[0] > 1 else 'slower'}"
     precisions = dict.fromkeys(str(side.configuration.get("precision", "")) for side in sides)
-    return [
-        f"{subject_title(sides[0].configuration)}, {' / '.join(precisions)}",
-        text(sides[0].batch_size, ","),
-        *(text(median, ",.1f") for median in medians),
-        text(ratio, ".3f"),
-        f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else MISSING,
-        verdict,
-    ]
+    return {
+        "configuration": f"{subject(sides[0].configuration)}, {' / '.join(precisions)}",
+        "batch": text(sides[0].batch_size, ","),
+        **{side.label: text(median, ",.1f") for side, median in zip(sides, medians, strict=True)},
+        "ratio": text(ratio, ".3f"),
+        "95 % interval": f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else MISSING,
+        "verdict": verdict,
+    }

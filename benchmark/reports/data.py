@@ -4,14 +4,13 @@ What only a sweep's single processes logged is not taken for a run of its own.
 """
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.reports.logs import Run, read_run
-from benchmark.sweeps.points import FILE_NAME, Point, read_points, settings, window
+from benchmark.logs import Run, read_run
+from benchmark.sweeps.points import FILE_NAME, Point, read_points, settings
 from benchmark.sweeps.repeats import Repeats, by_configuration
 from benchmark.tables import MISSING
 from common.errors import Problems, UserError
@@ -83,43 +82,26 @@ def _read_profile(file: Path) -> dict[str, Any]:
     return profile
 
 
-def subject(repeats: Repeats) -> list[Any]:
-    """What the rate is of."""
-    return [repeats.configuration.get(name) for name in SUBJECT]
-
-
 def measured(results: Sequence[Result]) -> list[list[Repeats]]:
     """The repeats of each configuration of each result, a list for each subject, by batch size in each series."""
-    found = [each for result in results for each in by_configuration(result.points, result.label).values()]
-
-    def order(repeats: Repeats) -> tuple[Any, ...]:
-        workload, model, length, lengths = subject(repeats)
-        rest = {name: value for name, value in repeats.configuration.items() if name != "batch_size"}
-        series = json.dumps(rest, sort_keys=True)
-        return str(workload), str(model), length or 0, str(lengths), series, repeats.batch_size
-
-    return [list(group) for _, group in itertools.groupby(sorted(found, key=order), subject)]
+    groups: dict[str, list[Repeats]] = {}
+    for result in results:
+        for repeats in by_configuration(result.points, result.label).values():
+            groups.setdefault(str([repeats.configuration.get(name) for name in SUBJECT]), []).append(repeats)
+    return [sorted(group, key=lambda repeats: (*series_of(repeats), repeats.batch_size)) for group in groups.values()]
 
 
-def subject_title(configuration: Mapping[str, Any]) -> str:
-    """In words: model, workload and lengths."""
-    workload, model, length, lengths = (configuration.get(name) for name in SUBJECT)
-    words = [f"BERT-{model}" if model in ("tiny", "base", "large") else Path(model or "a model").name, workload]
-    words += [f"{length} tokens" if length else "", f"({lengths})" if lengths else ""]
-    return " ".join(word for word in words if word)
+def series_of(repeats: Repeats) -> tuple[str, str]:
+    """What all batch sizes of a line in a chart have in common."""
+    return json.dumps(repeats.configuration | {"batch_size": 0}, sort_keys=True), repeats.label
 
 
 def series_names(group: Sequence[Repeats]) -> list[str]:
-    """How each was measured, in words: the settings, and the result and the window where there are several."""
-    labels = {repeats.label for repeats in group}
-    windows = {window(repeats.configuration) for repeats in group}
-    names = []
-    for repeats in group:
-        words = [repeats.label] if len(labels) > 1 else []
-        words += settings(repeats.configuration)
-        words += [window(repeats.configuration)] if len(windows) > 1 else []
-        names.append(", ".join(words) or MISSING)
-    return names
+    """How each was measured, in words, with the result where there are several."""
+    names = [settings(repeats.configuration) or MISSING for repeats in group]
+    if len({repeats.label for repeats in group}) == 1:
+        return names
+    return [f"{repeats.label}, {name}" for repeats, name in zip(group, names, strict=True)]
 
 
 def references_for(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:

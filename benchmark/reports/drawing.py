@@ -5,9 +5,11 @@ text: who cannot see it learns the same. Lines differ by marker as well as by co
 color-blind readers tell apart), and letters are large against the picture, so that it can be read on a phone.
 """
 
+import base64
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from html import escape
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -46,17 +48,12 @@ class Series(NamedTuple):
     """What a picture shows of one thing."""
 
     label: str
-    x: Sequence[float]
-    """Empty for bars, which are stacked, and for a guide that is the same everywhere."""
+    x: Sequence[float]  # empty for bars, which are stacked, and for a guide that is the same everywhere
     y: Sequence[float]
-    kind: str = "line"
-    """line, guide (grey dashes), discs or bars"""
-    spread: Sequence[Sequence[float]] | None = None
-    """Of a line: how far its bars reach below and above each mark."""
-    areas: Sequence[float] = ()
-    """Of discs."""
-    crosses: Sequence[tuple[float, float, str]] = ()
-    """What a line does not lead through: x, y and words."""
+    kind: str = "line"  # line, guide (grey dashes), discs or bars
+    spread: Sequence[Sequence[float]] | None = None  # of a line: how far its bars reach below and above each mark
+    areas: Sequence[float] = ()  # of discs
+    crosses: Sequence[tuple[float, float, str]] = ()  # x, y and words of what a line does not lead through
 
 
 class Figure(NamedTuple):
@@ -64,21 +61,29 @@ class Figure(NamedTuple):
 
     name: str
     title: str
-    finding: str
-    """What it shows, in words: the alternative text."""
+    finding: str  # what it shows, in words: the alternative text
     series: Sequence[Series]
     x_label: str
     y_label: str = ""
-    top: float | None = None
-    """Where the axis ends that begins at zero."""
-    sizes: Sequence[int] = ()
-    """Ticks of a logarithmic axis."""
-    log: bool = False
-    """Both axes are logarithmic."""
-    rows: Sequence[str] = ()
-    """Words over each bar."""
-    images: Mapping[str, bytes] = MappingProxyType({})
-    """PNG by theme, once it is rendered."""
+    top: float | None = None  # where the axis ends that begins at zero
+    sizes: Sequence[int] = ()  # ticks of a logarithmic axis
+    log: bool = False  # both axes are logarithmic
+    rows: Sequence[str] = ()  # words over each bar
+    images: Mapping[str, bytes] = MappingProxyType({})  # PNG by theme, once it is rendered
+
+    def markdown(self) -> str:
+        """A section that shows the file beside it."""
+        return f"## {self.title}\n\n![{self.finding}]({self.name}.png)\n\n{self.finding}\n"
+
+    def html(self) -> str:
+        """A figure of a page. The title is in the picture; as a heading it is there for who does not see that."""
+        light, dark = (base64.b64encode(self.images[theme]).decode() for theme in ("light", "dark"))
+        return (
+            f'<figure><h2 class="unseen">{escape(self.title)}</h2><picture>'
+            f'<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">'
+            f'<img src="data:image/png;base64,{light}" alt="{escape(self.finding)}"></picture>'
+            f"<figcaption>{escape(self.finding)}</figcaption></figure>\n"
+        )
 
 
 def render(figure: Figure) -> Figure:

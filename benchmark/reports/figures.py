@@ -5,9 +5,10 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from benchmark.reports.data import Result, measured, references_for, series_names, subject_title
+from benchmark.logs import Run
+from benchmark.reports.data import Result, measured, references_for, series_names
 from benchmark.reports.drawing import Figure, Series, render
-from benchmark.reports.logs import Run
+from benchmark.sweeps.points import subject
 from benchmark.sweeps.repeats import Repeats
 
 PARTS = ("data", "forward", "backward", "forward_backward", "reduction", "optimizer", "other")
@@ -29,12 +30,11 @@ def plan_figures(results: Sequence[Result]) -> Iterator[Figure]:
         yield from _over_sizes("memory", "Memory", "GiB of peak memory", group, _gibibytes)
     runs = [run for result in results for run in result.runs]
     for name, words in (("average_loss", "Training loss"), ("learning_rate", "Learning rate")):
-        for phase in dict.fromkeys(run.name_of(number) for run in runs for number in run.trained()):
+        for phase in dict.fromkeys(run.name_of(number) for run in runs for number in run.phases):
             yield from _curves(name, words, phase, runs)
     profiles = [profile for result in results for profile in result.profiles]
     for profile in profiles:
         yield from _kernel_shares(profile)
-    for profile in profiles:
         yield from roofline(profile)
 
 
@@ -51,7 +51,7 @@ def _named(kind: str, title: str, group: Sequence[Repeats]) -> tuple[str, str]:
     """Name and title of a figure; the title has the machine, as a slide shows a picture alone."""
     configuration = group[0].configuration
     machines = " and ".join(dict.fromkeys(repeats.hardware for repeats in group if repeats.hardware))
-    title = ", ".join(filter(None, [f"{title}: {subject_title(configuration)}", machines]))
+    title = ", ".join(filter(None, [f"{title}: {subject(configuration)}", machines]))
     return f"{kind}_{configuration.get('workload')}_{configuration.get('max_seq_length')}", title
 
 
@@ -99,9 +99,7 @@ def _over_sizes(
         finding = f"Highest: {statistics.median(values_of(best)):,.1f} {unit}, at {best.batch_size} per step."
     ended = [repeats.batch_size for repeats in group if repeats.status == "out of memory"]
     finding += f" Memory ends at {min(ended)}." if ended else ""
-    if published:
-        others = "; ".join(f"{each['label']} {each['rate']:,g}" for each in published)
-        finding += f" Grey lines, published for other hardware, precision or software: {others}."
+    finding += " Grey lines were published for other hardware, precision or software." if published else ""
     x_label = f"sequences per {group[0].unit} and step"
     ticks = sorted({repeats.batch_size for repeats in group})
     yield Figure(*_named(kind, title, group), finding, series, x_label, unit, top, ticks)
@@ -175,8 +173,6 @@ def roofline(profile: dict[str, Any]) -> Iterator[Figure]:
     finding = f"The fastest of {len(kernels)} kernels, {kernels[rates.index(max(rates))]['name']}, "
     finding += f"runs at {max(rates):,.1f} TFLOP/s"
     finding += f", {max(rates) / peak:.1%} of the tensor cores' peak." if peak else "."
-    if len(known) > len(kernels):
-        finding += f" Left out: {len(known) - len(kernels)}, each with less than {SMALLEST_SHARE:.1%} of the time."
     of = ", ".join(filter(None, [profile["label"], profile.get("device")]))
     labels = ("FLOP per byte of memory traffic", "TFLOP/s")
     yield Figure(f"roofline_{profile['label']}", f"Roofline ({of})", finding, series, *labels, log=True)

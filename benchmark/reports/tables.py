@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.reports.compare import comparison_table
-from benchmark.reports.data import Result, measured, references_for, series_names, subject_title
+from benchmark.reports.data import Result, measured, references_for, series_names
+from benchmark.sweeps.points import subject
 from benchmark.sweeps.repeats import Repeats
 from benchmark.tables import MISSING, Table, text
 from common.errors import UserError
@@ -39,14 +40,11 @@ def throughput_table(group: Sequence[Repeats]) -> Table:
     notes = sorted({f"Peak: {peak}." for repeats in group for peak in repeats.told("peak", "utilisation")[:1]})
     if any(repeats.values("fraction", "measured_peak") for repeats in group):
         notes.append("Of products: of what the encoder's matrix products reach by themselves on the same device.")
-    slowed: dict[str, set[int]] = {}
+    slowed: dict[str, dict[str, None]] = {}
     for repeats in group:
         for reason in [reason for gpu in repeats.told("gpu") for reason in gpu.get("throttle_reasons") or ()]:
-            slowed.setdefault(reason, set()).add(repeats.batch_size)
-    for reason, sizes in sorted(slowed.items()):
-        notes.append(
-            f"The driver lowered clocks ({reason}) at batch {', '.join(f'{size:,}' for size in sorted(sizes))}."
-        )
+            slowed.setdefault(reason, {})[f"{repeats.batch_size:,}"] = None
+    notes += [f"The driver lowered clocks ({why}) at batch {', '.join(sizes)}." for why, sizes in slowed.items()]
     for published in references_for(group[0].configuration):
         notes.append("Published: {label}, {rate:,g} sequences/s per GPU; {source}.".format(**published))
     for repeats in group:
@@ -55,85 +53,79 @@ def throughput_table(group: Sequence[Repeats]) -> Table:
         elif repeats.status == "failed":
             error = next((point["error"] for point in repeats.points if point.get("error")), "")
             notes.append(f"Batch {repeats.batch_size} failed: {error[-LONGEST_ERROR:]}")
-    return Table(subject_title(group[0].configuration), notes, list(rows[0]), [list(row.values()) for row in rows])
+    return Table(subject(group[0].configuration), rows, notes)
 
 
 def runs_table(results: Sequence[Result]) -> Table:
     """What training runs came to."""
-    rows = []
-    for run in (run for result in results for run in result.runs):
-        for number, phase in run.trained().items():
-            losses = [loss for _, loss in phase.curve("average_loss")] or [None]
-            cells = [f"{max(phase.steps):,}", text(losses[0], ".3f"), text(losses[-1], ".3f")]
-            rows.append([run.label, run.name_of(number), *cells, text(phase.rate("sequences_per_second"), ",.1f")])
-    return Table("Runs", [], ("run", "phase", "steps", "loss at start", "loss at end", "sequences/s"), rows)
+    runs = [run for result in results for run in result.runs]
+    return Table(
+        "Runs",
+        [
+            {"run": run.label, "phase": run.name_of(name)} | phase.cells()
+            for run in runs
+            for name, phase in run.phases.items()
+        ],
+    )
 
 
 def profile_tables(results: Sequence[Result]) -> list[Table]:
     """Core utilization, and time lines, of all profiles."""
     kernels, timelines = [], []
     for profile in (profile for result in results for profile in result.profiles):
+        about = {"result": profile["label"]}
         if profile["kind"] == "kernels":
             shares = profile.get("core_utilisation") or {}
-            units = [text(shares.get(unit), ".1%") for unit in UNITS]
-            kernels.append([profile["label"], str(profile.get("device", MISSING)), *units])
+            about["GPU"] = str(profile.get("device", MISSING))
+            kernels.append(about | {unit: text(shares.get(unit), ".1%") for unit in UNITS})
         else:
-            timelines.append(_timeline_row(profile))
-    header = ("result", "source", "steps", "ms in all", "busy", "gaps", "ms in gaps", "median gap, us")
-    notes = ["Of the GPU, or of the CPU's operators where a profile has no GPU."]
+            timelines.append(about | _timeline_cells(profile))
     return [
-        Table(
-            "Core utilisation", ["Of the peak of each unit, weighted by cycles."], ("result", "GPU", *UNITS), kernels
-        ),
-        Table("Time lines", notes, (*header, "ms idle before a step"), timelines),
+        Table("Core utilisation", kernels, ["Of the peak of each unit, weighted by cycles."]),
+        Table("Time lines", timelines, ["Of the GPU, or of the CPU's operators where a profile has no GPU."]),
     ]
 
 
-def _timeline_row(profile: dict[str, Any]) -> list[str]:
+def _timeline_cells(profile: dict[str, Any]) -> dict[str, str]:
     gaps, steps = profile.get("launch_gaps") or {}, profile.get("steps") or []
     span, busy = profile.get("span_seconds"), profile.get("busy_seconds")
     idle = [step["idle_before_seconds"] for step in steps if step.get("idle_before_seconds") is not None]
-    return [
-        profile["label"],
-        str(profile.get("source", MISSING)),
-        str(len(steps)),
-        text(span and span * 1e3, ",.1f"),
-        text(busy / span if span and busy else None, ".1%"),
-        text(gaps.get("count"), ","),
-        text((gaps.get("seconds") or 0) * 1e3, ",.2f"),
-        text(gaps.get("p50") and gaps["p50"] * 1e6, ",.1f"),
-        text(statistics.fmean(idle) * 1e3 if idle else None, ",.3f"),
-    ]
+    return {
+        "source": str(profile.get("source", MISSING)),
+        "steps": str(len(steps)),
+        "ms in all": text(span and span * 1e3, ",.1f"),
+        "busy": text(busy / span if span and busy else None, ".1%"),
+        "gaps": text(gaps.get("count"), ","),
+        "ms in gaps": text((gaps.get("seconds") or 0) * 1e3, ",.2f"),
+        "ms idle before a step": text(statistics.fmean(idle) * 1e3 if idle else None, ",.3f"),
+    }
 
 
 def environment_table(results: Sequence[Result]) -> Table:
     """Where each result was measured, with a warning for what differs."""
     rows, differing = [], []
     for name in FACTS:
-        cells = []
+        row = {"fact": name}
         for result in results:
             told = [p.get("environment") or {} for p in result.points] + [run.environment for run in result.runs]
             values = {_plain(environment[name]) for environment in told if environment.get(name) is not None}
-            cells.append(" / ".join(sorted(values)) or MISSING)
-        known = set(cells) - {MISSING}
-        rows += [[name, *cells]] if known else []
+            row[result.label] = " / ".join(sorted(values)) or MISSING
+        known = set(row.values()) - {MISSING, name}
+        rows += [row] if known else []
         differing += [name] if len(known) > 1 else []
     warning = f"The results differ in {', '.join(differing)}: a ratio between them has that cause too."
-    return Table("Environment", [warning] if differing else [], ("", *[result.label for result in results]), rows)
+    return Table("Environment", rows, [warning] if differing else [])
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        names = [str(item) for item in value]
-        return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "none"
+        return ", ".join(f"{value.count(name)} x {name}" for name in dict.fromkeys(value)) or "none"
     return str(value)
 
 
 def points_table(results: Sequence[Result]) -> Table:
     """A row for each point; nested fields have names such as `measured.part_seconds.data`."""
-    rows = [_flat({"result": result.label} | point) for result in results for point in result.points]
-    header = list(dict.fromkeys(name for row in rows for name in row))
-    return Table("Points", [], header, [[row.get(name) for name in header] for row in rows])
+    return Table("Points", [_flat({"result": each.label} | point) for each in results for point in each.points])
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

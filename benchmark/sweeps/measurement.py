@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 
+from benchmark.logs import Run, read_run
 from benchmark.sweeps.points import SCHEMA, Point
-from training.metrics.logger import read_log
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = MappingProxyType({"pretrain": "run_pretraining.py", "squad": "run_squad.py"})
@@ -66,7 +67,13 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     folder.mkdir(parents=True)
     with (folder / "output.log").open("wb") as output:
         status = _run(words, output, timeout)
-    environment, summary = _read(folder / "dllogger.json")
+    run = Run()
+    with contextlib.suppress(UserError):  # it ended before it logged anything
+        run = read_run(folder / "dllogger.json")
+    summary, environment = (
+        run.summary,
+        {name: value for name, value in run.environment.items() if name != "command_line"},
+    )
     point: Point = {"schema": SCHEMA, "status": "ok", "error": None, "configuration": configuration, "repeat": repeat}
     point |= {"command": shlex.join(words), "environment": environment}
     if status == 0 and summary.get("measured_steps"):
@@ -117,16 +124,3 @@ def _end(process: subprocess.Popen) -> None:
                 child.kill()
         process.wait()
         psutil.wait_procs(started, SECONDS_TO_VANISH)  # the next measurement wants their memory
-
-
-def _read(log: Path) -> tuple[dict, dict]:
-    """The environment and the last line of a run's log, as far as it came."""
-    environment: dict = {}
-    summary: dict = {}
-    for event in read_log(log) if log.exists() else []:
-        if event.get("step") == "PARAMETER":
-            environment = event["data"].get("environment", {})
-        elif event.get("step") == []:
-            summary = event["data"]
-    environment.pop("command_line", None)
-    return environment, summary

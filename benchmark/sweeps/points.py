@@ -17,6 +17,7 @@ SCHEMA = 1
 FILE_NAME = "points.jsonl"
 STATUSES = ("ok", "out_of_memory", "failed")
 OPTIMIZERS = MappingProxyType({"pretrain": "lamb", "squad": "adamw"})  # the usual ones
+START, STEPS_IN_WINDOW = 10, 20  # the usual window
 
 Point = dict[str, Any]
 
@@ -35,46 +36,45 @@ def read_points(path: str | Path) -> list[Point]:
         raise UserError(f"{file} cannot be read ({error.strerror})", remedy) from error
     points = []
     for number, line in enumerate(lines, 1):
-        remedy = "remove the line, and measure that point again"
         try:
-            point = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
+            point = json.loads(line)
+        except json.JSONDecodeError:
             if not line.endswith("\n"):
                 break
-            raise UserError(f"{file}, line {number} is not JSON ({error.msg})", remedy) from error
-        if point is None:
-            continue
-        schema = point.get("schema") if isinstance(point, dict) else None
-        if schema != SCHEMA:
-            wrong = f"{file}, line {number} has schema {schema}, and this version reads {SCHEMA}"
-            raise UserError(wrong, "use the version that wrote it, or measure again")
-        if point.get("status") not in STATUSES or not isinstance(point.get("configuration"), dict):
-            raise UserError(f"{file}, line {number} has no status or no configuration", remedy)
+            point = None
+        known = point if isinstance(point, dict) else {}
+        if known.get("schema") != SCHEMA or known.get("status") not in STATUSES or "configuration" not in known:
+            remedy = "remove the line and measure that point again, or use the version that wrote it"
+            raise UserError(f"{file}, line {number} is no point of schema {SCHEMA}", remedy)
         points.append(point)
     return points
 
 
-def title(configuration: Mapping[str, Any]) -> str:
-    """A configuration without its batch size and its window, in words."""
-    subject = f"{configuration['max_seq_length']} tokens ({configuration['lengths']})"
-    return ", ".join([configuration["workload"], str(configuration["model"]), subject, *settings(configuration)])
+def subject(configuration: Mapping[str, Any]) -> str:
+    """What a rate is of, in words: model, workload and lengths."""
+    model, length, lengths = (configuration.get(name) for name in ("model", "max_seq_length", "lengths"))
+    name = f"BERT-{model}" if model in ("tiny", "base", "large") else Path(model or "a model").name
+    words = [
+        name,
+        configuration.get("workload"),
+        f"{length} tokens" if length else "",
+        f"({lengths})" if lengths else "",
+    ]
+    return " ".join(word for word in words if word)
 
 
-def settings(configuration: Mapping[str, Any]) -> list[str]:
+def settings(configuration: Mapping[str, Any]) -> str:
     """How the work was done, in words; what is usual is left out."""
     gpus, accumulated = configuration.get("n_gpus") or 1, configuration.get("accumulation_steps") or 1
-    optimizer = configuration.get("optimizer")
+    optimizer, workload = configuration.get("optimizer"), str(configuration.get("workload"))
+    start, stop = configuration.get("start", START), configuration.get("stop", START + STEPS_IN_WINDOW)
     words = [
         configuration.get("precision"),
         "compiled" if configuration.get("compile") else "",
-        optimizer if optimizer != OPTIMIZERS.get(str(configuration.get("workload"))) else "",
+        optimizer if optimizer != OPTIMIZERS.get(workload) else "",
         f"{accumulated} micro-batches" if accumulated > 1 else "",
         f"{gpus} processes" if gpus > 1 else "",
         configuration.get("flags"),
+        f"steps {start + 1} to {stop}" if (start, stop) != (START, START + STEPS_IN_WINDOW) else "",
     ]
-    return [word for word in words if word]
-
-
-def window(configuration: Mapping[str, Any]) -> str:
-    """The optimizer steps that were measured, in words."""
-    return f"steps {configuration.get('start', 0) + 1} to {configuration.get('stop')}"
+    return ", ".join(word for word in words if word)

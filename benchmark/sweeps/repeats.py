@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,20 +60,20 @@ class Repeats:
         return next(iter(self.told("loss_problem")), None)
 
     @property
-    def ended(self) -> list[str]:
-        """How each of the points ended, in words."""
-        return [point["status"].replace("_", " ") for point in self.points]
+    def ended(self) -> Counter[str]:
+        """How the points ended, in words, and how many did so."""
+        return Counter(point["status"].replace("_", " ") for point in self.points)
 
     @property
     def status(self) -> str:
         """ "ok" where anything was measured and is right, else "wrong", "out of memory" or "failed"."""
-        return "wrong" if self.problem else next(s for s in ("ok", "out of memory", "failed") if s in self.ended)
+        return "wrong" if self.problem else min(self.ended, key=("ok", "out of memory", "failed").index)
 
     @property
     def state(self) -> str:
         """The status, and how many of the repeats ended otherwise: a median of what is left must not hide them."""
-        others = [name for name in ("out of memory", "failed") if name in self.ended and name != self.status]
-        return ", ".join([self.status, *(f"{self.ended.count(name)} {name}" for name in others)])
+        others = [f"{count} {name}" for name, count in self.ended.items() if name not in ("ok", self.status)]
+        return ", ".join([self.status, *others])
 
     @property
     def parts(self) -> dict[str, float]:

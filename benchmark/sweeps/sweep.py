@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmark.sweeps.measurement import command, measure
-from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, read_points, title
+from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, read_points, settings, subject
 from benchmark.sweeps.repeats import Repeats
 from benchmark.tables import MISSING
 from benchmark.timing import in_fresh_process
@@ -60,7 +60,7 @@ class Sweep:
     def run(self) -> None:
         """Measure all that is missing."""
         for series in self._series():
-            print(f"{title(series)}:", flush=True)
+            print(f"{subject(series)}, {settings(series)}:", flush=True)
             sizes = list(self._first_round(series))
             for repeat in range(1, self.args.repeats):
                 for size in sizes:

@@ -14,7 +14,7 @@ from real_sweep import PLANTED, PLANTED_LIMIT, ROOT, TINY, cpu_environment, star
 
 from benchmark.sweep import main, parse_arguments
 from benchmark.sweeps import sweep as sweep_module
-from benchmark.sweeps.points import read_points, title
+from benchmark.sweeps.points import read_points
 from benchmark.sweeps.sweep import Sweep
 from common.errors import UserError
 
@@ -60,8 +60,8 @@ def test_sizes_double_until_memory_ends_and_repeats_go_round(made_up, tmp_path, 
     assert sizes == [(4, 0), (8, 0), (16, 0), (32, 0), (4, 1), (8, 1), (16, 1), (4, 2), (8, 2), (16, 2)]
     printed = capsys.readouterr().out
     # repeats are 160, 161 and 162 sequences a second
-    assert re.search(r"\| 16 +\| +161\.0 \| +160\.0 \| +162\.0 \| +3 \|", printed)
-    assert re.search(r"\| 32 +\| +- \|.*\| out of memory \|", printed)
+    assert re.search(r"\| fp32, steps 2 to 3 +\| +16 \| +161\.0 \| +160\.0 \| +162\.0 \| +3 \|", printed)
+    assert re.search(r"\| fp32, steps 2 to 3 +\| +32 \| +- \|.*\| out of memory \|", printed)
     assert printed.splitlines()[-1] == f"points: {tmp_path}/points.jsonl"
 
 
@@ -88,7 +88,7 @@ def test_a_fast_wrong_run_is_shown_as_wrong_in_the_table_and_in_the_status(made_
     run(tmp_path, "--batch_sizes", "4", str(WRONG), "--repeats", "2", status=1)
     printed = capsys.readouterr().out
     assert "770.0 sequences/s, WRONG: the loss ended at 99" in printed
-    states = dict(re.findall(r"^\| (\d+) .*\| +(\w+) \|$", printed, re.MULTILINE))
+    states = dict(re.findall(r"^\| fp32, steps 2 to 3 +\| +(\d+) .*\| +(\w+) \|$", printed, re.MULTILINE))
     assert states == {"4": "ok", "77": "wrong"}
     assert "measurements that trained wrongly: 2; their rates mean nothing" in printed
 
@@ -98,17 +98,19 @@ def test_repeats_that_fail_are_not_hidden_behind_those_that_do_not(made_up, tmp_
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
     ends[4] = "failed"
     run(tmp_path, "--batch_sizes", "4", "--repeats", "3", status=1)
-    assert re.search(r"\| 4 +\| +40\.0 \|.*\| ok, 2 failed \|", capsys.readouterr().out)
+    assert re.search(r"\| fp32, steps 2 to 3 +\| +4 \| +40\.0 \|.*\| ok, 2 failed \|", capsys.readouterr().out)
 
 
-def test_what_differs_in_anything_has_a_table_of_its_own(made_up, tmp_path, capsys):
+def test_what_differs_in_anything_has_a_row_of_its_own(made_up, tmp_path, capsys):
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--stop", "9")
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--optimizer", "adamw", "--accumulation_steps", "2")
-    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pretrain, tiny")]
-    begin = "pretrain, tiny, 32 tokens (full), fp32"
-    last = [f"{begin}, steps 2 to 3", f"{begin}, steps 2 to 9", f"{begin}, adamw, 2 micro-batches, steps 2 to 3"]
-    assert titles[-3:] == last
+    printed = capsys.readouterr().out.split("## BERT-tiny pretrain 32 tokens (full)")[-1]
+    assert re.findall(r"^\| (fp32.*?) +\| +4 \|", printed, re.MULTILINE) == [
+        "fp32, steps 2 to 3",
+        "fp32, steps 2 to 9",
+        "fp32, adamw, 2 micro-batches, steps 2 to 3",
+    ]
 
 
 def test_sizes_that_are_named_are_all_measured(made_up, tmp_path):
@@ -138,7 +140,7 @@ def test_other_flags_are_another_measurement(made_up, tmp_path):
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1")
     points = run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--", "--layer_norm", "apex")
     assert len(asked) == 2
-    assert title(points[1]["configuration"]).endswith("fp32, --layer_norm apex")
+    assert points[1]["configuration"]["flags"] == "--layer_norm apex"
     assert points[1]["command"].endswith("--layer_norm apex")
 
 

@@ -24,13 +24,13 @@ def test_cells_keep_what_is_no_number_apart_from_what_is_missing():
 
 
 def test_markdown_and_html_escape_what_would_break_them():
-    table = Table("A & B", ["See https://example.org/x; and more."], ("", "rate"), [["a|<b>\nc", "1,000.5"]])
+    table = Table("A & B", [{"of": "a|<b>\nc", "rate": "1,000.5"}], ["See https://example.org/x; and more."])
     assert table.markdown().splitlines() == [
         "## A & B",
         "",
         "See https://example.org/x; and more.",
         "",
-        "|          |    rate |",
+        "| of       |    rate |",
         "| -------- | ------: |",
         "| a\\|<b> c | 1,000.5 |",
     ]
@@ -40,5 +40,5 @@ def test_markdown_and_html_escape_what_would_break_them():
     assert '<td class="text">a|&lt;b&gt;\nc</td><td>1,000.5</td>' in page
 
 
-def test_csv_quotes_and_leaves_out_what_is_missing():
-    assert Table("", [], ("a", "b"), [[1, None], [None, "x,y"]]).csv() == 'a,b\n1,\n,"x,y"\n'
+def test_csv_has_a_column_for_every_name():
+    assert Table("", [{"a": 1}, {"b": "x,y", "a": None}]).csv() == 'a,b\n1,\n,"x,y"\n'

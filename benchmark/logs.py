@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from benchmark.tables import number
+from benchmark.tables import number, text
 from common.errors import UserError
 from training.metrics.logger import read_log
 
@@ -24,30 +24,22 @@ class Phase:
     scores: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Of pre-training's evaluation after the last step."""
 
-    def start(self, first_step: int) -> None:
-        """A process trains on with `first_step` steps behind it."""
-        self.steps = {step: data for step, data in self.steps.items() if step <= first_step}
-        if first_step == 0:
-            self.throughput, self.scores = {}, {}
-
-    def add(self, step: int | None, data: dict[str, Any]) -> None:
-        """Take a logged line; without a step it is that of the whole run."""
-        if step is not None and "average_loss" in data:
-            self.steps[step] = data
-            self.scores = {}  # they were of weights that have been trained further
-        if step is None and "sequences_per_second" in data:
-            self.throughput = data
-        if "eval_mlm_accuracy" in data:
-            self.scores = data
-
     def curve(self, name: str) -> list[tuple[int, float]]:
         """Step and value of "average_loss" or "learning_rate" in rising order, NaN included."""
         values = [(step, number(data.get(name))) for step, data in sorted(self.steps.items())]
         return [(step, value) for step, value in values if value is not None]
 
-    def rate(self, name: str) -> float | None:
-        """A figure of the throughput."""
-        return number(self.throughput.get(name))
+    def cells(self) -> dict[str, str]:
+        """A row of a table, by column."""
+        losses = [loss for _, loss in self.curve("average_loss")] or [None]
+        return {
+            "steps": f"{max(self.steps):,}",
+            "loss at start": text(losses[0], ".3f"),
+            "loss at end": text(losses[-1], ".3f"),
+            "held-out masked-token accuracy": text(number(self.scores.get("eval_mlm_accuracy")), ".1%"),
+            "sequences/s": text(number(self.throughput.get("sequences_per_second")), ",.1f"),
+            "tokens/s": text(number(self.throughput.get("tokens_per_second")), ",.0f"),
+        }
 
 
 @dataclasses.dataclass
@@ -57,14 +49,12 @@ class Run:
     label: str = ""
     task: str = "pretraining"
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
-    phases: dict[int, Phase] = dataclasses.field(default_factory=lambda: {1: Phase(), 2: Phase()})
-    """By number; fine-tuning is phase 1."""
+    phases: dict[int, Phase] = dataclasses.field(default_factory=dict)
+    """By number; fine-tuning is phase 1. Phases without a step, as of runs that only evaluate, are left out."""
     scored: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """SQuAD's scores by file of questions, the last of each; with `steps`, made before."""
-
-    def trained(self) -> dict[int, Phase]:
-        """The phases that have steps, by number."""
-        return {name: phase for name, phase in self.phases.items() if phase.steps}
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The last line, of the last start as a whole."""
 
     def name_of(self, phase: int) -> str:
         """A phase in words."""
@@ -78,39 +68,49 @@ def read_run(path: str | Path, label: str = "") -> Run:
         UserError: the file cannot be read, or is not a log.
     """
     try:
-        events = read_log(path)
+        events = [event for event in read_log(path) if event.get("type") == "LOG"]
     except OSError as error:
         raise UserError(f"the log {path} cannot be read ({error.strerror})", "give a dllogger.json") from error
     if not events:
         raise UserError(f"{path} has no DLLogger line", "give the dllogger.json of a run")
-    run = Run(label)
-    phase, trains, predict_file = run.phases[1], True, ""
+    run, phases = Run(label), {1: Phase(), 2: Phase()}
+    phase, trains, predict_file = phases[1], True, ""
     for event in events:
-        step, data = event.get("step"), event.get("data")
-        if event.get("type") != "LOG":
-            continue
+        step, data = event["step"], event["data"]
         if step == "PARAMETER":
             arguments = data.get("arguments") or {}
             run.task = data.get("task", run.task)
             run.environment = data.get("environment") or run.environment
-            phase = run.phases[2 if arguments.get("phase2") else 1]
             trains, predict_file = arguments.get("do_train", True), str(arguments.get("predict_file"))
+            number_of_phase, first_step = 2 if arguments.get("phase2") else 1, data.get("first_step") or 0
+            if trains and first_step == 0:
+                phases[number_of_phase] = Phase()
+            phase = phases[number_of_phase]
             if trains:
-                phase.start(data.get("first_step") or 0)
-        elif trains and isinstance(step, list | int):
-            phase.add(step if isinstance(step, int) else step[-1] if step else None, data)
-        if step == [] and "exact_match" in data:
-            run.scored[predict_file] = {**data, "steps": max(phase.steps, default=None)}
+                phase.steps = {step: values for step, values in phase.steps.items() if step <= first_step}
+            continue
+        if step == []:
+            run.summary = data
+            if "exact_match" in data:
+                run.scored[predict_file] = {**data, "steps": max(phase.steps, default=None)}
+            if trains and "sequences_per_second" in data:
+                phase.throughput = data
+        elif trains and "average_loss" in data:
+            phase.steps[step[-1]] = data
+            phase.scores = {}  # they were of weights that have been trained further
+        if trains and "eval_mlm_accuracy" in data:
+            phase.scores = data
+    run.phases = {name: phase for name, phase in phases.items() if phase.steps}
     return run
 
 
 def read_phases(path: str | Path) -> dict[int, Phase]:
-    """The phases of a log that have steps, by number; runs that only evaluated have none.
+    """The phases of a log by number.
 
     Raises:
         UserError: the file cannot be read, is not a log, or has no steps.
     """
-    phases = read_run(path).trained()
+    phases = read_run(path).phases
     if not phases:
         raise UserError(f"{path} has no optimizer step", "the run ended before its first, or only evaluated")
     return phases
