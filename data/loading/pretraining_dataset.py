@@ -1,10 +1,10 @@
 """HDF5 shards to flat batches: the stream of `data/loading/stream.py`, whose parts are files.
 
-Files are read in a background thread. Threads do, because reading HDF5 releases Python's lock.
+They are read in a background thread, which does, because reading HDF5 releases Python's lock.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +72,12 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         self.vocab_size = vocab_size
         self.num_workers = num_workers
 
-    def _sizes(self, epoch: int) -> Iterable[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.files))
-        return zip(order, self.rows_per_file[order], strict=True)
-
-    def _permutation(self, epoch: int, part: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch, part]).permutation(self.rows_per_file[part])
-
-    def _evaluation_order(self) -> Iterator[tuple[int, np.ndarray]]:
-        return ((file, np.arange(n_rows)) for file, n_rows in enumerate(self.rows_per_file))
+    def _order(self, epoch: int | None) -> Iterator[tuple[int, np.ndarray]]:
+        if epoch is None:
+            yield from enumerate(map(np.arange, self.rows_per_file))
+            return
+        for file in np.random.default_rng([self.seed, epoch]).permutation(len(self.files)):
+            yield file, np.random.default_rng([self.seed, epoch, file]).permutation(self.rows_per_file[file])
 
     def _read(self, part: int) -> PaddedSamples:
         return read_shard(self.files[part], self.vocab_size)

@@ -1,10 +1,9 @@
 """One endless, reproducible stream of samples, of which each rank cuts its micro-batches.
 
-All samples of all epochs form one sequence that follows from the seed and the data alone: epoch e is a permutation of
-the data's parts (files, or one part in memory), and within each part a permutation of its samples. Epochs follow each
-other without a gap and micro-batches cross the borders of parts, so that every sample is used exactly once per epoch,
-whatever the numbers of parts, samples and ranks. A position in the data is therefore one integer, the samples consumed
-by all ranks together, and to resume there only the parts' sizes and the permutations are needed.
+Epoch e is a permutation of the data's parts (files, or one part in memory), and within each part a permutation of its
+samples. Epochs follow each other without a gap and micro-batches cross the borders of parts, so every sample is used
+exactly once per epoch, whatever the numbers of parts, samples and ranks. A position in the data is therefore one
+integer, the samples consumed by all ranks together, and all follows from it, the seed and the data.
 
 The global micro-batch k is the samples [k * B * world_size, (k + 1) * B * world_size); rank r takes the r-th B of them.
 """
@@ -12,9 +11,9 @@ The global micro-batch k is the samples [k * B * world_size, (k + 1) * B * world
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -59,14 +58,12 @@ class BatchStream(ABC, Generic[Batch]):
         """Returns the epoch, from 0, of the stream's sample at `position`."""
         return position // self.n_samples
 
-    @contextmanager
-    def iterate(self, start_sample: int = 0) -> Iterator[Iterator[Batch]]:
+    def iterate(self, start_sample: int = 0) -> AbstractContextManager[Iterator[Batch]]:
         """Context of an endless iterator over this rank's batches from `start_sample` of the stream on.
 
         Each batch takes micro_batch_size * world_size samples of the stream. Leaving the context ends the threads.
         """
-        with closing(self._training_batches(start_sample)) as batches:
-            yield batches
+        return closing(self._training_batches(start_sample))
 
     @abstractmethod
     def _training_batches(self, start_sample: int) -> Generator[Batch, None, None]: ...
@@ -84,26 +81,16 @@ class SampleStream(BatchStream[Batch]):
     """Any other number reads parts and makes batches in two background threads. One reads the next part while the
     other cuts batches out of the current one, so that two parts at most are in memory."""
 
-    @contextmanager
-    def evaluation_batches(self) -> Iterator[Iterator[Batch]]:
+    def evaluation_batches(self) -> AbstractContextManager[Iterator[Batch]]:
         """Context of one pass over all samples in a fixed order.
 
         The last batch may hold fewer sequences, and on some of several ranks be missing.
         """
-        with closing(self._batches(self._evaluation_order(), 0)) as batches:
-            yield batches
+        return closing(self._batches(self._order(None), 0))
 
     @abstractmethod
-    def _sizes(self, epoch: int) -> Iterable[tuple[int, int]]:
-        """Each part's number and its count of samples, in the order of an epoch."""
-
-    @abstractmethod
-    def _permutation(self, epoch: int, part: int) -> np.ndarray:
-        """The order of a part's samples in an epoch."""
-
-    @abstractmethod
-    def _evaluation_order(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Each part's number and its samples, in the order of an evaluation."""
+    def _order(self, epoch: int | None) -> Iterator[tuple[int, np.ndarray]]:
+        """Each part's number and its samples, in the order of an epoch; in that of an evaluation for None."""
 
     @abstractmethod
     def _read(self, part: int) -> Any:
@@ -119,10 +106,10 @@ class SampleStream(BatchStream[Batch]):
     def _training_order(self, start_sample: int) -> Iterator[tuple[int, np.ndarray]]:
         n_skipped = start_sample % self.n_samples
         for epoch in itertools.count(self.epoch(start_sample)):
-            for part, n_samples in self._sizes(epoch):
-                if n_skipped < n_samples:
-                    yield part, self._permutation(epoch, part)[n_skipped:]
-                n_skipped = max(0, n_skipped - n_samples)
+            for part, rows in self._order(epoch):
+                if n_skipped < len(rows):
+                    yield part, rows[n_skipped:]
+                n_skipped = max(0, n_skipped - len(rows))
 
     def _batches(self, order: Iterator[tuple[int, np.ndarray]], start: int) -> Generator[Batch, None, None]:
         pieces = self._pieces(order)

@@ -5,7 +5,7 @@ graphs meet few shapes. A batch is a few gathers from flat arrays: a tenth of a 
 thread is worth its trouble.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,15 +57,11 @@ class SquadDataset(SampleStream[SquadBatch]):
         self.n_samples = len(features)
         self.max_seq_length = max_seq_length
 
-    def _sizes(self, epoch: int) -> Iterable[tuple[int, int]]:
-        return [(0, self.n_samples)]
-
-    def _permutation(self, epoch: int, part: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.n_samples)
-
-    def _evaluation_order(self) -> Iterator[tuple[int, np.ndarray]]:
-        longest_first = np.argsort(-self.features.lengths, kind="stable")
-        return iter([(0, longest_first)])
+    def _order(self, epoch: int | None) -> Iterator[tuple[int, np.ndarray]]:
+        if epoch is None:
+            yield 0, np.argsort(-self.features.lengths, kind="stable")  # the longest first
+        else:
+            yield 0, np.random.default_rng([self.seed, epoch]).permutation(self.n_samples)
 
     def _read(self, part: int) -> np.ndarray:
         return np.arange(self.n_samples)
