@@ -22,7 +22,8 @@ from tqdm import tqdm
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.errors import Problems, UserError, run_main
-from data.loading.hdf5_shards import DATASETS, find_shards
+from data.loading.hdf5_shards import DATASETS
+from data.loading.prepared import prepared_shards
 from data.loading.pretraining_dataset import PretrainingDataset
 
 VOCAB_SIZE = 30522
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             num_workers=args.num_workers,
         )
         batches = stack.enter_context(dataset.iterate())
-        reference = read_per_sample(find_shards(folder, "training", Problems()), args.batch_size)
+        reference = read_per_sample(prepared_shards(folder, "training", Problems()), args.batch_size)
         ours, theirs = [], []
         for _ in tqdm(range(args.repeats), desc="measuring", disable=None):
             ours.append(rate(batches, args.batch_size, args.seconds))

@@ -1,17 +1,13 @@
 """Which shards to train on, from what the data preparation wrote down.
 
-A trainer with a default path of its own trains on nothing, or on the wrong thing, as soon as the preparation was called
-with another shard count, vocabulary or seed. Here the folder is looked up by what it holds, and its manifest is held
-against the files: a preparation that was killed, a shard that was lost on the way to another machine, a vocabulary that
-is not the one the shards were made with are found before training and not after it.
+The folder is looked up by what it holds, and its manifest is held against the files: a preparation that was killed, a
+shard that was lost on the way to another machine, another vocabulary are found before training and not after it.
 """
 
 from pathlib import Path
-from typing import Any
 
 from common.errors import Problem, Problems, UserError
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
-from data.loading.hdf5_shards import find_shards
 from file_utils import sha256_of
 
 
@@ -33,43 +29,47 @@ def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: in
     fitting = [path for path in prepared if f"_{lengths}_" in path.parent.name and dataset in (None, path.name)]
     if len(fitting) == 1:
         return fitting[0]
-    of_dataset = f" of {dataset}" if dataset else ""
-    if fitting:
-        raise UserError(
-            f"{folder} holds {len(fitting)} sets of shards{of_dataset} with {lengths} "
-            f"({', '.join(str(path.relative_to(folder)) for path in fitting)})",
-            "give --input_dir the one to train on",
-        )
-    there = f"only {', '.join(str(path.relative_to(folder)) for path in prepared)}" if prepared else "no hdf5_ folder"
+    found = f"{len(fitting)} sets of shards" if fitting else "no shards"
+    there = ", ".join(str(path.relative_to(folder)) for path in fitting or prepared) or "no hdf5_ folder"
     raise UserError(
-        f"{folder} holds no .hdf5 files and no shards{of_dataset} with {lengths}, {there}",
-        "make them with data/create_datasets_from_start.sh, or give --input_dir a folder of shards",
+        f"{folder} holds {found}{f' of {dataset}' if dataset else ''} with {lengths} (there: {there})",
+        "give --input_dir the one to train on, or make it with data/create_datasets_from_start.sh",
     )
 
 
 def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
-    """The shards of a split, as `find_shards` has them; adds to `problems` where they are not what a manifest says."""
-    files = find_shards(folder, split, problems)
+    """The .hdf5 files of a folder, sorted by name: those with `split`, "training" or "test", in their name.
+
+    Training and test shards lie side by side, as NVIDIA's scripts leave them. If no name holds either word, all are
+    taken. Adds to `problems` where there are none, or where they are not what a manifest says.
+    """
+    files = sorted(file for file in folder.glob("*.hdf5") if not file.name.startswith("."))
+    named = any("training" in file.name or "test" in file.name for file in files)
+    taken = [file for file in files if split in file.name] if named else files
+    if not taken:
+        problems.add(
+            f"There is no .hdf5 file{f' with {split!r} in its name' if named else ''} in {folder}",
+            "make them with data/bertPrep.py, or give another folder",
+        )
     if (folder / JOURNAL_NAME).exists() and not (folder / FILE_NAME).exists():
         problems.add(f"The shards in {folder} are unfinished", "run --action create_hdf5_files to its end")
-        return files
+        return taken
     with problems.collect():
         manifest = read_manifest(folder)
         if manifest is None:
-            return files
+            return taken
         if wrong := list(changed_files(folder, manifest)):
             problems.add(
                 f"{folder / wrong[0]} is missing or of another size than {FILE_NAME} says ({len(wrong)} of "
                 f"{len(manifest.outputs)} files are)",
                 "run --action create_hdf5_files again, which makes only these",
             )
-        strangers = sorted({file.name for file in folder.glob("*.hdf5")} - manifest.outputs.keys())
-        if strangers:
+        if strangers := sorted({file.name for file in files} - manifest.outputs.keys()):
             problems.add(
                 f"{folder / strangers[0]} is not in {FILE_NAME} ({len(strangers)} such files)",
                 f"move it away, or remove {FILE_NAME} to train on all that is there",
             )
-    return files
+    return taken
 
 
 def changed_files(folder: Path, manifest: Manifest) -> dict[str, int | None]:
@@ -81,12 +81,10 @@ def changed_files(folder: Path, manifest: Manifest) -> dict[str, int | None]:
 def vocabulary_problem(folder: Path, vocab_file: str | None, vocab_size: int) -> Problem | None:
     """What is wrong with training a model of `vocab_size` tokens on these shards, or None if nothing is known to be."""
     manifest = read_manifest(folder)
-    vocabulary: dict[str, Any] = dict(manifest.parameters.get("vocabulary", {})) if manifest else {}
-    if vocab_file and vocabulary and sha256_of(Path(vocab_file)) != vocabulary["sha256"]:
+    vocabulary = manifest.parameters.get("vocabulary") if manifest else None
+    if vocabulary and vocab_file and sha256_of(vocab_file) != vocabulary["sha256"]:
         return Problem(
-            f"--vocab_file {vocab_file} is not the vocabulary that the shards in {folder} were made with, as "
-            f"{FILE_NAME} there says",
-            "give that one",
+            f"--vocab_file {vocab_file} is not the vocabulary that the shards in {folder} were made with", "give that"
         )
     if vocabulary and vocabulary["size"] > vocab_size:
         return Problem(

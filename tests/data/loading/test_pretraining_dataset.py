@@ -416,7 +416,13 @@ def test_everything_wrong_is_reported_at_once(tmp_path):
         PretrainingDataset(tmp_path / "nowhere", 0, S, P, -1, rank=2, world_size=2, num_workers=-1)
     sentences = str(error.value).splitlines()
     assert len(sentences) == 5
-    for part in ("holds 0 sequences", "seed -1", "num_workers -1", "Rank 2", f"no data folder {tmp_path / 'nowhere'}"):
+    for part in (
+        "holds 0 sequences",
+        "seed -1",
+        "num_workers -1",
+        "Rank 2",
+        f"no .hdf5 file in {tmp_path / 'nowhere'}",
+    ):
         assert sum(part in sentence for sentence in sentences) == 1
 
 
@@ -449,9 +455,9 @@ def replace(file, name, values):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda f: replace(f, "input_mask", None), "lacks the dataset input_mask"),
-        (lambda f: replace(f, "segment_ids", np.zeros((9, S))), "segment_ids as float64 instead of integers"),
-        (lambda f: replace(f, "input_ids", np.zeros(9, int)), "input_ids with 1 dimensions instead of 2"),
+        (lambda f: replace(f, "input_mask", None), "has no dataset input_mask of integers in 2 dimensions"),
+        (lambda f: replace(f, "segment_ids", np.zeros((9, S))), "has no dataset segment_ids of integers"),
+        (lambda f: replace(f, "input_ids", np.zeros(9, int)), "has no dataset input_ids of integers in 2 dimensions"),
         (lambda f: replace(f, "next_sentence_labels", np.zeros(8, int)), "different numbers of rows"),
         (lambda f: replace(f, "input_mask", np.ones((9, S + 1), int)), "different widths of input_ids, input_mask"),
     ],
