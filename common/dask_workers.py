@@ -5,18 +5,19 @@ does not notice, a worker that has another file system or no copy of this projec
 """
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
 import re
 import tempfile
-from collections import deque
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from common.errors import UserError
+from common.workers import TASKS_AHEAD, in_order
 
-TASKS_AHEAD = 4  # per worker
 SECONDS_TO_WAIT = 60  # for the scheduler, for a first worker, and for a worker when all have gone
 
 
@@ -29,10 +30,7 @@ def scheduler_problem(scheduler: str) -> str | None:
 
 @contextlib.contextmanager
 def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator["_DaskCluster"]:
-    """Context of the workers of `scheduler`, tcp://HOST:PORT or the path of its scheduler file.
-
-    Args:
-        shared_folder: a folder that all workers must see, as the working folder; not checked if None.
+    """Context of the workers of `scheduler`, tcp://HOST:PORT or the path of its scheduler file; see `workers`.
 
     Raises:
         UserError: distributed is not installed, the scheduler or its workers are out of reach, a worker has several
@@ -43,8 +41,6 @@ def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator[
     except ImportError as error:
         raise UserError("--scheduler needs Dask", "install it with pip install distributed") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in our sentences
-    if problem := scheduler_problem(scheduler):
-        raise UserError(problem)
     where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
     try:
         client = distributed.Client(**where, timeout=SECONDS_TO_WAIT, set_as_default=False)
@@ -62,29 +58,21 @@ def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator[
 
 
 def _check_workers(client, threads: dict[str, int], shared_folder: Path | None) -> None:
-    for worker, n_threads in threads.items():
-        if n_threads != 1:
-            raise UserError(
-                f"The Dask worker {worker} has {n_threads} threads, which would share one tokenizer and one HDF5 "
-                "library",
-                "start workers with --nthreads 1, and more of them",
-            )
     # Functions of the standard library, which workers have even where they lack the project.
-    for worker, found in client.run(importlib.util.find_spec, "common.workers", on_error="return").items():
-        if found is None or isinstance(found, Exception):
-            raise UserError(
-                f"The Dask worker {worker} cannot import the project", "set PYTHONPATH to it where it starts"
-            )
-    if shared_folder is None:
-        return
+    found = client.run(importlib.util.find_spec, "common.workers", on_error="return")
     with tempfile.NamedTemporaryFile(dir=shared_folder, prefix=".probe.") as probe:
-        for worker, sees in client.run(os.path.exists, _where_workers_look(probe.name)).items():
-            if not sees:
-                raise UserError(f"The Dask worker {worker} does not see {shared_folder}", "use a shared file system")
-
-
-def _where_workers_look(path: str) -> str:
-    return os.path.abspath(path)
+        sees = client.run(os.path.exists, os.path.abspath(probe.name))
+    for worker, n_threads in threads.items():
+        problem = None
+        if n_threads != 1:
+            problem = f"has {n_threads} threads, which would share one tokenizer and one HDF5 library"
+            remedy = "start workers with --nthreads 1, and more of them"
+        elif not isinstance(found[worker], ModuleSpec):
+            problem, remedy = "cannot import the project", "set PYTHONPATH to it where it starts"
+        elif not sees[worker]:
+            problem, remedy = f"does not see {shared_folder}", "use a shared file system"
+        if problem:
+            raise UserError(f"The Dask worker {worker} {problem}", remedy)
 
 
 class _DaskCluster:
@@ -93,42 +81,31 @@ class _DaskCluster:
         self.n_workers = n_workers
 
     def map(self, function, tasks, stage, task_name=None):
+        # Not pure: a task's result is also the file that it writes.
+        submit = functools.partial(self.client.submit, function, pure=False)
+        for task, future in in_order(submit, tasks, self.n_workers * TASKS_AHEAD):
+            yield self._result(future, f"{stage} at work on {task_name(task)}" if task_name else stage)
+
+    def _result(self, future, work: str):
         from distributed import KilledWorker
         from distributed.comm.core import CommClosedError
 
-        tasks = iter(tasks)
-        pending = deque()
-        try:
-            while True:
-                while len(pending) < self.n_workers * TASKS_AHEAD and (task := next(tasks, None)) is not None:
-                    # Not pure: a task's result is also the file that it writes.
-                    pending.append((task, self.client.submit(function, task, pure=False)))
-                if not pending:
-                    return
-                result = self._result(pending[0][1], stage)
-                pending.popleft()
-                yield result
-        except KilledWorker as error:
-            at_work = f" at work on {task_name(pending[0][0])}" if task_name else ""
-            raise UserError(
-                f"Several Dask workers of {stage}{at_work} were killed one after the other, most likely for lack of "
-                "memory",
-                "give each worker more",
-            ) from error
-        except CommClosedError as error:
-            raise UserError(f"The Dask scheduler went away during {stage}", "start it and this stage again") from error
-        finally:
-            with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to cancel
-                self.client.cancel([future for _, future in pending], force=True)
-
-    def _result(self, future, stage):
         while True:
             try:
                 return future.result(timeout=SECONDS_TO_WAIT)
-            except TimeoutError:
+            except KilledWorker as error:
+                raise UserError(
+                    f"Several Dask workers of {work} were killed one after the other, most likely for lack of memory",
+                    "give each worker more",
+                ) from error
+            except CommClosedError as error:
+                raise UserError(
+                    f"The Dask scheduler went away during {work}", "start it and this stage again"
+                ) from error
+            except TimeoutError as error:
                 if future.done():
                     raise
                 if not self.client.nthreads():
                     raise UserError(
-                        f"All Dask workers of {stage} are gone", "start some, and this stage again"
-                    ) from None
+                        f"All Dask workers of {work} are gone", "start some, and this stage again"
+                    ) from error

@@ -85,8 +85,9 @@ def test_tasks_are_taken_as_results_are(n_processes):
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_exception_of_a_worker_comes_out(n_processes):
     results = []
-    with pytest.raises(UserError, match=r"^five is bad$"):
+    with pytest.raises(UserError) as raised:
         results.extend(mapped(fail_at_five, range(1000), n_processes))
+    assert str(raised.value) == "five is bad"
 
 
 def test_exception_of_the_tasks_comes_out():
@@ -133,10 +134,9 @@ def test_a_worker_that_dies_halfway_through_its_result(monkeypatch):
 def test_where_a_worker_raised_is_told():
     with pytest.raises(KeyError) as caught:
         list(mapped(raise_a_key_error, [1], 2))
-    assert "in raise_a_key_error" in str(caught.value.__cause__)
+    assert "in raise_a_key_error" in caught.value.__notes__[0]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(sent):
     code = (
