@@ -1,8 +1,7 @@
-"""Errors that a user can act on.
+"""Errors that a user can act on: what is wrong, naming the file and the value, and the remedy.
 
-What a user gave and cannot be used is a `UserError`: what is wrong, naming the file and the value, and the remedy. The
-two are kept apart, as data, for programs that show or count them; people read them as one sentence. Configuration is
-checked as a whole first (`Problems`), so that one run tells all. Entry points print sentences without a traceback.
+The two are kept apart, as data, for programs that show or count them; people read them as one sentence. Configuration
+is checked as a whole first (`Problems`), so that one run tells all.
 """
 
 import contextlib
@@ -27,17 +26,14 @@ class Problem:
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used. `str()` puts each problem on a line of its own.
+    """Something the user gave cannot be used: one problem with its remedy, or several.
 
-    Args:
-        problem: what is wrong, or several problems.
-        remedy: what to do about it.
+    `str()` puts each problem on a line of its own.
     """
 
     def __init__(self, problem: "str | Problem | Iterable[str | Problem]", remedy: str = ""):
-        several = [Problem(problem, remedy)] if isinstance(problem, str) else problem
-        several = [several] if isinstance(several, Problem) else several
-        self.problems = [each if isinstance(each, Problem) else Problem(each) for each in several]
+        several = [problem] if isinstance(problem, str | Problem) else problem
+        self.problems = [each if isinstance(each, Problem) else Problem(each, remedy) for each in several]
         super().__init__("\n".join(self.sentences))
 
     def __reduce__(self):
@@ -53,10 +49,6 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[Problem] = []
-
-    @property
-    def sentences(self) -> list[str]:
-        return [str(problem) for problem in self.found]
 
     def add(self, problem: str | Problem, remedy: str = "") -> None:
         """Note a problem."""
@@ -89,19 +81,19 @@ def run_main(main: Callable[[], object]) -> None:
     """Call `main`; what is wrong with its input or files becomes sentences on stderr and status 2, Ctrl-C 130."""
     try:
         main()
-    except UserError as error:
-        _exit_with(error)
-    except OSError as error:
-        explained = explain_os_error(error)
+    except (UserError, OSError) as error:
+        explained = _explained(error) if isinstance(error, OSError) else error
         if explained is None:
             raise
-        _exit_with(explained)
+        for sentence in explained.sentences:
+            print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def explain_os_error(error: OSError) -> UserError | None:
+def _explained(error: OSError) -> UserError | None:
     """The same for a user; None where the error names neither a full disk nor a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" for {error.filename}" if error.filename else ""
@@ -111,9 +103,3 @@ def explain_os_error(error: OSError) -> UserError | None:
             f"{error.filename} cannot be used ({error.strerror})", "check the path and who may read and write there"
         )
     return None
-
-
-def _exit_with(error: UserError) -> None:
-    for sentence in error.sentences:
-        print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(2)

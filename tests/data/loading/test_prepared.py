@@ -25,7 +25,7 @@ def write_manifest(folder, **vocabulary):
 def problems_of(folder):
     problems = Problems()
     prepared_shards(folder, "training", problems)
-    return problems.sentences
+    return [str(problem) for problem in problems.found]
 
 
 def test_a_folder_of_shards_is_taken_as_it_is(tmp_path):

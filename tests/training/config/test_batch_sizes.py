@@ -20,7 +20,7 @@ def resolve(world_size=1, fits=32, **flags):
 
     with problems.collect():
         batches = resolve_batch_sizes(given, world_size, fitting)
-    return batches, problems.sentences
+    return batches, [str(problem) for problem in problems.found]
 
 
 @pytest.mark.parametrize(
