@@ -1,15 +1,14 @@
 """Trains a WordPiece vocabulary on plain text, for corpora and machines that have no published one at hand.
 
-The `tokenizers` library's trainer does the work, on the words that BERT's basic tokenizer makes. Left alone it numbers
-the characters in the order of a randomly seeded hash table, and those numbers decide between merges of equal count, so
-that no two runs write the same file. Handing it all characters, in order, as special tokens makes the result a function
-of the text alone.
+The `tokenizers` library's trainer does the work, on the words of BERT's basic tokenizer. Left alone it numbers the
+characters in a random order that decides between merges of equal count. Handing it all characters, in order, as special
+tokens makes the result a function of the text alone.
 """
 
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 # Run as a script, Python's path holds data/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common.errors import Problems, UserError, run_main
+from common.errors import UserError, run_main
 from file_utils import atomic_write
 from tokenization import SPECIAL_TOKENS, UNK, BasicTokenizer, split_words
 
@@ -70,34 +69,13 @@ def train_wordpiece_vocab(counts: Counter[str], vocab_size: int) -> list[str]:
 
     tokenizer = Tokenizer(WordPiece(unk_token=UNK))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    trainer = WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_repeated(words), trainer)
+    special = [*SPECIAL_TOKENS, *alphabet]
+    trainer = WordPieceTrainer(vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
+    # The trainer takes text, not counts: each word as often as it was counted, in strings of bounded length.
+    text = (f"{word} " * min(1000, count - done) for word, count in words.items() for done in range(0, count, 1000))
+    tokenizer.train_from_iterator(text, trainer)
     vocab = tokenizer.get_vocab()
     return sorted(vocab, key=vocab.__getitem__)
-
-
-def _repeated(counts: dict[str, int]) -> Iterator[str]:
-    """The trainer takes text, not counts: each word as often as it was counted, in strings of bounded length."""
-    for word, count in counts.items():
-        for done in range(0, count, 1000):
-            yield f"{word} " * min(1000, count - done)
-
-
-def text_files(inputs: Sequence[str]) -> list[Path]:
-    """Returns the files named and the .txt files under the folders named. Raises UserError where there are none."""
-    problems = Problems()
-    files: list[Path] = []
-    for path in map(Path, inputs):
-        found = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
-        problems.check(bool(found), f"{path} is no file and no folder with .txt files", "give text to train on")
-        files += found
-    problems.raise_if_any()
-    return files
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -119,7 +97,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train a vocabulary."""
     args = parse_arguments(arguments)
-    counts = count_words(text_files(args.input_files), bool(args.do_lower_case))
+    inputs = {path: sorted(path.rglob("*.txt")) if path.is_dir() else [path] for path in map(Path, args.input_files)}
+    if empty := [path for path, files in inputs.items() if not files]:
+        raise UserError(f"There is no .txt file in {empty[0]}", "give text to train on")
+    counts = count_words([file for files in inputs.values() for file in files], bool(args.do_lower_case))
     if not counts:
         raise UserError(f"There is no word in {' '.join(args.input_files)}", "give text to train on")
     vocab = train_wordpiece_vocab(counts, args.vocab_size)

