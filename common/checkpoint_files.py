@@ -1,7 +1,6 @@
 """Files of torch.save: which are there, and what is in one, without running any code out of it.
 
-torch checks no checksums when it reads; here all of them are checked first, so that a file with a flipped bit is not
-trained on.
+torch checks no checksums when it reads; here all are checked first, so that no flipped bit is trained on.
 """
 
 import pickle
@@ -20,10 +19,7 @@ NAME = re.compile(r"ckpt_(\d+)\.pt")
 
 def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
     """(step, path) of each checkpoint in a folder, by rising step; none where there is no folder."""
-    folder = Path(output_dir)
-    if not folder.is_dir():
-        return []
-    named = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    named = ((NAME.fullmatch(path.name), path) for path in Path(output_dir).glob("ckpt_*.pt"))
     return sorted((int(match[1]), path) for match, path in named if match)
 
 
@@ -31,8 +27,7 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
     """What torch.save wrote to a file: tensors and primitives, on the CPU and mapped where the file can be.
 
     Args:
-        path: the file.
-        subject: what errors call it: "the checkpoint results/ckpt_5.pt".
+        subject: what errors call the file: "the checkpoint results/ckpt_5.pt".
         what: what it should be: "checkpoint".
         remedy: what to do where it is not.
 
@@ -59,11 +54,7 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
 
 
 def weights_in(contents: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a file holds: under "model" or "state_dict", or the whole.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The state dict in what a file holds, under "model" or "state_dict" or the whole; raises UserError without one."""
     state = contents if isinstance(contents, dict) else {}
     weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
     if not weights or not all(torch.is_tensor(weight) for weight in weights.values()):

@@ -12,7 +12,6 @@ def read_json(path: str | os.PathLike, what: str, remedy: str, expected: type = 
     """The value in a JSON file of UTF-8, with or without a byte order mark.
 
     Args:
-        path: the file.
         what: what it should be, in errors: "model configuration".
         remedy: what to do about a file that is not that.
         expected: the type of the whole: dict, list, or object for any.

@@ -1,8 +1,7 @@
 """Names for what a stretch of work is, as profilers show them.
 
-Anything may import this, like common/errors.py: the model names its layers and the training step its parts. Where no
-profiler listens, a range costs one question. torch.profiler records the names itself; for Nsight's tools
-`training/metrics/profiling.py` has PyTorch pass them on as NVTX ranges.
+torch.profiler records them itself; for Nsight's tools `training/metrics/profiling.py` has PyTorch pass them on as NVTX
+ranges.
 """
 
 import contextlib

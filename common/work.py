@@ -1,7 +1,4 @@
-"""The work that batches hold, in the counts that throughput and FLOPs are made of.
-
-Stands in common/ because the data states it and training adds it up, and neither may import the other.
-"""
+"""The work that batches hold: the data states it and training adds it up, and neither may import the other."""
 
 import dataclasses
 
