@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from common.errors import Problem
+from data.loading.synthetic import synthetic_problem
 from models.config import BERT_CONFIGS
 from training.config.flags import flag
 from training.config.problems import positive_problems
@@ -68,27 +69,24 @@ def value_problems(settings: Settings) -> Iterator[Problem]:
     if flags.do_train and (settings.length.max_steps is None) == (settings.length.num_train_epochs is None):
         yield Problem("give either --max_steps or --num_train_epochs, so that the schedule knows where it ends.")
     if flags.eval_dir and not flags.do_train and not has_weights:
-        yield Problem(
-            "there are no weights to evaluate",
-            "add --resume_from_checkpoint for those in --output_dir, or --init_checkpoint",
-        )
-    if settings.measurement.synthetic is not None:
-        yield from _synthetic_problems(settings)
+        yield Problem("there are no weights to evaluate", "add --resume_from_checkpoint or --init_checkpoint")
     if flags.resume_phase2 and not flags.phase2:
         yield Problem("--resume_phase2 belongs to phase 2", "add --phase2")
     if flags.num_steps_per_evaluation and not flags.eval_dir:
         yield Problem("--num_steps_per_evaluation has nothing to evaluate on", "add --eval_dir")
-
-
-def _synthetic_problems(settings: Settings) -> Iterator[Problem]:
-    flags = settings.task
+    if settings.measurement.synthetic is None:
+        return
+    if problem := synthetic_problem(settings.measurement.synthetic, flags.max_seq_length):
+        yield problem
+    if flags.max_predictions_per_seq > flags.max_seq_length:
+        yield Problem(
+            f"--max_predictions_per_seq {flags.max_predictions_per_seq} is more than --max_seq_length "
+            f"{flags.max_seq_length} has tokens",
+            "give fewer",
+        )
     if flags.input_dir is not None:
-        yield Problem(
-            f"--synthetic makes its own sequences, and --input_dir {flags.input_dir} names others", "give one"
-        )
+        yield Problem("--synthetic makes its own sequences, and --input_dir names others", "give one")
     if flags.eval_dir is not None:
-        yield Problem(
-            "--synthetic measures speed, and there is nothing to learn from random tokens", "leave --eval_dir out"
-        )
+        yield Problem("--synthetic measures speed, and random tokens teach nothing", "leave --eval_dir out")
     if settings.length.num_train_epochs is not None:
         yield Problem("--synthetic has no end that --num_train_epochs could count", "give --max_steps")

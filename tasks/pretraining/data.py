@@ -8,7 +8,6 @@ from common.errors import Problems, UserError
 from data.artifacts.layout import default_working_dir
 from data.loading.prepared import find_prepared, vocabulary_problem
 from data.loading.pretraining_dataset import PretrainingDataset
-from data.loading.synthetic import synthetic_problem
 from tasks.pretraining.synthetic import SyntheticPretraining
 from training.config.settings import Settings
 from training.distributed.world import World
@@ -27,13 +26,14 @@ def open_datasets(settings: Settings, world: World, problems: Problems) -> Datas
         "rank": world.rank,
         "world_size": world.size,
     }
-    if settings.measurement.synthetic is not None:
-        return _synthetic(settings, shape, problems), None
+    seed, lengths = settings.optimization.seed, settings.measurement.synthetic
+    if lengths is not None:
+        return None if problems.found else SyntheticPretraining(lengths, **shape, seed=seed), None
     dataset = eval_dataset = None
     open_shards = functools.partial(PretrainingDataset, **shape)
     with problems.collect():
         folder = _shard_folder(settings, flags.input_dir or default_working_dir())
-        dataset = open_shards(folder, seed=settings.optimization.seed, num_workers=flags.num_workers)
+        dataset = open_shards(folder, seed=seed, num_workers=flags.num_workers)
     if flags.eval_dir:
         with problems.collect():
             eval_dataset = open_shards(_shard_folder(settings, flags.eval_dir), split="test")
@@ -45,21 +45,6 @@ def files_and_rows(dataset: Any) -> list[tuple[str, int]] | None:
     if not isinstance(dataset, PretrainingDataset):
         return None
     return [(file.name, int(n)) for file, n in zip(dataset.files, dataset.rows_per_file, strict=True)]
-
-
-def _synthetic(settings: Settings, shape: dict[str, Any], problems: Problems) -> SyntheticPretraining | None:
-    flags, lengths = settings.task, settings.measurement.synthetic
-    if problem := synthetic_problem(lengths, flags.max_seq_length):
-        problems.add(problem)
-    elif flags.max_predictions_per_seq > flags.max_seq_length:
-        problems.add(
-            f"--max_predictions_per_seq {flags.max_predictions_per_seq} is more than --max_seq_length "
-            f"{flags.max_seq_length} has tokens",
-            "give fewer",
-        )
-    elif settings.model is not None:
-        return SyntheticPretraining(lengths, **shape, seed=settings.optimization.seed)
-    return None
 
 
 def _shard_folder(settings: Settings, folder: str | Path) -> Path:

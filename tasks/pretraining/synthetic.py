@@ -1,7 +1,6 @@
 """Pre-training batches of random tokens, for measuring speed without a corpus (see data/loading/synthetic.py).
 
-They are made beforehand and used in turn, so that what is measured is the training alone; what the loader costs,
-`benchmark/loader.py` measures.
+They are made beforehand and used in turn, so that what is measured is the training alone.
 """
 
 import dataclasses
@@ -18,9 +17,7 @@ from data.loading.synthetic import N_BATCHES, describe_lengths, mean_length, spr
 class SyntheticPretraining(BatchStream[PretrainingBatch]):
     """In the place of a `PretrainingDataset`: batches of random ids for one rank, the same few again and again.
 
-    Args:
-        lengths: "full", or the mean of the lengths as text.
-        micro_batch_size, max_seq_length, max_predictions_per_seq, seed, rank, world_size, pin_memory: as there.
+    `lengths` is "full", or the mean of the lengths as text.
     """
 
     def __init__(
@@ -49,12 +46,9 @@ class SyntheticPretraining(BatchStream[PretrainingBatch]):
         # measurement without it would flatter.
         rng = np.random.default_rng([self.seed, self.rank])
         lengths = spread_lengths(rng, N_BATCHES * self.micro_batch_size, self._shape[0], self._mean_length)
-        made = [
-            _batch_of(row, *self._shape, [self.seed, self.rank, number])
-            for number, row in enumerate(lengths.reshape(N_BATCHES, -1))
-        ]
-        if self.pin_memory:
-            made = [batch.pin() for batch in made]
+        rows = enumerate(lengths.reshape(N_BATCHES, -1))
+        made = [_batch_of(row, *self._shape, [self.seed, self.rank, number]) for number, row in rows]
+        made = [batch.pin() for batch in made] if self.pin_memory else made
         samples_per_batch = self.micro_batch_size * self.world_size
         for first_sample in self._first_samples(start_sample // samples_per_batch * samples_per_batch):
             yield dataclasses.replace(made[first_sample // samples_per_batch % N_BATCHES], first_sample=first_sample)
@@ -68,13 +62,7 @@ def synthetic_batch(
     mean_length: float | None = None,
     seed: int | list[int] = 0,
 ) -> PretrainingBatch:
-    """A flat batch of `batch_size` sequences of random ids.
-
-    Args:
-        mean_length: None: every sequence is `max_seq_length` long and has `max_predictions_per_seq` masked positions.
-            A number: lengths are spread evenly around it, as wide as fits between 5 and `max_seq_length`, and masked
-            positions are in proportion.
-    """
+    """A flat batch of random ids. Lengths are as in `spread_lengths`, masked positions in proportion."""
     lengths = spread_lengths(np.random.default_rng(seed), batch_size, max_seq_length, mean_length)
     return _batch_of(lengths, max_seq_length, max_predictions_per_seq, vocab_size, seed)
 

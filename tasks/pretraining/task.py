@@ -1,22 +1,22 @@
 """Pre-training: both heads on masked pairs of sentences, in two phases that share a folder of checkpoints."""
 
-import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import Problem, Problems
 from common.matmul import Matmul
 from common.work import Work
-from data.loading.flat_batch import PretrainingBatch
+from data.loading.flat_batch import IGNORE_INDEX, PretrainingBatch
 from modeling import BertForPreTraining, prepare_model
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import bert_flops, encoder_matmuls
 from pretrained.load import Fitted, fit, read_pretrained
 from tasks.pretraining.arguments import DESCRIPTION, PretrainingFlags, value_problems
 from tasks.pretraining.data import files_and_rows, open_datasets
-from tasks.pretraining.evaluation import evaluate_pretraining
 from tasks.setup import note_differences, vocabulary_problem
 from training.config.settings import Settings
 from training.distributed.world import World
@@ -33,14 +33,8 @@ class PretrainingTask(Task):
     model_class = BertForPreTraining
     loss_names = ("loss", "mlm_loss", "nsp_loss")
     metrics = (
-        ("mlm_loss", None, ":.4f"),
-        ("nsp_loss", None, ":.4f"),
-        ("final_mlm_loss", None, ":.4f"),
-        ("final_nsp_loss", None, ":.4f"),
-        ("eval_mlm_loss", None, ":.4f"),
-        ("eval_mlm_accuracy", None, ":.2%"),
-        ("eval_nsp_loss", None, ":.4f"),
-        ("eval_nsp_accuracy", None, ":.2%"),
+        *((f"{kind}{head}_loss", None, ":.4f") for kind in ("", "final_", "eval_") for head in ("mlm", "nsp")),
+        *((f"eval_{head}_accuracy", None, ":.2%") for head in ("mlm", "nsp")),
     )
 
     def __init__(self, settings: Settings):
@@ -91,29 +85,16 @@ class PretrainingTask(Task):
 
     def losses(self, forward: nn.Module, batch: PretrainingBatch) -> tuple[Tensor, ...]:
         """Total, masked-LM and next-sentence loss."""
-        return forward(
-            *batch.encoder_inputs,
-            batch.masked_lm_positions,
-            batch.masked_lm_labels,
-            batch.next_sentence_labels,
-        )
+        labels = batch.masked_lm_positions, batch.masked_lm_labels, batch.next_sentence_labels
+        return forward(*batch.encoder_inputs, *labels)
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Losses and accuracies on the held-out shards."""
         if self.eval_dataset is None:
             return {}
-        model.eval()
-
-        def predict(batch: PretrainingBatch) -> tuple[Tensor, Tensor]:
-            return model.predict(
-                *batch.encoder_inputs,
-                batch.masked_lm_positions,
-                batch.next_sentence_labels.shape[0],
-            )
-
         with self.eval_dataset.evaluation_batches() as batches:
-            scores = evaluate_pretraining(predict, batches, self.settings.device, world.sum_)
-        return {f"eval_{name}": value for name, value in dataclasses.asdict(scores).items()}
+            scores = evaluate_pretraining(model, batches, self.settings.device, world.sum_)
+        return {f"eval_{name}": value for name, value in scores.items()}
 
     def flops(self, work: Work) -> float:
         return bert_flops(self.settings.model, work)
@@ -148,3 +129,37 @@ class PretrainingTask(Task):
     @property
     def steps_per_evaluation(self) -> int | None:
         return self.settings.task.num_steps_per_evaluation
+
+
+@torch.no_grad()
+def evaluate_pretraining(
+    model: nn.Module,
+    batches: Iterable[PretrainingBatch],
+    device: torch.device,
+    sum_over_ranks: Callable[[Tensor], object],
+) -> dict[str, float]:
+    """Means over every held-out masked position and every held-out pair; losses in nats.
+
+    Args:
+        batches: on several ranks each gives its share, which may be none.
+        sum_over_ranks: adds a tensor up over ranks, in place.
+    """
+    model.eval()
+    totals = torch.zeros(2, 3, dtype=torch.float64, device=device)  # of both heads: losses, correct ones, labels
+    for host_batch in batches:
+        batch = host_batch.to(device)
+        predictions = model.predict(*batch.encoder_inputs, batch.masked_lm_positions, len(batch.next_sentence_labels))
+        for head, labels in enumerate((batch.masked_lm_labels, batch.next_sentence_labels)):
+            logits, is_label = predictions[head], labels != IGNORE_INDEX
+            loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+            totals[head] += torch.stack([loss, ((logits.argmax(1) == labels) & is_label).sum(), is_label.sum()])
+    sum_over_ranks(totals)
+    (mlm_loss, mlm_correct, n_masked), (nsp_loss, nsp_correct, n_sequences) = totals.tolist()
+    return {
+        "mlm_loss": mlm_loss / (n_masked or math.nan),
+        "mlm_accuracy": mlm_correct / (n_masked or math.nan),
+        "nsp_loss": nsp_loss / n_sequences,
+        "nsp_accuracy": nsp_correct / n_sequences,
+        "n_sequences": int(n_sequences),
+        "n_masked": int(n_masked),
+    }

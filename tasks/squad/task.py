@@ -44,10 +44,7 @@ class SquadTask(Task):
     model_class = BertForQuestionAnswering
     loss_names = ("loss", "start_loss", "end_loss")
     metrics = (
-        ("start_loss", None, ":.4f"),
-        ("end_loss", None, ":.4f"),
-        ("final_start_loss", None, ":.4f"),
-        ("final_end_loss", None, ":.4f"),
+        *((f"{kind}{end}_loss", None, ":.4f") for kind in ("", "final_") for end in ("start", "end")),
         ("exact_match", "%", ":.2f"),
         ("f1", "%", ":.2f"),
         ("inference_sequences_per_second", None, ":,.1f"),
@@ -68,22 +65,17 @@ class SquadTask(Task):
         return value_problems(self.settings)
 
     def read_model(self, problems: Problems) -> BertConfig | None:
-        path, config = self.settings.checkpoints.init_checkpoint, None
+        """The configuration of the flags, else that of the weights, else BERT-large's."""
+        flags, path, config = self.settings.task, self.settings.checkpoints.init_checkpoint, None
         if path:
             with problems.collect():
                 self.pretrained = read_pretrained(path)
         with problems.collect():
-            config = self._stated_config()
+            if self.pretrained is not None and not (flags.config_file or flags.bert_model):
+                config = self.pretrained.known_config()
+            else:
+                config = read_config(flags.config_file or BERT_CONFIGS[flags.bert_model or "large"])
         return config
-
-    def _stated_config(self) -> BertConfig:
-        """The configuration of the flags, else that of the weights, else BERT-large's."""
-        flags = self.settings.task
-        if path := flags.config_file or (flags.bert_model and BERT_CONFIGS[flags.bert_model]):
-            return read_config(path)
-        if self.pretrained is not None:
-            return self.pretrained.known_config()
-        return BertConfig.from_json_file(BERT_CONFIGS["large"])
 
     def open_data(self, world: World, problems: Problems) -> None:
         settings, flags, tokenizer = self.settings, self.settings.task, None
@@ -127,11 +119,9 @@ class SquadTask(Task):
 
     def read_initial_weights(self, problems: Problems) -> None:
         if self.pretrained is not None and self.settings.model is not None:
-            heads_of_others = ("cls.", "bert.pooler.")
+            heads = {"may_be_missing": ("qa_outputs.",), "may_be_unused": ("cls.", "bert.pooler.")}
             with problems.collect():
-                self._initial = fit(
-                    self.pretrained, self.model_class, self.settings.model, ("qa_outputs.",), heads_of_others
-                )
+                self._initial = fit(self.pretrained, self.model_class, self.settings.model, **heads)
 
     def make_model(self) -> nn.Module:
         settings = self.settings
