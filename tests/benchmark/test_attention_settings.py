@@ -1,6 +1,7 @@
 """benchmark/attention_settings.py: it times what is right, says what is not, and leaves the settings as they were."""
 
 import pytest
+import torch
 
 from benchmark import attention_settings
 from common.errors import UserError
@@ -26,23 +27,34 @@ def test_on_a_cpu(length, kernels, capsys, monkeypatch):
 def test_what_fails_or_is_wrong_is_said_and_not_timed(capsys, monkeypatch):
     monkeypatch.setattr(attention_settings, "HEADS", 1)
     monkeypatch.setattr(attention_settings, "seconds_of", lambda work, device: 1.0)
-    kernel = attention_settings.KERNELS["whole forward"]
-    others = ((32, 32, 4, 1, 0), (48, 48, 4, 1, 0))
-    monkeypatch.setattr(attention_settings, "KERNELS", {"whole forward": kernel._replace(others=others)})
+    function, _ = attention_settings.KERNELS["whole forward"]
+    grid = {"block": (32, 48), "block_queries": (32,)}
+    monkeypatch.setattr(attention_settings, "KERNELS", {"whole forward": (function, grid)})
     attention_settings.main([*SMALL, "--most", "2", "--lengths", "64", "--tokens", "64", "--kernels", "whole forward"])
     wrong, failing, *table = capsys.readouterr().out.splitlines()
-    assert wrong.startswith("whole forward, 64: block 32, block_queries 32, num_warps 4, num_stages 1: values are ")
-    assert failing.startswith("whole forward, 64: block 48, block_queries 48, num_warps 4, num_stages 1: ")
+    assert wrong.startswith("whole forward, 64: block 32, block_queries 32, num_warps 4, maxnreg 128: values are ")
+    assert failing.startswith("whole forward, 64: block 48, block_queries 32, num_warps 4, maxnreg 128: ")
     assert "power of 2" in failing
     assert len(table) == 3
 
 
-def test_settings_are_as_they_were_afterwards():
+def test_settings_are_those_in_use_and_then_the_grid_and_in_use_again_afterwards():
     before = short_attention.forward_blocks_settings(64, 2)
-    settings = attention_settings.KERNELS["forward"]._replace(others=((64, 32, 4, 1, 0),)).settings()[0]
-    with attention_settings.in_use("forward", settings):
-        assert short_attention.forward_blocks_settings(64, 2) == settings
-    assert settings == {"block_queries": 64, "block_keys": 32, "num_warps": 4, "num_stages": 1}
+    inputs = attention_settings.made_inputs(130, 1, torch.device("cpu"))
+    used, *others = attention_settings.settings_of("forward", inputs)
+    assert used == before
+    assert used not in others
+    assert len(others) == 2 * 2 * 2 * 3 * 2 - 1
+    assert {"block_queries": 64, "block_keys": 64, "num_warps": 4, "num_stages": 1, "maxnreg": 255} in others
+    seen = []
+    run = attention_settings.pass_with("forward", others[0], inputs)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(short_attention, "short_attention", None)  # the pass has it already
+        patched.setattr(
+            short_attention, "attention_forward_blocks", {(1 * 16 * 3,): lambda *_, **given: seen.append(given)}
+        )
+        run()
+    assert others[0].items() <= seen[0].items()
     assert short_attention.forward_blocks_settings(64, 2) == before
 
 
