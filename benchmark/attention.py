@@ -11,17 +11,16 @@ one show. Only then it is timed, on the query, key and value of one layer.
 
 What must be moved is, forward, reading query, key and value and writing the output; backward, reading these four and
 the output's gradient and writing the three others. Backends that give the three as separate tensors have them copied
-into one afterwards, which their times contain and their bytes too. The last column is the share of the speed of a copy
-on the same device at which these bytes were moved.
+into one afterwards, which their times contain and their bytes too. Beside each time is the share of a copy's rate on
+the same device at which these bytes were moved.
 
 Repeats go round the backends, so that a device that warms up or throttles shows as spread; the table has medians.
 """
 
 import argparse
-import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -29,46 +28,43 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.timing import in_turns, spread
 from benchmark.workloads.attention_inputs import AttentionInputs, random_inputs
-from common.errors import Problems, run_main
+from common.errors import run_main
 from data.loading.synthetic import FULL, mean_length, synthetic_problem
-from kernels.attention.backends import CHOICES, variable_length_attention
+from kernels.attention.backends import BACKENDS, CHOICES, variable_length_attention
 from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
 from training.metrics.measured_peak import copy_rate, seconds_of
 
 DTYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
 GRADIENTS_APART = ("flash", "sdpa")
-LONGEST_OF_TRITON = 512
 CHECKED_SEQUENCES = 16  # of each length: as many as a loop in float64 can do in no time
-HEADER = ("backend", "length", "forward, ms", "both, ms", "forward, MB", "both, MB", "forward / copy", "both / copy")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     on_gpu = torch.cuda.is_available()
-    parser.add_argument("--bert_model", default="large", choices=sorted(BERT_CONFIGS), help="(default: large)")
-    parser.add_argument("--backends", nargs="+", choices=CHOICES, default=list(CHOICES) if on_gpu else ["sdpa"])
+    parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="of which one layer is taken")
     parser.add_argument(
-        "--lengths", nargs="+", type=int, default=[128, 512], help="longest sequences (default: 128 512)"
+        "--backends", nargs="+", choices=CHOICES, default=list(CHOICES) if on_gpu else ["sdpa"], help="to compare"
     )
-    parser.add_argument("--mean_length", default=FULL, help="uniform around this, not full (default: full)")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512], help="longest sequences")
+    parser.add_argument("--mean_length", default=FULL, help="uniform around this, not full")
     parser.add_argument(
         "--tokens",
         type=int,
         default=131072,
-        help="of a micro-batch if all sequences are full; many, so that the GPU and not the launching is timed "
-        "(default: 131072)",
+        help="of a micro-batch if all sequences are full; many, so that the GPU and not the launching is timed",
     )
-    parser.add_argument("--dropout", type=float, default=0.1, help="of attention weights (default: 0.1)")
-    parser.add_argument("--precision", default="bf16" if on_gpu else "fp32", choices=DTYPES, help="(default: bf16)")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each (default: 5)")
-    parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="(default: a GPU)")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of attention weights")
+    parser.add_argument("--precision", default="bf16" if on_gpu else "fp32", choices=DTYPES, help="of all tensors")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each")
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu", help="to measure on")
     return parser.parse_args(arguments)
 
 
@@ -76,33 +72,20 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what this device cannot do, before anything is timed.
 
     Raises:
-        UserError: a backend needs a GPU, or a number is out of range.
+        UserError: a backend cannot run, or a number is out of range.
     """
-    problems = Problems()
-    on_cpu, longest = not args.device.startswith("cuda"), max(args.lengths)
-    if "flash" in args.backends:
-        problems.check(not on_cpu, f"--backends has flash, which {args.device} cannot do", "take sdpa")
-        is_16_bits = args.precision != "fp32"
-        problems.check(is_16_bits, "--backends has flash, which has no --precision fp32", "take bf16 or fp16")
-    if "triton" in args.backends:
-        problems.check(
-            not on_cpu or os.environ.get("TRITON_INTERPRET") == "1",
-            f"--backends has triton, which {args.device} can do in its interpreter only",
-            "set TRITON_INTERPRET=1",
-        )
-        problems.check(
-            longest <= LONGEST_OF_TRITON,
-            f"--lengths has {longest}, and backend triton goes to {LONGEST_OF_TRITON}",
-            "take shorter ones, or other --backends",
-        )
+    problems = count_problems(args, "repeats")
     problems.check(0 <= args.dropout < 1, f"--dropout is {args.dropout}", "it must be 0 or more, and below 1")
-    problems.check(args.repeats >= 1, f"--repeats is {args.repeats}", "it must be 1 or more")
+    head_size = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model]).head_size
+    shape = torch.device(args.device), DTYPES[args.precision], head_size, max(args.lengths)
+    for backend in args.backends:
+        if problem := BACKENDS[backend].problem(*shape):
+            problems.add(f"--backends has {backend}: {problem.problem}", "take another")
     for length in args.lengths:
-        problems.check(
-            1 <= length <= args.tokens, f"--lengths has {length}", f"it must lie between 1 and --tokens {args.tokens}"
-        )
-        if length >= 1:
+        if 1 <= length <= args.tokens:
             problems.extend([synthetic_problem(args.mean_length, length, "--mean_length", "--lengths")])
+        else:
+            problems.add(f"--lengths has {length}", f"it must lie between 1 and --tokens {args.tokens}")
     problems.raise_if_any()
 
 
@@ -157,68 +140,55 @@ def bytes_to_move(inputs: AttentionInputs, backend: str) -> tuple[int, int]:
 
 def works(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[Callable[[], object], Callable[[], object]]:
     """What is timed: forward, and forward and backward."""
-
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return variable_length_attention(inputs.qkv, inputs.cu_seqlens, inputs.max_seqlen, dropout, backend)
-
-    return forward, lambda: attend(inputs, backend, dropout)
+    arguments = inputs.qkv, inputs.cu_seqlens, inputs.max_seqlen, dropout, backend
+    forward = torch.no_grad()(partial(variable_length_attention, *arguments))
+    return forward, partial(attend, inputs, backend, dropout)
 
 
-def check_table(args: argparse.Namespace, inputs: Sequence[AttentionInputs]) -> str:
+def check_table(backends: Sequence[str], inputs: Sequence[AttentionInputs], dropout: float) -> str:
     """Errors and dropped shares of all backends."""
     rows = []
     for some in inputs:
-        for backend in args.backends:
-            share, deviation = dropped_share(some, backend, args.dropout)
+        for backend in backends:
+            share, deviation = dropped_share(some, backend, dropout)
             shown = (*(f"{error:.1e}" for error in errors(some, backend)), f"{share:.4f} ± {deviation:.4f}")
             rows.append([backend, str(some.max_seqlen), *shown])
-    names = "error of output", "of query's gradient", "of key's", "of value's", f"dropped, of {args.dropout:g}"
+    names = "error of output", "of query's gradient", "of key's", "of value's", f"dropped, of {dropout:g}"
     return markdown_table(("backend", "length", *names), rows)
 
 
 def time_table(
-    args: argparse.Namespace,
-    inputs: Sequence[AttentionInputs],
-    seconds: dict[tuple[int, str, int], list[float]],
-    copy: float,
+    inputs: Mapping[int, AttentionInputs], seconds: Mapping[tuple[int, str, int], list[float]], copy: float
 ) -> str:
-    """Medians.
-
-    Args:
-        seconds: of each length, backend and direction (0: forward, 1: both).
-        copy: bytes per second.
-    """
-    rows = []
-    for some in inputs:
-        for backend in args.backends:
-            times = [statistics.median(seconds[some.max_seqlen, backend, direction]) for direction in (0, 1)]
-            moved = bytes_to_move(some, backend)
-            shares = [n_bytes / time / copy for n_bytes, time in zip(moved, times, strict=True)]
-            cells = *(f"{t * 1e3:,.4g}" for t in times), *(f"{n / 1e6:,.4g}" for n in moved)
-            rows.append([backend, str(some.max_seqlen), *cells, *(f"{share:.1%}" for share in shares)])
-    return markdown_table(HEADER, rows)
+    """Medians, of each length, backend and direction (0: forward, 1: both); `copy` is a copy's bytes per second."""
+    rows: dict[tuple[int, str], list[str]] = {}
+    for (length, backend, direction), times in seconds.items():
+        median = statistics.median(times)
+        rate = bytes_to_move(inputs[length], backend)[direction] / median
+        row = rows.setdefault((length, backend), [backend, str(length)])
+        row += [f"{median * 1e3:,.4g}", f"{rate / copy:.1%}"]
+    header = ("backend", "length", "forward, ms", "of a copy's rate", "both, ms", "of a copy's rate")
+    return markdown_table(header, list(rows.values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check all, time all, and print both tables."""
     args = parse_arguments(arguments)
     check(args)
-    device = torch.device(args.device)
     numbers = {length: args.tokens // length for length in args.lengths}
     few = [made_inputs(args, length, min(number, CHECKED_SEQUENCES)) for length, number in numbers.items()]
-    print(check_table(args, few), end="\n\n", flush=True)
-    inputs = [made_inputs(args, length, number) for length, number in numbers.items()]
+    print(check_table(args.backends, few, args.dropout), end="\n\n", flush=True)
+    inputs = {length: made_inputs(args, length, number) for length, number in numbers.items()}
     measurements = {
-        (some.max_seqlen, backend, direction): partial(seconds_of, work, device)
-        for some in inputs
+        (length, backend, direction): partial(seconds_of, work, torch.device(args.device))
+        for length, some in inputs.items()
         for backend in args.backends
         for direction, work in enumerate(works(some, backend, args.dropout))
     }
     seconds = in_turns(measurements, args.repeats)
-    copy = copy_rate(device)
-    print(time_table(args, inputs, seconds, copy))
-    tokens = ", ".join(f"{len(some.qkv):,}" for some in inputs)
+    copy = copy_rate(torch.device(args.device))
+    print(time_table(inputs, seconds, copy))
+    tokens = ", ".join(f"{len(some.qkv):,}" for some in inputs.values())
     print(
         f"tokens: {tokens}; repeats lie within {spread(seconds):.1%}; a copy reads and writes {copy / 1e12:,.3g} TB/s"
     )
