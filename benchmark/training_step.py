@@ -28,23 +28,25 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.workloads.step_variants import MODELS, Variant, Workload, step_of, variants
-from common.errors import Problems, run_main
+from common.errors import run_main
+from common.matmul import Matmul
 from data.loading.synthetic import synthetic_problem
 from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
 from training.config.precision import PRECISIONS, precision_problem, resolve_precision
 from training.environment.allocator import use_expandable_segments
-from training.metrics.measured_peak import mean_seconds
+from training.metrics.measured_peak import seconds_of_matmul
 from training.metrics.throughput import ThroughputMeter
 
-MATRIX_SIZE = 8192
 WARM_UP_STEPS = 3
 HEADER = (
     "variant",
@@ -60,29 +62,26 @@ HEADER = (
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="(default: tiny)")
-    parser.add_argument("--task", choices=MODELS, default="pretraining", help="(default: pretraining)")
+    parser = parser_of(__doc__)
+    parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
+    parser.add_argument("--task", choices=MODELS, default="pretraining", help="its heads")
     parser.add_argument(
         "--variants",
         nargs="+",
         choices=list(variants()),
-        default=None,
-        help="(default: eager and hf on a CPU; on a GPU all that it can, but fp8 and graphs only when named)",
+        help="if not eager and hf on a CPU; on a GPU all that it can, but fp8 and graphs only when named",
     )
-    parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="sequences per step (default: 32)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: 128)")
-    parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--mean_length", type=float, default=None, help="unpadded: mean length (default: all full)")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="sequences per step")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
+    parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
+    parser.add_argument("--mean_length", type=float, help="unpadded: mean length, if not all are full")
+    precisions = [name for name in PRECISIONS if name != "fp8"]
     parser.add_argument(
-        "--precision",
-        choices=[name for name in PRECISIONS if name != "fp8"],
-        default=None,
-        help="of all but the variant fp8 (default: bf16 on GPUs, fp32 elsewhere)",
+        "--precision", choices=precisions, help="of all but the variant fp8, if not bf16 on GPUs and fp32 elsewhere"
     )
     parser.add_argument("--optimizer", choices=("lamb", "adamw"), default="adamw", help="ours; theirs is adamw always")
-    parser.add_argument("--steps", type=int, default=10, help="steps per window (default: 10)")
-    parser.add_argument("--windows", type=int, default=3, help="windows; the median counts (default: 3)")
+    parser.add_argument("--steps", type=int, default=10, help="steps per window")
+    parser.add_argument("--windows", type=int, default=3, help="windows; the median counts")
     return parser.parse_args(arguments)
 
 
@@ -92,21 +91,17 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
     Raises:
         UserError: variants that are asked for cannot run here, or numbers that the model does not take.
     """
-    problems = Problems()
-    for name in ("max_seq_length", "max_predictions_per_seq", "steps", "windows"):
-        problems.check(getattr(args, name) >= 1, f"--{name} is {getattr(args, name)}", "it must be 1 or more")
-    problems.check(min(args.batch_size) >= 1, f"--batch_size is {min(args.batch_size)}", "it must be 1 or more")
+    problems = count_problems(args, "max_seq_length", "max_predictions_per_seq", "steps", "windows", "batch_size")
     for name, most, whose in (
         ("max_seq_length", config.max_position_embeddings, "the model's max_position_embeddings"),
         ("max_predictions_per_seq", args.max_seq_length, "--max_seq_length"),
     ):
-        problems.check(
-            getattr(args, name) <= most, f"--{name} is {getattr(args, name)}", f"{whose} allows {most} at most"
-        )
+        value = getattr(args, name)
+        problems.check(value <= most, f"--{name} is {value}", f"{whose} allows {most} at most")
     if args.mean_length is not None:
         problems.extend([synthetic_problem(args.mean_length, args.max_seq_length, "--mean_length")])
-    if args.precision and (problem := precision_problem(args.precision, device)):
-        problems.add(problem)
+    if args.precision:
+        problems.extend([precision_problem(args.precision, device)])
     for name in args.variants or ():
         if problem := variants()[name].problem(device):
             problems.add(f"--variants has {name}: {problem}", "leave it out")
@@ -120,7 +115,7 @@ def chosen_variants(named: Sequence[str] | None, device: torch.device) -> dict[s
         return {name: known[name] for name in named}
     usual = ["eager", "hf"]
     if device.type != "cpu":
-        usual = [name for name, variant in known.items() if not (variant.in_fp8 or variant.by_graphs)]
+        usual = [name for name, variant in known.items() if not (variant.execution.in_fp8 or variant.by_graphs)]
     reasons = {name: known[name].problem(device) for name in usual}
     for name, reason in reasons.items():
         if reason:
@@ -128,38 +123,8 @@ def chosen_variants(named: Sequence[str] | None, device: torch.device) -> dict[s
     return {name: known[name] for name in usual if not reasons[name]}
 
 
-def build(variant: Variant, compute_dtype: torch.dtype, optimizer: str, workload: Workload) -> Callable[[], None]:
-    """A variant's step, warm."""
-    step = step_of(variant, compute_dtype, optimizer, workload)
-    for _ in range(WARM_UP_STEPS):
-        step()
-    return step
-
-
-def measure(step: Callable[[], None], n_steps: int, work: Workload, device: torch.device) -> dict:
-    """One window of steps."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    meter = ThroughputMeter(0, n_steps, work.flops, device)
-    for _ in range(n_steps):
-        step()
-        meter.add(work.batch.work)
-        meter.end_step()
-    return meter.result()
-
-
-def measured_together(chosen: dict[str, Variant]) -> list[dict[str, Variant]]:
-    """Variants that take turns: all without graphs; and one by one those with, whose memory serves nobody else."""
-    taking_turns = {name: variant for name, variant in chosen.items() if not variant.by_graphs}
-    return [taking_turns, *({name: variant} for name, variant in chosen.items() if variant.by_graphs)]
-
-
 def measure_all(
-    chosen: dict[str, Variant],
-    args: argparse.Namespace,
-    work: Workload,
-    compute_dtype: torch.dtype,
-    failed: list[str],
+    chosen: dict[str, Variant], args: argparse.Namespace, work: Workload, compute_dtype: torch.dtype, failed: list[str]
 ) -> dict[str, list[dict]]:
     """The windows of each variant at one batch size, taken in turns; none of those that do not fit into memory.
 
@@ -179,19 +144,34 @@ def measure_all(
     for _ in range(args.windows):
         for name in list(steps):
             with _failing_alone(name, work, failed):
-                windows[name].append(_window(steps, name, at_rest[name], args.steps, work, device))
+                windows[name].append(measure(steps, name, at_rest[name], args.steps, work))
     return {name: found for name, found in windows.items() if len(found) == args.windows}
 
 
-def _window(
-    steps: dict[str, Callable[[], None]], name: str, at_rest: int, n_steps: int, work: Workload, device: torch.device
-) -> dict:
+def build(variant: Variant, compute_dtype: torch.dtype, optimizer: str, work: Workload) -> Callable[[], None]:
+    """A variant's step, warm."""
+    step = step_of(variant, compute_dtype, optimizer, work)
+    for _ in range(WARM_UP_STEPS):
+        step()
+    return step
+
+
+def measure(
+    steps: dict[str, Callable[[], None]], name: str, at_rest: int, n_steps: int, work: Workload
+) -> dict[str, Any]:
     """One window of a variant; one that fails is in `steps` no more, and leaves its memory to the others."""
     step = steps.pop(name)
+    device = work.batch.input_ids.device
     others = allocated(device) - at_rest
-    window = measure(step, n_steps, work, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    meter = ThroughputMeter(0, n_steps, work.flops, device)
+    for _ in range(n_steps):
+        step()
+        meter.add(work.batch.work)
+        meter.end_step()
     steps[name] = step
-    return window | {"others_bytes": others}
+    return meter.result() | {"others_bytes": others}
 
 
 def allocated(device: torch.device) -> int:
@@ -199,11 +179,10 @@ def allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def release_memory(device: torch.device) -> None:
+def release_memory() -> None:
     """Give back what nobody holds, cycles of objects included: what else runs here needs it."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager
@@ -219,14 +198,7 @@ def _failing_alone(name: str, work: Workload, failed: list[str]) -> Iterator[Non
             traceback.print_exc()
             failed.append(variant)
         traceback.clear_frames(error.__traceback__)  # they hold the step's tensors for as long as the error lives
-        release_memory(work.batch.input_ids.device)
-
-
-def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
-    """TFLOP/s of a large matmul of random matrices: the ceiling of this GPU, as it is now."""
-    left, right = (torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device, dtype=dtype) for _ in range(2))
-    mean_seconds(lambda: left @ right, 5, device)
-    return 2 * MATRIX_SIZE**3 / mean_seconds(lambda: left @ right, 20, device) / 1e12
+        release_memory()
 
 
 def rate(windows: Sequence[dict]) -> float:
@@ -234,42 +206,21 @@ def rate(windows: Sequence[dict]) -> float:
     return statistics.median(window["sequences_per_second"] for window in windows)
 
 
-def row(
-    name: str, variant: Variant, batch_size: int, windows: Sequence[dict], peak: float | None, best: float | None
-) -> list[str]:
-    """A line of the table."""
+def row(name: str, variant: Variant, batch_size: int, windows: Sequence[dict], peak: float, theirs: float) -> list[str]:
+    """A line of the table; `peak` in FLOP/s and the rate of Hugging Face's best may be 0, for none."""
     rates = [window["sequences_per_second"] for window in windows]
     tflops = statistics.median(window["model_tflops_per_second"] for window in windows)
-    last = windows[-1]
-    memory = last.get("peak_memory_allocated_bytes", 0) - last["others_bytes"]
+    memory = windows[-1].get("peak_memory_allocated_bytes", 0) - windows[-1]["others_bytes"]
     return [
         name,
         str(batch_size),
         f"{rate(windows):,.1f}",
         f"{min(rates):,.1f} - {max(rates):,.1f}",
         f"{tflops:,.3g}",
-        f"{tflops / peak:.1%}" if peak and not variant.in_fp8 else "",
+        f"{tflops * 1e12 / peak:.1%}" if peak and not variant.execution.in_fp8 else "",
         f"{memory / 2**30:.1f}" if memory > 0 and not variant.by_graphs else "",
-        f"{rate(windows) / best:.2f}" if best else "",
+        f"{rate(windows) / theirs:.2f}" if theirs else "",
     ]
-
-
-def print_table(
-    found: dict[tuple[str, int], list[dict]], chosen: dict[str, Variant], peak: float | None, title: str, precision: str
-) -> None:
-    """What was found, by name and batch size, under a line that says what was measured."""
-    best = {name: max((rate(w) for (n, _), w in found.items() if n == name), default=0.0) for name in chosen}
-    ours, theirs = (
-        max((best[name] for name, variant in chosen.items() if variant.is_ours == is_ours), default=0.0)
-        for is_ours in (True, False)
-    )
-    print(title)
-    rows = [row(name, chosen[name], size, windows, peak, theirs) for (name, size), windows in sorted(found.items())]
-    print(markdown_table(HEADER, rows))
-    if peak:
-        print(f"matrix product: {peak:,.0f} TFLOP/s in {precision}; fp8 has no peak of one format")
-    if ours and theirs:
-        print(f"ours / Hugging Face: {ours / theirs:.2f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -282,25 +233,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = chosen_variants(args.variants, device)
     precision = resolve_precision(args.precision, device)
     precision.apply()
-    peak = None
+    peak = 0.0
     if device.type == "cuda":
-        peak = matmul_tflops(precision.compute_dtype, device)
-        release_memory(device)
+        large = Matmul("a large one", 8192, 8192, 8192)
+        peak = large.flops / seconds_of_matmul(large, precision.compute_dtype, device)
+        release_memory()
 
+    together = {name: variant for name, variant in chosen.items() if not variant.by_graphs}
+    groups = [together, *({name: variant} for name, variant in chosen.items() if variant.by_graphs)]
     found: dict[tuple[str, int], list[dict]] = {}
     failed: list[str] = []
     shape = args.max_seq_length, args.max_predictions_per_seq, config.vocab_size, args.mean_length
     for batch_size in args.batch_size:
         work = Workload(args.task, config, synthetic_batch(batch_size, *shape).to(device))
-        for group in measured_together(chosen):
+        for group in groups:
             for name, windows in measure_all(group, args, work, precision.compute_dtype, failed).items():
                 found[name, batch_size] = windows
                 print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
-            release_memory(device)
+            release_memory()
 
     lengths = f"{args.max_seq_length} tokens" if args.mean_length is None else f"{args.mean_length:g} tokens on average"
-    title = f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}"
-    print_table(found, chosen, peak, title, precision.name)
+    print(f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}")
+    theirs = max((rate(windows) for (name, _), windows in found.items() if not chosen[name].is_ours), default=0.0)
+    rows = [row(name, chosen[name], size, windows, peak, theirs) for (name, size), windows in sorted(found.items())]
+    print(markdown_table(HEADER, rows))
+    if peak:
+        print(f"matrix product: {peak / 1e12:,.0f} TFLOP/s in {precision.name}; fp8 has no peak of one format")
     if failed:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
         sys.exit(1)

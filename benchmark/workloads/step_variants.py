@@ -1,20 +1,20 @@
-"""A training step in all the ways that benchmark/training_step.py compares, on one batch."""
+"""A training step in all the ways that benchmark/training_step.py compares: ours, and that of Hugging Face's BERT.
 
+Theirs is as a good user would write it, by its documentation: padded tensors, SDPA attention, autocast in 16 bits,
+labels over all positions, PyTorch's fused AdamW, clipped gradients, and torch.compile over the whole model.
+"""
+
+import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.workloads.hugging_face_step import (
-    LEARNING_RATE,
-    MAX_GRAD_NORM,
-    hugging_face_step,
-    padded_inputs,
-    padded_question_inputs,
-)
 from common.work import Work
 from data.loading.flat_batch import PretrainingBatch
 from kernels.launch import triton_problem
@@ -26,31 +26,16 @@ from training.config.precision import precision_problem
 from training.cuda_graphs import GradientGraphs
 
 MODELS = MappingProxyType({"pretraining": BertForPreTraining, "squad": BertForQuestionAnswering})
-ENCODER_INPUTS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
-PRETRAINING_INPUTS = ("masked_lm_positions", "masked_lm_labels", "next_sentence_labels")
-GRAPHS = "+graphs"
+LEARNING_RATE, MAX_GRAD_NORM = 1e-4, 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """How a step is computed."""
 
-    compiled: bool = True
-    kernels: str = "torch"
-    attention: str | None = None
-    in_fp8: bool = False
+    execution: Execution
+    """All but its dtype."""
     is_ours: bool = True
     by_graphs: bool = False
-
-    def execution(self, compute_dtype: torch.dtype) -> Execution:
-        """As the model takes it, in this dtype if it has none of its own."""
-        return Execution(
-            torch.bfloat16 if self.in_fp8 else compute_dtype,
-            compiled=self.compiled,
-            kernels=self.kernels,
-            attention=self.attention,
-            in_fp8=self.in_fp8,
-        )
 
     def problem(self, device: torch.device) -> str | None:
         """Why it cannot run here."""
@@ -58,52 +43,68 @@ class Variant:
             return "CUDA graphs need an NVIDIA GPU"
         if not self.is_ours and importlib.util.find_spec("transformers") is None:
             return "Hugging Face's model needs transformers, of requirements-dev.txt"
-        if self.kernels == "torch":
-            return None
-        if (reason := triton_problem(device)) or not self.in_fp8:
+        if self.execution.kernels == "triton" and (reason := triton_problem(device)):
             return reason
-        problem = precision_problem("fp8", device)
+        problem = precision_problem("fp8", device) if self.execution.in_fp8 else None
         return problem and problem.problem
 
 
 def variants() -> dict[str, Variant]:
     """By name: ours, ours with CUDA graphs, Hugging Face's."""
+    triton = Execution(compiled=True, kernels="triton")
     ours = {
-        "eager": Variant(compiled=False),
-        "compiled": Variant(),
-        "triton": Variant(kernels="triton"),
-        "triton-attention": Variant(kernels="triton", attention="triton"),
-        "fp8": Variant(kernels="triton", attention="triton", in_fp8=True),
+        "eager": Execution(),
+        "compiled": Execution(compiled=True),
+        "triton": triton,
+        "triton-attention": dataclasses.replace(triton, attention="triton"),
+        "fp8": dataclasses.replace(triton, attention="triton", in_fp8=True),
     }
-    with_graphs = {name + GRAPHS: dataclasses.replace(variant, by_graphs=True) for name, variant in ours.items()}
-    theirs = {"hf": Variant(compiled=False, is_ours=False), "hf-compiled": Variant(is_ours=False)}
-    return ours | with_graphs | theirs
+    theirs = {"hf": Execution(), "hf-compiled": Execution(compiled=True)}
+    return {
+        **{name: Variant(execution) for name, execution in ours.items()},
+        **{f"{name}+graphs": Variant(execution, by_graphs=True) for name, execution in ours.items()},
+        **{name: Variant(execution, is_ours=False) for name, execution in theirs.items()},
+    }
 
 
-class Workload:
-    """A batch, and what a model is given of it and counts for it.
+class Workload(NamedTuple):
+    """A task, a model's shape, and a batch on the device."""
 
-    Args:
-        batch: on the device.
-    """
+    task: str
+    config: BertConfig
+    batch: PretrainingBatch
 
-    def __init__(self, task: str, config: BertConfig, batch: PretrainingBatch):
-        self.task, self.config, self.batch = task, config, batch
-        lengths = batch.cu_seqlens[: batch.n_sequences + 1].diff()
-        self._positions: tuple[Tensor, Tensor] = (lengths // 2).long(), (lengths - 1).long()
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """(B,) each: first and last tokens of made answers."""
+        lengths = self.batch.cu_seqlens[: self.batch.n_sequences + 1].diff()
+        return (lengths // 2).long(), (lengths - 1).long()
 
-    def inputs(self) -> dict[str, Tensor]:
+    def inputs(self) -> tuple[Tensor | int, ...]:
         """Of our model."""
-        if self.task == "pretraining":
-            return {name: getattr(self.batch, name) for name in (*ENCODER_INPUTS, *PRETRAINING_INPUTS)}
-        answers = dict(zip(("start_positions", "end_positions"), self._positions, strict=True))
-        return {name: getattr(self.batch, name) for name in ENCODER_INPUTS} | answers
+        batch = self.batch
+        labels = batch.masked_lm_positions, batch.masked_lm_labels, batch.next_sentence_labels
+        return *batch.encoder_inputs, *(labels if self.task == "pretraining" else self.answers())
 
     def padded(self) -> dict[str, Tensor]:
-        """Of Hugging Face's."""
-        if self.task == "pretraining":
-            return padded_inputs(self.batch)
-        return padded_question_inputs(self.batch, self._positions)
+        """Of Hugging Face's: the real sequences as (B, S) tensors, with the masked ids in dense rows of labels."""
+        batch = self.batch
+        lengths = batch.cu_seqlens[: batch.n_sequences + 1].diff().tolist()
+
+        def rectangle(flat: Tensor, fill: int) -> Tensor:
+            rows = flat[: sum(lengths)].split(lengths)
+            return torch.stack([F.pad(row, (0, batch.max_seqlen - len(row)), value=fill) for row in rows])
+
+        inputs = {
+            "input_ids": rectangle(batch.input_ids, 0),
+            "token_type_ids": rectangle(batch.token_type_ids, 0),
+            "attention_mask": rectangle(torch.ones_like(batch.input_ids), 0),
+        }
+        if self.task == "squad":
+            return inputs | dict(zip(("start_positions", "end_positions"), self.answers(), strict=True))
+        labels = torch.full_like(batch.input_ids, -100)
+        real = batch.masked_lm_labels != -100
+        labels[batch.masked_lm_positions[real]] = batch.masked_lm_labels[real]
+        return inputs | {"labels": rectangle(labels, -100), "next_sentence_label": batch.next_sentence_labels}
 
     def flops(self, work: Work) -> float:
         """Forward and backward, of the model, whoever runs it: see models/flops.py."""
@@ -114,33 +115,57 @@ def step_of(variant: Variant, compute_dtype: torch.dtype, optimizer: str, worklo
     """One step on the workload's batch, as a function to call again and again.
 
     Args:
+        compute_dtype: of all but fp8.
         optimizer: of ours; Hugging Face's has AdamW.
     """
-    execution = variant.execution(compute_dtype)
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if variant.execution.in_fp8 else compute_dtype
+    execution = dataclasses.replace(variant.execution, compute_dtype=dtype)
     if variant.is_ours:
         return _our_step(execution, optimizer, workload, variant.by_graphs)
-    device = workload.batch.input_ids.device
-    dtype, compiled = execution.compute_dtype, variant.compiled
-    return hugging_face_step(workload.config, workload.padded(), workload.task, dtype, device, compiled)
+    return _their_step(execution, workload)
 
 
 def _our_step(execution: Execution, optimizer: str, workload: Workload, by_graphs: bool) -> Callable[[], None]:
     device = workload.batch.input_ids.device
-    torch.manual_seed(0)
     with device:  # where weights are drawn in milliseconds and not in many seconds
         model = MODELS[workload.task](workload.config)
     prepare_model(model, device, execution)
-    groups = parameter_groups(model)
-    optimizer = build_optimizer(optimizer, groups, LEARNING_RATE, kernels=execution.kernels)
+    optimizer = build_optimizer(optimizer, parameter_groups(model), LEARNING_RATE, kernels=execution.kernels)
     inputs = workload.inputs()
-    graphs = GradientGraphs(lambda batch: model(**inputs)[:1], model.parameters()) if by_graphs else None
+    graphs = GradientGraphs(lambda batch: model(*inputs)[:1], model.parameters()) if by_graphs else None
 
     def step() -> None:
         if graphs is not None:
             graphs(workload.batch, 1.0, accumulates=False)
         else:
-            model(**inputs).loss.backward()
+            model(*inputs).loss.backward()
         clip_and_step(optimizer, gradient_norm(optimizer.param_groups), MAX_GRAD_NORM)
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _their_step(execution: Execution, workload: Workload) -> Callable[[], None]:
+    import transformers
+
+    models = {"pretraining": transformers.BertForPreTraining, "squad": transformers.BertForQuestionAnswering}
+    device, inputs = workload.batch.input_ids.device, workload.padded()
+    shape = transformers.BertConfig(**dataclasses.asdict(workload.config), attn_implementation="sdpa")
+    with device:
+        model = models[workload.task](shape)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, fused=True)
+    forward = torch.compile(model) if execution.compiled else model
+    autocast = contextlib.nullcontext()
+    if execution.compute_dtype != torch.float32:
+        autocast = torch.autocast(device.type, dtype=execution.compute_dtype)
+
+    def step() -> None:
+        with autocast:
+            loss = forward(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
