@@ -1,13 +1,11 @@
 """Wikipedia's dump to the articles' text, with the parts of wikiextractor.
 
-Its own command line feeds processes through queues that do not know when one of them was killed, and works on one
-machine. So its parts run on our workers instead, and give the same bytes: pages are collected here, in the order of the
-dump, and cleaned there. Templates, a gigabyte of English Wikipedia, go to files as they are read, and all workers map
-these into memory, so that there is one copy of them on each machine.
+Its own command line works on one machine, and does not notice when one of its processes is killed. So its parts run on
+our workers and give the same bytes. Templates, a gigabyte of English Wikipedia, go to files as they are read, and all
+workers map these into memory, so that there is one copy of them on each machine.
 """
 
 import bz2
-import dataclasses
 import functools
 import io
 import itertools
@@ -29,15 +27,6 @@ PAGES_PER_TASK = 32
 FETCH_AGAIN = "fetch it again with --action download --dataset wikicorpus_en --overwrite"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Site:
-    """What a dump says of its wiki before the first page."""
-
-    urlbase: str
-    namespaces: frozenset[str]
-    template_namespace: str
-
-
 def extracted_files(extracted: Path) -> list[Path]:
     """The files that extraction wrote, in its order."""
     return sorted(path for path in extracted.rglob("wiki_*") if path.is_file())
@@ -46,26 +35,23 @@ def extracted_files(extracted: Path) -> list[Path]:
 def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, int]:
     """Write the articles of a dump (.xml or .xml.bz2) to AA/wiki_00 and so on in the folder `extracted`, which is new.
 
-    The bytes are those of `python -m wikiextractor.WikiExtractor --json --bytes 100M`.
-
-    Returns:
-        the number of articles of each file, by its path from `extracted`.
+    The bytes are those of `python -m wikiextractor.WikiExtractor --json --bytes 100M`. Returns the number of articles
+    of each file, by its path from `extracted`.
 
     Raises:
         UserError: a damaged or truncated dump, something else, or one without articles.
     """
     # Beside the output, where workers of a cluster see it too.
-    with (
-        tempfile.TemporaryDirectory(prefix=".templates.", dir=extracted.parent) as folder,
-        tqdm(total=2 * dump.stat().st_size, unit="B", unit_scale=True, desc="extraction, in two passes") as bar,
-    ):
-        site = _site(_lines(dump, bar=None), dump)
-        prefix = f"{site.template_namespace}:" if site.template_namespace else ""
+    with tempfile.TemporaryDirectory(prefix=".templates.", dir=extracted.parent) as folder:
+        urlbase, namespaces, template_namespace = _site(dump)
         # The library skips pages of this name by a variable of its module.
-        WikiExtractor.templateNamespace = site.template_namespace
-        prefix = _save_templates(_lines(dump, bar), Path(folder), prefix)
-        pages = WikiExtractor.collect_pages(_lines(dump, bar))
-        extract = functools.partial(_extract, templates=Path(folder), site=site, prefix=prefix)
+        WikiExtractor.templateNamespace = template_namespace
+        prefix = f"{template_namespace}:" if template_namespace else ""
+        prefix = _save_templates(_lines(dump, "reading templates"), Path(folder), prefix)
+        extract = functools.partial(
+            _extract, templates=Path(folder), urlbase=urlbase, namespaces=namespaces, prefix=prefix
+        )
+        pages = WikiExtractor.collect_pages(_lines(dump, "extracting articles"))
         articles = pool.map(extract, _batches(pages), "extraction", _batch_name)
         counts = _write(itertools.chain.from_iterable(articles), extracted)
     if not counts:
@@ -73,28 +59,25 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, i
     return counts
 
 
-def _lines(dump: Path, bar: tqdm | None) -> Iterator[str]:
-    """The dump's lines; raises UserError when it is damaged or ends before </mediawiki>."""
-    last = ""
-    with open(dump, "rb") as raw:
-        content = bz2.BZ2File(raw) if dump.suffix == ".bz2" else raw
-        before = 0
+def _lines(dump: Path, what: str | None = None) -> Iterator[str]:
+    """The dump's lines, with a bar of this name; raises UserError when it is damaged or ends before </mediawiki>."""
+    last, size = "", dump.stat().st_size
+    with open(dump, "rb") as raw, tqdm.wrapattr(raw, "read", size, desc=what, disable=what is None) as counted:
+        content = bz2.BZ2File(counted) if dump.suffix == ".bz2" else raw
         try:
             for line in io.TextIOWrapper(content, encoding="utf-8"):
                 last = line if line.strip() else last
-                if bar is not None and (now := raw.tell()) != before:
-                    bar.update(now - before)
-                    before = now
                 yield line
         except (EOFError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The dump {dump} is damaged or cut short ({error})", f"{FETCH_AGAIN}") from error
+            raise UserError(f"The dump {dump} is damaged or cut short ({error})", FETCH_AGAIN) from error
     if not last.rstrip().endswith("</mediawiki>"):
-        raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump", f"{FETCH_AGAIN}")
+        raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump", FETCH_AGAIN)
 
 
-def _site(lines: Iterable[str], dump: Path) -> _Site:
+def _site(dump: Path) -> tuple[str, set[str], str]:
+    """What a dump says of its wiki before the first page: address, namespaces, and which of them is the templates'."""
     urlbase, namespaces, template_namespace = "", {"Template"}, ""
-    for line in lines:
+    for line in _lines(dump):
         if not (match := WikiExtractor.tagRE.search(line)):
             continue
         tag, content = match[2], match[3]
@@ -105,8 +88,8 @@ def _site(lines: Iterable[str], dump: Path) -> _Site:
             if 'key="10"' in line:
                 template_namespace = content
         elif tag in ("/siteinfo", "page"):
-            return _Site(urlbase, frozenset(namespaces), template_namespace)
-    raise UserError(f"wikiextractor found no article in {dump}", "check that it is a pages-articles dump")
+            break
+    return urlbase, namespaces, template_namespace
 
 
 class _TemplateFiles(template_blob.StreamingTemplateBlobBuilder):
@@ -138,14 +121,11 @@ def _save_templates(lines: Iterable[str], folder: Path, prefix: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _mapped(folder: Path, kind: str) -> template_blob.CompactedTemplates:
-    return template_blob.CompactedTemplates(*(_map(folder / f"{kind}{number}") for number in range(3)))
-
-
-def _map(path: Path) -> mmap.mmap | bytes:
-    if path.stat().st_size == 0:  # which mmap refuses
-        return b""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    parts = []
+    for path in (folder / f"{kind}{number}" for number in range(3)):
+        with open(path, "rb") as file:  # mmap refuses an empty one
+            parts.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b"")
+    return template_blob.CompactedTemplates(*parts)
 
 
 def _batches(pages: Iterator[tuple]) -> Iterator[list[tuple]]:
@@ -157,27 +137,25 @@ def _batch_name(batch: list[tuple]) -> str:
     return f"articles {batch[0][2]!r} to {batch[-1][2]!r}"
 
 
-def _extract(batch: list[tuple], templates: Path, site: _Site, prefix: str) -> list[str]:
-    return [_article(page, templates, site, prefix) for page in batch]
-
-
-def _article(page: tuple[str, str, str, list[str]], templates: Path, site: _Site, prefix: str) -> str:
-    number, revision, title, lines = page
-    out = io.StringIO()
-    Extractor(
-        number,
-        revision,
-        site.urlbase,
-        title,
-        lines,
-        templates=_mapped(templates, "templates"),
-        redirects=_mapped(templates, "redirects"),
-        templatePrefix=prefix,
-        knownNamespaces=set(site.namespaces),
-        ignored_tag_patterns=[*_DEFAULT_IGNORED_TAG_PATTERNS, ignoreTag("a")],
-        to_json=True,
-    ).extract(out)
-    return out.getvalue()
+def _extract(batch: list[tuple], templates: Path, urlbase: str, namespaces: set[str], prefix: str) -> list[str]:
+    articles = []
+    for number, revision, title, lines in batch:
+        out = io.StringIO()
+        Extractor(
+            number,
+            revision,
+            urlbase,
+            title,
+            lines,
+            templates=_mapped(templates, "templates"),
+            redirects=_mapped(templates, "redirects"),
+            templatePrefix=prefix,
+            knownNamespaces=set(namespaces),
+            ignored_tag_patterns=[*_DEFAULT_IGNORED_TAG_PATTERNS, ignoreTag("a")],
+            to_json=True,
+        ).extract(out)
+        articles.append(out.getvalue())
+    return articles
 
 
 def _write(articles: Iterable[str], extracted: Path) -> dict[str, int]:

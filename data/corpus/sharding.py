@@ -1,10 +1,7 @@
 """Documents to training and test shards: one sentence per line, an empty line after each document.
 
 One pass, in memory that does not grow with the corpus. Each document goes whole to one shard: to the test set whenever
-that has fallen behind its share of the sentences, and there, or in the training set, to the shard with the fewest. So
-the test set is spread over the whole corpus, no document is in two shards, and shards differ in sentences by one
-document at most. Splitting into sentences is the slow part and runs in parallel; the order of the documents decides
-alone.
+that has fallen behind its share of the sentences, and there, or in the training set, to the shard with the fewest.
 
 Documents that repeat an earlier one word for word are left out: a copy in the test set of what is trained on would
 make the test loss worth nothing, and collections of books are full of them. They are found by hashes, 8 bytes each.
@@ -41,34 +38,13 @@ class ShardingPlan:
     fraction_test_set: float
 
 
-class _Assigner:
-    """Decides which shard a document goes to, from the numbers of sentences so far."""
-
-    def __init__(self, plan: ShardingPlan):
-        self.fraction = plan.fraction_test_set
-        self.heaps = {
-            split: [(0, index, name) for index, name in enumerate(names)]
-            for split, names in (("training", plan.training_names), ("test", plan.test_names))
-        }
-        self.totals = {"training": 0, "test": 0}
-
-    def shard_for(self, n_sentences: int) -> str:
-        # Asked before this document counts: if its length had a say, the test set would gather the short ones.
-        behind = self.totals["test"] < self.fraction * sum(self.totals.values())
-        split = "test" if behind else "training"
-        count, index, name = self.heaps[split][0]
-        heapq.heapreplace(self.heaps[split], (count + n_sentences, index, name))
-        self.totals[split] += n_sentences
-        return name
-
-
 def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
     """Size, hash and number of documents of a formatted text; and a hash of each line, (lines,) uint64, 0 if blank.
 
     Raises:
         UserError: it is missing, or a line is too long to be a document.
     """
-    digest, n_bytes, n_documents, hashes = hashlib.sha256(), 0, 0, array("Q")
+    digest, n_documents, hashes = hashlib.sha256(), 0, array("Q")
     try:
         with open(path, "rb") as file:
             while line := file.readline(MAX_DOCUMENT_BYTES + 1):
@@ -79,13 +55,13 @@ def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
                         "put one document per line",
                     )
                 digest.update(line)
-                n_bytes += len(line)
                 text = line.strip()
                 n_documents += bool(text)
                 hashes.append(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") if text else 0)
     except FileNotFoundError as error:
         raise UserError(f"There is no formatted text {path}", "make it with --action text_formatting") from error
-    return FileRecord(n_bytes, digest.hexdigest(), {"documents": n_documents}), np.frombuffer(hashes, dtype=np.uint64)
+    record = FileRecord(path.stat().st_size, digest.hexdigest(), {"documents": n_documents})
+    return record, np.frombuffer(hashes, dtype=np.uint64)
 
 
 def first_of_their_kind(hashes: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -105,35 +81,36 @@ def write_shards(
     Args:
         inputs: the files, and which of their lines to take, (lines,) bool; see `first_of_their_kind`.
 
-    Returns:
-        for each shard's file name its record, with the counts of documents and sentences.
-
     Raises:
         UserError: an input is not UTF-8 text, or a shard would get fewer than two documents.
     """
     n_documents = int(sum(taken.sum() for taken in inputs.values()))
-    names = (*plan.training_names, *plan.test_names)
-    if n_documents < MIN_DOCUMENTS * len(names):
-        raise UserError(
-            f"There are {n_documents} different documents in {' and '.join(map(str, inputs))}, and the {len(names)} "
-            f"shards asked for need {MIN_DOCUMENTS} each",
-            "lower --n_training_shards and --n_test_shards",
-        )
-    shards = {name: _Shard(folder / f"{name}.txt") for name in names}
-    assigner = _Assigner(plan)
+    kinds = {"training": plan.training_names, "test": plan.test_names}
+    shards = {kind: [_Shard(folder / f"{name}.txt") for name in kinds[kind]] for kind in kinds}
+    heaps = {kind: [(0, index, shard) for index, shard in enumerate(shards[kind])] for kind in kinds}
+    totals = dict.fromkeys(kinds, 0)
     with tqdm(total=n_documents, unit="document", desc="sharding") as progress:
         for documents in pool.map(_split_all, _batches(inputs), "sharding"):
             for sentences in filter(None, documents):
-                shards[assigner.shard_for(len(sentences))].add(sentences)
+                # Before this document counts: if its length had a say, the test set would gather the short ones.
+                kind = "test" if totals["test"] < plan.fraction_test_set * sum(totals.values()) else "training"
+                n_sentences, index, shard = heaps[kind][0]
+                heapq.heapreplace(heaps[kind], (n_sentences + len(sentences), index, shard))
+                totals[kind] += len(sentences)
+                shard.add(sentences)
             progress.update(len(documents))
-    for name, shard in shards.items():
-        if shard.n_documents < MIN_DOCUMENTS:
+    written = [*shards["training"], *shards["test"]]
+    for shard in written:
+        shard.flush()
+        if shard.counts["documents"] < MIN_DOCUMENTS:
             raise UserError(
-                f"The shard {name} would hold {shard.n_documents} of the {n_documents} documents and needs "
-                f"{MIN_DOCUMENTS}",
-                f"with a test share of {plan.fraction_test_set}, make fewer shards of its kind",
+                f"The shard {shard.path.stem} would hold {shard.counts['documents']} of the {n_documents} different "
+                f"documents and needs {MIN_DOCUMENTS}",
+                f"with a test share of {plan.fraction_test_set}, ask for fewer shards of its kind",
             )
-    return {shard.path.name: shard.close() for shard in shards.values()}
+    records = pool.map(FileRecord.of, [shard.path for shard in written], "hashing the shards", str)
+    pairs = zip(written, records, strict=True)
+    return {shard.path.name: dataclasses.replace(record, counts=shard.counts) for shard, record in pairs}
 
 
 class _Shard:
@@ -141,28 +118,20 @@ class _Shard:
 
     def __init__(self, path: Path):
         self.path = path
-        self.n_documents = self.n_sentences = self.n_bytes = 0
-        self._digest = hashlib.sha256()
+        self.counts = {"documents": 0, "sentences": 0}
         self._held = bytearray()
 
     def add(self, sentences: list[str]) -> None:
         self._held += ("\n".join(sentences) + "\n\n").encode()
-        self.n_documents += 1
-        self.n_sentences += len(sentences)
+        self.counts["documents"] += 1
+        self.counts["sentences"] += len(sentences)
         if len(self._held) > BUFFERED_BYTES:
-            self._flush()
+            self.flush()
 
-    def close(self) -> FileRecord:
-        self._flush()
-        counts = {"documents": self.n_documents, "sentences": self.n_sentences}
-        return FileRecord(self.n_bytes, self._digest.hexdigest(), counts)
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
         with open(self.path, "ab") as file:
             file.write(self._held)
-        self._digest.update(self._held)
-        self.n_bytes += len(self._held)
-        self._held = bytearray()
+        self._held.clear()
 
 
 def _split_all(documents: list[str]) -> list[list[str]]:
@@ -173,21 +142,16 @@ def _batches(inputs: Mapping[Path, np.ndarray]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for path, taken in inputs.items():
-        for line in itertools.compress(_lines(path), taken):
-            batch.append(line)
-            size += len(line)
-            if size >= BATCH_CHARACTERS:
-                yield batch
-                batch, size = [], 0
+        try:
+            # Only "\n" ends a document, here as where they are counted; a stray "\r" must not end a sentence either.
+            with open(path, encoding="utf-8", newline="\n") as lines:
+                for line in itertools.compress(lines, taken):
+                    batch.append(line.replace("\r", " "))
+                    size += len(line)
+                    if size >= BATCH_CHARACTERS:
+                        yield batch
+                        batch, size = [], 0
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text ({error})", "convert it, or format the corpus again") from error
     if batch:
         yield batch
-
-
-def _lines(path: Path) -> Iterator[str]:
-    # Only "\n" ends a document, here as where they are counted; a stray "\r" must not end a sentence either.
-    try:
-        with open(path, encoding="utf-8", newline="\n") as lines:
-            for line in lines:
-                yield line.replace("\r", " ")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error})", "convert it, or format the corpus again") from error

@@ -140,8 +140,11 @@ def failing_inputs(folder):
     latin = folder / "latin.txt"
     latin.write_bytes(b"".join(b"One. Two %d.\n" % number for number in range(8)) + b"caf\xe9.\n")
     return {
-        "few": (few, "There are 5 different documents in .*, and the 4 shards asked for need 2 each"),
-        "lopsided": (lopsided, r"shard x_training_\d would hold . of the 8 documents and needs 2"),
+        "few": (
+            few,
+            r"shard x_training_1 would hold 1 of the 5 different documents .* ask for fewer",
+        ),
+        "lopsided": (lopsided, r"shard x_training_\d would hold . of the 8 different documents and needs 2"),
         "latin": (latin, "latin.txt is not UTF-8 text"),
         "missing": (folder / "missing.txt", "no formatted text .*missing.txt.*text_formatting"),
     }
