@@ -1,4 +1,4 @@
-"""The sources of documents, and the datasets made of them.
+"""The sources of documents: where they come from, how they become one document per line, and the datasets made of them.
 
 Each file of data/sources/ holds one, as its class `Source`. The choices of the command lines, the stages and the names
 of the folders follow from what is found there.
@@ -6,16 +6,88 @@ of the folders follow from what is found there.
 
 import dataclasses
 import functools
+import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, ClassVar
 
+from tqdm import tqdm
+
+from common.errors import Problem, UserError
+from common.workers import Workers
 from data.artifacts.layout import BOTH, Layout
-from data.downloaders.document_source import DocumentSource
+from data.artifacts.manifest import FileRecord
+from data.artifacts.stage_output import Preparation
+from data.downloaders.folder import DownloadOptions
 
 COMBINED = MappingProxyType({BOTH: ("wikicorpus_en", "bookscorpus")})
 """Datasets made of several sources' documents, from sharding on."""
+
+
+class DocumentSource:
+    """Documents of one origin. Subclasses are named `Source`; they say what is left open here."""
+
+    name: ClassVar[str]
+    """Of the dataset."""
+    document: ClassVar[str] = "document"
+    """What one is called, in the formatted text's file name."""
+    counted_as: ClassVar[str] = "documents"
+    """What those in the formatted text are called."""
+    parameters: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """What shapes the formatted text, for the manifest."""
+
+    def problem(self, source: str | None) -> Problem | None:
+        """What is wrong with `--source`, as far as can be told without the network."""
+        raise NotImplementedError
+
+    def download(self, preparation: Preparation, options: DownloadOptions) -> str:
+        """Bring the documents into `preparation.layout.download`, see `download_folder`; returns what was done."""
+        raise NotImplementedError
+
+    def extract(self, preparation: Preparation) -> str | None:
+        """What is to be done between download and formatting; returns what was done."""
+
+    def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
+        """The folder to format, which may have a manifest, and the files there. Raises UserError if there are none."""
+        raise NotImplementedError
+
+    def parts(self, files: Sequence[Path]) -> Iterable[tuple[Path, int]]:
+        """The pieces that workers format, each at once: a file, and where in it the piece begins."""
+        return ((file, 0) for file in files)
+
+    def documents(self, part: tuple[Path, int]) -> list[str]:
+        """The documents of a piece, each a line without its end. Raises UserError if it holds something else."""
+        raise NotImplementedError
+
+    def formatted(self, layout: Layout) -> Path:
+        """The file with a document per line."""
+        return layout.formatted / f"{self.name}_one_{self.document}_per_line.txt"
+
+    def write_documents(self, files: Sequence[Path], formatted: Path, pool: Workers) -> FileRecord:
+        """Write the documents in `files` one per line, in their order, without empty ones.
+
+        Raises:
+            UserError: a file holds something else, or nothing is prose.
+        """
+        digest, n_documents = hashlib.sha256(), 0
+        parts = pool.map(self.documents, self.parts(files), "text_formatting", _name_of)
+        with open(formatted, "wb") as file:
+            for documents in tqdm(parts, "text_formatting", unit="part"):
+                lines = [f"{document}\n".encode() for document in documents if document]
+                file.writelines(lines)
+                digest.update(b"".join(lines))
+                n_documents += len(lines)
+        if n_documents == 0:
+            raise UserError(
+                f"There is no prose in any document of {files[0].parent}", "check that it is what it should be"
+            )
+        return FileRecord(formatted.stat().st_size, digest.hexdigest(), {"documents": n_documents})
+
+
+def _name_of(part: tuple[Path, int]) -> str:
+    return str(part[0])
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from common.errors import Problem, UserError
 from common.remote_files import is_remote, last_part, shown
 from data.artifacts.layout import Layout
 from data.artifacts.stage_output import Preparation
-from data.downloaders.document_source import DocumentSource
+from data.document_sources import DocumentSource
 from data.downloaders.folder import DownloadOptions, download_folder, link_or_copy
 from file_utils import cached_path, unpack
 

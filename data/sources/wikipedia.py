@@ -22,7 +22,7 @@ from data.artifacts.layout import Layout
 from data.artifacts.manifest import FILE_NAME, FileRecord
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.extraction import extract_wikipedia, extracted_files
-from data.downloaders.document_source import DocumentSource
+from data.document_sources import DocumentSource
 from data.downloaders.folder import DownloadOptions, download_folder, link_or_copy
 from file_utils import cached_path
 
