@@ -18,8 +18,7 @@ from pathlib import Path
 
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmark.sweeps.points import read_points, settings, subject
-from benchmark.sweeps.repeats import Repeats, by_configuration
+from benchmark.sweeps.points import Repeats, by_configuration, read_points, settings, subject
 from common.errors import Problems, UserError, run_main
 
 RATE = "sequences_per_second"

@@ -53,8 +53,9 @@ class Table(NamedTuple):
 
     def plain(self) -> str:
         """The rows alone."""
-        cells = [[row[name].replace("|", "\\|").replace("\n", " ") for name in self.header] for row in self.rows]
-        return markdown_table(self.header, cells) if cells else ""
+        rows = [[row.get(name, MISSING) for name in self.header] for row in self.rows]
+        escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+        return markdown_table(self.header, escaped) if rows else ""
 
     def markdown(self) -> str:
         """As in a README."""
@@ -72,7 +73,7 @@ class Table(NamedTuple):
         """A section of a page. Each heading is a button, and columns of words have the class `text`."""
         head, rows = "", [""] * len(self.rows)
         for name in self.header:
-            cells = [row[name] for row in self.rows]
+            cells = [row.get(name, MISSING) for row in self.rows]
             kind = "" if all(map(NUMBER.fullmatch, cells)) else ' class="text"'
             button = f'<button type="button">{escape(name)}</button>'
             head += f'<th scope="col" aria-sort="none"{kind}>{button}</th>'

@@ -35,8 +35,7 @@ import scripts.convert_checkpoint
 import tasks.command_line
 import tasks.pretraining.task
 import tasks.squad.task
-from benchmark.sweeps.points import read_points
-from benchmark.sweeps.repeats import by_configuration
+from benchmark.sweeps.points import by_configuration, read_points
 from tasks.table import TASKS
 from training.config.settings import SHARED
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmark.reports.data import SUBJECT, Result, measured
-from benchmark.sweeps.points import subject
-from benchmark.sweeps.repeats import Repeats
+from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, text
 
 CONFIDENCE = 0.95

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.logs import Run, read_run
-from benchmark.sweeps.points import FILE_NAME, Point, read_points, settings
-from benchmark.sweeps.repeats import Repeats, by_configuration
+from benchmark.sweeps.points import FILE_NAME, Point, Repeats, by_configuration, read_points, settings
 from benchmark.tables import MISSING
 from common.errors import Problems, UserError
 from common.json_files import read_json
@@ -83,25 +82,18 @@ def _read_profile(file: Path) -> dict[str, Any]:
 
 
 def measured(results: Sequence[Result]) -> list[list[Repeats]]:
-    """The repeats of each configuration of each result, a list for each subject, by batch size in each series."""
+    """The repeats of each configuration of each result, a list for each subject, by name and batch size."""
     groups: dict[str, list[Repeats]] = {}
     for result in results:
         for repeats in by_configuration(result.points, result.label).values():
             groups.setdefault(str([repeats.configuration.get(name) for name in SUBJECT]), []).append(repeats)
-    return [sorted(group, key=lambda repeats: (*series_of(repeats), repeats.batch_size)) for group in groups.values()]
-
-
-def series_of(repeats: Repeats) -> tuple[str, str]:
-    """What all batch sizes of a line in a chart have in common."""
-    return json.dumps(repeats.configuration | {"batch_size": 0}, sort_keys=True), repeats.label
-
-
-def series_names(group: Sequence[Repeats]) -> list[str]:
-    """How each was measured, in words, with the result where there are several."""
-    names = [settings(repeats.configuration) or MISSING for repeats in group]
-    if len({repeats.label for repeats in group}) == 1:
-        return names
-    return [f"{repeats.label}, {name}" for repeats, name in zip(group, names, strict=True)]
+    for group in groups.values():
+        several = len({repeats.label for repeats in group}) > 1
+        for repeats in group:
+            words = [repeats.label if several else "", settings(repeats.configuration)]
+            repeats.name = ", ".join(filter(None, words)) or MISSING
+        group.sort(key=lambda repeats: (repeats.name, repeats.batch_size))
+    return list(groups.values())
 
 
 def references_for(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:

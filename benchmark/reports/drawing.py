@@ -53,7 +53,7 @@ class Series(NamedTuple):
     kind: str = "line"  # line, guide (grey dashes), discs or bars
     spread: Sequence[Sequence[float]] | None = None  # of a line: how far its bars reach below and above each mark
     areas: Sequence[float] = ()  # of discs
-    crosses: Sequence[tuple[float, float, str]] = ()  # x, y and words of what a line does not lead through
+    crosses: Sequence[tuple[float, str]] = ()  # x and words of what a line does not lead through, drawn on the axis
 
 
 class Figure(NamedTuple):
@@ -65,8 +65,7 @@ class Figure(NamedTuple):
     series: Sequence[Series]
     x_label: str
     y_label: str = ""
-    top: float | None = None  # where the axis ends that begins at zero
-    sizes: Sequence[int] = ()  # ticks of a logarithmic axis
+    sizes: Sequence[int] = ()  # ticks of a logarithmic axis; the other one begins at zero
     log: bool = False  # both axes are logarithmic
     rows: Sequence[str] = ()  # words over each bar
     images: Mapping[str, bytes] = MappingProxyType({})  # PNG by theme, once it is rendered
@@ -122,11 +121,15 @@ def draw(figure: Figure, axes: Any) -> None:
             every = 1 if series.spread else max(1, len(series.x) // 6)
             style |= {"marker": MARKERS[place % len(MARKERS)], "markevery": every, "capsize": 4}
             axes.errorbar(series.x, series.y, series.spread, **style)
-        for x, y, words in series.crosses:
-            axes.plot(x, y, marker="x", markersize=9, color=style["color"], linestyle="none", clip_on=False)
-            _annotate(axes, words, x, y, below=y > (figure.top or 0) / 2)
+        for x, words in series.crosses:
+            axes.plot(x, 0, marker="x", markersize=9, color=style["color"], linestyle="none", clip_on=False)
+            # Upright over the cross, on a patch of background, as lines may run through the letters.
+            patch = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.0}
+            place = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90}
+            axes.annotate(words, (x, 0), fontsize=SMALL, bbox=patch, zorder=5, **place)
     for place, words in enumerate(figure.rows):
-        axes.text(0, place - 0.25, _shortened(words), va="bottom", fontsize=SMALL)
+        shown = words if len(words) <= LETTERS_OVER_BAR else f"{words[: LETTERS_OVER_BAR - 12]}…{words[-11:]}"
+        axes.text(0, place - 0.25, shown, va="bottom", fontsize=SMALL)
     if figure.rows:
         axes.set(yticks=[], ylim=(len(figure.rows) - 0.4, -0.9))
         axes.grid(axis="y", visible=False)
@@ -136,21 +139,9 @@ def draw(figure: Figure, axes: Any) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(figure.sizes, [f"{size:,}" for size in figure.sizes])
         axes.minorticks_off()
-    if figure.top:
-        axes.set_ylim(0, figure.top)
+        axes.set_ylim(bottom=0)
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
     labels = [series.label for series in figure.series if series.label]
     if labels:
         columns = 2 if len(labels) > 2 and max(map(len, labels)) <= LETTERS_IN_HALF else 1
         axes.figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LETTERS_OVER_BAR else f"{name[: LETTERS_OVER_BAR - 12]}…{name[-11:]}"
-
-
-def _annotate(axes: Any, words: str, x: float, y: float, below: bool) -> None:
-    """Upright letters over or under a mark, on a patch of background, as lines may run through them."""
-    place = {"xytext": (0, -10 if below else 10), "textcoords": "offset points", "va": "top" if below else "bottom"}
-    patch = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.0}
-    axes.annotate(words, (x, y), rotation=90, ha="center", fontsize=SMALL, bbox=patch, zorder=5, **place)

@@ -1,19 +1,18 @@
 """The tables of a report."""
 
 import json
-import statistics
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 from benchmark.reports.compare import comparison_table
-from benchmark.reports.data import Result, measured, references_for, series_names
-from benchmark.sweeps.points import subject
-from benchmark.sweeps.repeats import Repeats
+from benchmark.reports.data import Result, measured, references_for
+from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, text
 from common.errors import UserError
 
 FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "cpu_cores", "git_commit", "git_dirty")
-UNITS = ("tensor", "fma", "fp16", "sfu", "dram", "sm")
+PROFILE = MappingProxyType({"result": "label", "source": "source", "GPU": "device"})
 LONGEST_ERROR = 300
 
 
@@ -30,13 +29,13 @@ def report_tables(results: Sequence[Result], compare: bool) -> list[Table]:
             "sweep the same batch sizes, lengths and windows",
         )
     tables += map(throughput_table, measured(results))
-    tables += filter(lambda table: table.rows, [runs_table(results), *profile_tables(results)])
+    tables += filter(lambda table: table.rows, [runs_table(results), profiles_table(results)])
     return [*tables, environment_table(results)]
 
 
 def throughput_table(group: Sequence[Repeats]) -> Table:
     """A row for each configuration of one subject."""
-    rows = [{"configuration": name} | each.cells() for name, each in zip(series_names(group), group, strict=True)]
+    rows = [{"configuration": repeats.name} | repeats.cells() for repeats in group]
     notes = sorted({f"Peak: {peak}." for repeats in group for peak in repeats.told("peak", "utilisation")[:1]})
     if any(repeats.values("fraction", "measured_peak") for repeats in group):
         notes.append("Of products: of what the encoder's matrix products reach by themselves on the same device.")
@@ -69,36 +68,20 @@ def runs_table(results: Sequence[Result]) -> Table:
     )
 
 
-def profile_tables(results: Sequence[Result]) -> list[Table]:
-    """Core utilization, and time lines, of all profiles."""
-    kernels, timelines = [], []
+def profiles_table(results: Sequence[Result]) -> Table:
+    """Core utilization, of the peak of each unit, and how busy the device was."""
+    rows = []
     for profile in (profile for result in results for profile in result.profiles):
-        about = {"result": profile["label"]}
+        row = {name: str(profile.get(key) or MISSING) for name, key in PROFILE.items()}
         if profile["kind"] == "kernels":
-            shares = profile.get("core_utilisation") or {}
-            about["GPU"] = str(profile.get("device", MISSING))
-            kernels.append(about | {unit: text(shares.get(unit), ".1%") for unit in UNITS})
+            row |= {unit: text(share, ".1%") for unit, share in (profile.get("core_utilisation") or {}).items()}
         else:
-            timelines.append(about | _timeline_cells(profile))
-    return [
-        Table("Core utilisation", kernels, ["Of the peak of each unit, weighted by cycles."]),
-        Table("Time lines", timelines, ["Of the GPU, or of the CPU's operators where a profile has no GPU."]),
-    ]
-
-
-def _timeline_cells(profile: dict[str, Any]) -> dict[str, str]:
-    gaps, steps = profile.get("launch_gaps") or {}, profile.get("steps") or []
-    span, busy = profile.get("span_seconds"), profile.get("busy_seconds")
-    idle = [step["idle_before_seconds"] for step in steps if step.get("idle_before_seconds") is not None]
-    return {
-        "source": str(profile.get("source", MISSING)),
-        "steps": str(len(steps)),
-        "ms in all": text(span and span * 1e3, ",.1f"),
-        "busy": text(busy / span if span and busy else None, ".1%"),
-        "gaps": text(gaps.get("count"), ","),
-        "ms in gaps": text((gaps.get("seconds") or 0) * 1e3, ",.2f"),
-        "ms idle before a step": text(statistics.fmean(idle) * 1e3 if idle else None, ",.3f"),
-    }
+            span, busy = profile.get("span_seconds"), profile.get("busy_seconds")
+            row["ms in all"] = text(span and span * 1e3, ",.1f")
+            row["busy"] = text(busy / span if span and busy else None, ".1%")
+            row["gaps"] = text((profile.get("launch_gaps") or {}).get("count"), ",")
+        rows.append(row)
+    return Table("Profiles", rows, ["Shares of each unit's peak are weighted by cycles."])
 
 
 def environment_table(results: Sequence[Result]) -> Table:

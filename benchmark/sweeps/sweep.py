@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from benchmark.sweeps.measurement import command, measure
-from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, read_points, settings, subject
-from benchmark.sweeps.repeats import Repeats
+from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, Repeats, read_points, settings, subject
 from benchmark.tables import MISSING
 from benchmark.timing import in_fresh_process
 from common.errors import UserError

@@ -15,9 +15,9 @@ from paths import ROOT
 
 from benchmark.report import main
 from benchmark.reports import drawing, figures
-from benchmark.reports.data import Result, measured, read_results, references_for, series_names
+from benchmark.reports.data import Result, measured, read_results, references_for
 from benchmark.reports.figures import plan_figures, roofline
-from benchmark.reports.tables import profile_tables, runs_table, throughput_table
+from benchmark.reports.tables import profiles_table, runs_table, throughput_table
 from common.errors import UserError
 
 
@@ -121,7 +121,7 @@ def test_all_files_are_there_and_the_last_line_leads_to_them(tmp_path, capsys):
         assert f"]({name})" in markdown
     assert "from 9 to 7 over 3 steps, with 1 steps that are no number" in markdown
     assert "500.0 TFLOP/s, 50.0% of the tensor cores' peak" in markdown
-    assert re.search(r"\| sweep +\| +H200 \| +50\.0% \|", markdown)
+    assert re.search(r"\| sweep +\| +ncu \| +H200 \| +50\.0% \|", markdown)
     with open(out / "report.csv", encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["measured.sequences_per_second"] for row in table] == ["800.0", "800.0", "1600.0", "1600.0"]
@@ -144,22 +144,14 @@ def test_compare_prints_its_table(tmp_path, capsys):
     assert f"report: {tmp_path}/a/report/report.html" in printed
 
 
-def test_a_time_line_in_numbers(tmp_path):
-    steps = [{"idle_before_seconds": None}, {"idle_before_seconds": 0.001}, {"idle_before_seconds": 0.003}]
-    gaps = {"count": 1234, "seconds": 0.05, "p50": 2.5e-6}
-    (tmp_path / "timeline.json").write_text(json.dumps(TIMELINE | {"steps": steps, "launch_gaps": gaps}))
-    _, table = profile_tables(read_results([tmp_path]))
-    [row] = table.rows
-    assert row == {
-        "result": tmp_path.name,
-        "source": "torch",
-        "steps": "3",
-        "ms in all": "200.0",
-        "busy": "75.0%",
-        "gaps": "1,234",
-        "ms in gaps": "50.00",
-        "ms idle before a step": "2.000",
-    }
+def test_profiles_in_numbers(tmp_path):
+    (tmp_path / "a.kernels.json").write_text(json.dumps(KERNELS))
+    (tmp_path / "timeline.json").write_text(json.dumps(TIMELINE | {"launch_gaps": {"count": 1234}}))
+    about = {"result": tmp_path.name, "source": "ncu", "GPU": "H200"}
+    assert profiles_table(read_results([tmp_path])).rows == [
+        about | {"tensor": "50.0%", "sm": "75.0%"},
+        about | {"source": "torch", "GPU": "-", "ms in all": "200.0", "busy": "75.0%", "gaps": "1,234"},
+    ]
 
 
 def test_what_differs_between_environments_is_said(tmp_path, capsys):
@@ -187,10 +179,10 @@ def test_rows_and_lines_are_named_by_what_they_differ_in(tmp_path):
     points = [point(1.0, compile=compiled, batch_size=size) for compiled in (False, True) for size in (16, 8)]
     folders = [write(tmp_path / name, points) for name in "ab"]
     [group] = measured(read_results(folders[:1]))
-    named = list(zip(series_names(group), [repeats.batch_size for repeats in group], strict=True))
-    assert named == [(f"bf16{words}, steps 6 to 25", size) for words in ("", ", compiled") for size in (8, 16)]
+    named = [(repeats.name, repeats.batch_size) for repeats in group]
+    assert named == [(f"bf16{words}, steps 6 to 25", size) for words in (", compiled", "") for size in (8, 16)]
     [group] = measured(read_results(folders))
-    assert [name.split(",")[0] for name in series_names(group)] == ["a", "a", "b", "b"] * 2
+    assert [repeats.name.split(",")[0] for repeats in group] == ["a"] * 4 + ["b"] * 4
 
 
 def test_results_of_one_name_are_told_apart_by_their_paths(tmp_path):
@@ -362,12 +354,13 @@ def test_a_line_leads_through_medians_and_past_what_ended_otherwise(tmp_path):
     figure, *_ = plan_figures(read_results([write(tmp_path, points)]))
     line, *published = figure.series
     assert (line.x, line.y, line.spread) == ([8], [90.0], ([10.0], [10.0]))
-    assert line.crosses == [(16, figure.top, "wrong: 9,000,000,000"), (32, 0.0, "out of memory")]
+    assert line.crosses == [(16, "wrong"), (32, "out of memory")]
     assert figure.finding.startswith("Highest: 90.0 sequences/s per GPU, at 8 per step. Memory ends at 32.")
     assert [guide.y for guide in published] == [[580.0], [694.0]]
     drawing.draw(figure, axes := Figure().add_subplot())
-    assert axes.get_ylim() == (0, pytest.approx(1.12 * 694))
-    assert [text.get_text() for text in axes.texts] == ["wrong: 9,000,000,000", "out of memory"]
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] < 1000  # the wrong rate does not press the others flat
+    assert [text.get_text() for text in axes.texts] == ["wrong", "out of memory"]
 
 
 def test_the_shipped_report_is_that_of_its_points(tmp_path, monkeypatch):

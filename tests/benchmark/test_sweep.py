@@ -107,9 +107,9 @@ def test_what_differs_in_anything_has_a_row_of_its_own(made_up, tmp_path, capsys
     run(tmp_path, "--batch_sizes", "4", "--repeats", "1", "--optimizer", "adamw", "--accumulation_steps", "2")
     printed = capsys.readouterr().out.split("## BERT-tiny pretrain 32 tokens (full)")[-1]
     assert re.findall(r"^\| (fp32.*?) +\| +4 \|", printed, re.MULTILINE) == [
+        "fp32, adamw, 2 micro-batches, steps 2 to 3",
         "fp32, steps 2 to 3",
         "fp32, steps 2 to 9",
-        "fp32, adamw, 2 micro-batches, steps 2 to 3",
     ]
 
 
