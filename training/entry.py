@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from training.announcement import announce
-from training.checkpointing import checkpoint
 from training.checkpointing.writer import CheckpointWriter
 from training.config.settings import Settings
 from training.determinism import deterministic
@@ -93,8 +93,8 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
             summary |= _counts(run)
             summary["e2e_time"] = time.perf_counter() - started
             logger.log((), summary)
-        newest = checkpoint.latest_checkpoint(settings.output.output_dir)
-        logger.message(f"log: {settings.output.log_file}" + (f" | checkpoint: {newest}" if newest else ""))
+        saved = find_checkpoints(settings.output.output_dir)
+        logger.message(f"log: {settings.output.log_file}" + (f" | checkpoint: {saved[-1][1]}" if saved else ""))
         if summary is None:
             logger.message(_how_it_was_stopped(run, stop_signal))
     return summary is not None

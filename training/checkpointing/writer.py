@@ -2,8 +2,7 @@
 
 A checkpoint of BERT-large is 4 GB, and while one rank saves it all others wait. Copying it to host memory takes a tenth
 of the time of writing and syncing it, or less on a slower disk (benchmark/checkpoint.py). So the copy is made at once,
-which is what the other ranks wait for in their next reduction, and one thread writes it to disk. There is at most one
-copy: a save that comes before the last one is on disk waits for it.
+which is what the other ranks wait for in their next reduction, and one thread writes it to disk.
 
 A write that fails does not end the run, as the next may succeed (somebody makes room) and the earlier checkpoints are
 still there. Only when it was the last one of the run is it an error.
@@ -18,7 +17,9 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from training.checkpointing.checkpoint import check_state, save_checkpoint
+from training.checkpointing.checkpoint import save_checkpoint
+
+PRIMITIVES = (type(None), bool, int, float, str, bytes)
 
 
 class CheckpointWriter:
@@ -38,29 +39,18 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
         self._write: Future[UserError | None] | None = None
 
-    def save(
-        self,
-        output_dir: Path | str,
-        step: int,
-        state: dict[str, Any],
-        keep: int = 3,
-        keep_every: int | None = None,
-        phase_start_step: int = 0,
-    ) -> None:
-        """Copy a state and have `save_checkpoint` write the copy; its arguments.
+    def save(self, output_dir: Path | str, step: int, state: dict[str, Any], **retention: int | None) -> None:
+        """Copy a state and have `save_checkpoint` write the copy; its arguments. There is at most one copy.
 
         Raises:
-            TypeError, ValueError: the state is none that can be saved.
+            TypeError: see `to_host`.
         """
-        check_state(state)
         self._wait()
-        self._write = self._thread.submit(
-            self._save, output_dir, step, to_host(state), keep, keep_every, phase_start_step
-        )
+        self._write = self._thread.submit(self._save, output_dir, step, to_host(state), retention)
 
-    def _save(self, *arguments: Any) -> UserError | None:
+    def _save(self, output_dir: Path | str, step: int, state: dict[str, Any], retention: dict) -> UserError | None:
         try:
-            save_checkpoint(*arguments)
+            save_checkpoint(output_dir, step, state, **retention)
         except UserError as error:
             for sentence in error.sentences:
                 self._report(sentence)
@@ -85,6 +75,9 @@ def to_host(state: Any) -> Any:
 
     A view is so saved without the rest of its storage. A tensor that occurs twice is copied once. Copies from a GPU run
     together, into pinned memory, which PyTorch keeps for the next time.
+
+    Raises:
+        TypeError: it holds something that is neither a tensor nor a primitive, and could not be loaded again.
     """
     copy = _copy(state, {})
     if torch.cuda.is_initialized():
@@ -103,4 +96,8 @@ def _copy(value: Any, copies: dict[tuple, Tensor]) -> Any:
         return {key: _copy(entry, copies) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_copy(entry, copies) for entry in value)
+    if type(value) not in PRIMITIVES:  # exact types: numpy's float64 is a float too, and would not be loaded
+        raise TypeError(
+            f"a checkpoint holds tensors and primitives only, not a {type(value).__name__} such as {value!r}"
+        )
     return value
