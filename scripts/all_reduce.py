@@ -1,12 +1,9 @@
 """Has the processes of a world add up numbers: whether they reach each other, and how fast.
 
-    python3 -m torch.distributed.run --standalone --nproc_per_node 8 scripts/all_reduce.py
-    python3 -m torch.distributed.run --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint node1:29500 \
-        scripts/all_reduce.py
+    torchrun --standalone --nproc_per_node 8 scripts/all_reduce.py
 
-One GPU per process, or the CPU. They meet as the processes of a training do (training/distributed/world.py), so what
-keeps these apart would keep those apart too, and is named in the same way. The rate is what nccl-tests calls bus
-bandwidth: 2 (n - 1) / n times the bytes of the tensor, over the time.
+One GPU per process, or the CPU. They meet as those of a training do, so what keeps these apart would keep those apart
+too. The rate is what nccl-tests calls bus bandwidth: 2 (n - 1) / n times the bytes of the tensor, over the time.
 """
 
 import argparse

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.errors import run_main
 from training.environment import description, machine_checks
-from training.environment.machine_checks import INSTALL, OK, PROBLEM, WARNING, Finding, finding
+from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding, finding
 
 PROJECT = Path(__file__).resolve().parent.parent
 GIB = 2**30
@@ -38,21 +38,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="Ends with 0 where training can run, if only on the CPU, and with 1 where it cannot.",
     )
     data = os.environ.get("BERT_PREP_WORKING_DIR") or PROJECT / "data"
-    parser.add_argument(
-        "--data_dir", type=Path, default=data, help="the preparation's folder, or one of shards (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--results_dir",
-        type=Path,
-        default=os.environ.get("OUTPUT_DIR") or PROJECT / "results",
-        help="where checkpoints go (default: %(default)s)",
-    )
+    results = os.environ.get("OUTPUT_DIR") or PROJECT / "results"
+    parser.add_argument("--data_dir", type=Path, default=data, help="the preparation's, or of shards (%(default)s)")
+    parser.add_argument("--results_dir", type=Path, default=results, help="where checkpoints go (%(default)s)")
     parser.add_argument("--vocab_file", type=Path, default=None, help="default: one that the preparation downloaded")
     parser.add_argument("--verify_data", action="store_true", help="read all shards, not only their sizes")
     parser.add_argument("--all_reduce", action="store_true", help="have all GPUs of this machine add up a number")
-    parser.add_argument(
-        "--json", type=Path, default=None, metavar="FILE", help="write the findings and facts there too"
-    )
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write findings and facts there too")
     return parser.parse_args(argv)
 
 
@@ -73,7 +65,7 @@ def check_all(args: argparse.Namespace) -> Iterator[Finding]:
     needed = 0 if any(args.data_dir.glob("hdf5_*/*/*.hdf5")) else DATA_BYTES
     yield folder_finding("data folder", args.data_dir, needed, "the full corpora take")
     if error := import_error("scripts.data_checks"):
-        yield Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {INSTALL}")
+        yield Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {machine_checks.INSTALL}")
         return
     data_findings = importlib.import_module("scripts.data_checks").data_findings
     try:
@@ -111,9 +103,8 @@ def all_reduce_finding(n_gpus: int) -> Finding:
     command = [*torchrun, str(PROJECT / "scripts" / "all_reduce.py")]
     try:
         ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=ALL_REDUCE_SECONDS)
-        lines, is_right = (ended.stdout + ended.stderr).strip().splitlines(), ended.returncode == 0
-        errors = [line for line in lines if line.startswith("error: ")]
-        found = ended.stdout.strip().splitlines()[-1] if is_right else (errors or lines)[0]
+        is_right, lines = ended.returncode == 0, (ended.stderr + ended.stdout).strip().splitlines()
+        found = next((line for line in lines if line.startswith("error: ")), lines[-1])
     except subprocess.TimeoutExpired:
         found, is_right = f"it took longer than {ALL_REDUCE_SECONDS} seconds", False
     remedy = "Try NCCL_P2P_DISABLE=1, which keeps GPUs from direct access; what NCCL does tells: NCCL_DEBUG=INFO"

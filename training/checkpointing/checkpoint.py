@@ -21,6 +21,7 @@ from common.errors import UserError
 from file_utils import atomic_path
 
 FORMAT = "bert-benchmark checkpoint, version 2"
+REMEDY = "check folder and step, or use an earlier one"  # of a file that cannot be read
 PARTS = ("model", "optimizer", "schedule", "training_step", "data_position", "configuration")
 
 
@@ -35,7 +36,7 @@ def save_checkpoint(
     """Write `ckpt_{step}.pt`, then remove this phase's oldest until `keep` are left.
 
     Args:
-        output_dir: the folder, made where it is missing.
+        output_dir: made where it is missing.
         step: the optimizer step after which the state was taken, counted over both phases.
         state: the `PARTS`, in tensors and primitives.
         keep: how many checkpoints of this phase stay, 1 or more.
@@ -53,12 +54,8 @@ def save_checkpoint(
         # A file opened here, since of one that torch opens by name it does not say why it could not be written.
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, "step": step, **state}, file)
-        removable = [
-            old
-            for old_step, old in find_checkpoints(output_dir)
-            if phase_start_step < old_step <= step
-            and not (keep_every and (old_step - phase_start_step) % keep_every == 0)
-        ]
+        steps = [(at - phase_start_step, old) for at, old in find_checkpoints(output_dir) if at <= step]
+        removable = [old for at, old in steps if at > 0 and not (keep_every and at % keep_every == 0)]
         for old in removable[:-keep]:
             old.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
@@ -77,14 +74,14 @@ def save_checkpoint(
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """The state that was saved, with `step`.
 
-    Its tensors lie on the CPU, in pages of the file that are read when they are used and shared by all processes of a
-    node; writing to one changes this process's copy, never the file. The file may be removed meanwhile, but in a folder
-    shared over a network only by this host: there, copy what is kept before another host may remove it.
+    Its tensors lie in pages of the file, which are read when they are used and shared by all processes of a node.
+    Writing to one changes this process's copy, never the file. What is kept must be copied before another host may
+    remove the file.
 
     Raises:
         UserError: the file is missing, damaged (a checksum differs), or not a checkpoint of this version.
     """
-    contents = _read(Path(path))
+    contents = read_plain(Path(path), f"the checkpoint {path}", "checkpoint", REMEDY)
     form = contents.get("format") if isinstance(contents, dict) else None
     if form != FORMAT or not contents.keys() >= {"step", *PARTS}:
         raise UserError(
@@ -101,7 +98,8 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     Raises:
         UserError: the file is missing, damaged, or holds no weights.
     """
-    weights = weights_in(_read(Path(path)), Path(path))
+    contents = read_plain(Path(path), f"the checkpoint {path}", "checkpoint", REMEDY)
+    weights = weights_in(contents, Path(path))
     return {name.removeprefix("module."): weight for name, weight in weights.items()}
 
 
@@ -117,9 +115,3 @@ def load_initial_weights(model: torch.nn.Module, weights: Mapping[str, torch.Ten
         reasons = " ".join(line.strip() for line in str(error).splitlines()[1:4])
         problem = f"the weights in {path} are not those of this model ({reasons})"
         raise UserError(problem, "check --config_file") from error
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}", "check the folder and the step")
-    return read_plain(path, f"the checkpoint {path}", "checkpoint", "use an earlier one")

@@ -24,12 +24,10 @@ def find_start(settings: Settings, stage: Stage, total_steps: float) -> dict[str
 
     Args:
         settings: `model`, where it is known, is the configuration that the checkpoint must have been made with.
-        stage: that this run is.
         total_steps: of this stage; `math.inf` where they are not known.
 
     Raises:
-        UserError: the folder holds checkpoints and no flag says what to do with them, the one that is needed is missing
-            or damaged, or it is of another model or, where training resumes, of another optimizer.
+        UserError: no flag says what to do with the folder's checkpoints, or none of them is whole and fits.
     """
     output_dir, flags = settings.output.output_dir, settings.checkpoints
     found = dict(find_checkpoints(output_dir))

@@ -19,13 +19,9 @@ from torch import Tensor
 from common.errors import UserError
 from training.checkpointing.checkpoint import save_checkpoint
 
-PRIMITIVES = (type(None), bool, int, float, str, bytes)
-
 
 class CheckpointWriter:
-    """A context in which `save` returns as soon as the state is copied; leaving it waits for the last write.
-
-    At interpreter exit a write that is under way is finished too, and the thread ends.
+    """A context in which `save` returns as soon as the state is copied. Leaving it, or Python, waits for the write.
 
     Args:
         report: told of each failed write in a sentence, at once, from the writing thread.
@@ -45,7 +41,8 @@ class CheckpointWriter:
         Raises:
             TypeError: see `to_host`.
         """
-        self._wait()
+        if self._write:
+            self._write.result()  # raises what went wrong in it, but for what a later one may mend
         self._write = self._thread.submit(self._save, output_dir, step, to_host(state), retention)
 
     def _save(self, output_dir: Path | str, step: int, state: dict[str, Any], retention: dict) -> UserError | None:
@@ -57,16 +54,12 @@ class CheckpointWriter:
             return UserError(error.problems)  # without the traceback, whose frames hold the copy of the state
         return None
 
-    def _wait(self) -> UserError | None:
-        """The failure of the last write, once it has ended; raises what else went wrong in it."""
-        return self._write.result() if self._write else None
-
     def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *exception: object) -> None:
         self._thread.shutdown(wait=True)
-        if exception_type is None and (failure := self._wait()):
+        if exception_type is None and self._write and (failure := self._write.result()):
             raise failure
 
 
@@ -96,7 +89,8 @@ def _copy(value: Any, copies: dict[tuple, Tensor]) -> Any:
         return {key: _copy(entry, copies) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_copy(entry, copies) for entry in value)
-    if type(value) not in PRIMITIVES:  # exact types: numpy's float64 is a float too, and would not be loaded
+    # Exact types: numpy's float64 is a float too, and would not be loaded.
+    if value is not None and type(value) not in (bool, int, float, str, bytes):
         raise TypeError(
             f"a checkpoint holds tensors and primitives only, not a {type(value).__name__} such as {value!r}"
         )

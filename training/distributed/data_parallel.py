@@ -1,12 +1,9 @@
-"""PyTorch's DistributedDataParallel as a run here wants it.
+"""PyTorch's DistributedDataParallel as a run here wants it (Li et al. 2020, https://arxiv.org/abs/2006.15704).
 
-After the reduction gradients live in the buckets they are reduced in, which saves a copy of them; while micro-batches
-are accumulated they are apart from the buckets. The reduction runs beside the last backward pass; in 16 bits it sends
-half the bytes, and rounds. PyTorch has hooks for that, which divide after rounding, where fp16 loses the smallest
-gradients, and refuse bf16 over gloo; ours divides first and runs everywhere. It also knows when the last gradient is
-there, so that what remains of the reduction can be timed.
-
-Source: Li et al. 2020, https://arxiv.org/abs/2006.15704.
+After the reduction gradients live in the buckets they are reduced in, which saves a copy of them. The reduction runs
+beside the last backward pass; in 16 bits it sends half the bytes, and rounds. PyTorch's hooks for that divide after
+rounding, where fp16 loses the smallest gradients, and refuse bf16 over gloo; ours divides first and runs everywhere. It
+also knows when the last gradient is there, so that what remains of the reduction can be timed.
 """
 
 from collections.abc import Callable

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from torch.distributed import Store, TCPStore
 
-from training.distributed.rendezvous import wait_for
+from training.distributed.rendezvous import connect, wait_for
 
 FINISHED, FAILED = "finished", "failed"
 _VERDICT, _SUSPICION = "verdict", "suspicion"
@@ -45,19 +45,18 @@ class Heartbeat:
     """This rank's beat, and its eye on the others'. Every rank must have called `prepare` before.
 
     Args:
-        store: a connection to rank 0's store that nobody else uses, since a call holds it until it is answered; its
-            timeout is `limit` too.
+        store: of rank 0. It gets a connection of its own, since a call holds one until it is answered.
         rank: this process's.
-        hosts: host name of every rank, in rank order.
+        names: of every rank, in rank order: `rank 1 on host gamma`.
         limit: seconds without a beat after which a rank counts as lost.
         on_lost: called in the thread with the sentence that names the lost rank.
     """
 
     def __init__(
-        self, store: TCPStore, rank: int, hosts: list[str], limit: float, on_lost: Callable[[str], None] = end_process
+        self, store: TCPStore, rank: int, names: list[str], limit: float, on_lost: Callable[[str], None] = end_process
     ):
-        self._store, self._rank, self._on_lost = store, rank, on_lost
-        self._names = [f"rank {number} on host {host}" for number, host in enumerate(hosts)]
+        self._store = connect(store.host, store.port, limit)
+        self._rank, self._names, self._on_lost = rank, names, on_lost
         # Closes when rank 0's process ends. Looking there first spares users the stack traces that torch prints when
         # it is told to use a store that is gone.
         self._lifeline = socket.create_connection((store.host, store.port), timeout=limit)
@@ -67,7 +66,7 @@ class Heartbeat:
         self._grace = limit / 6
         # Without torchrun nobody could end this process any more.
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-        self._ages = dict.fromkeys(range(1, len(hosts)) if rank == 0 else (0,), 0.0)  # seconds since a beat changed
+        self._ages = dict.fromkeys(range(1, len(names)) if rank == 0 else (0,), 0.0)  # seconds since a beat changed
         self._beats = dict.fromkeys(self._ages, "0")
         self._finish, self._found = threading.Event(), threading.Event()
         self._sentence: str | None = None

@@ -80,7 +80,7 @@ def open_store(rank: int, seconds: float) -> TCPStore:
 
 
 def meet(store: TCPStore, rank: int, size: int, gpu: str | None, description: str, seconds: float) -> list[str]:
-    """Host names of all ranks, once all are here and fit together. Rank 0 judges for all, so that all tell the same.
+    """What to call each rank, once all are here and fit together. Rank 0 judges for all, so that all tell the same.
 
     Args:
         gpu: UUID of this rank's; None on the CPU.
@@ -96,26 +96,21 @@ def meet(store: TCPStore, rank: int, size: int, gpu: str | None, description: st
             wait_for(lambda: store.check(keys), seconds)
             arrivals = {number: json.loads(store.get(key)) for number, key in enumerate(keys) if store.check([key])}
             found = list(map(dataclasses.astuple, arrival_problems(arrivals, size, seconds)))
-            store.set(_VERDICT, json.dumps([found, [arrival["host"] for arrival in arrivals.values()]]))
+            names = [f"rank {number} on host {arrival['host']}" for number, arrival in arrivals.items()]
+            store.set(_VERDICT, json.dumps([found, names]))
         wait_for(lambda: store.check([_VERDICT]), 2 * seconds)
-        problems, hosts = json.loads(store.get(_VERDICT))
+        problems, names = json.loads(store.get(_VERDICT))
     except RuntimeError as error:
         raise UserError(f"rank 0 ended before all ranks had met ({first_line(error)})", "see its output") from error
     if problems:
         if rank == 0:
             time.sleep(1)  # the store ends with this process, and the others are to read the verdict
         raise UserError(Problem(*each) for each in problems)
-    return hosts
+    return names
 
 
 def arrival_problems(arrivals: Mapping[int, Mapping], size: int, seconds: float) -> Iterator[Problem]:
-    """Why these ranks cannot train together.
-
-    Args:
-        arrivals: by rank, of those that came: `host`, `description` and `gpu` (a UUID, or None).
-        size: ranks that should have come.
-        seconds: that were waited.
-    """
+    """Why these ranks, those of `size` that came in so many seconds, cannot train together."""
     if missing := [str(rank) for rank in range(size) if rank not in arrivals]:
         hosts = sorted({arrival["host"] for arrival in arrivals.values()})
         yield Problem(

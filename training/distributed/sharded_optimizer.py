@@ -88,10 +88,7 @@ class ShardedOptimizer:
         self._whole.zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """On rank 0 what the unsharded optimizer's would be, the other ranks' part in host memory; None elsewhere.
-
-        On a GPU it needs room for one tensor.
-        """
+        """On rank 0 what the unsharded optimizer's would be, the other ranks' part in host memory; None elsewhere."""
         own = self._inner.state_dict()["state"] if self._inner is not None else {}
         mine = {self._indices[number]: values for number, values in own.items()}
         settings = {group: _settings(self.param_groups[group]) for group in self._share}
@@ -110,10 +107,9 @@ class ShardedOptimizer:
         return {**whole, "state": {index: state[index] for index in sorted(state)}}
 
     def _sent_to_rank_0(self, owner: int, tensor: Tensor) -> Tensor:
-        """A tensor of the owner's state, in host memory on rank 0; elsewhere its form. The form is all others give.
+        """A tensor of the owner's state, in host memory on rank 0; elsewhere its form, which is all that others give.
 
-        By broadcasts, which waste some bandwidth, as their connections are there already: NCCL would set up, and keep
-        the buffers of, another one for each pair that sends and receives.
+        By broadcasts, whose connections are there already: NCCL would keep buffers for each pair of ranks.
         """
         device = self._parameters[0].device
         sent = tensor.to(device).contiguous() if owner == self._rank else torch.empty_like(tensor, device=device)

@@ -7,7 +7,6 @@ micro-batch is computed and is read one call later, so that nobody waits for it 
 """
 
 import signal
-import threading
 from types import FrameType
 
 import torch
@@ -22,9 +21,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignal:
-    """Context manager: inside, SIGTERM and SIGUSR1 ask for a stop instead of ending the process.
-
-    In a thread that is not the main one, where Python cannot handle signals, only other ranks can ask.
+    """Context manager of the main thread: inside, `SIGNALS` ask for a stop instead of ending the process.
 
     Args:
         world: whose ranks vote; all of them enter, and call `agreed` equally often.
@@ -32,20 +29,17 @@ class StopSignal:
 
     def __init__(self, world: World):
         self.received: str | None = None
-        """Name of the first signal that this process got, `SIGTERM` or `SIGUSR1`."""
+        """Name of the first signal that this process got."""
         self._world = world
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
-        self._previous: dict = {}
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, error_type, error, traceback) -> None:
         for number, handler in self._previous.items():
-            # None: a handler that was not installed from Python, which cannot be put back from here.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
         if error_type is None:
             self._read_vote()
 
@@ -68,7 +62,6 @@ class StopSignal:
     def _read_vote(self) -> bool:
         if self._vote is None:
             return False
-        vote, flag = self._vote
-        self._vote = None
+        (vote, flag), self._vote = self._vote, None
         vote.wait()
         return bool(flag)

@@ -22,7 +22,7 @@ from torch.distributed import PrefixStore, Store
 from common.errors import Problems, UserError
 from training.distributed import heartbeat
 from training.distributed.heartbeat import Heartbeat
-from training.distributed.rendezvous import connect, first_line, meet, open_store
+from training.distributed.rendezvous import first_line, meet, open_store
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """A dead rank is the heartbeat's to notice; this is for one that hangs, and must let rank 0 write or evaluate alone."""
@@ -97,34 +97,29 @@ def read_world(local_rank: int = -1, use_env: bool = False, n_gpus: int = 0) -> 
     if use_env or (n_gpus and world.size > 1 and local_rank < 0):
         needed.append("LOCAL_RANK")
     missing = [name for name in needed if not os.environ.get(name)]
-    why = "--use_env was given" if use_env else f"WORLD_SIZE is {world.size}"
-    problems.check(not missing, f"{why}, and {' and '.join(missing)} not set in the environment", BY_TORCHRUN)
-    problems.check(
-        world.rank < world.size,
-        f"RANK is {world.rank} and WORLD_SIZE {world.size}",
-        "ranks count from 0, one a process",
-    )
-    problems.check(
-        "LOCAL_RANK" not in os.environ or local_rank in (-1, world.local_rank),
-        f"--local_rank is {local_rank}, LOCAL_RANK in the environment {world.local_rank}",
-        "leave out the flag",
-    )
-    problems.check(
-        not n_gpus or world.local_rank < n_gpus,
-        f"this is process {world.local_rank} of its host (LOCAL_RANK), counted from 0, and it sees {n_gpus} GPUs",
-        "start one process per GPU, or check CUDA_VISIBLE_DEVICES",
-    )
+    given = f"WORLD_SIZE is {world.size}{' and --use_env given' if use_env else ''}"
+    for is_wrong, problem, remedy in (
+        (missing, f"{given}, and {' and '.join(missing)} not set in the environment", BY_TORCHRUN),
+        (world.rank >= world.size, f"RANK is {world.rank} and WORLD_SIZE {world.size}", "ranks count from 0"),
+        (
+            "LOCAL_RANK" in os.environ and local_rank not in (-1, world.local_rank),
+            f"--local_rank is {local_rank}, LOCAL_RANK in the environment {world.local_rank}",
+            "leave out the flag",
+        ),
+        (
+            0 < n_gpus <= world.local_rank,
+            f"this is process {world.local_rank} of its host (LOCAL_RANK), counted from 0, and it sees {n_gpus} GPUs",
+            "start one process per GPU, or check CUDA_VISIBLE_DEVICES",
+        ),
+    ):
+        problems.check(not is_wrong, problem, remedy)
     problems.raise_if_any()
     return world
 
 
 @contextlib.contextmanager
 def connected(
-    world: World,
-    device: torch.device,
-    startup_timeout: float = 120.0,
-    description: str = "",
-    heartbeat_limit: float = 20.0,
+    world: World, device: torch.device, startup_timeout: float, description: str = "", heartbeat_limit: float = 20.0
 ) -> Iterator[World]:
     """Connect the ranks; inside, the yielded world's methods and torch.distributed work. Alone, it does nothing.
 
@@ -148,19 +143,21 @@ def connected(
     store = open_store(world.rank, startup_timeout)
     heartbeat.prepare(store, world.rank)
     gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-    hosts = meet(store, world.rank, world.size, gpu, description, startup_timeout)
-    own_name = f"rank {world.rank} on host {hosts[world.rank]}"
-    beats = Heartbeat(connect(store.host, store.port, heartbeat_limit), world.rank, hosts, heartbeat_limit)
+    names = meet(store, world.rank, world.size, gpu, description, startup_timeout)
+    beats = Heartbeat(store, world.rank, names, heartbeat_limit)
     try:
-        world = _join(store, world, device, own_name, startup_timeout)
+        world = _join(store, world, device, names[world.rank], startup_timeout)
         try:
             yield world
             world.barrier()
         except RuntimeError as error:
-            lost = _lost_rank(error, beats)
-            if lost is None:
+            if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
                 raise
-            raise UserError(f"{own_name} lost contact with another rank: {lost}") from error
+            # Torchrun, which may notice a lost host first, would end this process without a word about who is lost.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if lost := beats.find_lost():
+                raise UserError(f"{names[world.rank]} lost contact with another rank: {lost}") from error
+            raise
     except BaseException as error:
         beats.end(heartbeat.FAILED)
         with _ending_after(heartbeat_limit, f"{type(error).__name__}: {error}"):
@@ -216,13 +213,3 @@ def _ending_after(seconds: float, sentence: str) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
-
-
-def _lost_rank(error: RuntimeError, beats: Heartbeat) -> str | None:
-    """Which rank is gone, as a sentence, where the error is one of torch's about connections."""
-    if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
-        return None
-    if threading.current_thread() is threading.main_thread():
-        # Torchrun, which may notice a lost host first, would end this process without a word about who is lost.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return beats.find_lost()

@@ -3,8 +3,7 @@
 What cannot be found out is None and never an error. PyTorch is imported only by the functions that ask it, since
 scripts/check_environment.py also looks at machines without it. Host names are left out, so that logs can be published.
 
-Sources: proc(5) and capabilities(7); NVIDIA, "ERR_NVGPUCTRPERM: Permission issue with Performance Counters"
-(developer.nvidia.com) for who may read a GPU's counters.
+Source for who may read a GPU's counters: NVIDIA, "ERR_NVGPUCTRPERM" (developer.nvidia.com); capabilities(7).
 """
 
 import datetime
@@ -30,8 +29,7 @@ DRIVER_SETTINGS = Path("/proc/driver/nvidia/params")
 PROCESS_STATUS = Path("/proc/self/status")
 CAP_SYS_ADMIN, CAP_PERFMON = 21, 38  # bits of a process's capabilities
 PROFILERS = ("ncu", "nsys")
-CONTAINER_VARIABLE = "container"  # by systemd's convention, with the engine's name
-CONTAINER_MARKS = (("/run/.containerenv", "podman"), ("/.dockerenv", "docker"))
+CONTAINER_MARKS = (("/.singularity.d", "apptainer"), ("/run/.containerenv", "podman"), ("/.dockerenv", "docker"))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -59,7 +57,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu": _line_of(Path("/proc/cpuinfo"), r"model name\s*: (.+)") or platform.processor() or platform.machine(),
         "cpu_cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "container": container(),
+        "container": next((engine for mark, engine in CONTAINER_MARKS if Path(mark).exists()), None),
         "shared_memory_bytes": shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None,
         "locked_memory_bytes": "unlimited" if locked == resource.RLIM_INFINITY else locked,
         "gpu_counters_readable": may_read_gpu_counters(),
@@ -92,14 +90,6 @@ def gpus_of_driver() -> list[tuple[str, str]] | None:
     """Name and driver version of each GPU that nvidia-smi shows; None where it is missing or fails."""
     shown = _output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     return None if shown is None else [tuple(line.rsplit(", ", 1)) for line in shown.splitlines()]
-
-
-def container() -> str | None:
-    """The kind of container this process is in, by the marks that engines leave; None outside of one."""
-    if "APPTAINER_CONTAINER" in os.environ:
-        return "apptainer"
-    marked = (engine for file, engine in CONTAINER_MARKS if Path(file).exists())
-    return os.environ.get(CONTAINER_VARIABLE) or next(marked, None)
 
 
 def may_read_gpu_counters(settings: Path = DRIVER_SETTINGS, status: Path = PROCESS_STATUS) -> bool | None:

@@ -37,7 +37,7 @@ def finding(check: str, found: str, is_right: object, remedy: str, otherwise: st
 
 
 def machine_findings(facts: dict[str, Any], n_gpus: int, import_error: str | None) -> Iterator[Finding]:
-    """Python and its packages, memory, profilers and apex.
+    """Python and its packages, memory and profilers.
 
     Args:
         facts: of `description.machine_facts`.
@@ -74,7 +74,6 @@ def machine_findings(facts: dict[str, Any], n_gpus: int, import_error: str | Non
             "root; for a container: bash start_container.sh --profile DATASET_FOLDER"
         )
         yield finding("GPU counters", found, counters, remedy)
-    yield Finding("apex", facts["apex"] or "not installed with its CUDA extensions; nothing needs it")
 
 
 def gpu_findings(
@@ -91,9 +90,7 @@ def gpu_findings(
     names = gpus or [name for name, _ in shown or ()]
     built_for = f"torch {facts['torch']}, for {f'CUDA {cuda}' if cuda else 'CPUs only'}"
     if not names:
-        found = (
-            "there is no nvidia-smi that works" if shown is None else "nvidia-smi or CUDA_VISIBLE_DEVICES shows none"
-        )
+        found = "nvidia-smi is missing or fails" if shown is None else "none in nvidia-smi or CUDA_VISIBLE_DEVICES"
         remedy = (
             "Training runs on the CPU, which is for trying things; on a machine with a GPU, install NVIDIA's driver "
             "and, for containers, its container toolkit, or unset CUDA_VISIBLE_DEVICES."
@@ -102,11 +99,13 @@ def gpu_findings(
         yield Finding("PyTorch", built_for)
         return
     yield Finding("GPU", ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)))
-    remedy = "PyTorch cannot use the GPU; install one that was built for CUDA, as PyPI's for Linux are."
-    yield finding("PyTorch", built_for, cuda, remedy, PROBLEM)
-    if not cuda:
-        return
-    if shown and (lowest := LOWEST_DRIVERS.get(cuda.split(".")[0])):
+    remedy = (
+        "PyTorch cannot use the GPUs. Install one that was built for CUDA, as PyPI's for Linux are; look whether "
+        "CUDA_VISIBLE_DEVICES names a GPU that is there, and whether nvidia-smi works for this user; in a container, "
+        "whether it was started with --gpus all."
+    )
+    yield finding("PyTorch", built_for if gpus else f"{built_for}, sees no GPU", gpus, remedy, PROBLEM)
+    if shown and cuda and (lowest := LOWEST_DRIVERS.get(cuda.split(".")[0])):
         is_new = _numbers(shown[0][1]) >= _numbers(lowest)
         remedy = (
             f"Install a driver from {lowest} on, or a PyTorch for an older CUDA (https://pytorch.org/get-started); "
@@ -114,12 +113,6 @@ def gpu_findings(
         )
         found = f"{shown[0][1]}, {'new enough' if is_new else 'too old'} for CUDA {cuda}"
         yield finding("driver", found, is_new, remedy, PROBLEM)
-    if not gpus:
-        remedy = (
-            "Look whether CUDA_VISIBLE_DEVICES names a GPU that is there, and whether nvidia-smi works for this user; "
-            "in a container, whether it was started with --gpus all."
-        )
-        yield Finding("GPUs in PyTorch", "torch.cuda sees none", PROBLEM, remedy)
     for index, (name, capability) in enumerate(zip(gpus, facts["compute_capabilities"], strict=True)):
         error = product_error(index)
         found = f"GPU {index} ({name}), compute capability {capability}: {error or 'right'}"

@@ -1,7 +1,6 @@
 """Several ranks' heartbeats in one process, over a real store: who is taken for lost, by whom, and when not."""
 
 import contextlib
-import datetime
 import os
 import re
 import threading
@@ -14,7 +13,7 @@ from torch.distributed import TCPStore
 from training.distributed import heartbeat
 from training.distributed.heartbeat import FAILED, FINISHED, Heartbeat
 
-HOSTS = ["alpha", "beta", "gamma"]
+NAMES = ["rank 0 on host alpha", "rank 1 on host beta", "rank 2 on host gamma"]
 LIMIT = 1.5
 
 
@@ -23,17 +22,15 @@ class Beats:
 
     def __init__(self):
         self.server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self.port = self.server.port
         self.lost: dict[int, list[str]] = {}
         self.ranks: dict[int, Heartbeat] = {}
-        for rank in range(len(HOSTS)):
+        for rank in range(len(NAMES)):
             heartbeat.prepare(self.server, rank)
 
     def start(self, *ranks, limit=LIMIT):
         for rank in ranks:
-            store = TCPStore("127.0.0.1", self.port, wait_for_workers=False, timeout=datetime.timedelta(seconds=limit))
             self.lost[rank] = []
-            self.ranks[rank] = Heartbeat(store, rank, HOSTS, limit, self.lost[rank].append)
+            self.ranks[rank] = Heartbeat(self.server, rank, NAMES, limit, self.lost[rank].append)
 
     def close(self):
         for beats in self.ranks.values():

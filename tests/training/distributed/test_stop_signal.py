@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -51,19 +50,6 @@ def test_handlers_are_put_back_after_success_and_failure():
         assert handlers() == expected
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_in_another_thread_the_handlers_stay():
-    expected, seen = handlers(), []
-
-    def enter():
-        with StopSignal(World()) as stop:
-            seen.append((handlers(), stop.agreed()))
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert seen == [(expected, False)]
 
 
 def test_the_exit_code_is_the_one_that_says_try_again():

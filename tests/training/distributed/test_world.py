@@ -82,7 +82,7 @@ def test_a_proper_environment_has_no_problems(monkeypatch, environ, flag, use_en
             -1,
             False,
             2,
-            ["WORLD_SIZE is 8, and LOCAL_RANK"],
+            ["WORLD_SIZE is 8, and LOCAL_RANK not set"],
         ),
     ],
 )
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_the_environment_is_said_with_its_values(monkeypatch,
 def test_alone_everything_is_the_identity_and_nothing_is_connected():
     value, tensor = {"a": [1]}, torch.arange(3.0)
     threads = threading.active_count()
-    with connected(World(), CPU) as world:
+    with connected(World(), CPU, 30) as world:
         assert not torch.distributed.is_initialized()
         assert world.gather(value) == [value]
         assert world.broadcast(value) is value
