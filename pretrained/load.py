@@ -1,12 +1,9 @@
 """Anybody's BERT: our checkpoints, NVIDIA's, Hugging Face's, Google's.
 
-All become the same thing here: tensors under the published names (modeling.py), with what is known of the model's shape
-and of its vocabulary. A model of which half was loaded in silence trains, and is found out weeks later; so anything
-that is missing, left over or of another shape is refused, but for what the caller says may be: the head that a new task
-brings, the head that an old one leaves.
-
-Nothing here runs code out of a file: tensors and primitives are loaded, and a pickle with more in it is refused. Files
-are mapped, so that a weight is copied once, into the model.
+All become tensors under the published names (modeling.py), with what is known of the model's shape and vocabulary. A
+model of which half was loaded in silence trains, and is found out weeks later; so what is missing, left over or of
+another shape is refused, but for heads of tasks. No code in a file is run: a pickle with more than tensors and
+primitives in it is refused. Files are mapped, so that a weight is copied once, into the model.
 """
 
 import dataclasses

@@ -171,9 +171,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif wire_type == 2:
             (length,), at = _varints(message, at, 1)
             value, at = message[at : at + length], at + length
-        elif wire_type in (1, 5):
-            size = 8 if wire_type == 1 else 4
-            value, at = int.from_bytes(message[at : at + size], "little"), at + size
+        elif wire_type == 5:
+            value, at = int.from_bytes(message[at : at + 4], "little"), at + 4
         else:
             raise ValueError(f"a message has a field of the unknown kind {wire_type}")
         if at > len(message):
@@ -183,17 +182,15 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _varints(data: bytes, at: int, n: int) -> tuple[list[int], int]:
     """n numbers from a place on, seven bits a byte and the lowest first, and the place behind them."""
-    numbers = []
-    for _ in range(n):
-        number = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            number |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-        numbers.append(number)
+    numbers, number, shift = [], 0, 0
+    while len(numbers) < n:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(number)
+            number = shift = 0
     return numbers, at
 
 

@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 from common.errors import Problems, UserError
 from data.artifacts.layout import default_working_dir
@@ -12,10 +11,10 @@ from tasks.pretraining.synthetic import SyntheticPretraining
 from training.config.settings import Settings
 from training.distributed.world import World
 
-Datasets = tuple[PretrainingDataset | SyntheticPretraining | None, PretrainingDataset | None]
 
-
-def open_datasets(settings: Settings, world: World, problems: Problems) -> Datasets:
+def open_datasets(
+    settings: Settings, world: World, problems: Problems
+) -> tuple[PretrainingDataset | SyntheticPretraining | None, PretrainingDataset | None]:
     """What is trained on, and what is evaluated on; each None, with problems noted, where it cannot be opened."""
     flags, config, batches = settings.task, settings.model, settings.batches
     shape = {
@@ -38,13 +37,6 @@ def open_datasets(settings: Settings, world: World, problems: Problems) -> Datas
         with problems.collect():
             eval_dataset = open_shards(_shard_folder(settings, flags.eval_dir), split="test")
     return dataset, eval_dataset
-
-
-def files_and_rows(dataset: Any) -> list[tuple[str, int]] | None:
-    """What must be the same on every rank; None of a dataset that is not read from files."""
-    if not isinstance(dataset, PretrainingDataset):
-        return None
-    return [(file.name, int(n)) for file, n in zip(dataset.files, dataset.rows_per_file, strict=True)]
 
 
 def _shard_folder(settings: Settings, folder: str | Path) -> Path:

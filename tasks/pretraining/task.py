@@ -11,12 +11,13 @@ from common.errors import Problem, Problems
 from common.matmul import Matmul
 from common.work import Work
 from data.loading.flat_batch import IGNORE_INDEX, PretrainingBatch
+from data.loading.pretraining_dataset import PretrainingDataset
 from modeling import BertForPreTraining, prepare_model
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import bert_flops, encoder_matmuls
 from pretrained.load import Fitted, fit, read_pretrained
 from tasks.pretraining.arguments import DESCRIPTION, PretrainingFlags, value_problems
-from tasks.pretraining.data import files_and_rows, open_datasets
+from tasks.pretraining.data import open_datasets
 from tasks.setup import note_differences, vocabulary_problem
 from training.config.settings import Settings
 from training.distributed.world import World
@@ -55,8 +56,11 @@ class PretrainingTask(Task):
 
     def open_data(self, world: World, problems: Problems) -> None:
         self.dataset, self.eval_dataset = open_datasets(self.settings, world, problems)
-        note_differences("training shards", files_and_rows(self.dataset), world, problems)
-        note_differences("evaluation shards", files_and_rows(self.eval_dataset), world, problems)
+        for what, dataset in (("training shards", self.dataset), ("evaluation shards", self.eval_dataset)):
+            shards = None  # of random tokens there are none
+            if isinstance(dataset, PretrainingDataset):
+                shards = [(file.name, int(n)) for file, n in zip(dataset.files, dataset.rows_per_file, strict=True)]
+            note_differences(what, shards, world, problems)
 
     @property
     def data_source(self) -> str:

@@ -5,9 +5,7 @@ google-research/bert. Scores depend on all of it (where parts begin, which of th
 hold), so the rules are exactly the published ones. One thing is better: the answer is the tokens that hold its
 characters, where the published code searches its text again in the tokens of the words around it.
 
-Everything about all windows is a few flat arrays, which are cut by offsets and written to disk as they are. The cache
-on disk saves the work to the other ranks and to the next run; a file in it is named by a hash of all that shapes the
-features, so that a stale one cannot be met.
+A file of the cache is named by a hash of all that shapes the features, so that a stale one cannot be met.
 """
 
 import functools

@@ -1,13 +1,13 @@
 """Where in the text each WordPiece token comes from, so that an answer is a slice of its context and never re-guessed.
 
 BERT's tokenizer throws the places away: it deletes characters, lower-cases (İ becomes two characters), decomposes and
-strips accents. google-research/bert's run_squad and its copies therefore search the answer's text again by aligning two
-tokenizations, and sometimes fail. Here the places are kept.
+strips accents. google-research/bert's run_squad therefore searches the answer's text again by aligning two
+tokenizations, and sometimes fails.
 
-They follow from two properties of the algorithm. Words between whitespace are tokenized by themselves, so a word's
-tokens and places are worked out once, as in `BertTokenizer`. And a character of a word turns into so many characters
-whatever stands around it (a final sigma is another letter, but one letter still), so counting is enough to align them.
-Unicode's canonical ordering may swap combining marks; places stay in the order of the text and so never decrease.
+Here two properties of the algorithm keep them. Words between whitespace are tokenized by themselves, so a word is
+worked out once. And a character of a word turns into so many characters whatever stands around it (a final sigma is
+another letter, but one letter still), so counting is enough to align them. Unicode's canonical ordering may swap
+combining marks; places stay in the order of the text and so never decrease.
 """
 
 import re
