@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.logs import read_phases
 from benchmark.tables import markdown_table
@@ -31,9 +30,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--phase", type=int, choices=(1, 2), default=1, help="of pre-training (default: 1)")
     parser.add_argument("--stretch", type=int, default=50, help="steps that a mean is over (default: 50)")
     parser.add_argument("--from_step", type=int, default=1, help="the bound holds from this step on (default: 1)")
-    parser.add_argument(
-        "--bound", type=float, default=0.02, help="difference of means that is allowed, either way (default: 0.02)"
-    )
+    about = "difference of means that is allowed, either way (default: 0.02)"
+    parser.add_argument("--bound", type=float, default=0.02, help=about)
     return parser.parse_args(arguments)
 
 

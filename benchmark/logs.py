@@ -49,12 +49,11 @@ class Run:
     label: str = ""
     task: str = "pretraining"
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)  # the last line, of the last start as a whole
     phases: dict[int, Phase] = dataclasses.field(default_factory=dict)
     """By number; fine-tuning is phase 1. Phases without a step, as of runs that only evaluate, are left out."""
     scored: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """SQuAD's scores by file of questions, the last of each; with `steps`, made before."""
-    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """The last line, of the last start as a whole."""
 
     def name_of(self, phase: int) -> str:
         """A phase in words."""
@@ -62,11 +61,7 @@ class Run:
 
 
 def read_run(path: str | Path, label: str = "") -> Run:
-    """What a log says.
-
-    Raises:
-        UserError: the file cannot be read, or is not a log.
-    """
+    """What a log says; raises UserError where it cannot be read, or is none."""
     try:
         events = [event for event in read_log(path) if event.get("type") == "LOG"]
     except OSError as error:
@@ -82,14 +77,13 @@ def read_run(path: str | Path, label: str = "") -> Run:
             run.task = data.get("task", run.task)
             run.environment = data.get("environment") or run.environment
             trains, predict_file = arguments.get("do_train", True), str(arguments.get("predict_file"))
-            number_of_phase, first_step = 2 if arguments.get("phase2") else 1, data.get("first_step") or 0
-            if trains and first_step == 0:
-                phases[number_of_phase] = Phase()
-            phase = phases[number_of_phase]
+            phase = phases[2 if arguments.get("phase2") else 1]
+            first_step = data.get("first_step") or 0
             if trains:
                 phase.steps = {step: values for step, values in phase.steps.items() if step <= first_step}
-            continue
-        if step == []:
+            if trains and first_step == 0:
+                phase.throughput, phase.scores = {}, {}
+        elif step == []:
             run.summary = data
             if "exact_match" in data:
                 run.scored[predict_file] = {**data, "steps": max(phase.steps, default=None)}
@@ -105,11 +99,7 @@ def read_run(path: str | Path, label: str = "") -> Run:
 
 
 def read_phases(path: str | Path) -> dict[int, Phase]:
-    """The phases of a log by number.
-
-    Raises:
-        UserError: the file cannot be read, is not a log, or has no steps.
-    """
+    """The phases of a log by number; raises UserError as `read_run` does, and where there is none."""
     phases = read_run(path).phases
     if not phases:
         raise UserError(f"{path} has no optimizer step", "the run ended before its first, or only evaluated")

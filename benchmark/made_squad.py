@@ -20,16 +20,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.workloads.made_corpus import documents
 from file_utils import atomic_write
 
-BYTES_PER_CONTEXT = 6000
+SIZE = 6000  # bytes of a context
 QUESTION = "what was said of this place by those who came back from it, and when did they say so?"
 
 
 def made_squad(n_questions: int) -> dict:
     """The content of the file: a question about each context, answered by its first two words."""
-    text = " ".join(sentence for document in documents(n_questions * BYTES_PER_CONTEXT * 2) for sentence in document)
+    text = " ".join(sentence for document in documents(n_questions * SIZE * 2) for sentence in document)
     paragraphs = []
     for number in range(n_questions):
-        context = text[number * BYTES_PER_CONTEXT : (number + 1) * BYTES_PER_CONTEXT].strip()
+        context = text[number * SIZE : (number + 1) * SIZE].strip()
         answer = {"text": " ".join(context.split()[:2]), "answer_start": 0}
         paragraphs.append({"context": context, "qas": [{"id": str(number), "question": QUESTION, "answers": [answer]}]})
     return {"version": "1.1", "data": [{"title": "made", "paragraphs": paragraphs}]}

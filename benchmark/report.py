@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.reports.data import read_results
 from benchmark.reports.figures import make_figures

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.logs import read_phases
 from benchmark.tables import Table
@@ -30,11 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str | N
 
 
 def print_rows(logs: Sequence[str], rows_of: Callable[[str], Rows]) -> None:
-    """Print the rows of the logs, with a column for the log where there are several.
-
-    Raises:
-        UserError: what is wrong with any of the logs.
-    """
+    """Print the rows of the logs, with a column for the log where there are several."""
     problems = Problems()
     rows: Rows = []
     for log in logs:

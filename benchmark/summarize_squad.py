@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark import summarize
 from benchmark.logs import read_run
@@ -23,11 +22,7 @@ parse_arguments = functools.partial(summarize.parse_arguments, description=__doc
 
 
 def rows_of(log: str) -> list[dict[str, str]]:
-    """A row for each file of questions, by column.
-
-    Raises:
-        UserError: the file cannot be read, is not a log, or nothing was scored in it.
-    """
+    """A row for each file of questions, by column."""
     run = read_run(log)
     if not run.scored:
         raise UserError(f"{log} has no scores of SQuAD", "give the dllogger.json of run_squad.py with --do_eval")

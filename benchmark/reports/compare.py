@@ -19,9 +19,8 @@ from benchmark.tables import MISSING, Table, text
 CONFIDENCE = 0.95
 GRID = 200_001
 METHOD = (
-    "Ratio of medians. The 95 % interval is of the ratio of geometric means, by Welch's t on log throughput; “no "
-    "difference shown” means that it contains 1, not that the two are equal. Of twenty rows without any difference, "
-    "one is expected to show one. The interval does not know of a machine that was busier or hotter for one of the two."
+    "Ratio of medians; the 95 % interval is Welch's, of the ratio of geometric means. “No difference shown” means that "
+    "it contains 1, not that the two are equal. docs/benchmarking.md says what it does not know."
 )
 
 
@@ -81,8 +80,7 @@ def _row(*sides: Repeats) -> dict[str, str]:
     ratio = medians[1] / medians[0] if all(medians) else None
     interval = ratio_interval(*rates)
     if ratio is None:
-        absent = [side for side, rate in zip(sides, rates, strict=True) if not rate]
-        verdict = " and ".join(f"{side.label}: {side.status if side.status != 'ok' else 'no rate'}" for side in absent)
+        verdict = " and ".join(f"{side.label}: {side.state}" for side in sides if side.status != "ok") or "no rate"
     elif wrong := [side.label for side in sides if side.problem]:
         verdict = f"not comparable: {' and '.join(wrong)} trained wrongly"
     elif interval is None:
@@ -91,9 +89,8 @@ def _row(*sides: Repeats) -> dict[str, str]:
         verdict = "no difference shown"
     else:
         verdict = f"{sides[1].label} is {'faster' if interval[0] > 1 else 'slower'}"
-    precisions = dict.fromkeys(str(side.configuration.get("precision", "")) for side in sides)
     return {
-        "configuration": f"{subject(sides[0].configuration)}, {' / '.join(precisions)}",
+        "configuration": f"{subject(sides[0].configuration)}, {sides[0].name}",
         "batch": text(sides[0].batch_size, ","),
         **{side.label: text(median, ",.1f") for side, median in zip(sides, medians, strict=True)},
         "ratio": text(ratio, ".3f"),

@@ -19,9 +19,8 @@ LOG_NAME = "dllogger.json"
 PROFILE_SCHEMA = 1
 # What a table or a chart of throughput is about; all other fields tell its rows or lines apart.
 SUBJECT = ("workload", "model", "max_seq_length", "lengths")
-# Published throughputs to draw beside measured ones, each with its source. None was measured here, and none under the
-# conditions of a chart: they say where others stand, not who wins, so their labels name the hardware, and no ratio is
-# computed against them. "Second hand" are figures often quoted that we did not find where they were measured.
+# Published throughputs, each with its source. None was measured under the conditions of a chart, so their labels name
+# the hardware, and no ratio is computed against them.
 REFERENCES = Path(__file__).with_name("references.json")
 
 
@@ -37,11 +36,7 @@ class Result:
 
 
 def read_results(folders: Sequence[str | Path]) -> list[Result]:
-    """A result for each folder, in order, labeled by its name, or by its path where two have one name.
-
-    Raises:
-        UserError: all that is wrong with any of them.
-    """
+    """A result for each folder, in order, labeled by its name, or by its path where two have one name."""
     names = [Path(folder).resolve().name for folder in folders]
     problems, results = Problems(), []
     for folder, name in zip(folders, names, strict=True):
@@ -59,26 +54,20 @@ def _read(folder: Path, label: str) -> Result:
     processes = [file.parent / "runs" for file in files if file.name == FILE_NAME]
     result = Result(label)
     for file in files:
-        holder = file.parent.parent if file.parent.name == "profile" and file.parent != folder else file.parent
-        name = label if holder == folder else f"{label}/{holder.relative_to(folder)}"
+        name = label if file.parent == folder else f"{label}/{file.parent.relative_to(folder)}"
         if file.name == FILE_NAME:
             result.points += read_points(file)
         elif file.name.endswith(("kernels.json", "timeline.json")):
-            result.profiles.append(_read_profile(file) | {"label": name})
+            what, again = f"summary of a profile in schema {PROFILE_SCHEMA}", "make it again with benchmark/nsight.py"
+            profile = read_json(file, what, again)
+            if profile.get("schema") != PROFILE_SCHEMA:
+                raise UserError(f"{file} is no {what}", again)
+            result.profiles.append(profile | {"label": name})
         elif file.name == LOG_NAME and not any(each in file.parents for each in processes):
             result.runs.append(read_run(file, name))
     if not (result.points or result.runs or result.profiles):
-        nothing = f"{folder} holds nothing to report ({FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json)"
-        raise UserError(nothing, remedy)
+        raise UserError(f"{folder} has no {FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json", remedy)
     return result
-
-
-def _read_profile(file: Path) -> dict[str, Any]:
-    kind, remedy = "kernels" if file.stem.endswith("kernels") else "timeline", "make it again with benchmark/nsight.py"
-    profile = read_json(file, f"{kind} of schema {PROFILE_SCHEMA}", remedy)
-    if (profile.get("kind"), profile.get("schema")) != (kind, PROFILE_SCHEMA):
-        raise UserError(f"{file} is no {kind} of schema {PROFILE_SCHEMA} (schema {profile.get('schema')})", remedy)
-    return profile
 
 
 def measured(results: Sequence[Result]) -> list[list[Repeats]]:

@@ -29,19 +29,6 @@ COLORS_PER_PICTURE = 64  # with those between letters and background; a third of
 SMALL = 10  # points, of the smallest letters
 LETTERS_IN_HALF = 24  # of a legend in two columns
 LETTERS_OVER_BAR = 46
-STYLE = MappingProxyType(
-    {
-        "font.size": 12,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "legend.fontsize": 11,
-        "lines.linewidth": 2,
-        "lines.markersize": 7,
-    }
-)
 
 
 class Series(NamedTuple):
@@ -87,21 +74,23 @@ class Figure(NamedTuple):
 
 def render(figure: Figure) -> Figure:
     """The figure with its images."""
-    return figure._replace(images={theme: _image(figure, *colors) for theme, colors in THEMES.items()})
-
-
-def _image(figure: Figure, background: str, letters: str, grid: str) -> bytes:
-    colors = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)
-    colors |= dict.fromkeys(("grid.color", "axes.edgecolor"), grid)
-    colors |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters)
-    drawn, file = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context({**STYLE, **colors}):
-        canvas = Canvas(figsize=SIZE, dpi=DOTS, layout="constrained")
-        canvas.suptitle("\n".join(textwrap.wrap(figure.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
-        draw(figure, canvas.add_subplot())
-        canvas.savefig(drawn, format="png")
-    Image.open(drawn).convert("RGB").quantize(COLORS_PER_PICTURE).save(file, format="png", optimize=True)
-    return file.getvalue()
+    images = {}
+    for theme, (background, letters, grid) in THEMES.items():
+        style: dict[str, Any] = {"font.size": 12, "legend.fontsize": 11, "lines.linewidth": 2, "lines.markersize": 7}
+        style |= dict.fromkeys(("axes.grid", "axes.axisbelow"), True)
+        style |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+        style |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)
+        style |= dict.fromkeys(("grid.color", "axes.edgecolor"), grid)
+        style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters)
+        drawn, file = io.BytesIO(), io.BytesIO()
+        with matplotlib.rc_context(style):
+            canvas = Canvas(figsize=SIZE, dpi=DOTS, layout="constrained")
+            canvas.suptitle("\n".join(textwrap.wrap(figure.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
+            draw(figure, canvas.add_subplot())
+            canvas.savefig(drawn, format="png")
+        Image.open(drawn).convert("RGB").quantize(COLORS_PER_PICTURE).save(file, format="png", optimize=True)
+        images[theme] = file.getvalue()
+    return figure._replace(images=images)
 
 
 def draw(figure: Figure, axes: Any) -> None:
@@ -125,8 +114,8 @@ def draw(figure: Figure, axes: Any) -> None:
             axes.plot(x, 0, marker="x", markersize=9, color=style["color"], linestyle="none", clip_on=False)
             # Upright over the cross, on a patch of background, as lines may run through the letters.
             patch = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.0}
-            place = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90}
-            axes.annotate(words, (x, 0), fontsize=SMALL, bbox=patch, zorder=5, **place)
+            upright = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90}
+            axes.annotate(words, (x, 0), fontsize=SMALL, bbox=patch, zorder=5, **upright)
     for place, words in enumerate(figure.rows):
         shown = words if len(words) <= LETTERS_OVER_BAR else f"{words[: LETTERS_OVER_BAR - 12]}…{words[-11:]}"
         axes.text(0, place - 0.25, shown, va="bottom", fontsize=SMALL)

@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmark.logs import Phase
@@ -17,8 +17,14 @@ SMALLEST_SHARE = 0.002  # of a roofline's time; smaller kernels would spread its
 
 
 def make_figures(results: Sequence[Result]) -> list[Figure]:
-    """All that the results have data for."""
-    return [render(figure) for figure in _with_unique_names(plan_figures(results))]
+    """All that the results have data for, under names that become files: plain, and different."""
+    names: list[str] = []
+    figures = []
+    for figure in plan_figures(results):
+        names.append("".join(sign if sign.isalnum() else "_" for sign in figure.name).strip("_").lower())
+        same = names.count(names[-1])
+        figures.append(render(figure._replace(name=f"{names[-1]}_{same}" if same > 1 else names[-1])))
+    return figures
 
 
 def plan_figures(results: Sequence[Result]) -> Iterator[Figure]:
@@ -38,15 +44,6 @@ def plan_figures(results: Sequence[Result]) -> Iterator[Figure]:
     for profile in (profile for result in results for profile in result.profiles):
         yield from _kernel_shares(profile)
         yield from roofline(profile)
-
-
-def _with_unique_names(figures: Iterable[Figure]) -> Iterator[Figure]:
-    """With names, which become files, that are plain and differ."""
-    seen: list[str] = []
-    for figure in figures:
-        plain = "".join(sign if sign.isalnum() else "_" for sign in figure.name).strip("_").lower()
-        seen.append(plain)
-        yield figure._replace(name=f"{plain}_{seen.count(plain)}" if seen.count(plain) > 1 else plain)
 
 
 def _named(group: Sequence[Repeats], kind: str, title: str) -> tuple[str, str]:

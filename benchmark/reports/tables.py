@@ -17,11 +17,7 @@ LONGEST_ERROR = 300
 
 
 def report_tables(results: Sequence[Result], compare: bool) -> list[Table]:
-    """All tables of a report, the most wanted first.
-
-    Raises:
-        UserError: results to compare have no configuration in common.
-    """
+    """All tables of a report, the most wanted first."""
     tables = [comparison_table(results[0], other) for other in results[1:]] if compare else []
     if compare and not any(table.rows for table in tables):
         raise UserError(
@@ -37,13 +33,11 @@ def throughput_table(group: Sequence[Repeats]) -> Table:
     """A row for each configuration of one subject."""
     rows = [{"configuration": repeats.name} | repeats.cells() for repeats in group]
     notes = sorted({f"Peak: {peak}." for repeats in group for peak in repeats.told("peak", "utilisation")[:1]})
-    if any(repeats.values("fraction", "measured_peak") for repeats in group):
-        notes.append("Of products: of what the encoder's matrix products reach by themselves on the same device.")
-    slowed: dict[str, dict[str, None]] = {}
-    for repeats in group:
-        for reason in [reason for gpu in repeats.told("gpu") for reason in gpu.get("throttle_reasons") or ()]:
-            slowed.setdefault(reason, {})[f"{repeats.batch_size:,}"] = None
-    notes += [f"The driver lowered clocks ({why}) at batch {', '.join(sizes)}." for why, sizes in slowed.items()]
+    slowed = [(each.batch_size, gpu["throttle_reasons"]) for each in group for gpu in each.told("gpu")]
+    sizes = ", ".join(f"{size:,}" for size in sorted({size for size, reasons in slowed if reasons}))
+    if sizes:
+        reasons = sorted({reason for _, reasons in slowed for reason in reasons})
+        notes.append(f"The driver lowered clocks at batch {sizes}: {', '.join(reasons)}.")
     for published in references_for(group[0].configuration):
         notes.append("Published: {label}, {rate:,g} sequences/s per GPU; {source}.".format(**published))
     for repeats in group:
@@ -90,7 +84,9 @@ def environment_table(results: Sequence[Result]) -> Table:
     for name in FACTS:
         row = {"fact": name}
         for result in results:
-            told = [p.get("environment") or {} for p in result.points] + [run.environment for run in result.runs]
+            told = [point.get("environment") or {} for point in result.points] + [
+                run.environment for run in result.runs
+            ]
             values = {_plain(environment[name]) for environment in told if environment.get(name) is not None}
             row[result.label] = " / ".join(sorted(values)) or MISSING
         known = set(row.values()) - {MISSING, name}
@@ -107,15 +103,15 @@ def _plain(value: Any) -> str:
 
 
 def points_table(results: Sequence[Result]) -> Table:
-    """A row for each point; nested fields have names such as `measured.part_seconds.data`."""
+    """A row for each point."""
     return Table("Points", [_flat({"result": each.label} | point) for each in results for point in each.points])
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """A value by its name; the fields of a mapping by names such as `measured.part_seconds.data`."""
+    if not isinstance(value, dict):
+        return {name: json.dumps(value) if isinstance(value, list) else value}
     row: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, dict):
-            row |= _flat(item, f"{prefix}{name}.")
-        else:
-            row[prefix + name] = json.dumps(item) if isinstance(item, list) else item
+    for inner, item in value.items():
+        row |= _flat(item, f"{name}.{inner}" if name else inner)
     return row

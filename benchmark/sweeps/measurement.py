@@ -95,32 +95,30 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
 
 
 def _run(words: list[str], output: Any, timeout: float) -> int | None:
-    """The status a command ends with; None where it ran for too long. Whatever happens, none of it runs on."""
+    """The status a command ends with; None where it ran for too long.
+
+    Whatever happens, none of what it started runs on; where somebody interrupts the waiting, it is ended at once.
+    """
     process = subprocess.Popen(
         words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
     )
+    started: list[psutil.Process] = []
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
         return None
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End a process and all that it started; at once where somebody interrupts the waiting too."""
-    started: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):  # it has ended by itself
-        started = psutil.Process(process.pid).children(recursive=True)
-    try:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_STOP)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for child in started:  # torchrun's have sessions of their own, and keep their GPU's memory when they hang
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        process.wait()
-        psutil.wait_procs(started, SECONDS_TO_VANISH)  # the next measurement wants their memory
+        with contextlib.suppress(psutil.Error):  # it has ended by itself
+            started = psutil.Process(process.pid).children(recursive=True)
+        try:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_STOP)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            for child in started:  # torchrun's have sessions of their own, and keep their GPU's memory when they hang
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            process.wait()
+            psutil.wait_procs(started, SECONDS_TO_VANISH)  # the next measurement wants their memory

@@ -28,11 +28,7 @@ Point = dict[str, Any]
 
 
 def read_points(path: str | Path) -> list[Point]:
-    """All points of a file, or of the points.jsonl in a folder.
-
-    Raises:
-        UserError: there is none, or a line is not a point of this schema.
-    """
+    """All points of a file, or of the points.jsonl in a folder; raises UserError for a line that is none."""
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -58,14 +54,8 @@ def read_points(path: str | Path) -> list[Point]:
 def subject(configuration: Mapping[str, Any]) -> str:
     """What a rate is of, in words: model, workload and lengths."""
     model, length, lengths = (configuration.get(name) for name in ("model", "max_seq_length", "lengths"))
-    name = f"BERT-{model}" if model in ("tiny", "base", "large") else Path(model or "a model").name
-    words = [
-        name,
-        configuration.get("workload"),
-        f"{length} tokens" if length else "",
-        f"({lengths})" if lengths else "",
-    ]
-    return " ".join(word for word in words if word)
+    name = f"BERT-{model}" if model in ("tiny", "base", "large") else Path(model).name
+    return f"{name} {configuration.get('workload')} {length} tokens ({lengths})"
 
 
 def settings(configuration: Mapping[str, Any]) -> str:
@@ -114,8 +104,8 @@ class Repeats:
     @property
     def hardware(self) -> str | None:
         """The GPU that was measured, or the CPU where there was none; None where that was not recorded."""
-        known = self.told("gpus", "environment") + self.told("cpu", "environment")
-        return next((str(name[0] if isinstance(name, list) else name) for name in known), None)
+        gpus, cpus = self.told("gpus", "environment"), self.told("cpu", "environment")
+        return str(gpus[0][0]) if gpus else next(iter(cpus), None)
 
     @property
     def unit(self) -> str:

@@ -127,21 +127,15 @@ class Sweep:
     def _print(self, point: Point, remark: str = "") -> None:
         """What came of a point, for the one who waits."""
         repeats = Repeats(point["configuration"], points=[point])
-        told = repeats.status
+        told, cells = repeats.status, repeats.cells()
         if point["status"] == "ok":
-            cells = repeats.cells()
-            told = f"{cells['sequences/s']} sequences/s"
-            told += "" if cells["GiB"] == MISSING else f", {cells['GiB']} GiB"
+            told = f"{cells['sequences/s']} sequences/s" + (f", {cells['GiB']} GiB" if cells["GiB"] != MISSING else "")
             told += f", WRONG: {repeats.problem}" if repeats.problem else ""
-        batch = f"  batch {repeats.batch_size:>5} | {point['repeat'] + 1}/{self.args.repeats}"
-        print(f"{batch} | {told}{remark}", flush=True)
+        turn = f"{point['repeat'] + 1}/{self.args.repeats}"
+        print(f"  batch {repeats.batch_size:>5} | {turn} | {told}{remark}", flush=True)
 
     def _read_earlier(self) -> list[Point]:
-        """The points of an earlier start, if it was on this machine and with this code; failed ones are forgotten.
-
-        Raises:
-            UserError: they are of another environment, or of other shards or questions.
-        """
+        """The points of an earlier start but for failed ones; raises UserError where it cannot be gone on with."""
         if not self.file.exists():
             self.args.output_dir.mkdir(parents=True, exist_ok=True)
             return []

@@ -87,7 +87,7 @@ def test_a_measured_peak_and_lower_clocks_are_told(tmp_path):
     points[4]["measured"]["gpu"] = {"throttle_reasons": ["software power cap"]}
     table = only_table(write(tmp_path, points))
     assert [row["of products"] for row in table.rows] == ["60.0%", "-"]
-    assert "The driver lowered clocks (software power cap) at batch 16." in table.notes
+    assert "The driver lowered clocks at batch 16: software power cap." in table.notes
 
 
 def test_repeats_that_failed_are_not_hidden(tmp_path):
@@ -259,10 +259,16 @@ def test_a_start_that_only_answers_takes_nothing_from_a_run_and_a_fresh_one_take
     ("make", "message"),
     [
         (lambda folder: None, "there is no"),
-        (lambda folder: folder.mkdir(), "holds nothing to report"),
+        (lambda folder: folder.mkdir(), "has no points.jsonl, dllogger.json"),
         (lambda folder: write(folder, [point(1.0) | {"schema": 7}]), "is no point of schema 1"),
-        (lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("{}")), "schema 1 .schema None."),
-        (lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("[]")), "is no kernels of schema 1"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("{}")),
+            "no summary of a profile in schema 1",
+        ),
+        (
+            lambda folder: (folder.mkdir(), (folder / "kernels.json").write_text("[]")),
+            "is no summary of a profile in schema 1: it holds",
+        ),
         (lambda folder: (folder.mkdir(), (folder / "timeline.json").write_text("{")), "schema 1: it is not JSON"),
     ],
 )

@@ -72,8 +72,8 @@ def test_rates_of_different_work_are_never_compared(tmp_path, other):
 
 
 def test_precisions_that_are_compared_are_both_named(tmp_path):
-    [row], _ = compared(sweep(tmp_path / "a", [1.0, 1.1]), sweep(tmp_path / "b", [2.0, 2.2], precision="fp16"))
-    assert row["configuration"].endswith("bf16 / fp16")
+    _, told = compared(sweep(tmp_path / "a", [1.0, 1.1]), sweep(tmp_path / "b", [2.0, 2.2], precision="fp16"))
+    assert told == ['precision is "bf16" in a and "fp16" in b.']
 
 
 def test_configurations_that_only_one_has_are_not_compared(tmp_path):
