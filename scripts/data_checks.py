@@ -8,7 +8,7 @@ from common.workers import usable_cores, workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
 from data.corpus.sentences import splitter_name
-from data.loading.prepared import changed_files, prepared_shards, read_manifest, vocabulary_problem
+from data.loading.prepared import prepared_shards, read_manifest, vocabulary_problem
 from data.verify.shards import verify
 from tokenization import load_vocab
 from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding
@@ -29,14 +29,19 @@ def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Itera
         return
     is_shards = any((folder / name).exists() for name in (FILE_NAME, JOURNAL_NAME)) or any(folder.glob("*.hdf5"))
     prepared = [folder] if is_shards else sorted(path for path in folder.glob("hdf5_*/*") if path.is_dir())
-    vocab_file, vocabulary = vocabulary_finding(folder, vocab_file)
+    vocabulary = vocabulary_finding(folder, vocab_file)
     for path in prepared:
         yield shards_finding(path, folder, vocab_file if vocabulary.state == OK else None, in_full)
     for phase, lengths in PHASES if not is_shards else ():
         if not any(lengths in path.parent.name for path in prepared):
             found = f"no shards of {phase} under {folder}"
             yield Finding(f"shards, {phase}", found, WARNING, f"Give --data_dir another, or make them: {PREPARE}")
-    yield squad_finding(folder)
+    squad = folder / "download" / SQUAD
+    if n_files := len(list(squad.glob("*/*.json"))):
+        yield Finding("SQuAD", f"{n_files} files in {squad}")
+    else:
+        remedy = "Only fine-tuning needs it. Set TRAIN_FILE and PREDICT_FILE to your own, or: "
+        yield Finding("SQuAD", f"not in {squad}", WARNING, f"{remedy}EXTRA_DOWNLOADS={SQUAD} {PREPARE}")
     yield vocabulary
     trained = "(trained)" in splitter_name()
     how = "python3 -m nltk.downloader punkt_tab; for the image, on the host: WITH_PUNKT=1 bash build_image.sh"
@@ -52,8 +57,8 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
     files = prepared_shards(path, "training", problems)
     with problems.collect():
         manifest = read_manifest(path)
-        if vocab_file is not None and (wrong := vocabulary_problem(path, str(vocab_file), len(load_vocab(vocab_file)))):
-            problems.add(wrong)
+        if vocab_file is not None:
+            problems.extend([vocabulary_problem(path, str(vocab_file), len(load_vocab(vocab_file)))])
         if in_full and not problems.found:
             with workers(usable_cores()) as pool:
                 problems.extend([verify(path, pool, vocab_file=vocab_file).failure()])
@@ -64,43 +69,20 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
     return Finding(name, f"{where}: {len(files)} training files{rows}; {proof}")
 
 
+def vocabulary_finding(folder: Path, vocab_file: Path | None) -> Finding:
+    """The vocabulary that was given, or else the first that the preparation downloaded."""
+    weights = folder / "download" / WEIGHTS
+    path = vocab_file or next(iter(sorted(weights.glob("*/vocab.txt"))), None)
+    if path is None:
+        remedy = f"Give --vocab_file one, or download one: EXTRA_DOWNLOADS={WEIGHTS} {PREPARE}"
+        return Finding("vocabulary", f"none in {weights}; pre-training on shards needs none", WARNING, remedy)
+    try:
+        return Finding("vocabulary", f"{path}: {len(load_vocab(path)):,} tokens")
+    except UserError as error:
+        return finding_of("vocabulary", PROBLEM if vocab_file else WARNING, error.problems)
+
+
 def finding_of(check: str, state: str, problems: Sequence[Problem], where: str = "") -> Finding:
     """Several problems as one finding."""
     remedies = dict.fromkeys(problem.remedy for problem in problems if problem.remedy)
     return Finding(check, where + "; ".join(problem.problem for problem in problems), state, "; ".join(remedies))
-
-
-def squad_finding(folder: Path) -> Finding:
-    """SQuAD as the preparation downloads it."""
-    path = folder / "download" / SQUAD
-    download = f"EXTRA_DOWNLOADS={SQUAD} {PREPARE}"
-    if not path.is_dir():
-        remedy = f"Only fine-tuning needs it. Set TRAIN_FILE and PREDICT_FILE to your own, or: {download}"
-        return Finding("SQuAD", f"not in {path}", WARNING, remedy)
-    problems = Problems()
-    with problems.collect():
-        manifest = read_manifest(path)
-        for name in changed_files(path, manifest) if manifest else ():
-            problems.add(
-                f"{path / name} is missing or of another size than {FILE_NAME} says", f"download it again: {download}"
-            )
-    if problems.found:
-        return finding_of("SQuAD", WARNING, problems.found)
-    return Finding("SQuAD", f"{len(manifest.outputs) if manifest else 'unknown'} files in {path}")
-
-
-def vocabulary_finding(folder: Path, vocab_file: Path | None) -> tuple[Path | None, Finding]:
-    """The vocabulary that was given, or else the first that the preparation downloaded."""
-    given = vocab_file is not None
-    if vocab_file is None:
-        downloaded = sorted((folder / "download" / WEIGHTS).glob("*/vocab.txt"))
-        if not downloaded:
-            remedy = f"Give --vocab_file one, or download one: EXTRA_DOWNLOADS={WEIGHTS} {PREPARE}"
-            found = f"none in {folder / 'download' / WEIGHTS}; pre-training on shards needs none"
-            return None, Finding("vocabulary", found, WARNING, remedy)
-        vocab_file = downloaded[0]
-    try:
-        size = len(load_vocab(vocab_file))
-    except UserError as error:
-        return None, finding_of("vocabulary", PROBLEM if given else WARNING, error.problems)
-    return (vocab_file if given else None), Finding("vocabulary", f"{vocab_file}: {size:,} tokens")

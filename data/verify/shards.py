@@ -22,12 +22,11 @@ from common.errors import UserError
 from common.workers import Workers
 from data.artifacts.layout import SPLITS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
-from data.loading.prepared import read_manifest
+from data.loading.prepared import read_manifest, vocabulary_problem
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import rule_in
 from data.verify import rows, text
 from data.verify.report import FAILED, WARNING, Findings, Offence, Report
-from file_utils import sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab
 
 BY_MANIFEST = ("files", "size and hash")
@@ -168,9 +167,9 @@ def _expected(
     notes = []
     vocabulary = parameters.get("vocabulary")
     if vocab_file is not None:
-        if vocabulary and vocabulary["sha256"] != sha256_of(vocab_file):
-            raise UserError(f"The shards in {folder} were made with another vocabulary than {vocab_file}", "give that")
         ids = load_vocab(vocab_file)
+        if problem := vocabulary_problem(folder, str(vocab_file), len(ids)):
+            raise UserError(problem)
         vocabulary = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK], "size": len(ids)}
     if not vocabulary:
         raise UserError(

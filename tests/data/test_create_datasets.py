@@ -133,7 +133,7 @@ def test_all_problems_at_once(tmp_path):
     assert finished.stdout == ""
     lines = finished.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines)
-    words = ["BOOKS_SOURCE is empty", "no file no dump", "no vocab", "--action: invalid choice: 'shard'"]
+    words = ["BOOKS_SOURCE is empty", "no dump", "no vocab", "--action: invalid choice: 'shard'"]
     words += [f"--{name}: invalid choice" for name in ("masking", "compression", "dataset")]
     assert len(lines) == len(words)
     for word in words:
@@ -158,7 +158,7 @@ def test_numbers_and_vocabulary_are_checked_before_the_first_stage(tmp_path, sam
     lines = finished.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines)
     for words in (
-        "There is no no books",
+        "no books",
         "--n_training_shards 0",
         "--fraction_test_set 2",
         "--dupe_factor 0",

@@ -445,7 +445,7 @@ def test_an_unfinished_folder(folder):
 
 def test_another_vocabulary_than_the_manifests(folder, vocab_file):
     write_manifest(folder)
-    with pytest.raises(UserError, match=f"made with another vocabulary than {vocab_file}"):
+    with pytest.raises(UserError, match=f"{vocab_file} is not the vocabulary that the shards in .* were made with"):
         run(folder, vocab_file=vocab_file)
 
 
