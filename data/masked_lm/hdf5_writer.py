@@ -1,12 +1,11 @@
 """Blocks of training instances into one HDF5 file, which is whole or absent.
 
 The HDF5 library does not survive a full disk: it cannot close the file any more, and the process crashes later, often
-without a word. So it writes through a Python file that takes the first failure down and lets the rest of the
-writing come to nothing; the failure is raised once the library has closed its file. (Building the file in memory would
-do as well, but takes the memory.)
+without a word. So it writes through a Python file that keeps the first failure and writes nothing after it; the failure
+is raised once the library has closed its file. (Building the file in memory would do as well, but takes the memory.)
 """
 
-import errno
+import contextlib
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import IO
 import h5py
 import numpy as np
 
-from common.errors import UserError
 from data.artifacts.manifest import FileRecord
 from data.masked_lm.instances import Instances
 from file_utils import atomic_write
@@ -25,8 +23,6 @@ ROWS_PER_CHUNK = 1024
 
 # The name on the command line -> h5py's. NVIDIA's files are gzip; every h5py reads lzf, other HDF5 readers may not.
 COMPRESSIONS = MappingProxyType({"gzip": "gzip", "lzf": "lzf", "none": None})
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _FailureKeeper(io.RawIOBase):
@@ -47,23 +43,24 @@ class _FailureKeeper(io.RawIOBase):
         return self._file.readinto(buffer)
 
     def write(self, data: memoryview) -> int:
-        self._attempt(self._write_all, memoryview(data).cast("B"))
+        left = memoryview(data).cast("B")
+        with self._keep_failure():
+            while left and self.failure is None:
+                left = left[self._file.write(left) :]
         return len(data)
 
     def truncate(self, size: int) -> int:
-        self._attempt(self._file.truncate, size)
+        with self._keep_failure():
+            if self.failure is None:
+                self._file.truncate(size)
         return size
 
-    def _write_all(self, data: memoryview) -> None:
-        while data:
-            data = data[self._file.write(data) :]
-
-    def _attempt(self, function, argument) -> None:
-        if self.failure is None:
-            try:
-                function(argument)
-            except OSError as error:
-                self.failure = error
+    @contextlib.contextmanager
+    def _keep_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
 
 
 def write_instances(path: Path, n_rows: int, blocks: Iterable[Instances], compression: str) -> FileRecord:
@@ -76,39 +73,26 @@ def write_instances(path: Path, n_rows: int, blocks: Iterable[Instances], compre
         size, hash and the counts rows, tokens (special ones too) and masked.
 
     Raises:
-        UserError: the disk is full; whatever was at `path` before is as it was.
+        OSError: with `path`, if the disk is full; whatever was there before is as it was.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        n_written = n_tokens = n_masked = 0
-        with atomic_write(path, "w+b", buffering=0) as file:
-            keeper = _FailureKeeper(file)
-            with h5py.File(keeper, "w") as hdf5:
-                datasets: dict[str, h5py.Dataset] = {}
-                for block in _until_failure(blocks, keeper):
-                    _append(hdf5, datasets, block, n_rows, n_written, compression)
-                    n_written += len(block.input_ids)
-                    n_tokens += int(np.count_nonzero(block.input_mask))
-                    n_masked += int(np.count_nonzero(block.masked_lm_positions))
-                for dataset in datasets.values():
-                    dataset.flush()
-            if keeper.failure:
-                raise keeper.failure
-        return FileRecord.of(path, rows=n_rows, tokens=n_tokens, masked=n_masked)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise UserError(
-            f"{path} could not be written ({error.strerror})",
-            "nothing of it was left. Free some space there, or put the output on another disk, and start again",
-        ) from error
-
-
-def _until_failure(blocks: Iterable[Instances], keeper: _FailureKeeper) -> Iterator[Instances]:
-    for block in blocks:
-        yield block
+    path.parent.mkdir(parents=True, exist_ok=True)
+    n_written = n_tokens = n_masked = 0
+    with atomic_write(path, "w+b", buffering=0) as file:
+        keeper = _FailureKeeper(file)
+        with h5py.File(keeper, "w") as hdf5:
+            datasets: dict[str, h5py.Dataset] = {}
+            for block in blocks:
+                _append(hdf5, datasets, block, n_rows, n_written, compression)
+                n_written += len(block.input_ids)
+                n_tokens += int(np.count_nonzero(block.input_mask))
+                n_masked += int(np.count_nonzero(block.masked_lm_positions))
+                if keeper.failure:
+                    break
+            for dataset in datasets.values():
+                dataset.flush()
         if keeper.failure:
-            return
+            raise OSError(keeper.failure.errno, keeper.failure.strerror, str(path)) from keeper.failure
+    return FileRecord.of(path, rows=n_rows, tokens=n_tokens, masked=n_masked)
 
 
 def _append(
