@@ -17,7 +17,6 @@ data/create_datasets_from_start.sh runs all stages for both phases; docs/data.md
 import argparse
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from common.errors import Problems, UserError, run_main
 from common.published_models import PRETRAINED_MODELS
 from common.workers import usable_cores, workers
 from data import stages
-from data.artifacts.layout import WEIGHTS, Layout, default_working_dir
+from data.artifacts.layout import Layout, default_working_dir
 from data.artifacts.stage_output import Preparation
 from data.corpus.sharding import ShardingPlan
 from data.create_pretraining_data import add_instance_arguments, instance_options
@@ -122,8 +121,7 @@ class Settings:
         """The folders that the stage writes; one for each length of create_hdf5_files."""
         flags, layout = self.flags, self.layout
         if flags.action == "download":
-            models = flags.models if flags.dataset == WEIGHTS else ()
-            return [layout.download / PRETRAINED_MODELS[name].folder for name in models] or [layout.download]
+            return [layout.download]
         if flags.action == "text_formatting":
             return [layout.formatted]
         if flags.action == "sharding":
@@ -139,7 +137,7 @@ def read_settings(
     """What the command line asks for.
 
     Args:
-        to_run: the stage is to be run now, so that it needs the right to write and a vocabulary.
+        to_run: the stage is to be run now, so that it needs a vocabulary.
 
     Raises:
         UserError: everything that is wrong with it.
@@ -176,23 +174,11 @@ def _add_problems(settings: Settings, problems: Problems, to_run: bool) -> None:
         problems.add("--action create_hdf5_files needs --vocab_file, the vocabulary to tokenize with.")
     if flags.scheduler and (problem := scheduler_problem(flags.scheduler)):
         problems.add(problem)
-    if to_run and action != "verify":  # verifying also serves people who may only read the data
-        with problems.collect():
-            _check_working_dir(settings.layout.working_dir)
     if action == "create_hdf5_files" and flags.vocab_file:
         with problems.collect():
             check_casing(flags.vocab_file, bool(flags.do_lower_case))
     if action == "download" and dataset not in COMBINED:
         problems.extend(download_problems(dataset, settings.downloads))
-
-
-def _check_working_dir(folder: Path) -> None:
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"Nothing can be written under {folder}, since {existing} is no folder that you may write to",
-            "set BERT_PREP_WORKING_DIR to one",
-        )
 
 
 def run_stage(settings: Settings, preparation: Preparation) -> Iterator[str]:
@@ -220,7 +206,8 @@ def run_stage(settings: Settings, preparation: Preparation) -> Iterator[str]:
         how = (flags.vocab_file, bool(flags.do_lower_case), flags.random_seed, flags.compression)
         yield from stages.create_hdf5_files(preparation, texts, folders, *how)
     else:
-        folders = input_files or layout.prepared_folders()
+        prepared = (layout.working_dir.glob(f"{kind}_*/{layout.dataset}") for kind in ("hdf5", "sharded"))
+        folders = input_files or sorted(path for paths in prepared for path in paths)
         yield stages.verify_folders(folders, preparation.pool, flags.vocab_file, flags.report_file)
 
 
@@ -235,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What is downloaded lies on this machine, and others need not see where.
     scheduler = None if flags.action == "download" else flags.scheduler
     with (
+        # Verifying also serves people who may only read the data.
         contextlib.nullcontext() if flags.action == "verify" else lock,
         workers(flags.n_processes, scheduler, layout.working_dir) as pool,
     ):

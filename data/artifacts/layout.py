@@ -62,8 +62,3 @@ class Layout:
         """Names without their endings, such as wikicorpus_en_training_0."""
         counts = zip(SPLITS, (n_training_shards, n_test_shards), strict=True)
         return [f"{self.dataset}_{split}_{index}" for split, count in counts for index in range(count)]
-
-    def prepared_folders(self) -> list[Path]:
-        """Every folder of text shards and of HDF5 shards of this dataset."""
-        kinds = ("sharded", "hdf5")
-        return sorted(path for kind in kinds for path in self.working_dir.glob(f"{kind}_*/{self.dataset}"))

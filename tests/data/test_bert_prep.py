@@ -12,7 +12,7 @@ from corpora import tree, write_text_shard, write_vocab
 from paths import ROOT
 
 import data.stages
-from common.errors import UserError
+from common.errors import UserError, explain_os_error
 from data.artifacts.layout import Layout
 from data.bertPrep import main
 from data.corpus.sentences import splitter_name
@@ -289,8 +289,9 @@ def test_working_dir_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "a.txt").write_text("", encoding="utf-8")
     monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(tmp_path / "file" / "new"))
-    (sentence,) = sentences_of(flags("download", "bookscorpus", "--source", tmp_path / "a.txt"))
-    assert f"Nothing can be written under {tmp_path}/file/new, since {tmp_path}/file is no folder" in sentence
+    with pytest.raises(OSError, match="Not a directory") as raised:
+        main(flags("download", "bookscorpus", "--source", tmp_path / "a.txt"))
+    assert f"{tmp_path}/file/new cannot be used" in str(explain_os_error(raised.value))
     # Finding data needs no right to write.
     main(flags("download", "bookscorpus", "--source", tmp_path / "a.txt", "--print_output_dir"))
     assert capsys.readouterr().out.strip() == f"{tmp_path}/file/new/download/bookscorpus"
