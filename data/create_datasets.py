@@ -45,6 +45,7 @@ class Datasets:
         self.stages = variables["STAGES"].split()
         self.downloads = variables["EXTRA_DOWNLOADS"].split()
         self.models = variables["PRETRAINED_MODELS"].split()
+        self.downloads_vocabulary = "download" in self.stages and WEIGHTS in self.downloads
         names = ("N_PROCESSES", *SHARDING_FLAGS, *HDF5_FLAGS)
         self.flags = [(f"--{name.lower()}", variables[name]) for name in names]
         masking = variables["WHOLE_WORD_MASKING"]
@@ -70,23 +71,19 @@ class Datasets:
 
     def vocab_file(self) -> str:
         """The vocabulary that was given or has come with the weights; empty if there is none yet."""
-        if self.variables["VOCAB_FILE"] or not self.has_vocabulary_downloaded:
+        if self.variables["VOCAB_FILE"] or not self.downloads_vocabulary:
             return self.variables["VOCAB_FILE"]
         weights = Layout(default_working_dir(), WEIGHTS).download
-        path = weights / PRETRAINED_MODELS[self.models[0]].folder / "vocab.txt"
-        return str(path) if path.is_file() else ""
-
-    @property
-    def has_vocabulary_downloaded(self) -> bool:
-        """Whether one comes with the weights, in the stage download."""
-        return "download" in self.stages and WEIGHTS in self.downloads
+        folders = (PRETRAINED_MODELS[name].folder for name in self.models if name in PRETRAINED_MODELS)
+        paths = (weights / folder / "vocab.txt" for folder in folders)
+        return next((str(path) for path in paths if path.is_file()), "")
 
     def check(self) -> None:
         """Raises UserError with everything that is wrong with the variables."""
         problems, readable = Problems(), []
         if not self.variables["VOCAB_FILE"] and "create_hdf5_files" in self.stages:
             how = f"set it to the vocabulary to tokenize with, or download one: EXTRA_DOWNLOADS={WEIGHTS}"
-            problems.check(self.has_vocabulary_downloaded, "VOCAB_FILE is empty", how)
+            problems.check(self.downloads_vocabulary, "VOCAB_FILE is empty", how)
         for flag in self.flags:
             with problems.collect():
                 parse_arguments(["--action", "verify", "--dataset", "all", *flag], RaisingParser)

@@ -164,10 +164,10 @@ def create_shards(
 
     Args:
         compression: a key of COMPRESSIONS.
-        text_sha256: what a single input must be, in hexadecimal.
+        text_sha256: of a single input, as it was written.
 
     Returns:
-        the record of each HDF5 file, with the counts rows, tokens, masked, documents and sentences.
+        each file's record, with the counts rows, tokens, masked, documents and sentences.
 
     Raises:
         UserError: the text cannot be read, is another than expected, holds fewer than two documents or is too large.

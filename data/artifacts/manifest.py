@@ -34,10 +34,6 @@ class FileRecord:
         """Reads the file at `path` for its size and hash."""
         return cls(path.stat().st_size, sha256_of(path), counts)
 
-    def describes(self, path: Path) -> bool:
-        """Whether the file at `path` is there and has this size and hash."""
-        return path.is_file() and path.stat().st_size == self.bytes and sha256_of(path) == self.sha256
-
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
@@ -63,11 +59,8 @@ class Manifest:
 
     def skipped(self, folder: Path) -> str:
         """Says that the stage was finished before."""
-        n_bytes = sum(record.bytes for record in self.outputs.values())
-        return (
-            f"{self.stage} of {self.dataset} was finished before: {len(self.outputs)} files, {n_bytes / 1e6:,.1f} MB, "
-            f"are as they were written; nothing to do in {folder}"
-        )
+        files = f"{len(self.outputs)} files are as they were written"
+        return f"{self.stage} of {self.dataset} was finished before: {files}; nothing to do in {folder}"
 
     def write(self, path: Path) -> None:
         """Write to `path` in one piece."""

@@ -1,9 +1,8 @@
 """What lies where a stage would write: nothing, its finished output, a part of it, or something else.
 
-Starting the preparation again must cost little and lose nothing. So a stage first looks at what is there. Output of the
-same parameters and inputs whose files still have their recorded hashes is finished, and skipped. Files that are missing
-or damaged are made again. Anything else, made with other parameters, from other inputs, or with no manifest to account
-for it, is somebody's work and is not touched without --overwrite.
+Starting the preparation again must cost little and lose nothing. Output of the same parameters and inputs whose files
+still have their recorded hashes is finished, and skipped. Files that are missing or damaged are made again. Anything
+else is somebody's work and is not touched without --overwrite.
 
 Stages with many independent files keep a journal of those that are done, a line each, so that they resume where they
 were killed. It becomes the manifest at the end; a folder with a journal and no manifest is unfinished.
@@ -96,10 +95,6 @@ class StageOutput:
     def folder(self) -> Path:
         return self.manifest_path.parent
 
-    @property
-    def journal_path(self) -> Path:
-        return self.folder / JOURNAL_NAME
-
     def finished(self, unaccounted: Iterable[Path] = ()) -> Manifest | None:
         """The manifest, if there is one and all its files are whole; see `whole_files`."""
         return self.manifest_of(self.whole_files(unaccounted))
@@ -156,13 +151,13 @@ class StageOutput:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         entries = [dataclasses.asdict(self.wanted), *([name, dataclasses.asdict(whole[name])] for name in whole)]
-        with atomic_write(self.journal_path) as file:
+        with atomic_write(self.folder / JOURNAL_NAME) as file:
             file.writelines(json.dumps(entry) + "\n" for entry in entries)
         self.manifest_path.unlink(missing_ok=True)
 
     def add_to_journal(self, name: str, record: FileRecord) -> None:
         """Record a file that is done."""
-        with open(self.journal_path, "a", encoding="utf-8") as file:
+        with open(self.folder / JOURNAL_NAME, "a", encoding="utf-8") as file:
             file.write(json.dumps([name, dataclasses.asdict(record)]) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -171,14 +166,14 @@ class StageOutput:
         """Write the manifest; the output is finished."""
         manifest = dataclasses.replace(self.wanted, outputs=outputs)
         manifest.write(self.manifest_path)
-        self.journal_path.unlink(missing_ok=True)
+        (self.folder / JOURNAL_NAME).unlink(missing_ok=True)
         return manifest
 
     def _read_journal(self) -> Manifest | None:
         """What an unfinished stage has done so far; None if it did not come to write that down."""
         entries = []
         # From a line that a kill or a power cut spoilt on, nothing counts.
-        with contextlib.suppress(FileNotFoundError, ValueError), open(self.journal_path, "rb") as lines:
+        with contextlib.suppress(FileNotFoundError, ValueError), open(self.folder / JOURNAL_NAME, "rb") as lines:
             for line in lines:
                 if line.endswith(b"\n"):
                     entries.append(json.loads(line))

@@ -17,28 +17,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from data.masked_lm.masking import (
-    AS_MASK,
-    MASKING_RULES,
-    N_SPECIAL,
-    UNCHANGED,
-    Rows,
-    n_to_mask,
-    recorded_rule,
-)
+from data.masked_lm.masking import AS_MASK, MASKING_RULES, N_SPECIAL, UNCHANGED, Rows, n_to_mask, recorded_rule
 
 ROWS_PER_BLOCK = 4096  # pairs assembled at a time: a few MB per intermediate array
+WIDE = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids")
 # Name in the file -> number of dimensions: (rows,), (rows, sequence length) or (rows, predictions).
-DATASETS = MappingProxyType(
-    {
-        "input_ids": 2,
-        "input_mask": 2,
-        "segment_ids": 2,
-        "masked_lm_positions": 2,
-        "masked_lm_ids": 2,
-        "next_sentence_labels": 1,
-    }
-)
+DATASETS = MappingProxyType({**dict.fromkeys(WIDE, 2), "next_sentence_labels": 1})
 
 
 @dataclass(frozen=True)
@@ -162,12 +146,8 @@ def make_instances(
 ) -> tuple[int, Iterator[Instances]]:
     """All instances of a shard in random order: how many, and the blocks of them, made one at a time."""
     rng = np.random.default_rng(seed)
-    pairs = np.concatenate(
-        [
-            choose_pairs(documents, options, int(child.generate_state(2, np.uint64)[0]))
-            for child in seed.spawn(options.dupe_factor)
-        ]
-    )
+    seeds = (int(child.generate_state(2, np.uint64)[0]) for child in seed.spawn(options.dupe_factor))
+    pairs = np.concatenate([choose_pairs(documents, options, of_pass) for of_pass in seeds])
     order = rng.permutation(len(pairs))
     blocks = (pairs[order[start : start + ROWS_PER_BLOCK]] for start in range(0, len(pairs), ROWS_PER_BLOCK))
     return len(pairs), (_make_block(documents.ids, block, options, special, rng) for block in blocks)
@@ -176,39 +156,29 @@ def make_instances(
 def _make_block(
     ids: np.ndarray, pairs: np.ndarray, options: InstanceOptions, special: SpecialIds, rng: np.random.Generator
 ) -> Instances:
-    pairs = truncate_pairs(pairs, options.max_seq_length - N_SPECIAL, rng)
-    input_ids, lengths, first_sep = assemble(ids, pairs, options.max_seq_length, special)
-    columns = np.arange(options.max_seq_length, dtype=np.int32)
-    is_token = columns < lengths[:, None]
-    positions, masked_ids = mask(input_ids, lengths, first_sep, options, special, rng)
-    return Instances(
-        input_ids=input_ids,
-        input_mask=is_token.astype(np.int8),
-        segment_ids=(is_token & (columns > first_sep[:, None])).astype(np.int8),
-        masked_lm_positions=positions,
-        masked_lm_ids=masked_ids,
-        next_sentence_labels=pairs[:, 4].astype(np.int8),
-    )
-
-
-def assemble(
-    ids: np.ndarray, pairs: np.ndarray, max_seq_length: int, special: SpecialIds
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[CLS] a [SEP] b [SEP] and zeros: ids (n, S), lengths (n,), places of the first [SEP] (n,), int32."""
-    a_start, a_end, b_start, b_end, _ = pairs.T
+    """[CLS] a [SEP] b [SEP] and zeros of each pair, masked."""
+    a_start, a_end, b_start, b_end, is_random = truncate_pairs(pairs, options.max_seq_length - N_SPECIAL, rng).T
     first_sep = (a_end - a_start + 1).astype(np.int32)
     lengths = (first_sep + b_end - b_start + 2).astype(np.int32)
-    columns = np.arange(max_seq_length, dtype=np.int64)
-    in_b = columns > first_sep[:, None]
+    columns = np.arange(options.max_seq_length, dtype=np.int32)
+    is_token, in_b = columns < lengths[:, None], columns > first_sep[:, None]
     # Column c holds token a_start + c - 1 of the first segment, or b_start + c - first_sep - 1 of the second.
     sources = columns + np.where(in_b, (b_start - first_sep - 1)[:, None], (a_start - 1)[:, None])
     input_ids = ids.take(sources, mode="clip")
-    input_ids[columns >= lengths[:, None]] = 0
+    input_ids[~is_token] = 0
     rows = np.arange(len(pairs))
     input_ids[:, 0] = special.cls
     input_ids[rows, first_sep] = special.sep
     input_ids[rows, lengths - 1] = special.sep
-    return input_ids, lengths, first_sep
+    positions, masked_ids = mask(input_ids, lengths, first_sep, options, special, rng)
+    return Instances(
+        input_ids=input_ids,
+        input_mask=is_token.astype(np.int8),
+        segment_ids=(is_token & in_b).astype(np.int8),
+        masked_lm_positions=positions,
+        masked_lm_ids=masked_ids,
+        next_sentence_labels=is_random.astype(np.int8),
+    )
 
 
 def mask(
@@ -240,8 +210,7 @@ def mask(
     positions = MASKING_RULES[options.masking].choose(maskable, n_wanted, n_positions, rng)
 
     is_chosen = positions < seq_length
-    chosen_rows = np.broadcast_to(rows[:, None], positions.shape)[is_chosen]
-    chosen = positions[is_chosen]
+    chosen_rows, chosen = np.nonzero(is_chosen)[0], positions[is_chosen]
     original = input_ids[chosen_rows, chosen]
     fate = rng.random(len(chosen), dtype=np.float32)
     replaced = np.where(fate < AS_MASK, special.mask, original)
@@ -249,9 +218,7 @@ def mask(
     replaced[is_random] = rng.integers(special.vocab_size, size=int(is_random.sum()))
     input_ids[chosen_rows, chosen] = replaced
 
-    masked_positions = np.zeros((n_rows, n_positions), dtype=np.int32)
-    masked_ids = np.zeros((n_rows, n_positions), dtype=np.int32)
-    n_sorted = positions.shape[1]
-    masked_positions[:, :n_sorted][is_chosen] = chosen
-    masked_ids[:, :n_sorted][is_chosen] = original
+    masked_positions, masked_ids = np.zeros((2, n_rows, n_positions), dtype=np.int32)
+    masked_positions[:, : positions.shape[1]][is_chosen] = chosen
+    masked_ids[:, : positions.shape[1]][is_chosen] = original
     return masked_positions, masked_ids

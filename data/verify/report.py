@@ -102,10 +102,9 @@ class Report:
         if not failed:
             return None
         first = failed[0]
-        others = f" (also failed: {', '.join(check.name for check in failed[1:])})" if failed[1:] else ""
         row = "" if first.first_row is None else f"in row {first.first_row:,} "
         return Problem(
-            f"{Path(self.folder) / first.first_file} fails the check '{first.name}': {row}{first.what}{others}",
+            f"{Path(self.folder) / first.first_file} fails the check '{first.name}': {row}{first.what}",
             "make it again with data/bertPrep.py, or get a whole copy",
         )
 

@@ -2,8 +2,7 @@
 
 A row has to read [CLS] a [SEP] b [SEP] and zeros, with the masked words of a and b put back where they were. Checks go
 from the plain to the involved, and a row counts only under the first one it fails: after a wrong length, what else
-seems wrong with a row says nothing. Rows are read in blocks, so that a shard of any size takes the same memory, but for
-eight bytes per row: a hash of the whole row, by which rows are compared within a shard and between shards.
+seems wrong with a row says nothing. A shard of any size takes the same memory, but for a hash of each row.
 """
 
 import dataclasses
@@ -22,7 +21,8 @@ from data.masked_lm.instances import DATASETS, SpecialIds
 from data.masked_lm.masking import AS_MASK, N_SPECIAL, UNCHANGED, MaskingRule, n_to_mask
 from data.verify.report import FAILED, WARNING, Findings, Offence
 
-STRUCTURE, REPEATED, FURTHER_SPECIAL = "datasets", "rows repeated", "further special tokens"
+STRUCTURE, FURTHER_SPECIAL = "datasets", "further special tokens"
+UNIT, REPEATED = "rows", "rows repeated"
 REPLACEMENT, BALANCE = "80/10/10 replacement", "next-sentence balance"
 OF_VALUES = ("special tokens", FURTHER_SPECIAL, REPLACEMENT, BALANCE, REPEATED)
 CHECKS = tuple(itertools.chain([STRUCTURE], DATASETS, OF_VALUES))
@@ -228,7 +228,6 @@ def statistics(counts: Mapping[str, Any]) -> dict[str, Any]:
         "files": counts["files"],
         "rows": counts.get("rows", 0),
         "mean length": n_tokens / n_rows,
-        "share of real tokens": n_tokens / (n_rows * max(1, longest)),
         "share of full rows": int(rows_of_length[-1]) / n_rows,
         "share masked": masked / max(1, n_tokens),
         "of these [MASK]": as_mask / max(1, masked),

@@ -1,10 +1,9 @@
 """Proof that a folder of shards is what it should be: every row of every HDF5 file, ours or NVIDIA's; every document.
 
 A shard that is damaged, cut short, made with another vocabulary or copied twice trains without complaint and costs
-accuracy. So all of it is read, shards side by side: against the manifest where there is one, and against the published
-rules always (rows.py). NVIDIA's shards have no manifest; what it would say is then taken from the vocabulary that is
-given, the folder's name and the rows' widths, and the report says so. Of text shards the documents are compared
-(text.py): what is in the training and in the test set spoils the test loss, and nothing later can show it.
+accuracy. So all of it is read, against the published rules and the manifest where there is one. NVIDIA's shards have
+none; what it would say is taken from the vocabulary that is given, the folder's name and the rows' widths.
+Of text shards the documents are compared: what is in both sets spoils the test loss, and nothing later can show it.
 """
 
 import functools
@@ -12,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import h5py
 import numpy as np
@@ -27,6 +25,7 @@ from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import rule_in
 from data.verify import rows, text
 from data.verify.report import FAILED, WARNING, Findings, Offence, Report
+from file_utils import sha256_of
 from tokenization import CLS, MASK, SEP, load_vocab
 
 BY_MANIFEST = ("files", "size and hash")
@@ -77,19 +76,21 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     verify_file = functools.partial(_verify_file, check=check_file)
     found = pool.map(verify_file, zip(files, records, strict=True), "verify", _task_name)
     totals: dict[str, Findings] = {}
-    hashes = []
+    hashes, limit, is_sampled = [], MAX_COMPARED // len(files), False
     for file, findings in zip(files, tqdm(found, total=len(files), unit="shard", desc="verify"), strict=True):
         for check, offence in findings.offences.items():
             report.offend(check, file.name, offence)
         totals.setdefault(split_of(file.name), Findings()).count(files=1, **findings.counts)
         # Of two files that share much, the smallest hashes tell; copied, so that the others' memory is free.
-        hashes.append(findings.hashes[: MAX_COMPARED // len(files)].copy())
-        if len(hashes[-1]) < len(findings.hashes) and len(report.notes) == len(notes):
-            report.notes.append(
-                f"Of each file, at most {MAX_COMPARED // len(files):,} were compared with other files'."
-            )
+        hashes.append(findings.hashes[:limit].copy())
+        is_sampled |= len(findings.hashes) > limit
+    if is_sampled:
+        report.notes.append(f"Of each file, at most {limit:,} {kind.UNIT} were compared with other files'.")
     for a, b, n in repeated_between(hashes):
-        _note_repetition(report, kind, files[a].name, files[b].name, n)
+        is_apart = kind is text and split_of(files[a].name) != split_of(files[b].name)
+        status = WARNING if kind is text and not is_apart else FAILED
+        offence = Offence(f"{n:,} of its {kind.UNIT} are in {files[a].name} too", n, status=status)
+        report.offend(text.IN_BOTH_SETS if is_apart else kind.REPEATED, files[b].name, offence)
     for split in sorted(totals, reverse=True):
         counts = totals[split].counts
         report.statistics[split] = rows.statistics(counts) if kind is rows else counts
@@ -115,7 +116,7 @@ def _verify_file(task: tuple[Path, FileRecord | None], check: Callable[[Path], F
     path, record = task
     try:
         findings = check(path)
-        if record is not None and not record.describes(path):
+        if record is not None and sha256_of(path) != record.sha256:
             findings.offend("size and hash", Offence(f"it is not the file that {FILE_NAME} describes"))
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py raises any of them for damaged files
         findings = Findings()
@@ -136,14 +137,6 @@ def repeated_between(hashes: Sequence[np.ndarray]) -> list[tuple[int, int, int]]
     is_same = joined[1:] == joined[:-1]
     pairs = Counter(zip(files[:-1][is_same].tolist(), files[1:][is_same].tolist(), strict=True))
     return [(a, b, n) for (a, b), n in sorted(pairs.items())]
-
-
-def _note_repetition(report: Report, kind: ModuleType, first: str, second: str, n: int) -> None:
-    if kind is rows:
-        report.offend(rows.REPEATED, second, Offence(f"{n:,} of its rows are in {first} too", n))
-        return
-    check, status = (text.REPEATED, WARNING) if split_of(first) == split_of(second) else (text.IN_BOTH_SETS, FAILED)
-    report.offend(check, first, Offence(f"{n:,} of its documents are in {second} too", n, status=status))
 
 
 def _sources(folder: Path, manifest: Manifest | None) -> dict[str, bool]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.verify.report import WARNING, Findings, Offence
 
-REPEATED, IN_BOTH_SETS = "documents repeated", "training apart from test"
+UNIT, REPEATED, IN_BOTH_SETS = "documents", "documents repeated", "training apart from test"
 CHECKS = (REPEATED, IN_BOTH_SETS)
 
 

@@ -87,9 +87,9 @@ def test_repetitions_are_found_in_bounded_memory(tmp_path, monkeypatch):
     with workers(1) as pool:
         report = shards.verify(tmp_path, pool)
     (check,) = (check for check in report.checks if check.name == "documents repeated")
-    assert (check.status, check.first_file) == (WARNING, "training_0.txt")
+    assert (check.status, check.first_file) == (WARNING, "training_1.txt")
     assert 100 < check.n_rows < 200
-    assert report.notes[-1] == "Of each file, at most 300 were compared with other files'."
+    assert report.notes[-1] == "Of each file, at most 300 documents were compared with other files'."
 
 
 def test_a_failure_takes_the_place_of_a_warning(tmp_path):

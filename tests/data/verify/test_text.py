@@ -71,7 +71,7 @@ def test_a_document_in_both_sets_names_both_files(folder):
     save(folder, "corpus_test_1", [*documents_of(4)[:2], documents_of(1)[2]])
     write_manifest(folder)
     report = run(folder)
-    assert found(report) == {"training apart from test": (FAILED, "corpus_test_1.txt")}
+    assert found(report) == {"training apart from test": (FAILED, "corpus_training_1.txt")}
     assert "corpus_training_1.txt" in str(report.failure())
     assert "corpus_test_1.txt" in str(report.failure())
 
@@ -79,7 +79,7 @@ def test_a_document_in_both_sets_names_both_files(folder):
 def test_white_space_makes_no_other_document(folder):
     document = documents_of(1)[2]
     save(folder, "corpus_test_1", [*documents_of(4)[:2], [f" {sentence}\r" for sentence in document]])
-    assert found(run(folder)) == {"training apart from test": (FAILED, "corpus_test_1.txt")}
+    assert found(run(folder)) == {"training apart from test": (FAILED, "corpus_training_1.txt")}
 
 
 def test_documents_that_repeat_within_a_set_are_a_warning(folder):
