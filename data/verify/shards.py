@@ -47,10 +47,7 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     if not files:
         files, kind = _shards(folder, "txt"), text
     if not files:
-        raise UserError(
-            f"There are no shards (.hdf5 or .txt) in {folder}",
-            "make them with data/bertPrep.py, or give another folder",
-        )
+        raise UserError(f"There are no shards (.hdf5 or .txt) in {folder}", "make them with data/bertPrep.py")
     manifest = read_manifest(folder)
     if manifest is None and (folder / JOURNAL_NAME).exists():
         raise UserError(f"The shards in {folder} are unfinished", "run --action create_hdf5_files to its end")
@@ -165,9 +162,7 @@ def _expected(
             raise UserError(problem)
         vocabulary = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK], "size": len(ids)}
     if not vocabulary:
-        raise UserError(
-            f"No {FILE_NAME} in {folder} says which vocabulary the shards were made with", "give --vocab_file"
-        )
+        raise UserError(f"No {FILE_NAME} in {folder} says which vocabulary the shards have", "give --vocab_file")
     special = SpecialIds(*(vocabulary[name] for name in ("cls", "sep", "mask", "size")))
     widths = parameters.get("max_seq_length"), parameters.get("max_predictions_per_seq")
     if None in widths:
@@ -192,7 +187,5 @@ def _usual_widths(files: Sequence[Path]) -> tuple[int, int]:
         except (OSError, RuntimeError, KeyError, AttributeError, IndexError):  # told where the file is verified
             continue
     if not widths:
-        raise UserError(
-            f"{files[0]} is no pre-training shard, nor is any other file beside it", "give a folder of them"
-        )
+        raise UserError(f"{files[0]} is no pre-training shard, nor is any beside it", "give a folder of them")
     return widths.most_common(1)[0][0]
