@@ -10,11 +10,9 @@ import json
 import os
 import random
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -34,14 +32,6 @@ TIMEOUT = (20.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
 BLOCK = 2**18
 MAX_NAME_BYTES = 120  # file systems take 255, and what is made of a name is longer
-
-REMEDIES = MappingProxyType(
-    {
-        400: "check the address, and for S3 that AWS_DEFAULT_REGION is the bucket's",
-        401: "give credentials (netrc, or AWS's credential chain), or choose another address",
-        403: "check the address and your credentials",
-    }
-)
 
 
 class _TryAgain(Exception):
@@ -80,8 +70,8 @@ def download(address: str, partial: Path, *, progress: bool = True, label: str =
         The remote file's strong ETag, if it has one.
 
     Raises:
-        UserError: refused by the server, gave up after ATTEMPTS without progress, or there is too little space; what
-            has arrived stays in `partial`.
+        UserError: refused by the server, or gave up after ATTEMPTS without progress; what has arrived stays in
+            `partial`.
     """
     failures, furthest = 0, _size(partial)
     with tqdm(unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True) as bar:
@@ -129,12 +119,6 @@ def _attempt(address: str, partial: Path, bar: tqdm) -> str | None:
                 f"{shown(address)}: the server does not say how long the file is, so a broken connection could pass "
                 "for its end",
                 "download it by other means and give the path",
-            )
-        free = shutil.disk_usage(partial.parent).free + (0 if start else _size(partial))
-        if total is not None and total - start > free:
-            raise UserError(
-                f"{partial.parent}: {shown(address)} needs {total - start:,} more bytes and the disk has {free:,} free",
-                "free some space or choose another folder, what has arrived is kept",
             )
         if start == 0:
             partial.write_bytes(b"")  # first: bytes of one version must never lie beside the note of another
@@ -200,7 +184,8 @@ def _ask(address: str, headers: dict[str, str]) -> requests.Response:
     if status in (408, 429) or status >= 500:
         wait = response.headers.get("Retry-After", "")
         raise _TryAgain(f"HTTP status {status}", float(wait) if wait.isdigit() else None)
-    raise UserError(f"{shown(address)}: HTTP status {status}", REMEDIES.get(status, "check the address"))
+    remedy = "check the address and your credentials (netrc; for S3 AWS's, and AWS_DEFAULT_REGION)"
+    raise UserError(f"{shown(address)}: HTTP status {status}", remedy)
 
 
 def _signed(address: str) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +91,7 @@ def test_partial_file_of_another_version_is_not_sewn_on(tmp_path, monkeypatch, c
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_refusals_are_final(tmp_path, status):
     with serve({"f": DATA}, always_status=status) as server:
-        with pytest.raises(UserError, match=rf"{server.url}/f: HTTP status {status}; (check|give) "):
+        with pytest.raises(UserError, match=rf"{server.url}/f: HTTP status {status}; check the address and "):
             cached_path(f"{server.url}/f", tmp_path)
         assert len(server.requests) == 1
     assert visible(tmp_path) == []
@@ -135,13 +134,6 @@ def test_what_may_not_be_whole_is_never_accepted(tmp_path, faults, says):
     with serve({"f.bz2": DATA}, **faults) as server, pytest.raises(UserError, match=says):
         cached_path(f"{server.url}/f.bz2", tmp_path)
     assert visible(tmp_path) == []
-
-
-def test_too_little_space_is_said_before_a_byte(tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(remote_files.shutil, "disk_usage", lambda _: usage)
-    with serve({"f": DATA}) as server, pytest.raises(UserError, match="needs 1,000,003 more bytes"):
-        cached_path(f"{server.url}/f", tmp_path)
 
 
 def test_full_disk_keeps_what_arrived(tmp_path, monkeypatch):
