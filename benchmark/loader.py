@@ -22,9 +22,9 @@ from tqdm import tqdm
 # Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.errors import Problems, UserError, run_main
-from data.loading.hdf5_shards import DATASETS
 from data.loading.prepared import prepared_shards
 from data.loading.pretraining_dataset import PretrainingDataset
+from data.masked_lm.instances import DATASETS
 
 VOCAB_SIZE = 30522
 

@@ -1,12 +1,10 @@
 """The flat batch: what the model is fed, one run of tokens without padding inside, and how it is made of padded rows.
 
-Token counts differ from batch to batch, but compiled code and CUDA graphs want shapes that repeat. So the count is
-rounded up to one of some 32 buckets, of which a corpus meets two or three, and the tokens added for it form padding
-sequences behind the real ones. Their number is fixed for a batch size, so that `cu_seqlens` keeps its shape too, and
-none is longer than a real sequence may be, so that attention meets no longer one. A batch of full sequences gets no
-padding at all.
+Compiled code and CUDA graphs want shapes that repeat. So the count of tokens is rounded up to one of some 32 buckets,
+of which a corpus meets two or three, by padding sequences behind the real ones. Their number is fixed for a batch size,
+and none is longer than a real sequence may be, so that `cu_seqlens` keeps its shape and `max_seqlen` holds.
 
-All of it is computed on the CPU, in numpy, over the whole micro-batch: no loop over samples, no device synchronization.
+All of it is computed on the CPU, in numpy, over the whole micro-batch.
 """
 
 import dataclasses
@@ -49,11 +47,11 @@ class FlatBatch:
         return self.work.sum_lengths
 
     def to(self, device: torch.device | str) -> "FlatBatch":
-        """Copies to the device without waiting; asynchronous from pinned memory."""
+        """Copies to the device, without waiting from page-locked memory."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin(self) -> "FlatBatch":
-        """Returns the batch in page-locked memory, from which a GPU copies asynchronously."""
+        """Copies to page-locked memory."""
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "FlatBatch":
@@ -73,13 +71,9 @@ def bucketed_n_tokens(n_tokens: int, batch_size: int, max_seq_length: int) -> in
 
 
 def lay_out(lengths: np.ndarray, batch_size: int, max_seq_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the tokens of sequences of these lengths, (n,) int64, lie in a flat batch.
+    """Returns `cu_seqlens` (n + D + 1,) int32 and `position_ids` (T,) int64 for sequences of these lengths, (n,) int64.
 
-    Args:
-        batch_size: the dataset's micro-batch, which the buckets follow; n may be less.
-
-    Returns:
-        cu_seqlens (n + D + 1,) int32, and position_ids (T,) int64.
+    The buckets follow `batch_size`, the dataset's micro-batch; n may be less.
     """
     n_sequences, n_padding = len(lengths), n_padding_sequences(batch_size)
     n_tokens = int(lengths.sum())
@@ -144,10 +138,7 @@ def bucketed_n_masked(n_masked: int, batch_size: int, max_predictions_per_seq: i
 def flatten(samples: PaddedSamples, batch_size: int | None = None, first_sample: int = 0) -> PretrainingBatch:
     """Removes the padding of `samples` and pads their number of tokens to its bucket.
 
-    Args:
-        samples: B rows.
-        batch_size: the loader's micro-batch, which the buckets follow, if B is less (the last batch of an evaluation).
-        first_sample: the index of the first row in the stream of samples.
+    The buckets follow `batch_size`, the loader's micro-batch, if it is more than the samples.
     """
     n_sequences, max_seq_length = samples.input_ids.shape
     batch_size = batch_size or n_sequences

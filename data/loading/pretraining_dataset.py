@@ -1,19 +1,25 @@
-"""HDF5 shards to flat batches: the stream of `data/loading/stream.py`, whose parts are files.
+"""HDF5 shards, ours or NVIDIA's, to flat batches: the stream of `data/loading/stream.py`, whose parts are files.
 
-They are read in a background thread, which does, because reading HDF5 releases Python's lock.
+Everything that shapes and types can tell is checked for all files before any work, since reading them whole would take
+minutes; what only the contents can tell is checked once per file, when it is read. That is done in a background thread,
+which does, because reading HDF5 releases Python's lock.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 
-from common.errors import Problems
+from common.errors import Problems, UserError
 from data.loading.flat_batch import PaddedSamples, PretrainingBatch, flatten
-from data.loading.hdf5_shards import check_shards, read_shard
 from data.loading.prepared import prepared_shards
 from data.loading.stream import SampleStream
+from data.masked_lm.instances import DATASETS
+
+REMAKE = "make it again with data/bertPrep.py --action create_hdf5_files"
 
 
 class PretrainingDataset(SampleStream[PretrainingBatch]):
@@ -21,7 +27,7 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
 
     Args:
         input_dir_or_files: a folder with shards (see `prepared_shards`), or the shards themselves.
-        micro_batch_size, seed, rank, world_size, pin_memory: see `BatchStream`.
+        micro_batch_size, seed, rank, world_size: see `BatchStream`.
         max_seq_length: S, the length of the files' rows.
         max_predictions_per_seq: P, the width of the files' masked positions.
         vocab_size: if given, larger ids are refused, file by file as they are read.
@@ -46,10 +52,9 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         vocab_size: int | None = None,
         split: str = "training",
         num_workers: int = 1,
-        pin_memory: bool | None = None,
     ) -> None:
         problems = Problems()
-        super().__init__(micro_batch_size, seed, rank, world_size, pin_memory, problems)
+        super().__init__(micro_batch_size, seed, rank, world_size, problems)
         problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative", "give 0 or more")
         if isinstance(input_dir_or_files, str | os.PathLike):
             self.files = prepared_shards(Path(input_dir_or_files), split, problems)
@@ -84,3 +89,100 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
 
     def _make_batch(self, samples: list[PaddedSamples], first_sample: int) -> PretrainingBatch:
         return flatten(PaddedSamples.concatenate(samples), self.micro_batch_size, first_sample)
+
+
+def check_shards(
+    files: Sequence[Path], max_seq_length: int, max_predictions_per_seq: int, problems: Problems
+) -> np.ndarray:
+    """Adds what is wrong with the files' datasets to `problems`, alike ones as one; returns their row counts, int64."""
+    rows_per_file = np.zeros(len(files), dtype=np.int64)
+    found: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for i, file in enumerate(files):
+        try:
+            with h5py.File(file, "r") as shard:
+                complaints = list(_complaints(shard, max_seq_length, max_predictions_per_seq))
+                rows_per_file[i] = 0 if complaints else len(shard["input_ids"])
+        except OSError as error:
+            complaints = [(f"cannot be read as HDF5 ({error})", REMAKE)]
+        for complaint in complaints:
+            found[complaint].append(file)
+    for (what, remedy), where in found.items():
+        others = f" (as do {len(where) - 1} others)" if len(where) > 1 else ""
+        problems.add(f"{where[0]}{others} {what}", remedy)
+    return rows_per_file
+
+
+def _complaints(shard: h5py.File, max_seq_length: int, max_predictions_per_seq: int) -> Iterator[tuple[str, str]]:
+    """Yields pairs of what is wrong and its remedy, as halves of a sentence that starts with the file's name."""
+    datasets = {name: shard.get(name) for name in DATASETS}
+    for name, n_dimensions in DATASETS.items():
+        values = datasets[name]
+        if not isinstance(values, h5py.Dataset) or values.ndim != n_dimensions or values.dtype.kind not in "iu":
+            yield f"has no dataset {name} of integers in {n_dimensions} dimensions", f"give other shards, or {REMAKE}"
+            return
+    if len({len(values) for values in datasets.values()}) > 1:
+        yield "has datasets with different numbers of rows", REMAKE
+    for names, asked, unit, flag in (
+        (("input_ids", "input_mask", "segment_ids"), max_seq_length, "tokens", "--max_seq_length"),
+        (("masked_lm_positions", "masked_lm_ids"), max_predictions_per_seq, "predictions", "--max_predictions_per_seq"),
+    ):
+        widths = {datasets[name].shape[1] for name in names}
+        if len(widths) > 1:
+            yield f"has different widths of {', '.join(names)}", REMAKE
+        elif widths != {asked}:
+            (width,) = widths
+            what = f"holds sequences of {width} {unit}, not of the {flag} {asked} asked for"
+            yield what, f"ask for {flag} {width} or give another folder"
+
+
+def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
+    """Reads a whole shard, of any integer types.
+
+    A masked position counts as real if its index is below the number of positions that are not zero: position 0 is
+    [CLS], which is never masked, and NVIDIA's files, as ours, are padded with zeros.
+
+    Raises:
+        UserError: the file cannot be read, or an id, mask or position in it is impossible.
+    """
+    try:
+        with h5py.File(file, "r") as shard:
+            values = {name: shard[name][:] for name in DATASETS}
+    except (OSError, KeyError) as error:
+        raise UserError(f"{file} cannot be read ({error})", REMAKE) from error
+
+    n_ids = 2**31 if vocab_size is None else vocab_size
+    limits = {"input_ids": n_ids, "masked_lm_ids": n_ids, "segment_ids": 2, "next_sentence_labels": 2}
+    for name, limit in limits.items():
+        least, most = values[name].min(initial=0), values[name].max(initial=0)
+        if least < 0 or most >= limit:
+            raise UserError(
+                f"{file} holds {least if least < 0 else most} in {name}, which takes 0 to {limit - 1}",
+                f"give the --vocab_file and --config_file it was made with, or {REMAKE}",
+            )
+
+    mask, positions = values["input_mask"], values["masked_lm_positions"]
+    lengths = np.count_nonzero(mask, axis=1)
+    n_masked = np.count_nonzero(positions, axis=1)
+    is_real = np.arange(mask.shape[1]) < lengths[:, None]
+    is_masked = np.arange(positions.shape[1]) < n_masked[:, None]
+    is_outside = (positions < 0) | (positions >= lengths[:, None])
+    for name, wrong, what in (
+        ("input_mask", (mask != is_real).any(axis=1) | (lengths == 0), "is not ones followed by zeros"),
+        (
+            "masked_lm_positions",
+            ((positions != 0) != is_masked).any(axis=1) | is_outside.any(axis=1),
+            "has a zero before a position, or a position outside its sequence",
+        ),
+    ):
+        if wrong.any():
+            raise UserError(f"Row {wrong.argmax()} of {name} in {file} {what}", REMAKE)
+
+    return PaddedSamples(
+        input_ids=values["input_ids"].astype(np.int32, copy=False),
+        segment_ids=values["segment_ids"].astype(np.int8, copy=False),
+        lengths=lengths.astype(np.int32),
+        masked_lm_positions=positions.astype(np.int32, copy=False),
+        masked_lm_ids=values["masked_lm_ids"].astype(np.int32, copy=False),
+        n_masked=n_masked.astype(np.int32),
+        next_sentence_labels=values["next_sentence_labels"].astype(np.int8, copy=False),
+    )

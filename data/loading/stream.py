@@ -36,7 +36,6 @@ class BatchStream(ABC, Generic[Batch]):
         micro_batch_size: B, sequences per batch and rank.
         seed: of the order of the samples; not negative.
         rank, world_size: this process among those that share the stream.
-        pin_memory: page-locked batches; by default if there is a GPU.
         problems: notes what is wrong with the arguments.
     """
 
@@ -44,15 +43,13 @@ class BatchStream(ABC, Generic[Batch]):
     source: str
     """Where the samples are from, for people and for checks of a resumed run."""
 
-    def __init__(
-        self, micro_batch_size: int, seed: int, rank: int, world_size: int, pin_memory: bool | None, problems: Problems
-    ) -> None:
+    def __init__(self, micro_batch_size: int, seed: int, rank: int, world_size: int, problems: Problems) -> None:
         problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences", "take at least 1")
         problems.check(seed >= 0, f"The seed {seed} is negative", "give 0 or more")
         problems.check(0 <= rank < world_size, f"Rank {rank} is not among the {world_size} ranks, counted from 0.")
         self.micro_batch_size = micro_batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.pin_memory = torch.cuda.is_available()
 
     def epoch(self, position: int) -> int:
         """Returns the epoch, from 0, of the stream's sample at `position`."""
@@ -78,8 +75,7 @@ class SampleStream(BatchStream[Batch]):
     """Batches of samples that lie in parts, each of which is read as a whole."""
 
     num_workers = 0
-    """Any other number reads parts and makes batches in two background threads. One reads the next part while the
-    other cuts batches out of the current one, so that two parts at most are in memory."""
+    """With any other number one thread reads the next part while another cuts batches out of the current one."""
 
     def evaluation_batches(self) -> AbstractContextManager[Iterator[Batch]]:
         """Context of one pass over all samples in a fixed order.

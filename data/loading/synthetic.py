@@ -1,7 +1,4 @@
-"""Lengths of random sequences: the work of real ones, without a corpus.
-
-For measuring speed only. Lengths are stated, not hidden: all full, or spread evenly around a mean.
-"""
+"""Lengths of random sequences, for measuring speed without a corpus: all full, or spread evenly around a mean."""
 
 import numpy as np
 
@@ -15,11 +12,7 @@ N_BATCHES = 10
 
 
 def mean_length(lengths: str) -> float | None:
-    """What `--synthetic` asks for: None for full sequences, or the mean of evenly spread lengths.
-
-    Raises:
-        ValueError: neither the word nor a number.
-    """
+    """What `--synthetic` asks for: None for full sequences, or the mean; raises ValueError if it is neither."""
     return None if lengths == FULL else float(lengths)
 
 

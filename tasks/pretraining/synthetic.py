@@ -30,11 +30,9 @@ class SyntheticPretraining(BatchStream[PretrainingBatch]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        *,
-        pin_memory: bool | None = None,
     ) -> None:
         problems = Problems()
-        super().__init__(micro_batch_size, seed, rank, world_size, pin_memory, problems)
+        super().__init__(micro_batch_size, seed, rank, world_size, problems)
         problems.raise_if_any()
         self._shape = max_seq_length, max_predictions_per_seq, vocab_size
         self._mean_length = mean_length(lengths)

@@ -36,7 +36,7 @@ class SquadDataset(SampleStream[SquadBatch]):
     Args:
         features: N windows; training needs as many as a micro-batch on all ranks takes.
         max_seq_length: S; no window is longer.
-        micro_batch_size, seed, rank, world_size, pin_memory: see `BatchStream`.
+        micro_batch_size, seed, rank, world_size: see `BatchStream`.
     """
 
     def __init__(
@@ -47,11 +47,9 @@ class SquadDataset(SampleStream[SquadBatch]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        *,
-        pin_memory: bool | None = None,
     ) -> None:
         problems = Problems()
-        super().__init__(micro_batch_size, seed, rank, world_size, pin_memory, problems)
+        super().__init__(micro_batch_size, seed, rank, world_size, problems)
         problems.raise_if_any()
         self.features = features
         self.n_samples = len(features)

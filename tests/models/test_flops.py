@@ -85,7 +85,7 @@ def test_pretraining(config, length, mean):
 
 @pytest.mark.parametrize("config", SHAPES, ids=["small", "wide", "odd"])
 def test_fine_tuning(config):
-    dataset = SquadDataset(synthetic_features(16, 64, config.vocab_size), 8, 64, pin_memory=False)
+    dataset = SquadDataset(synthetic_features(16, 64, config.vocab_size), 8, 64)
     with dataset.iterate() as batches:
         batch = next(batches)
     model = BertForQuestionAnswering(config)

@@ -30,7 +30,7 @@ def test_lengths_are_spread_evenly_around_the_stated_mean(mean, shortest, longes
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_the_mean_is_that_stated_at_any_batch_size_and_batches_still_differ(batch_size):
-    dataset = SyntheticPretraining("254", batch_size, 512, 80, 1000, rank=1, world_size=2, pin_memory=False)
+    dataset = SyntheticPretraining("254", batch_size, 512, 80, 1000, rank=1, world_size=2)
     with dataset.iterate() as batches:
         tokens = [next(batches).n_tokens for _ in range(20)]  # a window of 20 steps
     assert sum(tokens) == 20 * batch_size * 254
@@ -49,7 +49,7 @@ def test_masked_positions_lie_in_their_sequence_and_spare_its_first_token():
 
 def test_each_rank_has_its_share_of_an_endless_stream():
     def batches_of(rank, start=0):
-        dataset = SyntheticPretraining("full", 3, 16, 2, 100, seed=4, rank=rank, world_size=2, pin_memory=False)
+        dataset = SyntheticPretraining("full", 3, 16, 2, 100, seed=4, rank=rank, world_size=2)
         with dataset.iterate(start) as batches:
             return dataset, list(itertools.islice(batches, 20))
 
