@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import Problems, UserError
 from common.workers import TASKS_AHEAD, in_order
 
 SECONDS_TO_WAIT = 60  # for the scheduler, for a first worker, and for a worker when all have gone
@@ -62,17 +62,18 @@ def _check_workers(client, threads: dict[str, int], shared_folder: Path | None) 
     found = client.run(importlib.util.find_spec, "common.workers", on_error="return")
     with tempfile.NamedTemporaryFile(dir=shared_folder, prefix=".probe.") as probe:
         sees = client.run(os.path.exists, os.path.abspath(probe.name))
+    problems = Problems()
     for worker, n_threads in threads.items():
-        problem = None
-        if n_threads != 1:
-            problem = f"has {n_threads} threads, which would share one tokenizer and one HDF5 library"
-            remedy = "start workers with --nthreads 1, and more of them"
-        elif not isinstance(found[worker], ModuleSpec):
-            problem, remedy = "cannot import the project", "set PYTHONPATH to it where it starts"
-        elif not sees[worker]:
-            problem, remedy = f"does not see {shared_folder}", "use a shared file system"
-        if problem:
-            raise UserError(f"The Dask worker {worker} {problem}", remedy)
+        problems.check(
+            n_threads == 1,
+            f"The Dask worker {worker} has {n_threads} threads, which would share one tokenizer and one HDF5 library",
+            "start workers with --nthreads 1, and more of them",
+        )
+        can_import = isinstance(found[worker], ModuleSpec)
+        problems.check(can_import, f"The Dask worker {worker} cannot import the project", "set PYTHONPATH to it there")
+        problem = f"The Dask worker {worker} does not see {shared_folder}"
+        problems.check(sees[worker], problem, "use a shared file system")
+    problems.raise_if_any()
 
 
 class _DaskCluster:
@@ -93,14 +94,10 @@ class _DaskCluster:
         while True:
             try:
                 return future.result(timeout=SECONDS_TO_WAIT)
-            except KilledWorker as error:
+            except (KilledWorker, CommClosedError) as error:
                 raise UserError(
-                    f"Several Dask workers of {work} were killed one after the other, most likely for lack of memory",
-                    "give each worker more",
-                ) from error
-            except CommClosedError as error:
-                raise UserError(
-                    f"The Dask scheduler went away during {work}", "start it and this stage again"
+                    f"Several Dask workers of {work} were killed one after the other, or the scheduler was ({error})",
+                    "give each worker more memory, and start this stage again",
                 ) from error
             except TimeoutError as error:
                 if future.done():

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -50,7 +49,7 @@ class PublishedModel:
         return Path(cache_dir) / self.folder
 
 
-PUBLISHED_MODELS: Mapping[str, PublishedModel] = MappingProxyType(
+PUBLISHED_MODELS = MappingProxyType(
     {
         "bert-base-uncased": PublishedModel(
             "bert_base_uncased",

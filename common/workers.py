@@ -44,13 +44,10 @@ class Workers(Protocol):
         stage: str,
         task_name: Callable[[Task], str] | None = None,
     ) -> Iterator[Result]:
-        """`function` of each task, in the tasks' order.
-
-        Tasks are taken as results are asked for, so neither is ever in memory as a whole.
+        """`function` of each task, in the tasks' order; these are taken as results are asked for.
 
         Args:
-            stage: what is being done, for the message when a worker dies.
-            task_name: what to call a task there; the message then names the one that was being worked on.
+            stage, task_name: what is being done, and what to call a task, for the message when a worker dies.
 
         Raises:
             UserError: a worker was killed.
@@ -62,8 +59,7 @@ class Workers(Protocol):
 def workers(n_processes: int, scheduler: str | None = None, shared_folder: Path | None = None) -> Iterator[Workers]:
     """Context of the workers: processes of this machine, 1 being this one, or those of the Dask scheduler named.
 
-    Args:
-        shared_folder: one that Dask's workers must see too; checked if given.
+    Dask's must see the `shared_folder` too.
     """
     if scheduler is not None:
         from common.dask_workers import dask_workers

@@ -33,8 +33,6 @@ class DocumentSource:
     """Of the dataset."""
     document: ClassVar[str] = "document"
     """What one is called, in the formatted text's file name."""
-    counted_as: ClassVar[str] = "documents"
-    """What those in the formatted text are called."""
     parameters: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """What shapes the formatted text, for the manifest."""
 

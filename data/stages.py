@@ -45,7 +45,7 @@ def format_text(preparation: Preparation) -> str:
         record = source.write_documents(files, new, preparation.pool)
         # The manifest first: if the file is missing then, this is noticed; a file without a manifest would be refused.
         output.finish({formatted.name: record})
-    return f"{record.counts['documents']:,} {source.counted_as} in {formatted}"
+    return f"{record.counts['documents']:,} documents with prose in {formatted}"
 
 
 def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:

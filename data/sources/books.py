@@ -33,7 +33,6 @@ class Source(DocumentSource):
 
     name = "bookscorpus"
     document = "book"
-    counted_as = "books"
 
     def problem(self, source: str | None) -> Problem | None:
         if not source:

@@ -40,11 +40,11 @@ class Source(DocumentSource):
 
     name = "wikicorpus_en"
     document = "article"
-    counted_as = "articles with prose"
     parameters = MappingProxyType({"min_words": MIN_WORDS})
 
     def problem(self, source: str | None) -> Problem | None:
-        if source is None or not _is_local(source) or _is_bz2(Path(source).expanduser()):
+        path = Path(source or LATEST).expanduser()
+        if source is None or not _is_local(source) or (path.is_file() and path.suffix == ".bz2"):
             return None
         wanted = "latest, a date (YYYYMMDD), an address, or a dump as it is downloaded (.xml.bz2)"
         return Problem(f"--source {source} is no .bz2 file", f"give {wanted}")
@@ -127,13 +127,6 @@ def _article_line(text: str) -> str:
 
 def _is_local(source: str) -> bool:
     return not (source == LATEST or DATE.fullmatch(source) or is_remote(source))
-
-
-def _is_bz2(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(3) == b"BZh"
 
 
 def _fetch(source: str, pieces: Path, mirror: str) -> tuple[Path, Mapping[str, str]]:

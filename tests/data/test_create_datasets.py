@@ -117,7 +117,7 @@ def test_sample_corpus_end_to_end(tmp_path, sample_vocab):
     assert finished.returncode == 0, finished.stderr
     corpus, working_dir = "books_wiki_en_corpus", here / "data sets"
     assert finished.stdout.splitlines()[-2:] == [f"data sets/{HDF5.format(*phase)}/{corpus}" for phase in PHASES]
-    assert "60 articles with prose" in finished.stdout
+    assert "60 documents with prose" in finished.stdout
     assert "3 books in" in finished.stdout
     check_phases(working_dir, corpus, BertTokenizer(sample_vocab).vocab_size, 2, 1)
     documents = documents_per_split(working_dir, corpus)
@@ -214,7 +214,7 @@ def test_real_dump_to_both_phases(tmp_path, reference_data):
     )
     assert finished.returncode == 0, finished.stderr
     assert "106 articles extracted" in finished.stdout
-    assert "103 articles with prose" in finished.stdout
+    assert "103 documents with prose" in finished.stdout
     mean_lengths = check_phases(tmp_path, "wikicorpus_en", 30522, 8, 2)
     assert 105 < mean_lengths[0] < 125
     assert 350 < mean_lengths[1] < 460

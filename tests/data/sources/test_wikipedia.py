@@ -159,8 +159,8 @@ def test_a_local_dump(layout, tmp_path, monkeypatch, can_link):
 
 
 def test_what_is_no_dump_is_said_before_anything_is_done(tmp_path):
-    (tmp_path / "page.bz2").write_text("<html>", encoding="utf-8")
-    for source in (tmp_path / "none", tmp_path / "page.bz2", "2026"):
+    (tmp_path / "page.html").write_text("<html>", encoding="utf-8")
+    for source in (tmp_path / "none", tmp_path / "page.html", "2026"):
         (problem,) = download_problems("wikicorpus_en", DownloadOptions(source=str(source)))
         assert str(problem).startswith(f"--source {source} is no .bz2 file; give latest, a date")
     for source in ("latest", "20260101", "https://example.com/x.bz2", None):
