@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 
 from tasks.setup import prepare
-from training.config.settings import Settings, read_settings
+from training.config.flags import parse
+from training.config.settings import SHARED, Settings
 from training.entry import run_task
 from training.task import Task
 
 
 def parse_arguments(task: type[Task], arguments: Sequence[str] | None = None) -> Settings:
-    """The settings of a task as its user gave them.
-
-    Args:
-        task: whose flags they are.
-        arguments: the command line; None: the process's own.
-    """
-    return read_settings(task.description, task.flags, task.flags_title, task.defaults, arguments)
+    """The settings of a task as its user gave them; None: on the process's own command line."""
+    (own, *shared), record = parse(task.description, (task.flags, *SHARED), task.defaults, arguments)
+    return Settings(*shared, task=own, record=record)
 
 
 def run(task: type[Task], arguments: Sequence[str] | None = None) -> None:

@@ -6,8 +6,7 @@ from common.errors import Problem
 from data.loading.synthetic import synthetic_problem
 from models.config import BERT_CONFIGS
 from training.config.flags import flag
-from training.config.problems import positive_problems
-from training.config.settings import SHARED, Checkpoints, Settings, flags
+from training.config.settings import Settings, flags
 
 DESCRIPTION = """\
 Pre-train BERT on HDF5 shards: phase 1 at sequence length 128, phase 2 at 512.
@@ -17,8 +16,6 @@ Pre-train BERT on HDF5 shards: phase 1 at sequence length 128, phase 2 at 512.
       --gradient_accumulation_steps 256 --learning_rate 6e-3 --warmup_proportion 0.2843 --max_steps 7038
 
 scripts/run_pretraining.sh runs both phases with the published recipe."""
-
-CHECKPOINTS = SHARED[Checkpoints]
 
 
 @flags
@@ -51,18 +48,14 @@ class PretrainingFlags:
         False,
         "with --resume_from_checkpoint: start from phase 1's ckpt_PHASE1_END_STEP.pt, its weights and optimizer "
         "moments, with a new schedule; or resume phase 2 where it has checkpoints",
-        title=CHECKPOINTS,
     )
-    resume_phase2: bool = flag(False, "insist that phase 2 has a checkpoint to resume from", title=CHECKPOINTS)
-    phase1_end_step: int = flag(
-        7038, "last step of phase 1; phase 2 counts on from it", positive=True, title=CHECKPOINTS
-    )
+    resume_phase2: bool = flag(False, "insist that phase 2 has a checkpoint to resume from")
+    phase1_end_step: int = flag(7038, "last step of phase 1; phase 2 counts on from it", positive=True)
 
 
 def value_problems(settings: Settings) -> Iterator[Problem]:
     """What is wrong with the flags themselves, before any file is looked at."""
     flags = settings.task
-    yield from positive_problems(flags)
     has_weights = settings.checkpoints.resume_from_checkpoint or settings.checkpoints.init_checkpoint
     if not (flags.do_train or flags.eval_dir):
         yield Problem("there is nothing to do: give --do_train to train, --eval_dir to evaluate, or both.")

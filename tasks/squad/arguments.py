@@ -7,7 +7,6 @@ from common.errors import Problem
 from data.loading.synthetic import synthetic_problem
 from models.config import BERT_CONFIGS
 from training.config.flags import flag
-from training.config.problems import positive_problems
 from training.config.settings import Settings, flags
 
 DESCRIPTION = """\
@@ -22,7 +21,6 @@ Fine-tune BERT on SQuAD v1.1 or v2.0, answer its questions, and score the answer
 
 scripts/run_squad.sh runs all of it with the published recipe."""
 
-TITLE = "what to do, and on which data"
 _model = functools.partial(flag, title="model and vocabulary")
 _window = functools.partial(flag, title="windows over long contexts")
 _prediction = functools.partial(flag, title="prediction")
@@ -85,7 +83,6 @@ def value_problems(settings: Settings) -> Iterator[Problem]:
     flags, synthetic = settings.task, settings.measurement.synthetic
     init_checkpoint = settings.checkpoints.init_checkpoint
     does_file, asks = flags.do_train or flags.predicts, flags.question is not None
-    yield from positive_problems(flags)
     if asks != (flags.context is not None):
         yield Problem("--question and --context belong together", "give both")
     if asks and does_file:

@@ -16,7 +16,7 @@ from models.flops import encoder_matmuls, question_answering_flops
 from pretrained.load import Fitted, Pretrained, fit, read_config, read_pretrained
 from tasks.setup import note_differences
 from tasks.squad.answering import print_answers, score_tokens, write_and_score
-from tasks.squad.arguments import DESCRIPTION, TITLE, SquadFlags, value_problems
+from tasks.squad.arguments import DESCRIPTION, SquadFlags, value_problems
 from tasks.squad.data import make_dataset, make_synthetic, open_tokenizer, read_examples
 from tasks.squad.dataset import SquadBatch, SquadDataset
 from tasks.squad.examples import SquadExample
@@ -32,7 +32,6 @@ class SquadTask(Task):
     name = "squad"
     description = DESCRIPTION
     flags = SquadFlags
-    flags_title = TITLE
     defaults = {  # noqa: RUF012  # read only
         "num_train_epochs": 2.0,
         "learning_rate": 3e-5,

@@ -1,105 +1,79 @@
 """What can be wrong with the values of the flags that all tasks share, before any file is looked at."""
 
+import dataclasses
 import importlib.util
 import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from common.errors import Problem
 from optimization import unavailable
-from training.config.flags import not_positive
 from training.config.precision import precision_problem
-from training.config.settings import SHARED, Settings
-from training.metrics.profiling import profile_problem
-
-
-def positive_problems(*groups: object) -> Iterator[Problem]:
-    """One for each flag of these groups that is given and must be above zero and is not."""
-    for group in groups:
-        for name, value in not_positive(group):
-            yield Problem(f"--{name} is {value}", "it must be greater than zero")
+from training.config.settings import Settings
 
 
 def shared_problems(settings: Settings) -> Iterator[Problem]:
-    """One for each value that cannot be, by itself or beside another."""
-    yield from positive_problems(*(getattr(settings, kind.__name__.lower()) for kind in SHARED))
-    yield from _range_problems(settings)
-    yield from _precision_problems(settings)
-    runtime, device = settings.runtime, settings.device
-    if settings.checkpoints.resume_step != -1 and not settings.checkpoints.resume_from_checkpoint:
-        yield Problem(
-            f"--resume_step {settings.checkpoints.resume_step} does nothing alone", "add --resume_from_checkpoint"
-        )
-    reduced = settings.distribution
-    if reduced.allreduce_post_accumulation_fp16 and reduced.reduce_dtype not in (None, "fp16"):
-        yield Problem(
-            f"--allreduce_post_accumulation_fp16 and --reduce_dtype {reduced.reduce_dtype} contradict",
-            "give one of them",
-        )
-    if settings.output.tensorboard_dir and importlib.util.find_spec("tensorboard") is None:
-        yield Problem(
-            "--tensorboard_dir needs TensorBoard", "install it (pip install tensorboard) or leave the flag out"
-        )
-    if problem := unavailable(settings.optimization.optimizer):
-        yield problem
-    if runtime.compile and runtime.disable_jit_fusions:
-        yield Problem("--compile and --disable_jit_fusions contradict", "give one of them")
-    if runtime.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        yield Problem(
-            "--compile needs a C++ compiler on the CPU, and neither CXX nor g++ is one", "install g++ or leave it out"
-        )
-    if problem := profile_problem(settings.measurement.profile, device):
-        yield problem
-    if problem := _output_problem(settings.output.output_dir):
-        yield problem
+    """One for each value that cannot be, by itself or beside another; of the task's own flags, those by themselves."""
+    for group in settings.groups:
+        yield from _positive_problems(group)
+    yield from (Problem(problem, remedy) for is_wrong, problem, remedy in _checks(settings) if is_wrong)
+    name = settings.precision_name
+    found = unavailable(settings.optimization.optimizer), name and precision_problem(name, settings.device)
+    yield from (problem for problem in (*found, _output_problem(settings.output.output_dir)) if problem)
 
 
-def _range_problems(settings: Settings) -> Iterator[Problem]:
-    optimization, runtime = settings.optimization, settings.runtime
-    if settings.length.num_train_epochs == math.inf:
-        yield Problem("--num_train_epochs is infinite", "the schedule needs an end, so give a number")
-    for group, name in (
-        (optimization, "learning_rate"),
-        (runtime, "init_loss_scale"),
-        (runtime, "min_loss_scale"),
-    ):
-        if getattr(group, name) == math.inf:
-            yield Problem(f"--{name} is infinite", "give a number")
-    if not optimization.weight_decay >= 0:
-        yield Problem(f"--weight_decay is {optimization.weight_decay}", "it must not be negative")
-    if not 0 <= optimization.warmup_proportion < 1:
-        yield Problem(f"--warmup_proportion is {optimization.warmup_proportion}", "it must lie in [0, 1)")
-    if settings.measurement.profile_start < 0:
-        yield Problem(f"--profile-start {settings.measurement.profile_start} must not be negative.")
+def _positive_problems(group: Any) -> Iterator[Problem]:
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if field.metadata["positive"] and value is not None:
+            if not value > 0:
+                yield Problem(f"--{field.name} is {value}", "it must be greater than zero")
+            elif value == math.inf and field.name != "max_grad_norm":
+                yield Problem(f"--{field.name} is infinite", "give a number")
 
 
-def _precision_problems(settings: Settings) -> Iterator[Problem]:
-    flags, name = settings.runtime, settings.precision_name
-    if flags.fp16 and flags.precision not in (None, "fp16"):
-        yield Problem(f"--fp16 (or --amp) and --precision {flags.precision} contradict", "give one of them")
-    if name and (problem := precision_problem(name, settings.device)):
-        yield problem
-    if not 0 <= flags.loss_scale < math.inf:
-        yield Problem(f"--loss_scale is {flags.loss_scale}", "give 0 for a dynamic scale, or a positive number")
-    if flags.loss_scale and name != "fp16":
-        yield Problem(f"--loss_scale {flags.loss_scale:g} is for fp16 alone", "add --precision fp16 or leave it out")
-    if flags.min_loss_scale > flags.init_loss_scale:
-        yield Problem(
-            f"--min_loss_scale {flags.min_loss_scale:g} is above --init_loss_scale {flags.init_loss_scale:g}",
-            "swap them",
-        )
+def _checks(settings: Settings) -> Iterator[tuple[Any, str, str]]:
+    """(whether something is wrong, what, remedy) of values that are wrong by themselves or contradict each other."""
+    contradict, batch, runtime = "give one of them", settings.optimization, settings.runtime
+    decay, warmup = batch.weight_decay, batch.warmup_proportion
+    yield not decay >= 0, f"--weight_decay is {decay}", "it must not be negative"
+    yield not 0 <= warmup < 1, f"--warmup_proportion is {warmup}", "it must lie in [0, 1)"
+
+    named, scale, least = runtime.precision, runtime.loss_scale, runtime.min_loss_scale
+    is_other = runtime.fp16 and named not in (None, "fp16")
+    yield is_other, f"--fp16 (or --amp) and --precision {named} contradict", contradict
+    yield not 0 <= scale < math.inf, f"--loss_scale is {scale}", "give 0 for a dynamic scale, or a positive number"
+    is_for_others = scale and settings.precision_name != "fp16"
+    yield is_for_others, f"--loss_scale {scale:g} is for fp16 alone", "add --precision fp16 or leave it out"
+    above = f"--min_loss_scale {least:g} is above --init_loss_scale {runtime.init_loss_scale:g}"
+    yield least > runtime.init_loss_scale, above, "swap them"
+
+    fused = runtime.compile and runtime.disable_jit_fusions
+    yield fused, "--compile and --disable_jit_fusions contradict", contradict
+    on_cpu, compiler = settings.device.type == "cpu", os.environ.get("CXX", "g++")
+    lacks_compiler = runtime.compile and on_cpu and not shutil.which(compiler)
+    yield lacks_compiler, f"--compile needs a C++ compiler on the CPU, and there is no {compiler}", "install g++"
+
+    step, resumes = settings.checkpoints.resume_step, settings.checkpoints.resume_from_checkpoint
+    yield step != -1 and not resumes, f"--resume_step {step} does nothing alone", "add --resume_from_checkpoint"
+    dtype, in_fp16 = settings.distribution.reduce_dtype, settings.distribution.allreduce_post_accumulation_fp16
+    is_other = in_fp16 and dtype not in (None, "fp16")
+    yield is_other, f"--allreduce_post_accumulation_fp16 and --reduce_dtype {dtype} contradict", contradict
+    lacks_tensorboard = settings.output.tensorboard_dir and importlib.util.find_spec("tensorboard") is None
+    yield lacks_tensorboard, "--tensorboard_dir needs TensorBoard", "install it (pip install tensorboard)"
+    start, nsight = settings.measurement.profile_start, settings.measurement.profile == "cuda"
+    yield start < 0, f"--profile-start is {start}", "it must not be negative"
+    yield nsight and on_cpu, "--profile is for Nsight, which needs a GPU", "give --profile torch on a CPU"
 
 
 def _output_problem(folder: str) -> Problem | None:
     """Why no checkpoint could be written there, which otherwise the first one would find out."""
     path = Path(folder).absolute()
     existing = next(path for path in (path, *path.parents) if os.path.exists(path))
-    if not existing.is_dir():
-        return Problem(f"--output_dir {folder} cannot be a folder, since {existing} is a file", "choose another")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return Problem(
-            f"--output_dir {folder} cannot be written, since {existing} is read-only for you", "choose another"
-        )
-    return None
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return None
+    reason = "is read-only for you" if existing.is_dir() else "is a file"
+    return Problem(f"--output_dir {folder} cannot be written, since {existing} {reason}", "choose another")

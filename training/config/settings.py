@@ -1,13 +1,13 @@
 """The settings of a run: every flag that all tasks share, and what the flags resolve to.
 
 A command line is parsed once into these frozen groups. `tasks/setup.py` resolves what was not said and validates the
-whole; below that, `Settings` is all there is, and each fact has one field. A field's help is the flag's help.
+whole; below that, `Settings` is all there is, and each fact has one field. A field's help is the flag's help, a class's
+docstring the title that `--help` shows its flags under.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,9 +15,8 @@ import torch
 from kernels.attention.backends import CHOICES
 from optimization import OPTIMIZERS, SCHEDULES
 from training.config.batch_sizes import BatchSizes
-from training.config.flags import flag, parse
+from training.config.flags import flag
 from training.config.precision import PRECISIONS, Precision
-from training.metrics.profiling import KINDS
 
 flags = dataclasses.dataclass(frozen=True, kw_only=True)
 
@@ -36,23 +35,9 @@ class Optimization:
     """Batch, rate and schedule."""
 
     train_batch_size: int | None = flag(None, "sequences per GPU and optimizer step (default: 32)", positive=True)
-    global_batch_size: int | None = flag(
-        None,
-        "instead of it, sequences per optimizer step over all GPUs, so that another number of GPUs trains alike",
-        positive=True,
-    )
-    gradient_accumulation_steps: int | None = flag(
-        None,
-        "micro-batches per optimizer step; --train_batch_size divided by this is the micro-batch "
-        "(default: as many as the micro-batch makes)",
-        positive=True,
-    )
-    micro_batch_size: int | None = flag(
-        None,
-        "instead of it, sequences that the GPU takes at once (default: the most that fit its memory, at most 32 "
-        "on a CPU)",
-        positive=True,
-    )
+    global_batch_size: int | None = flag(None, "instead of it, sequences per step over all GPUs", positive=True)
+    gradient_accumulation_steps: int | None = flag(None, "micro-batches per step (default: what fits)", positive=True)
+    micro_batch_size: int | None = flag(None, "sequences a GPU takes at once (default: what fits)", positive=True)
     optimizer: str = flag("lamb", "apex_* need NVIDIA's apex", choices=OPTIMIZERS)
     learning_rate: float = flag(5e-5, "the highest rate of the schedule", positive=True)
     warmup_proportion: float = flag(0.01, "share of the steps with a rising rate")
@@ -66,12 +51,7 @@ class Optimization:
 class Runtime:
     """Where and in which arithmetic a run computes."""
 
-    precision: str | None = flag(
-        None,
-        "arithmetic of the matmuls; parameters and optimizer state are fp32 always "
-        "(default: bf16 on GPUs that have it, else fp32)",
-        choices=PRECISIONS,
-    )
+    precision: str | None = flag(None, "of matmuls (default: bf16 on GPUs that have it, else fp32)", choices=PRECISIONS)
     fp16: bool = flag(False, "NVIDIA's names for --precision fp16", "--fp16", "--amp")
     loss_scale: float = flag(0.0, "fp16: a constant loss scale; 0: a dynamic one, as is usual")
     init_loss_scale: float = flag(2.0**20, "fp16: where a dynamic loss scale begins", positive=True)
@@ -80,9 +60,8 @@ class Runtime:
     compile: bool = flag(False, "fuse each layer's element-wise work with torch.compile")
     kernels: str | None = flag(
         None,
-        "what layers and optimizer run on: PyTorch's kernels, or fused ones in Triton, for NVIDIA GPUs; --compile then "
-        "fuses what is left, embeddings and heads (default: triton on Hopper GPUs in 16 bits and fp8, where that was "
-        "measured to be faster, else torch)",
+        "what layers and optimizer run on: PyTorch's kernels, or fused ones in Triton, for NVIDIA GPUs (default: "
+        "triton on Hopper GPUs in 16 bits and fp8, where that was measured to be faster, else torch)",
         choices=("torch", "triton"),
     )
     attention: str | None = flag(
@@ -94,48 +73,27 @@ class Runtime:
     )
     cuda_graphs: bool | None = flag(
         None,
-        "launch forward and backward pass as one CUDA graph per shape of batch, where the processor cannot launch "
-        "kernels as fast as the GPU runs them: small batches, and fp8. For one GPU; takes more memory (default: on "
-        "Hopper GPUs with --kernels triton and micro-batches of at most 16,384 tokens)",
+        "launch forward and backward pass as one CUDA graph per shape of batch, for one GPU; takes more memory "
+        "(default: on Hopper GPUs with --kernels triton and micro-batches of at most 16,384 tokens)",
     )
     disable_jit_fusions: bool = flag(False, "NVIDIA's name for running without --compile, which is the default")
-    deterministic: bool = flag(
-        False, "the same bits at every run on a GPU too, by slower kernels where the faster ones add up in any order"
-    )
+    deterministic: bool = flag(False, "the same bits at every run on a GPU too, by slower kernels where needed")
     layer_norm: str = flag("torch", "implementation of LayerNorm; apex needs apex", choices=("torch", "apex"))
-    checkpoint_activations: bool = flag(
-        False, "keep only each layer's input and compute the rest again: a fifth of the memory, a quarter slower"
-    )
+    checkpoint_activations: bool = flag(False, "keep each layer's input alone: a fifth of the memory, a quarter slower")
     check_only: bool = flag(False, "only check flags, configuration and shards (no checkpoints), and exit")
     no_cuda: bool = flag(False, "run on the CPU even where there is a GPU")
 
 
 @flags
 class Distribution:
-    """How several processes, started by torchrun, share the work."""
+    """How several processes, started by torchrun, share the work; one alone has no use for these."""
 
-    reduce_dtype: str | None = flag(
-        None,
-        "what gradients are sent and averaged in between GPUs (default: fp32)",
-        choices=("fp32", "fp16", "bf16"),
-    )
+    reduce_dtype: str | None = flag(None, "of averaging gradients (default: fp32)", choices=("fp32", "fp16", "bf16"))
     allreduce_post_accumulation_fp16: bool = flag(False, "NVIDIA's name for --reduce_dtype fp16")
-    allreduce_post_accumulation: bool = flag(
-        True, "reduce gradients once per optimizer step; --no-..., for comparison, once per micro-batch"
-    )
-    shard_optimizer: bool = flag(
-        False,
-        "each process keeps and updates the optimizer's moments of its share of the parameters only (ZeRO 1)",
-    )
-    startup_timeout: float = flag(
-        120.0, "seconds within which all processes must have started, or the missing ones are named", positive=True
-    )
-    local_rank: int = flag(
-        -1,
-        "the GPU of this process, from launchers that do not set LOCAL_RANK; torchrun does",
-        "--local_rank",
-        "--local-rank",
-    )
+    allreduce_post_accumulation: bool = flag(True, "reduce gradients once per step, not per micro-batch")
+    shard_optimizer: bool = flag(False, "each process keeps the optimizer's moments of its share only (ZeRO 1)")
+    startup_timeout: float = flag(120.0, "seconds after which processes that are missing are named", positive=True)
+    local_rank: int = flag(-1, "this process's GPU, where LOCAL_RANK is not set", "--local_rank", "--local-rank")
     use_env: bool = flag(False, "insist on LOCAL_RANK in the environment, as NVIDIA's launcher did")
 
     @property
@@ -150,13 +108,9 @@ class Output:
 
     output_dir: str = flag(dataclasses.MISSING, "folder of checkpoints and logs; made where it is missing")
     log_freq: int = flag(10, "optimizer steps from one log line to the next", positive=True)
-    json_summary: str | None = flag(
-        None, "the log, in DLLogger's lines (default: OUTPUT_DIR/dllogger.json)", "--json-summary"
-    )
+    json_summary: str | None = flag(None, "the log (default: OUTPUT_DIR/dllogger.json)", "--json-summary")
     tensorboard_dir: str | None = flag(None, "also write what is logged as TensorBoard scalars to this folder")
-    disable_progress_bar: bool = flag(
-        False, "no bar; log lines stay", "--disable_progress_bar", "--disable-progress-bar"
-    )
+    disable_progress_bar: bool = flag(False, "no bar", "--disable_progress_bar", "--disable-progress-bar")
     skip_checkpoint: bool = flag(False, "write no checkpoint")
 
     @property
@@ -168,11 +122,7 @@ class Output:
 class Checkpoints:
     """What is saved, and what a run resumes from."""
 
-    init_checkpoint: str | None = flag(
-        None,
-        "start from the weights of this .pt file, with all else new; with --resume_from_checkpoint, where there "
-        "is nothing to resume from yet",
-    )
+    init_checkpoint: str | None = flag(None, "start from these weights, where there is no checkpoint to resume")
     resume_from_checkpoint: bool = flag(False, "resume from the newest checkpoint in --output_dir, if any")
     resume_step: int = flag(-1, "resume from ckpt_RESUME_STEP.pt; -1: the newest")
     num_steps_per_checkpoint: int = flag(100, "optimizer steps between checkpoints", positive=True)
@@ -186,30 +136,24 @@ class Measurement:
 
     synthetic: str | None = flag(
         None,
-        "train on random tokens, for which no data is needed: 'full' makes all sequences --max_seq_length long, "
-        "a number is the mean of uniformly drawn lengths",
+        "train on random tokens: 'full' makes all sequences --max_seq_length long, a number is their mean length",
         metavar="LENGTHS",
     )
-    benchmark_start: int | None = flag(
-        None,
-        "steps of this run before the window opens, for compilation and warm-up "
-        "(default: a fifth of the run's steps, 10 at most)",
-    )
+    benchmark_start: int | None = flag(None, "steps before the window (default: a fifth of the run's, at most 10)")
     benchmark_stop: int | None = flag(None, "step of this run that closes the window (default: the last)")
-    measure_peak: bool = flag(
-        False,
-        "before training, time the encoder's matmuls by themselves and a copy: what this device does at most",
-    )
+    measure_peak: bool = flag(False, "before training, time the encoder's matmuls by themselves, and a copy")
     profile: str | None = flag(
         None,
-        "profile some steps: torch writes OUTPUT_DIR/profile/trace_rank0.json; --profile alone is for Nsight, "
-        "started with --capture-range cudaProfilerApi",
+        "profile some steps: torch writes a trace to OUTPUT_DIR/profile; --profile alone is for Nsight",
         nargs="?",
         const="cuda",
-        choices=KINDS,
+        choices=("cuda", "torch"),
     )
     profile_start: int = flag(5, "steps of this run before those that are profiled", "--profile-start")
     profile_steps: int = flag(5, "steps that are profiled", "--profile-steps", "--profile_steps", positive=True)
+
+
+SHARED = (Length, Optimization, Runtime, Distribution, Output, Checkpoints, Measurement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +181,11 @@ class Settings:
     batches: BatchSizes | None = None
 
     @property
+    def groups(self) -> list[Any]:
+        """Every group of flags, the task's own last."""
+        return [*(getattr(self, kind.__name__.lower()) for kind in SHARED), self.task]
+
+    @property
     def precision_name(self) -> str | None:
         """The precision asked for, under either name; None leaves it to the device."""
         return self.runtime.precision or ("fp16" if self.runtime.fp16 else None)
@@ -253,36 +202,3 @@ class Settings:
         """A copy in which fields of a group have these values, in the record too."""
         changed = dataclasses.replace(getattr(self, group), **values)
         return dataclasses.replace(self, **{group: changed}, record={**self.record, **values})
-
-
-SHARED = MappingProxyType(
-    {
-        Length: "length of the run",
-        Optimization: "optimization",
-        Runtime: "runtime",
-        Distribution: "distribution (processes are started by torchrun; one alone has no use for these)",
-        Output: "output",
-        Checkpoints: "checkpoints",
-        Measurement: "measurement",
-    }
-)
-
-
-def read_settings(
-    description: str,
-    task_flags: type,
-    task_title: str,
-    defaults: Mapping[str, Any],
-    arguments: Sequence[str] | None = None,
-) -> Settings:
-    """Parse the command line of a task; what was not given is None until `tasks/setup.py` resolves it.
-
-    Args:
-        description: what `--help` begins with.
-        task_flags, task_title: the task's own flags, and what `--help` shows them under.
-        defaults: of shared flags that have another default in this task.
-        arguments: the command line; None: the process's own.
-    """
-    groups, record = parse(description, {task_flags: task_title, **SHARED}, defaults, arguments)
-    shared = {kind.__name__.lower(): groups[kind] for kind in SHARED}
-    return Settings(**shared, task=groups[task_flags], record=record)

@@ -74,6 +74,7 @@ def test_what_must_be_positive(flag, value):
         (["--num_steps_per_evaluation", "5"], "nothing to evaluate on; add --eval_dir"),
         (["--precision", "tf32"], "--precision tf32 exists on NVIDIA GPUs only"),
         (["--optimizer", "apex_fused_lamb"], "use lamb or adamw"),
+        (["--profile", "cuda"], "Nsight, which needs a GPU; give --profile torch"),
     ],
 )
 def test_each_problem_is_one_sentence(arguments, sentence):

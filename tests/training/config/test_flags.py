@@ -4,13 +4,15 @@ import dataclasses
 
 import pytest
 
-from training.config.flags import flag, not_positive, parse
+from training.config.flags import flag, parse
 
 frozen = dataclasses.dataclass(frozen=True, kw_only=True)
 
 
 @frozen
 class Shared:
+    """Shared."""
+
     output: str = flag(dataclasses.MISSING, "where to")
     steps: int | None = flag(None, "how many", positive=True)
     rate: float = flag(0.5, "how fast", positive=True)
@@ -20,15 +22,17 @@ class Shared:
 
 @frozen
 class Own:
+    """Own."""
+
     train: bool = flag(False, "train")
     lower: bool | None = flag(None, "lower-case")
     kind: str = flag("a", "which", choices=("a", "b"))
-    phase: int = flag(1, "which phase", title="shared")
+    phase: int = flag(1, "which phase", title="Phases")
 
 
 def parsed(*arguments, **defaults):
-    groups, record = parse("What it does.", {Own: "own", Shared: "shared"}, defaults, ["--output", "here", *arguments])
-    return groups[Own], groups[Shared], record
+    (own, shared), record = parse("What it does.", (Own, Shared), defaults, ["--output", "here", *arguments])
+    return own, shared, record
 
 
 def test_defaults_types_and_names():
@@ -50,17 +54,11 @@ def test_settings_cannot_be_changed():
         parsed()[1].rate = 1.0
 
 
-def test_what_must_be_positive_is_named():
-    own, shared, _ = parsed("--steps", "0", "--rate", "-1")
-    assert not_positive(shared) == [("steps", 0), ("rate", -1.0)]
-    assert not_positive(own) == []
-
-
-def test_help_shows_a_flag_under_the_title_that_it_names(capsys):
+def test_help_shows_a_flag_under_its_own_title_or_its_classs(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     text = capsys.readouterr().out.split("options:")[1]
-    order = [text.index(part) for part in ("own:", "--lower,", "shared:", "--rate", "--phase PHASE")]
+    order = [text.index(part) for part in ("Own:", "--lower,", "Phases:", "--phase PHASE", "Shared:", "--rate")]
     assert order == sorted(order)
     assert "which phase (default: 1)" in text
 
