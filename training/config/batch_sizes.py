@@ -1,18 +1,14 @@
 """How a batch is divided among processes and micro-batches, from the four flags that say so.
 
 `--train_batch_size` is per process and optimizer step, as in NVIDIA's script, and so the global batch follows the
-number of GPUs. `--global_batch_size` fixes that instead, which is what a recipe states and what a restart on fewer GPUs
-wants.
+number of GPUs. `--global_batch_size` fixes that instead, as a recipe states it and a restart on fewer GPUs wants it.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    from training.config.settings import Optimization
 
 DEFAULT_TRAIN_BATCH_SIZE = 32
 
@@ -27,12 +23,8 @@ class BatchSizes:
     accumulation_steps: int
 
     @property
-    def per_process(self) -> int:
-        return self.micro * self.accumulation_steps
-
-    @property
     def overall(self) -> int:
-        return self.per_process * self.world_size
+        return self.micro * self.accumulation_steps * self.world_size
 
     def __str__(self) -> str:
         processes = "process" if self.world_size == 1 else "processes"
@@ -42,41 +34,45 @@ class BatchSizes:
         )
 
 
-def resolve_batch_sizes(
-    flags: "Optimization", world_size: int, fitting: Callable[[int], int | None]
-) -> BatchSizes | None:
+def resolve_batch_sizes(flags: Any, world_size: int, fitting: Callable[[int], int | None]) -> BatchSizes | None:
     """The batch sizes that the flags state; None where one of them is below 1, which is a problem of its own.
 
     Args:
-        flags: `train_batch_size`, `global_batch_size`, `gradient_accumulation_steps` and `micro_batch_size`, each None
-            where it was not given.
-        world_size: processes.
+        flags: the group `Optimization` of config/settings.py.
         fitting: from the sequences of a process to a micro-batch that divides them and fits the device; None where not
             even one sequence does.
 
     Raises:
         UserError: they cannot be divided so.
     """
+    per_process, overall = flags.train_batch_size, flags.global_batch_size
     accumulation, micro = flags.gradient_accumulation_steps, flags.micro_batch_size
-    given = (flags.train_batch_size, flags.global_batch_size, accumulation, micro)
-    if any(value is not None and value < 1 for value in given):
+    if any(value is not None and value < 1 for value in (per_process, overall, accumulation, micro)):
         return None
-    per_process = _per_process(flags, world_size)
-    flag = (
-        f"--train_batch_size {per_process}" if flags.global_batch_size is None else f"a process's share {per_process}"
-    )
-    if accumulation is not None and micro is not None and accumulation * micro != per_process:
+    if overall is None:
+        per_process = per_process or DEFAULT_TRAIN_BATCH_SIZE
+        share = f"--train_batch_size {per_process}"
+    elif per_process is not None:
+        raise UserError(
+            "--train_batch_size is per process and --global_batch_size over all of them", "give one of the two"
+        )
+    elif overall % world_size:
+        raise UserError(
+            f"--global_batch_size {overall} cannot be divided among {world_size} processes",
+            "use a number of processes that divides it",
+        )
+    else:
+        per_process = overall // world_size
+        share = f"a process's share {per_process}"
+    if accumulation and micro and accumulation * micro != per_process:
         raise UserError(
             f"--micro_batch_size {micro} times --gradient_accumulation_steps {accumulation} is {micro * accumulation}, "
-            f"not {flag} of the batch",
+            f"not {share} of the batch",
             "leave one of them out",
         )
-    if accumulation is not None and per_process % accumulation:
-        raise UserError(
-            f"{flag} is not a multiple of --gradient_accumulation_steps {accumulation}", "choose one that divides it"
-        )
-    if micro is not None and per_process % micro:
-        raise UserError(f"{flag} is not a multiple of --micro_batch_size {micro}", "choose one that divides it")
+    for name, divisor in (("gradient_accumulation_steps", accumulation), ("micro_batch_size", micro)):
+        if divisor and per_process % divisor:
+            raise UserError(f"{share} is not a multiple of --{name} {divisor}", "choose one that divides it")
     micro = micro or (per_process // accumulation if accumulation else fitting(per_process))
     if micro is None:
         raise UserError(
@@ -85,18 +81,3 @@ def resolve_batch_sizes(
             "--micro_batch_size 1",
         )
     return BatchSizes(world_size, micro, per_process // micro)
-
-
-def _per_process(flags: "Optimization", world_size: int) -> int:
-    if flags.global_batch_size is None:
-        return flags.train_batch_size or DEFAULT_TRAIN_BATCH_SIZE
-    if flags.train_batch_size is not None:
-        raise UserError(
-            "--train_batch_size is per process and --global_batch_size over all of them", "give one of the two"
-        )
-    if flags.global_batch_size % world_size:
-        raise UserError(
-            f"--global_batch_size {flags.global_batch_size} cannot be divided among {world_size} processes",
-            "use a number of processes that divides it",
-        )
-    return flags.global_batch_size // world_size
