@@ -1,17 +1,12 @@
 """Forward and backward passes recorded as CUDA graphs, for steps whose kernels run faster than a host can launch them.
 
-A step of BERT-large is some 1,200 to 1,900 kernels, and Python takes 30 us and more to launch one. Batches of 64
-sequences and less so wait for the processor, and fp8 at any. A graph is launched as one. It works on the same memory
-each time, and so does all that meets it: a micro-batch is copied into the graph's inputs, and all graphs leave the
-gradients in the same buffers. If the first graph begins a step, they come to be there; the others take one pass over
-them more.
-
-Shapes must repeat, for which batches are padded to buckets (data/loading/flat_batch.py). Each shape's first micro-batch
-runs as it would without graphs, for torch.compile to make its code; the second is recorded, and replayed from then on.
-What runs once without is why the peak of memory is up to twice that of a step.
-
-The update is left out: it is few kernels, and the learning rate changes. The random numbers of a replay are those of a
-run without graphs, as seeds are read when it starts.
+A graph works on the same memory each time, and so does all that meets it: a micro-batch is copied into the graph's
+inputs, and all graphs leave the gradients in the same buffers. If the first graph begins a step, they come to be there;
+the others take one pass over them more. Shapes must repeat, for which batches are padded to buckets
+(data/loading/flat_batch.py). Each shape's first micro-batch runs as it would without graphs, for torch.compile to make
+its code, which is why the peak of memory is up to twice that of a step; the second is recorded, and replayed from then
+on. The update is left out: it is few kernels, and the learning rate changes. The random numbers of a replay are those
+of a run without graphs, as seeds are read when it starts.
 
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
@@ -22,8 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-Replay = Callable[[], None]
 
 
 class GradientGraphs:
@@ -39,7 +32,7 @@ class GradientGraphs:
         self,
         loss_function: Callable[[Any], tuple[Tensor, ...]],
         parameters: Iterable[Tensor],
-        record: Callable[[Callable[[], None]], Replay] | None = None,
+        record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
     ):
         self._loss_function = loss_function
         self._parameters = list(parameters)
@@ -62,7 +55,7 @@ class GradientGraphs:
             the losses (n,), not scaled, the caller's own.
         """
         self._scale.fill_(scale)
-        shape = _shape(micro_batch)
+        shape = micro_batch.max_seqlen, tuple(tensor.shape for tensor in _tensors(micro_batch).values())
         key = shape, accumulates
         if shape not in self._met:
             self._met.add(shape)
@@ -115,7 +108,7 @@ class CudaRecorder:
     def __init__(self):
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, function: Callable[[], None]) -> Replay:
+    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         # Threads that load data may call CUDA meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
@@ -124,10 +117,4 @@ class CudaRecorder:
 
 
 def _tensors(micro_batch: Any) -> dict[str, Tensor]:
-    values = {field.name: getattr(micro_batch, field.name) for field in dataclasses.fields(micro_batch)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def _shape(micro_batch: Any) -> Hashable:
-    """What a graph is recorded for."""
-    return micro_batch.max_seqlen, tuple(tensor.shape for tensor in _tensors(micro_batch).values())
+    return {name: value for name, value in vars(micro_batch).items() if isinstance(value, Tensor)}

@@ -11,28 +11,26 @@ from collections.abc import Iterator
 
 import torch
 
-CUBLAS_WORKSPACE = ":4096:8"
-"""Eight buffers of 4 MiB: with it, cuBLAS has the same results on all streams. From its documentation."""
-
 
 @contextlib.contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """Context in which PyTorch takes kernels whose results repeat themselves bit for bit, or refuses; if `enabled`.
+    """Context, if `enabled`, in which PyTorch takes kernels whose results repeat themselves bit for bit, or refuses.
 
-    To be entered before the first product on a GPU, at which cuBLAS reads its variable.
+    To be entered before the first matmul on a GPU, at which cuBLAS reads its variable.
     """
     if not enabled:
         yield
         return
     import torch._inductor.config as compiler  # takes a second, which others need not wait
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    # Eight buffers of 4 MiB: with them, cuBLAS has the same results on all streams. From its documentation.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # of what every kernel here overwrites anyway
     try:
         with compiler.patch(deterministic=True):
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = before
