@@ -8,7 +8,6 @@ too. The rate is what nccl-tests calls bus bandwidth: 2 (n - 1) / n times the by
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -17,7 +16,7 @@ import torch
 
 from common.errors import UserError, run_main
 from training.distributed.world import connected, read_world
-from training.metrics.device import synchronize
+from training.metrics.measured_peak import mean_seconds
 
 REPETITIONS = 5
 
@@ -52,12 +51,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(
                 f"rank {world.rank}: the sum is {values[0].item()}, and should be {expected}", "see NCCL_DEBUG"
             )
-        synchronize(device)
-        begin = time.perf_counter()
-        for _ in range(REPETITIONS):
-            world.sum_(values)
-        synchronize(device)
-        seconds = (time.perf_counter() - begin) / REPETITIONS
+        seconds = mean_seconds(lambda: world.sum_(values), REPETITIONS, device)
         rate = 2 * (world.size - 1) / world.size * values.nbytes / seconds / 1e9
         if world.is_first:
             backend = "NCCL" if n_gpus else "gloo"

@@ -5,7 +5,6 @@ and `models.memory`, by what fits. `resolve_*` are pure and return settings; `*_
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 
 import torch
@@ -24,7 +23,7 @@ from training.config.precision import precision_problem, resolve_precision
 from training.config.settings import Settings
 from training.distributed.world import World
 
-CPU_MICRO_BATCH = 32
+CPU_MICRO_BATCH = 32  # the most on a CPU, whose caches are small
 
 
 def resolve_execution(settings: Settings, config: BertConfig | None) -> Settings:
@@ -34,11 +33,10 @@ def resolve_execution(settings: Settings, config: BertConfig | None) -> Settings
     settings = dataclasses.replace(settings, precision=precision, model=config)
     flags = settings.runtime
     fast = fast_paths(device, precision.compute_dtype) if precision and config else None
-    kernels = flags.kernels
+    kernels, attention = flags.kernels, flags.attention
     if kernels is None:
         is_fused = fast is not None and not list(fused_problems(config, flags.layer_norm, in_fp8=False))
         kernels = fast.kernels if is_fused else "torch"
-    attention = flags.attention
     if attention is None and fast is not None and fast.attention and kernels == fast.kernels:
         shape = precision.compute_dtype, config.head_size, settings.max_seq_length
         attention = None if BACKENDS[fast.attention].problem(device, *shape) else fast.attention
@@ -70,31 +68,27 @@ def execution_problems(settings: Settings, world_size: int) -> Iterator[Problem]
         if problem:
             yield problem
     if flags.cuda_graphs:
-        yield from _graph_problems(settings, world_size)
-
-
-def _graph_problems(settings: Settings, world_size: int) -> Iterator[Problem]:
-    device = settings.device.type
-    if not settings.trains:
-        yield Problem("--cuda_graphs is for training, and there is no --do_train", "leave it out")
-    if device != "cuda":
-        yield Problem(f"--cuda_graphs needs an NVIDIA GPU, and this run is on {device}", "leave it out")
-    if world_size != 1:
-        yield Problem(f"--cuda_graphs reduces no gradients over processes, and there are {world_size}", "leave it out")
-    if settings.runtime.checkpoint_activations:
-        yield Problem(
-            "--cuda_graphs and --checkpoint_activations, which saves random states that only the host can read, "
-            "exclude each other",
-            "leave one out",
-        )
+        for is_so, why in (
+            (not settings.trains, "is for training, and there is no --do_train"),
+            (device.type != "cuda", f"needs an NVIDIA GPU, and this run is on {device.type}"),
+            (world_size != 1, f"reduces no gradients over processes, and there are {world_size}"),
+            (flags.checkpoint_activations, "cannot record the random states that --checkpoint_activations saves"),
+        ):
+            if is_so:
+                yield Problem(f"--cuda_graphs {why}", "leave it out")
 
 
 def resolve_batches(settings: Settings, model_class: type[nn.Module], world: World, problems: Problems) -> Settings:
     """Divide the global batch into micro-batches, the same on all ranks, and choose CUDA graphs. All ranks call it."""
     estimate = _memory_estimate(settings, model_class)
-    batches = None
+    device, length, batches = settings.device, settings.max_seq_length, None
+
+    def fitting(batch_size: int) -> int | None:
+        if estimate is None or device.type == "cpu":
+            return max(size for size in range(1, min(batch_size, CPU_MICRO_BATCH) + 1) if batch_size % size == 0)
+        return estimate.largest_micro_batch(_memory_bytes(device), batch_size, length)
+
     with problems.collect():
-        fitting = functools.partial(_fitting_micro_batch, settings, estimate)
         batches = resolve_batch_sizes(settings.optimization, world.size, fitting)
     sizes = sorted({size for size in world.gather(batches and batches.micro) if size is not None})
     problems.check(
@@ -111,22 +105,14 @@ def resolve_batches(settings: Settings, model_class: type[nn.Module], world: Wor
 
 def _graphs_pay(settings: Settings, estimate: MemoryEstimate | None, world_size: int) -> bool:
     """Whether CUDA graphs can be recorded, were measured to be faster, and fit the memory."""
-    flags = settings.runtime
-    if estimate is None or settings.batches is None or settings.device.type != "cuda":
+    flags, device = settings.runtime, settings.device
+    is_possible = settings.trains and world_size == 1 and device.type == "cuda" and not flags.checkpoint_activations
+    if not is_possible or estimate is None or settings.batches is None:
         return False
-    fast = fast_paths(settings.device, settings.precision.compute_dtype)
-    is_possible = settings.trains and world_size == 1 and not flags.checkpoint_activations
+    fast = fast_paths(device, settings.precision.compute_dtype)
     n_tokens = settings.batches.micro * settings.max_seq_length
-    if not (is_possible and flags.kernels == fast.kernels and n_tokens <= fast.graph_tokens):
-        return False
-    return dataclasses.replace(estimate, cuda_graphs=True).fits(memory_bytes(settings.device), n_tokens)
-
-
-def _fitting_micro_batch(settings: Settings, estimate: MemoryEstimate | None, batch_size: int) -> int | None:
-    """The micro-batch for this device: see `models.memory`; 32 at most on a CPU, whose caches are small."""
-    if estimate is None or settings.device.type == "cpu":
-        return max(size for size in range(1, min(batch_size, CPU_MICRO_BATCH) + 1) if batch_size % size == 0)
-    return estimate.largest_micro_batch(memory_bytes(settings.device), batch_size, settings.max_seq_length)
+    pays = flags.kernels == fast.kernels and n_tokens <= fast.graph_tokens
+    return pays and dataclasses.replace(estimate, cuda_graphs=True).fits(_memory_bytes(device), n_tokens)
 
 
 def _memory_estimate(settings: Settings, model_class: type[nn.Module]) -> MemoryEstimate | None:
@@ -144,8 +130,7 @@ def _memory_estimate(settings: Settings, model_class: type[nn.Module]) -> Memory
     )
 
 
-def memory_bytes(device: torch.device) -> int:
-    """Of a GPU."""
+def _memory_bytes(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory
 
 
@@ -171,5 +156,5 @@ def execution_of(settings: Settings) -> Execution:
         compiled=flags.compile,
         kernels=flags.kernels,
         attention=flags.attention,
-        in_fp8=precision.in_fp8,
+        in_fp8=precision.name == "fp8",
     )

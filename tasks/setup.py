@@ -6,7 +6,6 @@ caches of a task's data, and no training begins before all of it holds, on all r
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from training.checkpointing.resume import find_start
 from training.config.problems import shared_problems
 from training.config.settings import Settings
 from training.distributed.world import World
-from training.metrics.throughput import window_problem
 from training.task import Stage, Start, Task
 
 
-def prepare(task: Task, world: World) -> tuple[Settings, Start, dict[str, Any] | None]:
+def prepare(task: Task, world: World) -> tuple[Start, dict[str, Any] | None]:
     """Resolve and validate everything. All ranks call it.
 
     Args:
@@ -31,7 +29,7 @@ def prepare(task: Task, world: World) -> tuple[Settings, Start, dict[str, Any] |
             afterwards.
 
     Returns:
-        the settings, where the run starts, and the checkpoint that it resumes.
+        where the run starts, and the checkpoint that it resumes.
 
     Raises:
         UserError: all that is wrong; on rank 0 what any rank found, on the others nothing to show.
@@ -39,9 +37,13 @@ def prepare(task: Task, world: World) -> tuple[Settings, Start, dict[str, Any] |
     problems = Problems()
     problems.extend(shared_problems(task.settings))
     problems.extend(task.problems())
-    config = task.read_model(problems)
-    if config is not None:
-        problems.extend(_length_problems(config, task.settings))
+    config, length = task.read_model(problems), task.settings.max_seq_length
+    if config is not None and length > config.max_position_embeddings:
+        problems.add(
+            f"--max_seq_length {length} is longer than the model's max_position_embeddings "
+            f"{config.max_position_embeddings}",
+            "use shorter shards or another configuration",
+        )
     settings = resolve_execution(task.settings, config)
     problems.extend(execution_problems(settings, world.size))
     settings = resolve_batches(settings, task.model_class, world, problems)
@@ -53,12 +55,13 @@ def prepare(task: Task, world: World) -> tuple[Settings, Start, dict[str, Any] |
     if resumed is None:
         task.read_initial_weights(problems)
     start = _start(settings, task.stage, n_steps, resumed)
-    if resumed is not None and settings.trains and task.dataset is not None and not start.new_stage:
-        problems.extend([_position_problem(resumed["data_position"], task)])
-    problems.extend(_window_problems(settings, start))
+    if settings.trains:
+        if resumed is not None and task.dataset is not None and not start.new_stage:
+            problems.extend([_position_problem(resumed["data_position"], task)])
+        problems.extend([_window_problem(settings, start)])
     _raise_if_any_rank_has_problems(problems, world)
     task.settings = dataclasses.replace(settings, execution=execution_of(settings))
-    return task.settings, start, resumed
+    return start, resumed
 
 
 def note_differences(what: str, value: Any, world: World, problems: Problems) -> None:
@@ -76,11 +79,7 @@ def note_differences(what: str, value: Any, world: World, problems: Problems) ->
 
 
 def vocabulary_problem(vocab_file: str, config: BertConfig) -> Problem | None:
-    """Why a vocabulary is not this model's; None where it may be.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Why a vocabulary is not this model's; None where it may be. Raises UserError where it cannot be read."""
     n_tokens = len(load_vocab(vocab_file))
     if n_tokens == config.vocab_size:
         return None
@@ -89,15 +88,6 @@ def vocabulary_problem(vocab_file: str, config: BertConfig) -> Problem | None:
         f"{config.vocab_size}",
         "use the vocabulary that the shards were made with and set vocab_size to its length",
     )
-
-
-def _length_problems(config: BertConfig, settings: Settings) -> Iterator[Problem]:
-    if settings.max_seq_length > config.max_position_embeddings:
-        yield Problem(
-            f"--max_seq_length {settings.max_seq_length} is longer than the model's max_position_embeddings "
-            f"{config.max_position_embeddings}",
-            "use shorter shards or another configuration",
-        )
 
 
 def _count_steps(settings: Settings, n_samples: int | None) -> int | None:
@@ -132,54 +122,55 @@ def _start(settings: Settings, stage: Stage, n_steps: int | None, resumed: dict[
     total_steps = n_steps or 1
     step = resumed and resumed["step"]
     first_step = 0 if step is None else step - stage.first_step
-    this_run = settings.length.steps_this_run
+    this_run, asked = settings.length.steps_this_run, settings.measurement.benchmark_start
     last_step = min(total_steps, first_step + this_run) if this_run else total_steps
-    asked = settings.measurement.benchmark_start
     return Start(
         total_steps=total_steps,
         first_step=first_step,
         last_step=last_step,
         window_start=min(10, (last_step - first_step) // 5) if asked is None else asked,
-        new_stage=step is not None and stage.continues and step == stage.first_step,
+        new_stage=stage.continues and step == stage.first_step,
         resumed_step=step,
     )
 
 
 def _position_problem(position: dict[str, Any], task: Task) -> Problem | None:
     """Why a checkpoint's place in the data is none in this dataset; None where it is."""
-    dataset = task.dataset
-    if (position["seed"], position["n_samples"]) == (dataset.seed, dataset.n_samples):
+    seed, n_samples = task.dataset.seed, task.dataset.n_samples
+    if (position["seed"], position["n_samples"]) == (seed, n_samples):
         return None
     return Problem(
         f"the checkpoint stands at a place among {position['n_samples']} sequences in the order of seed "
-        f"{position['seed']}, and {task.data_source} holds {dataset.n_samples} with seed {dataset.seed}",
+        f"{position['seed']}, and the data now holds {n_samples} with seed {seed}",
         f"go on with the {task.data_flags} it was made with, or start anew with --init_checkpoint",
     )
 
 
-def _window_problems(settings: Settings, start: Start) -> Iterator[Problem]:
-    n_steps = start.last_step - start.first_step
-    if settings.trains and n_steps > 0:
-        problem = window_problem(start.window_start, settings.measurement.benchmark_stop, n_steps)
-        if problem:
-            yield problem
+def _window_problem(settings: Settings, start: Start) -> Problem | None:
+    """Why the window of the throughput measures nothing; None where it does."""
+    first, stop, n_steps = start.window_start, settings.measurement.benchmark_stop, start.last_step - start.first_step
+    if n_steps <= 0:
+        return None
+    if first < 0:
+        return Problem(f"--benchmark_start {first} must not be negative.")
+    if stop is not None and stop <= first:
+        return Problem(f"--benchmark_stop {stop} must be greater than --benchmark_start {first}.")
+    if first >= n_steps:
+        return Problem(f"--benchmark_start {first} leaves nothing to measure in a run of {n_steps} steps.")
+    return None
 
 
 def _raise_if_any_rank_has_problems(problems: Problems, world: World) -> None:
-    found = world.gather(problems.found)
-    if not any(found):
-        return
-    if not world.is_first:
-        raise UserError([])
     ranks_of: dict[Problem, list[int]] = {}
-    for rank, of_rank in enumerate(found):
-        for problem in dict.fromkeys(of_rank):  # a folder for training and evaluation is complained of twice
+    for rank, found in enumerate(world.gather(problems.found)):
+        for problem in dict.fromkeys(found):  # a folder for training and evaluation is complained of twice
             ranks_of.setdefault(problem, []).append(rank)
-    raise UserError(
-        [
-            problem
-            if len(ranks) == world.size
-            else dataclasses.replace(problem, problem=f"rank {', '.join(map(str, ranks))}: {problem.problem}")
-            for problem, ranks in ranks_of.items()
-        ]
-    )
+    if not ranks_of:
+        return
+    named = [
+        problem
+        if len(ranks) == world.size
+        else dataclasses.replace(problem, problem=f"rank {', '.join(map(str, ranks))}: {problem.problem}")
+        for problem, ranks in ranks_of.items()
+    ]
+    raise UserError(named if world.is_first else [])

@@ -1,12 +1,32 @@
 """What a run is, for the log and for people, before its first step."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from common.checkpoint_files import find_checkpoints
 from training.environment.description import describe_environment
-from training.loop import METRICS
 from training.metrics.logger import MetricsLogger
 from training.run import TrainingRun
+
+# Name, unit and printed form of what runs of all tasks log.
+METRICS = (
+    ("average_loss", None, ":.4f"),
+    ("learning_rate", None, ":.3e"),
+    ("gradient_norm", None, ":.3f"),
+    ("loss_scale", None, ":,g"),
+    ("skipped_steps", None, ":,"),
+    ("nonfinite_losses", None, ":,"),
+    ("seconds", "s", ":.1f"),
+    ("step_seconds", "s", ":.4f"),
+    ("sequences_per_second", None, ":,.1f"),
+    ("tokens_per_second", None, ":,.0f"),
+    ("sequences_per_second_per_gpu", None, ":,.1f"),
+    ("model_tflops_per_second", "TFLOP/s", ":.3g"),
+    ("peak_memory_allocated_bytes", "B", ":,"),
+    ("peak_memory_reserved_bytes", "B", ":,"),
+    ("final_loss", None, ":.4f"),
+    ("e2e_time", "s", ":.1f"),
+)
 
 
 def announce(run: TrainingRun, logger: MetricsLogger) -> None:
@@ -25,44 +45,34 @@ def announce(run: TrainingRun, logger: MetricsLogger) -> None:
             "training_samples": task.dataset.n_samples if task.dataset else 0,
         }
     )
-    for metric, unit, form in (*METRICS, *task.metrics):
-        logger.metadata(metric, unit, form)
-    for line in task.announce(run.devices(), start):
+    for metric in (*METRICS, *task.metrics):
+        logger.metadata(*metric)
+    devices = f"{settings.device.type} x {run.world.size}" if run.world.size > 1 else settings.device.type
+    fast_paths = "Triton's kernels | " if settings.runtime.kernels == "triton" else ""
+    fast_paths += "CUDA graphs | " if settings.runtime.cuda_graphs else ""
+    millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    devices += f" | {settings.precision.name} | {fast_paths}{millions:.1f} M parameters"
+    for line in (*task.announce(devices, start), *(_training_lines(run) if settings.trains else ())):
         logger.message(line)
-    if not settings.trains:
-        return
-    flags = settings.optimization
-    logger.message(
-        f"{settings.batches} | learning rate {flags.learning_rate:g} | warm-up "
-        f"{round(flags.warmup_proportion * start.total_steps):,} of {start.total_steps:,} steps"
-    )
-    reduced_in = settings.distribution.reduced_in
-    if run.world.size == 1 and (settings.distribution.shard_optimizer or reduced_in != "fp32"):
-        logger.message("one process has nobody to share with: --shard_optimizer and --reduce_dtype change nothing")
-    elif reduced_in == "fp16" and run.loss_scale is None:
-        logger.message(
-            "warning: gradients are averaged in fp16 without a loss scale, and those below 6e-8 become zero; "
-            "--reduce_dtype bf16 keeps them"
-        )
-    _announce_start(run, logger)
 
 
-def _announce_start(run: TrainingRun, logger: MetricsLogger) -> None:
+def _training_lines(run: TrainingRun) -> Iterator[str]:
     settings, start, stage = run.settings, run.start, run.task.stage
-    output_dir, flags = settings.output.output_dir, settings.checkpoints
+    output_dir, weights, flags = settings.output.output_dir, settings.checkpoints.init_checkpoint, settings.optimization
+    n_warmup_steps = round(flags.warmup_proportion * start.total_steps)
+    rate = f"learning rate {flags.learning_rate:g} | warm-up {n_warmup_steps:,} of {start.total_steps:,} steps"
+    yield f"{settings.batches} | {rate}"
+    if run.world.size > 1 and settings.distribution.reduced_in == "fp16" and run.loss_scale is None:
+        yield "warning: averaged in fp16 without a loss scale, gradients below 6e-8 become 0; use --reduce_dtype bf16"
     if start.first_step >= start.total_steps:
-        logger.message(f"nothing is left to train: step {start.first_step} of {start.total_steps} is done")
+        yield f"nothing is left to train: step {start.first_step} of {start.total_steps} is done"
     elif start.new_stage:
-        logger.message(f"{stage.name} starts from {stage.name_before}'s step {stage.first_step}")
+        yield f"starting from the last checkpoint of the phase before, step {stage.first_step}"
     elif start.first_step:
-        logger.message(f"going on after step {start.first_step}, {run.samples_seen:,} sequences into the data")
+        yield f"going on after step {start.first_step}, {run.samples_seen:,} sequences into the data"
         newest, path = find_checkpoints(output_dir)[-1]
         if newest > stage.first_step + start.first_step:
-            logger.message(
-                f"{path} is newer and stays until it is overwritten; a restart without --resume_step takes it"
-            )
-    elif flags.resume_from_checkpoint:
-        weights = f"the weights of {flags.init_checkpoint}" if flags.init_checkpoint else "random weights"
-        logger.message(f"no checkpoint in {output_dir}: starting fresh, from {weights}")
-    elif stage.continues and not flags.init_checkpoint:
-        logger.message(f"{stage.name} starts from random weights, as neither a checkpoint nor weights were given")
+            yield f"{path} is newer and stays until it is overwritten; a restart without --resume_step takes it"
+    elif settings.checkpoints.resume_from_checkpoint or stage.continues:
+        origin = f"the weights of {weights}" if weights else "random weights"
+        yield f"no checkpoint in {output_dir}: starting fresh, from {origin}"

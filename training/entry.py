@@ -15,18 +15,18 @@ from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from training.announcement import announce
 from training.checkpointing.writer import CheckpointWriter
-from training.config.settings import Settings
 from training.determinism import deterministic
 from training.distributed.stop_signal import REQUEUE_EXIT_CODE, StopSignal
 from training.distributed.world import World, connected, read_world
 from training.environment.allocator import use_expandable_segments
 from training.loop import train
 from training.metrics.logger import MetricsLogger
+from training.metrics.measured_peak import measure_peak
 from training.run import TrainingRun
 from training.task import Start, Task
-from training.verdict import device_peaks, verdict
+from training.verdict import verdict
 
-Prepare = Callable[[Task, World], tuple[Settings, Start, dict[str, Any] | None]]
+Prepare = Callable[[Task, World], tuple[Start, dict[str, Any] | None]]
 
 
 def run_task(task: Task, prepare: Prepare) -> None:
@@ -46,8 +46,13 @@ def run_task(task: Task, prepare: Prepare) -> None:
         use_expandable_segments()
         torch.cuda.set_device(device)
     task.settings = dataclasses.replace(settings, device=device)
-    with connected(world, device, flags.startup_timeout, _description(settings)) as world:
-        settings, start, resumed = prepare(task, world)
+    # What must be the same on all ranks.
+    shared = {name: value for name, value in settings.record.items() if name != "local_rank"}
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+    description = f"torch {torch.__version__}, arguments {digest}"
+    with connected(world, device, flags.startup_timeout, description) as world:
+        start, resumed = prepare(task, world)
+        settings = task.settings
         if settings.runtime.check_only:
             if world.is_first:
                 print("the flags, the configuration and the data are in order")
@@ -68,7 +73,8 @@ def run_task(task: Task, prepare: Prepare) -> None:
 def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world: World, started: float) -> bool:
     """Build, train, evaluate. Returns False where a signal ended it before."""
     settings = task.settings
-    settings.precision.apply()
+    output, device, precision = settings.output, settings.device, settings.precision
+    precision.apply()
     summary: dict | None = {}
     with (
         deterministic(settings.runtime.deterministic),
@@ -77,45 +83,37 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
     ):
         run = TrainingRun(task, start, resumed, world, stop_signal)
         announce(run, logger)
-        n_tokens = settings.batches.micro * settings.max_seq_length
-        matmuls = task.matmuls(n_tokens) if settings.measurement.measure_peak else ()
-        peaks = device_peaks(world, settings.device, settings.precision, matmuls, logger)
+        measured: dict[str, Any] = {}
+        if settings.measurement.measure_peak:
+            matmuls = task.matmuls(settings.batches.micro * settings.max_seq_length)
+            measured = measure_peak(matmuls, precision.compute_dtype, device)
         if settings.trains:
             with CheckpointWriter(logger.message) as writer:
                 summary = train(run, logger, writer)
         if summary is not None:
             if settings.trains:
-                summary |= verdict(summary, task.guessing_loss, peaks, logger)
-            if scores := run.evaluate():
+                gpus = world.gather(torch.cuda.get_device_name(device) if device.type == "cuda" else None)
+                summary |= verdict(summary, task.guessing_loss, gpus, precision.matmul_format, measured, logger)
+            if scores := task.evaluate(run.model, world):
                 summary |= scores
                 epoch = task.dataset.epoch(run.samples_seen) if task.dataset else 0
                 logger.log((epoch, run.step), scores, console=False)
-            summary |= _counts(run)
+            if settings.trains:
+                nonfinite = world.gather(run.training_step.nonfinite_losses())
+                summary["nonfinite_losses"] = sum(count for count, _ in nonfinite)
+            if run.loss_scale is not None:
+                summary["skipped_steps"] = run.loss_scale.skipped
             summary["e2e_time"] = time.perf_counter() - started
             logger.log((), summary)
-        saved = find_checkpoints(settings.output.output_dir)
-        logger.message(f"log: {settings.output.log_file}" + (f" | checkpoint: {saved[-1][1]}" if saved else ""))
+        saved = find_checkpoints(output.output_dir)
+        logger.message(f"log: {output.log_file}" + (f" | checkpoint: {saved[-1][1]}" if saved else ""))
         if summary is None:
-            logger.message(_how_it_was_stopped(run, stop_signal))
+            remedy = "start again with --resume_from_checkpoint to go on"
+            if output.skip_checkpoint:
+                remedy = "nothing was saved, as --skip_checkpoint says"
+            signal_name = stop_signal.received or "a signal to another rank"
+            logger.message(f"stopped by {signal_name} after step {run.step} of {start.total_steps}; {remedy}")
     return summary is not None
-
-
-def _how_it_was_stopped(run: TrainingRun, stop_signal: StopSignal) -> str:
-    remedy = "start again with --resume_from_checkpoint to go on"
-    if run.settings.output.skip_checkpoint:
-        remedy = "nothing was saved, as --skip_checkpoint says"
-    signal_name = stop_signal.received or "a signal to another rank"
-    return f"stopped by {signal_name} after step {run.step} of {run.start.total_steps}; {remedy}"
-
-
-def _counts(run: TrainingRun) -> dict:
-    """What went wrong on the way, for the last line. All ranks call it."""
-    counts = {}
-    if run.settings.trains:
-        counts["nonfinite_losses"] = sum(count for count, _ in run.world.gather(run.training_step.nonfinite_losses()))
-    if run.loss_scale is not None:
-        counts["skipped_steps"] = run.loss_scale.skipped
-    return counts
 
 
 @contextlib.contextmanager
@@ -136,11 +134,4 @@ def _open_logger(task: Task, world: World, first_step: int) -> Iterator[MetricsL
                 board.add_scalar(name, value, stage_start + step)
 
         path = output.log_file if world.is_first else None
-        yield stack.enter_context(MetricsLogger(path, append=True, console=world.is_first, scalars=scalars))
-
-
-def _description(settings: Settings) -> str:
-    """What must be the same on all ranks."""
-    shared = {name: value for name, value in settings.record.items() if name != "local_rank"}
-    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
-    return f"torch {torch.__version__}, arguments {digest}"
+        yield stack.enter_context(MetricsLogger(path, console=world.is_first, scalars=scalars))

@@ -16,26 +16,6 @@ from training.metrics.throughput import ThroughputMeter
 from training.run import TrainingRun
 from training.step import Outcome
 
-# Name, unit and printed form of what the loop logs.
-METRICS = (
-    ("average_loss", None, ":.4f"),
-    ("learning_rate", None, ":.3e"),
-    ("gradient_norm", None, ":.3f"),
-    ("loss_scale", None, ":,g"),
-    ("skipped_steps", None, ":,"),
-    ("nonfinite_losses", None, ":,"),
-    ("seconds", "s", ":.1f"),
-    ("step_seconds", "s", ":.4f"),
-    ("sequences_per_second", None, ":,.1f"),
-    ("tokens_per_second", None, ":,.0f"),
-    ("sequences_per_second_per_gpu", None, ":,.1f"),
-    ("model_tflops_per_second", "TFLOP/s", ":.3g"),
-    ("peak_memory_allocated_bytes", "B", ":,"),
-    ("peak_memory_reserved_bytes", "B", ":,"),
-    ("final_loss", None, ":.4f"),
-    ("e2e_time", "s", ":.1f"),
-)
-
 
 def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> dict | None:
     """From where the run stands to its last step.
@@ -43,26 +23,34 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     Returns:
         the throughput and the last losses; None where a signal ended it before.
     """
-    settings, dataset = run.settings, run.task.dataset
+    settings, task, dataset = run.settings, run.task, run.task.dataset
+    output, measurement, device = settings.output, settings.measurement, settings.device
     first_step, last_step = run.step, run.start.last_step
     run.model.train()
     losses: dict = {}
     saved_step = first_step
-    evaluation_steps = run.task.steps_per_evaluation
     rate = 0.0  # of the last step taken
-    profiled = profiled_steps(run)
+    profiled = ProfiledSteps(
+        measurement.profile,
+        measurement.profile_start,
+        measurement.profile_steps,
+        Path(output.output_dir) / "profile",
+        run.world.rank,
+        device,
+    )
+    shows_bar = run.world.is_first and not output.disable_progress_bar
     with (
         dataset.iterate(run.samples_seen) as micro_batches,
-        progress_bar(run, last_step) as progress,
+        tqdm(total=last_step, initial=first_step, unit="step", disable=None if shows_bar else True) as progress,
         contextlib.closing(profiled),
     ):
         meter = ThroughputMeter(
             run.start.window_start,
-            settings.measurement.benchmark_stop,
-            run.task.flops,
-            settings.device,
+            measurement.benchmark_stop,
+            task.flops,
+            device,
             times=run.step_times,
-            telemetry=GpuTelemetry.of_device(settings.device),
+            telemetry=GpuTelemetry.of_device(device),
             left_out=profiled.steps,
         )
         while run.step < last_step:
@@ -71,8 +59,11 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             with named_range(f"step {run.step + 1}"):
                 result = run.training_step(micro_batches)
             if result.outcome is Outcome.INTERRUPTED:
-                if not settings.output.skip_checkpoint and saved_step < run.step:
-                    save_before_the_end(run, logger, writer, rate)
+                # What a signal leaves time for: the steps since the last checkpoint, logged and saved.
+                if not output.skip_checkpoint and saved_step < run.step:
+                    if run.training_step.has_losses:
+                        log_step(run, logger, rate)
+                    run.save(writer)
                 return None
             run.samples_seen += settings.batches.overall
             if result.outcome is Outcome.SKIPPED:
@@ -86,11 +77,11 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             meter.end_step()
             progress.update()
             step = run.step
-            ends_average = step == 1 or step % settings.output.log_freq == 0
-            evaluates = evaluation_steps and step % evaluation_steps == 0 and step < last_step
+            ends_average = step == 1 or step % output.log_freq == 0
+            evaluates = task.steps_per_evaluation and step % task.steps_per_evaluation == 0 and step < last_step
             # Before an evaluation too: it may take longer than whoever sends a signal waits.
             is_due = step % settings.checkpoints.num_steps_per_checkpoint == 0 or step == last_step or evaluates
-            saves = is_due and not settings.output.skip_checkpoint
+            saves = is_due and not output.skip_checkpoint
             # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
             if ends_average or saves or step in (first_step + 1, last_step):
                 losses = log_step(run, logger, rate)
@@ -102,34 +93,12 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                 saved_step = step
             if evaluates:
                 with meter.paused():
-                    logger.log((dataset.epoch(run.samples_seen), step), run.evaluate())
+                    logger.log((dataset.epoch(run.samples_seen), step), task.evaluate(run.model, run.world))
                 run.model.train()
         result = {**meter.result(run.world.gather), **losses}
     if account := profiled.account():
         logger.message(account)
     return result
-
-
-def save_before_the_end(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter, rate: float) -> None:
-    """What a signal leaves time for: the steps since the last checkpoint, logged and saved."""
-    if run.training_step.has_losses:
-        log_step(run, logger, rate)
-    run.save(writer)
-
-
-def profiled_steps(run: TrainingRun) -> ProfiledSteps:
-    """The profiler that the command line asks for."""
-    flags, settings = run.settings.measurement, run.settings
-    folder = Path(settings.output.output_dir) / "profile"
-    return ProfiledSteps(
-        flags.profile, flags.profile_start, flags.profile_steps, folder, run.world.rank, settings.device
-    )
-
-
-def progress_bar(run: TrainingRun, last_step: int) -> tqdm:
-    """A bar over the phase's steps, on the first rank only."""
-    shown = run.world.is_first and not run.settings.output.disable_progress_bar
-    return tqdm(total=last_step, initial=run.step, unit="step", disable=None if shown else True)
 
 
 def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
@@ -139,19 +108,18 @@ def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
         UserError: they are no longer numbers, and nothing can come of that.
     """
     losses = dict(zip(run.task.loss_names, run.training_step.mean_losses(), strict=True))
-    average_loss = losses["loss"]
     gradient_norm = float(run.training_step.gradient_norm)
-    values = {"average_loss": average_loss, **{name: value for name, value in losses.items() if name != "loss"}}
+    values = {"average_loss" if name == "loss" else name: value for name, value in losses.items()}
     values |= {"learning_rate": rate, "gradient_norm": gradient_norm}
     if run.loss_scale is not None:
         values["loss_scale"] = run.loss_scale.scale
     logger.log((run.task.dataset.epoch(run.samples_seen), run.step), values)
-    if not (math.isfinite(average_loss) and math.isfinite(gradient_norm)):
+    if not (math.isfinite(losses["loss"]) and math.isfinite(gradient_norm)):
         raise UserError(
-            f"the loss is {average_loss} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
+            f"the loss is {losses['loss']} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
             f"way back from that{_where_losses_ended(run)}",
-            "go on from an earlier checkpoint (--resume_from_checkpoint "
-            "--resume_step) with a lower --learning_rate or a longer warm-up",
+            "go on from an earlier checkpoint (--resume_from_checkpoint --resume_step) with a lower --learning_rate or "
+            "a longer warm-up",
         )
     return {f"final_{name}": value for name, value in losses.items()}
 
@@ -162,20 +130,18 @@ def log_skipped_step(run: TrainingRun, logger: MetricsLogger) -> None:
     Raises:
         UserError: too many in a row, so that the scale is not what is wrong.
     """
-    scale = run.loss_scale
-    logger.log(
-        (run.task.dataset.epoch(run.samples_seen), run.step + 1),
-        {"loss_scale": scale.scale, "skipped_steps": scale.skipped},
-    )
+    scale, step = run.loss_scale, run.step + 1
+    values = {"loss_scale": scale.scale, "skipped_steps": scale.skipped}
+    logger.log((run.task.dataset.epoch(run.samples_seen), step), values)
     where = _where_losses_ended(run)
     if where:
         logger.message(f"skipped{where}")
     if scale.skipped_in_a_row >= run.settings.runtime.max_skipped_steps:
         raise UserError(
-            f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {run.step + 1}, down to "
-            f"a loss scale of {scale.scale:g}{where}",
-            "go on from the last checkpoint with "
-            "--precision bf16 or a lower --learning_rate, or raise --max_skipped_steps",
+            f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {step}, down to a loss "
+            f"scale of {scale.scale:g}{where}",
+            "go on from the last checkpoint with --precision bf16 or a lower --learning_rate, or raise "
+            "--max_skipped_steps",
         )
 
 
@@ -185,10 +151,8 @@ def _where_losses_ended(run: TrainingRun) -> str:
     firsts = [(first, rank) for rank, (_, first) in enumerate(found) if first is not None]
     if not firsts:
         return ""
-    first, rank = min(firsts)
-    epoch, sample = run.task.dataset.epoch(first), first % run.task.dataset.n_samples
-    count = sum(count for count, _ in found)
+    (first, rank), dataset = min(firsts), run.task.dataset
     return (
-        f" (the loss of {count} micro-batches was no number, first on rank {rank}, in the {run.settings.batches.micro} "
-        f"sequences from {sample} of epoch {epoch} on)"
+        f" (the loss of {sum(count for count, _ in found)} micro-batches was no number, first on rank {rank}, in the "
+        f"{run.settings.batches.micro} sequences from {first % dataset.n_samples} of epoch {dataset.epoch(first)} on)"
     )

@@ -40,94 +40,62 @@ class TrainingRun:
     def __init__(self, task: Task, start: Start, resumed: dict[str, Any] | None, world: World, stop_signal: StopSignal):
         self.task, self.start, self.world = task, start, world
         self.settings: Settings = task.settings
-        torch.manual_seed(self.settings.optimization.seed)
+        flags, runtime, distribution = self.settings.optimization, self.settings.runtime, self.settings.distribution
+        device, trains = self.settings.device, self.settings.trains
+        torch.manual_seed(flags.seed)
         self.model = task.make_model()
         self.forward: nn.Module = self.model
-        self.optimizer = self._build_optimizer()
-        flags = self.settings.optimization
+        sharded = distribution.shard_optimizer and world.size > 1
+        # One that clips itself would clip its share by the norm of that share alone.
+        optimizer_clips = clips_itself(flags.optimizer) and not sharded
+        build = functools.partial(
+            build_optimizer,
+            flags.optimizer,
+            lr=flags.learning_rate,
+            max_grad_norm=flags.max_grad_norm if optimizer_clips else math.inf,
+            kernels=runtime.kernels,
+        )
+        groups = parameter_groups(self.model, flags.weight_decay)
+        self.optimizer = ShardedOptimizer(build, groups, world.rank, world.size) if sharded else build(groups)
         self.schedule = WarmupSchedule(
             self.optimizer, start.total_steps, flags.warmup_proportion, flags.learning_rate, flags.schedule
         )
-        self.loss_scale = self._build_loss_scale()
-        self.step_times = StepTimes(self.settings.device)
-        self.training_step = self._build_step(stop_signal)
+        self.loss_scale: LossScale | None = None
+        if self.settings.precision.name == "fp16":
+            first = runtime.loss_scale or runtime.init_loss_scale
+            self.loss_scale = LossScale(first, dynamic=not runtime.loss_scale, floor=runtime.min_loss_scale)
+        self.step_times = StepTimes(device)
+        self.training_step = TrainingStep(
+            self.losses,
+            self.optimizer,
+            self.schedule,
+            self.settings.batches.accumulation_steps,
+            device,
+            max_grad_norm=math.inf if optimizer_clips else flags.max_grad_norm,
+            seed=flags.seed,
+            loss_scale=self.loss_scale,
+            world=world,
+            must_stop=stop_signal.agreed,
+            part=self.step_times.part,
+            graphs=GradientGraphs(self.losses, self.model.parameters()) if runtime.cuda_graphs and trains else None,
+        )
         self.samples_seen = 0
         if resumed is not None:
             self._restore(resumed)
             resumed.clear()
-        if world.size > 1 and self.settings.trains:
-            self._reduce_over_ranks()
+        if world.size > 1 and trains:
+            self.forward = data_parallel(self.model, device, distribution.reduced_in, self.step_times.begin_reduction)
+            if distribution.allreduce_post_accumulation:
+                self.training_step.no_sync = self.forward.no_sync
 
     def losses(self, batch: Any) -> tuple[Tensor, ...]:
         """The task's losses of a batch on the device, through what reduces gradients where there are several ranks."""
         return self.task.losses(self.forward, batch)
 
-    def evaluate(self) -> dict[str, float]:
-        """The task's scores. All ranks call it."""
-        return self.task.evaluate(self.model, self.world)
-
-    def devices(self) -> str:
-        """Devices, precision, kernels and size, in one line."""
-        settings, n_ranks = self.settings, self.world.size
-        parameters = sum(p.numel() for p in self.model.parameters())
-        devices = f"{settings.device.type} x {n_ranks}" if n_ranks > 1 else settings.device.type
-        fast_paths = "Triton's kernels | " if settings.runtime.kernels == "triton" else ""
-        fast_paths += "CUDA graphs | " if settings.runtime.cuda_graphs else ""
-        return f"{devices} | {settings.precision.name} | {fast_paths}{parameters / 1e6:.1f} M parameters"
-
     @property
     def step(self) -> int:
         """Optimizer steps of this stage that were taken."""
         return self.schedule.finished_steps
-
-    def _build_optimizer(self) -> torch.optim.Optimizer | ShardedOptimizer:
-        flags = self.settings.optimization
-        sharded = self.settings.distribution.shard_optimizer and self.world.size > 1
-        groups = parameter_groups(self.model, flags.weight_decay)
-        # One that clips itself would clip its share by the norm of that share alone.
-        self._optimizer_clips = clips_itself(flags.optimizer) and not sharded
-        build = functools.partial(
-            build_optimizer,
-            flags.optimizer,
-            lr=flags.learning_rate,
-            max_grad_norm=flags.max_grad_norm if self._optimizer_clips else math.inf,
-            kernels=self.settings.runtime.kernels,
-        )
-        return ShardedOptimizer(build, groups, self.world.rank, self.world.size) if sharded else build(groups)
-
-    def _build_loss_scale(self) -> LossScale | None:
-        flags = self.settings.runtime
-        if self.settings.precision.name != "fp16":
-            return None
-        return LossScale(
-            flags.loss_scale or flags.init_loss_scale, dynamic=flags.loss_scale == 0, floor=flags.min_loss_scale
-        )
-
-    def _build_step(self, stop_signal: StopSignal) -> TrainingStep:
-        settings = self.settings
-        has_graphs = settings.runtime.cuda_graphs and settings.trains
-        return TrainingStep(
-            self.losses,
-            self.optimizer,
-            self.schedule,
-            settings.batches.accumulation_steps,
-            settings.device,
-            max_grad_norm=math.inf if self._optimizer_clips else settings.optimization.max_grad_norm,
-            seed=settings.optimization.seed,
-            loss_scale=self.loss_scale,
-            sum_over_ranks=self.world.sum_,
-            n_ranks=self.world.size,
-            must_stop=stop_signal.agreed,
-            part=self.step_times.part,
-            graphs=GradientGraphs(self.losses, self.model.parameters()) if has_graphs else None,
-        )
-
-    def _reduce_over_ranks(self) -> None:
-        flags = self.settings.distribution
-        begin_last = self.step_times.begin_reduction
-        self.forward = data_parallel(self.model, self.settings.device, flags.reduced_in, begin_last)
-        if flags.allreduce_post_accumulation:
-            self.training_step.no_sync = self.forward.no_sync
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -153,16 +121,13 @@ class TrainingRun:
         if not self.world.is_first:
             return
         settings, dataset, stage_start = self.settings, self.task.dataset, self.task.stage.first_step
+        position = {"samples_seen": self.samples_seen, "seed": dataset.seed, "n_samples": dataset.n_samples}
         state = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_state,
             "schedule": self.schedule.state_dict(),
             "training_step": self.training_step.state_dict(),
-            "data_position": {
-                "samples_seen": self.samples_seen,
-                "seed": dataset.seed,
-                "n_samples": dataset.n_samples,
-            },
+            "data_position": position,
             "configuration": {"model": dataclasses.asdict(settings.model), "arguments": dict(settings.record)},
         }
         writer.save(

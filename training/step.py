@@ -13,7 +13,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from common.profiler_ranges import named_range
 from optimization import WarmupSchedule, clip_and_step, gradient_norm
 from training.cuda_graphs import GradientGraphs
+from training.distributed.world import World
 from training.loss_scale import LossScale
 
 
@@ -35,73 +36,51 @@ class Outcome(enum.Enum):
     """Training was asked to stop; nothing has changed, the data counts as unseen."""
 
 
-@dataclasses.dataclass
-class StepResult:
+class StepResult(NamedTuple):
     """An outcome, and the micro-batches (on the host) that went into it, for those who count what was processed."""
 
     outcome: Outcome
     micro_batches: list[Any]
 
 
+@dataclasses.dataclass
 class TrainingStep:
-    """Calls `loss_function` on `accumulation_steps` micro-batches, then updates the parameters once.
+    """Calls `loss_function` on `accumulation_steps` micro-batches, then updates the parameters once."""
 
-    Args:
-        loss_function: takes a micro-batch that lies on the device; returns the loss to train on first, then its parts,
-            all scalars. The gradient of the first, averaged over ranks, must be in the parameters after `backward`
-            outside of `no_sync`.
-        optimizer: its gradients are empty after each step; see `optimization.clip_and_step`.
-        schedule: told after each step taken, so that it sets the learning rate of the next.
-        accumulation_steps: micro-batches per step. The gradient is the mean of theirs, summed in the parameters' fp32.
-        device: where micro-batches are moved to.
-        max_grad_norm: gradients are clipped to this global norm; `math.inf` does not.
-        seed: of all random numbers drawn within micro-batches, which also have a `first_sample`.
-        loss_scale: for fp16; None elsewhere.
-        no_sync: a context in which backward does not reduce over ranks, entered for all micro-batches but the last.
-        sum_over_ranks: adds a tensor up over ranks, in place.
-        n_ranks: how many take part.
-        must_stop: asked before each micro-batch, on all ranks with the same answer; True interrupts the step.
-        part: gives a context to run a part of the step in, by its name: see `training.step_times`.
-        graphs: compute the gradients instead, with `loss_function` of their own; nothing is reduced over ranks then.
-    """
+    loss_function: Callable[[Any], tuple[Tensor, ...]]
+    """Takes a micro-batch that lies on the device; returns the loss to train on first, then its parts, all scalars. The
+    gradient of the first, averaged over ranks, must be in the parameters after `backward` outside of `no_sync`."""
+    optimizer: Any
+    """Its gradients are empty after each step; see `optimization.clip_and_step`."""
+    schedule: WarmupSchedule
+    """Told after each step taken, so that it sets the learning rate of the next."""
+    accumulation_steps: int
+    """Micro-batches per step. The gradient is the mean of theirs, summed in the parameters' fp32."""
+    device: torch.device
+    _: dataclasses.KW_ONLY
+    max_grad_norm: float = math.inf
+    """Gradients are clipped to this global norm; `math.inf` does not."""
+    seed: int = 0
+    """Of all random numbers drawn within micro-batches, which also have a `first_sample`."""
+    loss_scale: LossScale | None = None
+    """For fp16."""
+    no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    """A context in which backward does not reduce over ranks, entered for all micro-batches but the last."""
+    world: World = dataclasses.field(default_factory=World)
+    must_stop: Callable[[], bool] = lambda: False
+    """Asked before each micro-batch, on all ranks with the same answer; True interrupts the step."""
+    part: Callable[[str], contextlib.AbstractContextManager] = named_range
+    """Gives a context to run a part of the step in, by its name: see `training.metrics.step_times`."""
+    graphs: GradientGraphs | None = None
+    """Compute the gradients instead, with a loss function of their own; nothing is reduced over ranks then."""
 
-    def __init__(
-        self,
-        loss_function: Callable[[Any], tuple[Tensor, ...]],
-        optimizer: Any,
-        schedule: WarmupSchedule,
-        accumulation_steps: int,
-        device: torch.device,
-        *,
-        max_grad_norm: float = math.inf,
-        seed: int = 0,
-        loss_scale: LossScale | None = None,
-        no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-        sum_over_ranks: Callable[[Tensor], None] = lambda tensor: None,
-        n_ranks: int = 1,
-        must_stop: Callable[[], bool] = lambda: False,
-        part: Callable[[str], contextlib.AbstractContextManager] = named_range,
-        graphs: GradientGraphs | None = None,
-    ):
-        self.loss_function = loss_function
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.accumulation_steps = accumulation_steps
-        self.device = device
-        self.max_grad_norm = max_grad_norm
-        self.seed = seed
-        self.loss_scale = loss_scale
-        self.no_sync = no_sync
-        self.sum_over_ranks = sum_over_ranks
-        self.n_ranks = n_ranks
-        self.must_stop = must_stop
-        self.part = part
-        self.graphs = graphs
+    def __post_init__(self) -> None:
         self.gradient_norm: Tensor | None = None
         """The global norm before clipping of the last step taken, 0-d on the device, the loss scale taken out."""
         self._loss_sums: Tensor | None = None
         self._n_steps = 0
-        self._nonfinite = NonFiniteLosses(device)
+        self._n_nonfinite = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._first_nonfinite = torch.full((), -1, dtype=torch.int64, device=self.device)
 
     def __call__(self, micro_batches: Iterator[Any]) -> StepResult:
         """Train on the next micro-batches."""
@@ -121,8 +100,8 @@ class TrainingStep:
             updated = self._update()
         if not updated:
             return StepResult(Outcome.SKIPPED, consumed)
-        self.sum_over_ranks(sums)
-        means = sums / (self.accumulation_steps * self.n_ranks)
+        self.world.sum_(sums)
+        means = sums / (self.accumulation_steps * self.world.size)
         self._loss_sums = means if self._loss_sums is None else self._loss_sums + means
         self._n_steps += 1
         return StepResult(Outcome.TAKEN, consumed)
@@ -135,17 +114,17 @@ class TrainingStep:
             with self.part("forward_backward"):
                 values = self.graphs(micro_batch, scale, accumulates=number > 1)
         else:
-            values = self._run(micro_batch, scale, reduces=number == self.accumulation_steps)
-        self._nonfinite.look_at(values[0], micro_batch.first_sample)
+            with contextlib.nullcontext() if number == self.accumulation_steps else self.no_sync():
+                with self.part("forward"):
+                    losses = self.loss_function(micro_batch)
+                with self.part("backward"):
+                    (losses[0] * scale).backward()
+            values = torch.stack([loss.detach() for loss in losses])
+        is_bad = ~torch.isfinite(values[0])
+        is_first = is_bad & (self._n_nonfinite == 0)
+        self._first_nonfinite = torch.where(is_first, micro_batch.first_sample, self._first_nonfinite)
+        self._n_nonfinite = self._n_nonfinite + is_bad
         return values
-
-    def _run(self, micro_batch: Any, scale: float, reduces: bool) -> Tensor:
-        with contextlib.nullcontext() if reduces else self.no_sync():
-            with self.part("forward"):
-                losses = self.loss_function(micro_batch)
-            with self.part("backward"):
-                (losses[0] * scale).backward()
-        return torch.stack([loss.detach() for loss in losses])
 
     def _update(self) -> bool:
         """Whether the optimizer stepped; the gradients are gone either way."""
@@ -168,8 +147,6 @@ class TrainingStep:
 
     def mean_losses(self) -> list[float]:
         """The losses, averaged over ranks and over the steps taken since `clear_losses`. Waits for the device."""
-        if not self.has_losses:
-            raise RuntimeError("no step was made since the losses were cleared")
         return (self._loss_sums / self._n_steps).tolist()
 
     def clear_losses(self) -> None:
@@ -181,7 +158,8 @@ class TrainingStep:
 
         Counted since this process began to train. Waits for the device.
         """
-        return self._nonfinite.read()
+        count, first = int(self._n_nonfinite), int(self._first_nonfinite)
+        return count, first if count else None
 
     def state_dict(self) -> dict[str, Any]:
         """The loss scale, and the unfinished average, without which a resumed run would log another one."""
@@ -198,23 +176,6 @@ class TrainingStep:
         self._n_steps = state["n_steps"]
         if self.loss_scale is not None and state["loss_scale"] is not None:
             self.loss_scale.load_state_dict(state["loss_scale"])
-
-
-class NonFiniteLosses:
-    """Counts losses that are no numbers and remembers the first, on the device, so that nobody waits."""
-
-    def __init__(self, device: torch.device):
-        self._count = torch.zeros((), dtype=torch.int64, device=device)
-        self._first = torch.full((), -1, dtype=torch.int64, device=device)
-
-    def look_at(self, loss: Tensor, first_sample: int) -> None:
-        is_bad = ~torch.isfinite(loss)
-        self._first = torch.where(is_bad & (self._count == 0), first_sample, self._first)
-        self._count = self._count + is_bad
-
-    def read(self) -> tuple[int, int | None]:
-        count, first = int(self._count), int(self._first)
-        return count, first if count else None
 
 
 def seed_generator(device: torch.device, seed: int, first_sample: int) -> None:

@@ -1,10 +1,9 @@
 """What a run asks of the task that it trains and scores.
 
 A task is one folder in tasks/ with one class derived from `Task`, and one line in `tasks/table.py`. Everything here and
-`tasks/setup.py` work through this protocol, and know no task by name.
-
-A task lives as long as its run: made of the parsed settings, it reads its model's shape, opens its data, makes its
-model, and then turns batches into losses and models into scores.
+`tasks/setup.py` work through this protocol, and know no task by name. A task lives as long as its run: made of the
+parsed settings, it reads its model's shape, opens its data, makes its model, and then turns batches into losses and
+models into scores.
 """
 
 import abc
@@ -34,9 +33,6 @@ class Stage(NamedTuple):
     """What to say where this stage has no checkpoint of its own yet; None: it may begin."""
     flag: str = ""
     """The flag that says where the stage before it ends."""
-    name: str = ""
-    name_before: str = ""
-    """The stage's and the earlier one's, as people call them."""
 
 
 class Start(NamedTuple):
@@ -64,9 +60,10 @@ class Task(abc.ABC):
     """What `--help` begins with."""
     flags: ClassVar[type]
     """The task's own flags: a dataclass of `training.config.flags`, with `do_train` and `max_seq_length`."""
-    flags_title: ClassVar[str]
     defaults: ClassVar[dict[str, Any]] = {}
     """Of shared flags, by name, where they differ from those in `training.config.settings`."""
+    data_flags: ClassVar[str] = "--seed"
+    """The flags that choose the training data and its order, for messages."""
     model_class: ClassVar[type[nn.Module]]
     """Made of a configuration and the name of a LayerNorm. Its forward pass returns losses."""
     loss_names: ClassVar[tuple[str, ...]] = ("loss",)
@@ -93,16 +90,6 @@ class Task(abc.ABC):
 
         `settings.model` and `settings.batches` are None where there are problems with them.
         """
-
-    @property
-    def data_source(self) -> str:
-        """Where the training data came from, for messages."""
-        return "the data"
-
-    @property
-    def data_flags(self) -> str:
-        """The flags that choose the training data and its order, for messages."""
-        return "--seed"
 
     def read_initial_weights(self, problems: Problems) -> None:  # noqa: B027  # a task may have none
         """Read what `make_model` starts from. Called where no checkpoint is resumed."""
@@ -133,12 +120,7 @@ class Task(abc.ABC):
         """The loss of a model that gives every answer the same probability; a run that ends far above it is wrong."""
 
     def announce(self, devices: str, start: Start) -> Iterator[str]:
-        """Lines for people before the first step.
-
-        Args:
-            devices: devices, precision, kernels and size, in one line.
-            start: where the run begins.
-        """
+        """Lines for people before the first step, of which one begins with `devices`, the run's hardware in words."""
         yield devices
 
     @property

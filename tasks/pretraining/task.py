@@ -30,7 +30,7 @@ class PretrainingTask(Task):
     name = "pretraining"
     description = DESCRIPTION
     flags = PretrainingFlags
-    flags_title = "data and model"
+    data_flags = "--input_dir and --seed"
     model_class = BertForPreTraining
     loss_names = ("loss", "mlm_loss", "nsp_loss")
     metrics = (
@@ -61,14 +61,6 @@ class PretrainingTask(Task):
             if isinstance(dataset, PretrainingDataset):
                 shards = [(file.name, int(n)) for file, n in zip(dataset.files, dataset.rows_per_file, strict=True)]
             note_differences(what, shards, world, problems)
-
-    @property
-    def data_source(self) -> str:
-        return self.dataset.source
-
-    @property
-    def data_flags(self) -> str:
-        return "--input_dir and --seed"
 
     def read_initial_weights(self, problems: Problems) -> None:
         if path := self.settings.checkpoints.init_checkpoint:
@@ -128,7 +120,7 @@ class PretrainingTask(Task):
         if flags.resume_phase2:
             required = Problem(f"--resume_phase2: {folder} has no checkpoint of phase 2", "leave it out to start one")
         first_step = flags.phase1_end_step if flags.phase2 else 0
-        return Stage(first_step, flags.phase2, required, "--phase1_end_step", "phase 2", "phase 1")
+        return Stage(first_step, flags.phase2, required, "--phase1_end_step")
 
     @property
     def steps_per_evaluation(self) -> int | None:

@@ -32,6 +32,7 @@ class SquadTask(Task):
     name = "squad"
     description = DESCRIPTION
     flags = SquadFlags
+    data_flags = "--train_file, --seed and window flags"
     defaults = {  # noqa: RUF012  # read only
         "num_train_epochs": 2.0,
         "learning_rate": 3e-5,
@@ -107,14 +108,6 @@ class SquadTask(Task):
                 f"{settings.batches.micro * world.size}",
                 "take a smaller --train_batch_size",
             )
-
-    @property
-    def data_source(self) -> str:
-        return self.settings.task.train_file or "--synthetic"
-
-    @property
-    def data_flags(self) -> str:
-        return "--train_file, --seed and window flags"
 
     def read_initial_weights(self, problems: Problems) -> None:
         if self.pretrained is not None and self.settings.model is not None:

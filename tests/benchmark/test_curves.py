@@ -9,7 +9,7 @@ from training.metrics.logger import MetricsLogger
 
 def write_log(path, losses, **arguments):
     """A log of a run with these losses by step."""
-    with MetricsLogger(path, append=False, console=False) as logger:
+    with MetricsLogger(path, console=False) as logger:
         logger.parameters({"arguments": {"do_train": True, **arguments}, "first_step": 0})
         for step, loss in losses.items():
             logger.log((0, step), {"average_loss": loss})

@@ -3,19 +3,19 @@
 import pytest
 
 from training.metrics.logger import MetricsLogger
-from training.verdict import DevicePeaks, loss_problem, verdict
+from training.verdict import loss_problem, verdict
 
 H200 = "NVIDIA H200"
 
 
-def judged(capsys, peaks, tflops=989.4, final_loss=2.0):
+def judged(capsys, gpus, matmul_format, measured, tflops=989.4, final_loss=2.0):
     """What is found, and what is printed."""
     summary = {"final_loss": final_loss, "model_tflops_per_second": tflops}
-    return verdict(summary, 11.0, peaks, MetricsLogger(None)), capsys.readouterr().out
+    return verdict(summary, 11.0, gpus, matmul_format, measured, MetricsLogger(None)), capsys.readouterr().out
 
 
 def test_shares_of_both_peaks(capsys):
-    found, printed = judged(capsys, DevicePeaks([H200, H200], "bf16", {"matrix_tflops": 800.0}))
+    found, printed = judged(capsys, [H200, H200], "bf16", {"matrix_tflops": 800.0})
     assert found["loss_problem"] is None
     assert found["utilisation"]["fraction"] == 0.5
     assert found["measured_peak"] == {"matrix_tflops": 800.0, "fraction": 989.4 / 1600}
@@ -28,19 +28,19 @@ def test_shares_of_both_peaks(capsys):
 @pytest.mark.parametrize(
     ("peaks", "sentence"),
     [
-        (DevicePeaks([None], "fp32", {}), "the fp32 peak of this CPU is not known; --measure_peak measures one"),
-        (DevicePeaks(["Some GPU"], "bf16", {}), "the bf16 peak of Some GPU is not known"),
-        (DevicePeaks([H200], None, {"matrix_tflops": 800.0}), "the products ran in fp8 and in bf16"),
+        (([None], "fp32", {}), "the fp32 peak of this CPU is not known; --measure_peak measures one"),
+        ((["Some GPU"], "bf16", {}), "the bf16 peak of Some GPU is not known"),
+        (([H200], None, {"matrix_tflops": 800.0}), "the products ran in fp8 and in bf16"),
     ],
 )
 def test_no_utilisation_is_guessed(capsys, peaks, sentence):
-    found, printed = judged(capsys, peaks)
+    found, printed = judged(capsys, *peaks)
     assert found == {"loss_problem": None, "utilisation": None}
     assert sentence in printed
 
 
 def test_without_a_throughput_only_the_loss_is_judged(capsys):
-    found, printed = judged(capsys, DevicePeaks([H200], "bf16", {}), tflops=None, final_loss=13.0)
+    found, printed = judged(capsys, [H200], "bf16", {}, tflops=None, final_loss=13.0)
     assert found.keys() == {"loss_problem"}
     assert printed == f"warning: {found['loss_problem']}\n"
 

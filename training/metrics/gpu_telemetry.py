@@ -1,22 +1,26 @@
 """What the driver says of a GPU while it is measured: energy, power, clocks, temperature, and why clocks were lowered.
 
 A throughput without it is half a number: the same card is slower when it is hot, or held to a power limit. The driver
-counts energy itself, in millijoules; the rest is looked at ten times a second from a thread, since the driver keeps no
-history of it. What a GPU or its driver does not tell is left out, and nothing here can make a run fail.
+counts energy itself; the rest is looked at ten times a second from a thread, since the driver keeps no history of it.
+What a GPU or its driver does not tell is left out, and nothing here can make a run fail.
 
 Source: NVIDIA Management Library (NVML), https://docs.nvidia.com/deploy/nvml-api/, through nvidia-ml-py.
 """
 
 import contextlib
+import functools
 import importlib
+import math
+import operator
+import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-SECONDS_BETWEEN_LOOKS = 0.1
 # Bits of nvmlClocksEventReasons; an idle GPU's, which is no complaint, is left out.
 REASONS = MappingProxyType(
     {
@@ -38,19 +42,14 @@ class GpuTelemetry:
     Args:
         uuid: the GPU's, as NVML spells it (GPU-...).
         nvml: the module `pynvml`, or what has its functions; None: nothing is watched.
-        seconds_between_looks: of the thread.
     """
 
-    def __init__(self, uuid: str, nvml: Any, seconds_between_looks: float = SECONDS_BETWEEN_LOOKS):
+    def __init__(self, uuid: str = "", nvml: Any = None, seconds_between_looks: float = 0.1):
         self._nvml, self._handle = nvml, None
-        self._pause_between_looks = seconds_between_looks
-        self._joules = 0.0
-        self._energy_at_start: float | None = None
-        self._seen: dict[str, list[float]] = {"sm_clock_mhz": [], "power_watts": [], "temperature_celsius": []}
-        self._reasons = 0
-        self._watching = threading.Event()
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._seconds_between_looks = seconds_between_looks
+        self._joules = self._joules_at_start = 0.0
+        self._seen: defaultdict[str, list[float]] = defaultdict(list)
+        self._paused = threading.Event()
         if nvml is not None:
             with contextlib.suppress(nvml.NVMLError):
                 nvml.nvmlInit()
@@ -59,78 +58,64 @@ class GpuTelemetry:
     @classmethod
     def of_device(cls, device: torch.device) -> "GpuTelemetry":
         """Of a CUDA device of this process; of nothing where there is none, or no nvidia-ml-py."""
-        if device.type != "cuda":
-            return cls("", None)
-        try:
-            nvml = importlib.import_module("pynvml")
-        except ImportError:
-            nvml = None
-        return cls(f"GPU-{torch.cuda.get_device_properties(device).uuid}", nvml)
+        with contextlib.suppress(ImportError):
+            if device.type == "cuda":
+                nvml = importlib.import_module("pynvml")
+                return cls(f"GPU-{torch.cuda.get_device_properties(device).uuid}", nvml)
+        return cls()
 
     def resume(self) -> None:
         """Watch from here on."""
         if self._handle is None:
             return
-        self._energy_at_start = self._energy()
-        self._watching.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="gpu_telemetry", daemon=True)
-            self._thread.start()
+        self._joules_at_start = self._energy()
+        self._paused.clear()
+        self._thread = threading.Thread(target=self._watch, name="gpu_telemetry", daemon=True)
+        self._thread.start()
 
     def pause(self) -> None:
         """Watch no longer, until the next `resume`."""
         if self._handle is None:
             return
-        self._watching.clear()
-        now = self._energy()
-        if now is not None and self._energy_at_start is not None:
-            self._joules += now - self._energy_at_start
+        self._joules += self._energy() - self._joules_at_start
+        self._paused.set()
+        self._thread.join()
         self._look()  # a window may be shorter than the time between two looks
 
     def result(self) -> dict[str, Any]:
-        """Stop for good, and tell: `energy_joules` and `gpu` (a summary of each quantity), where they are known."""
-        self._ended.set()
-        self._watching.set()
-        if self._thread is not None:
-            self._thread.join()
-        found: dict[str, Any] = {}
-        if self._joules > 0:
-            found["energy_joules"] = self._joules
-        gpu: dict[str, Any] = {
-            name: {"min": min(values), "mean": sum(values) / len(values), "max": max(values)}
-            for name, values in self._seen.items()
-            if values
-        }
-        if gpu:
-            found["gpu"] = gpu | {"throttle_reasons": [text for bit, text in REASONS.items() if self._reasons & bit]}
+        """`energy_joules` and `gpu` (a summary of each quantity), where they are known."""
+        quantities = dict(self._seen)
+        bits = functools.reduce(operator.or_, quantities.pop("throttle_reasons", ()), 0)
+        found: dict[str, Any] = {"energy_joules": self._joules} if self._joules > 0 else {}
+        if quantities:
+            found["gpu"] = {
+                name: {"min": min(values), "mean": statistics.fmean(values), "max": max(values)}
+                for name, values in quantities.items()
+            } | {"throttle_reasons": [text for bit, text in REASONS.items() if bits & bit]}
         return found
 
     def _watch(self) -> None:
-        while True:
-            self._watching.wait()
-            if self._ended.wait(self._pause_between_looks):
-                return
-            if self._watching.is_set():
-                self._look()
+        while not self._paused.wait(self._seconds_between_looks):
+            self._look()
 
     def _look(self) -> None:
         nvml, handle = self._nvml, self._handle
-        self._note("sm_clock_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
-        self._note("power_watts", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3)
-        self._note("temperature_celsius", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
-        with contextlib.suppress(nvml.NVMLError, AttributeError):
-            self._reasons |= nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        for name, read in (
+            ("sm_clock_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            ("power_watts", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
+            ("temperature_celsius", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            ("throttle_reasons", lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
+        ):
+            with contextlib.suppress(nvml.NVMLError):
+                value = read()
+                self._seen[name].append(value)
 
-    def _note(self, name: str, read: Callable[[], float]) -> None:
-        with contextlib.suppress(self._nvml.NVMLError):
-            self._seen[name].append(read())
-
-    def _energy(self) -> float | None:
-        """Joules since the driver was loaded."""
+    def _energy(self) -> float:
+        """Joules since the driver was loaded; NaN where it does not tell."""
         try:
             return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
         except self._nvml.NVMLError:
-            return None
+            return math.nan
 
 
 def of_all_gpus(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -138,18 +123,15 @@ def of_all_gpus(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if all("energy_joules" in rank for rank in ranks):
         found["energy_joules"] = sum(rank["energy_joules"] for rank in ranks)
-    gpus = [rank["gpu"] for rank in ranks if "gpu" in rank]
-    if not gpus:
-        return found
-    joined: dict[str, Any] = {}
-    for name in ("sm_clock_mhz", "power_watts", "temperature_celsius"):
-        values = [gpu[name] for gpu in gpus if name in gpu]
-        if values:
-            joined[name] = {
-                "min": min(value["min"] for value in values),
-                "mean": sum(value["mean"] for value in values) / len(values),
-                "max": max(value["max"] for value in values),
-            }
-    reasons = {reason for gpu in gpus for reason in gpu["throttle_reasons"]}
-    found["gpu"] = joined | {"throttle_reasons": [text for text in REASONS.values() if text in reasons]}
+    joined = defaultdict(list)
+    for rank in ranks:
+        for name, value in rank.get("gpu", {}).items():
+            joined[name].append(value)
+    reasons = {reason for of_rank in joined.pop("throttle_reasons", ()) for reason in of_rank}
+    if joined:
+        ways = {"min": min, "mean": statistics.fmean, "max": max}
+        found["gpu"] = {
+            name: {key: way(value[key] for value in values) for key, way in ways.items()}
+            for name, values in joined.items()
+        } | {"throttle_reasons": [text for text in REASONS.values() if text in reasons]}
     return found

@@ -1,8 +1,8 @@
 """Logs in DLLogger's line format, and the same for people on the console.
 
 NVIDIA's BERT and the tools around it write and read DLLogger lines, `DLLL {json}`, and DLLogger itself is not on PyPI.
-The format is small enough to write here. Two things differ from DLLogger: a line reaches the file when it is logged, so
-a killed run keeps its log, and NaN and the infinities are strings, since bare NaN is not JSON. `float()` reads them.
+Two things differ from it: a line reaches the file when it is logged, so a killed run keeps its log, and NaN and the
+infinities are strings, since bare NaN is not JSON. `float()` reads them.
 
 Source: the file format is that of JSONStreamBackend in https://github.com/NVIDIA/dllogger.
 """
@@ -10,13 +10,11 @@ Source: the file format is that of JSONStreamBackend in https://github.com/NVIDI
 import datetime
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -28,9 +26,8 @@ class MetricsLogger:
     """Writes one JSON line per event to a file, and one readable line to stdout, above any tqdm bar.
 
     Args:
-        path: the log file; its folder is made. None: no file.
-        append: go on after what is there (a resumed run) instead of starting the file anew. The steps between the
-            checkpoint and the end of the earlier run are then there twice; the later line counts.
+        path: the log file, which is appended to; its folder is made. None: no file. The steps between the checkpoint
+            that a run resumes and the end of the earlier run are there twice; the later line counts.
         console: whether to print; a process that is not the first of its run does not.
         scalars: also told every number of a step, such as a TensorBoard writer: (name, value, step).
 
@@ -40,8 +37,7 @@ class MetricsLogger:
 
     def __init__(
         self,
-        path: Path | str | None,
-        append: bool = False,
+        path: Path | None,
         console: bool = True,
         scalars: Callable[[str, float, int], None] | None = None,
     ):
@@ -49,7 +45,7 @@ class MetricsLogger:
         self._scalars = scalars
         self._start = datetime.datetime.now()
         self._formats: dict[str, Mapping[str, str]] = {}
-        self._file = None if path is None else _open_log(Path(path), append)
+        self._file = None if path is None else _open_log(path)
         self._write_failed = False
 
     def parameters(self, values: Mapping[str, Any]) -> None:
@@ -62,23 +58,23 @@ class MetricsLogger:
         self._formats[metric] = values
         self._write({"type": "METADATA", "metric": metric, "metadata": values})
 
-    def log(self, step: int | tuple[int, ...] | str, data: Mapping[str, Any], console: bool = True) -> None:
+    def log(self, step: tuple[int, ...], data: Mapping[str, Any], console: bool = True) -> None:
         """Log values of a step.
 
         Args:
-            step: the optimizer step; a tuple counts coarse to fine (epoch, step); () is the whole run.
+            step: coarse to fine, (epoch, step); () is the whole run.
             data: name to value; tensors of one element are read, which waits for the device.
             console: False keeps this line out of stdout, where mappings, lists and None are never shown.
         """
         data = {name: _plain(value) for name, value in data.items()}
         self._write({"type": "LOG", "step": step, "data": data})
-        if self._scalars and isinstance(step, tuple) and step:
+        if self._scalars and step:
             for name, value in data.items():
-                if _is_number(value):
+                if type(value) in (int, float):
                     self._scalars(name, value, step[-1])
         if console:
-            shown = {name: value for name, value in data.items() if not isinstance(value, dict | list | None)}
-            self.message(" | ".join([_step_text(step), *(self._text(name, value) for name, value in shown.items())]))
+            shown = [self._text(*item) for item in data.items() if not isinstance(item[1], dict | list | None)]
+            self.message(" | ".join([f"step {'/'.join(map(str, step))}" if step else "whole run", *shown]))
 
     def message(self, text: str) -> None:
         """Print a line for people, not for the file."""
@@ -86,15 +82,12 @@ class MetricsLogger:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
     def __enter__(self) -> "MetricsLogger":
         return self
 
     def __exit__(self, *exception) -> None:
-        self.close()
+        if self._file is not None:
+            self._file.close()
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._file is None:
@@ -118,12 +111,8 @@ class MetricsLogger:
 
     def _text(self, name: str, value: Any) -> str:
         form = self._formats.get(name, {})
-        number = ("{" + form.get("format", "") + "}").format(value) if _is_number(value) else str(value)
+        number = ("{" + form.get("format", "") + "}").format(value) if type(value) in (int, float) else str(value)
         return " ".join(part for part in (name, number, form.get("unit", "")) if part)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_log(path: Path | str) -> list[dict[str, Any]]:
@@ -139,32 +128,18 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     return events
 
 
-def _open_log(path: Path, append: bool):
+def _open_log(path: Path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torn = append and _ends_within_a_line(path)
         # Without a buffer: a line that could not be written is gone, and does not fail again when the file is closed.
-        file = path.open("ab" if append else "wb", buffering=0)
+        file = path.open("a+b", buffering=0)
+        if size := file.tell():
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # a killed run tore its last line
+                file.write(b"\n")
     except OSError as error:
         raise UserError(f"the log {path} cannot be written ({error.strerror})", "choose another folder") from error
-    if torn:
-        file.write(b"\n")
     return file
-
-
-def _ends_within_a_line(path: Path) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
-
-
-def _step_text(step: int | tuple[int, ...] | str) -> str:
-    if isinstance(step, str):
-        return step
-    numbers = step if isinstance(step, tuple) else (step,)
-    return f"step {'/'.join(map(str, numbers))}" if numbers else "whole run"
 
 
 def _plain(value: Any) -> Any:
@@ -173,12 +148,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    if isinstance(value, torch.Tensor):
+    if hasattr(value, "tolist"):  # of PyTorch and numpy
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if hasattr(value, "tolist"):  # numpy's scalars and arrays
-        return _plain(value.tolist())
-    return str(value)
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)

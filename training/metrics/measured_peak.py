@@ -11,18 +11,13 @@ from typing import Any
 import torch
 
 from common.matmul import Matmul
-from training.metrics.device import synchronize
 
 SECONDS_PER_MEASUREMENT = 0.1
 WARM_UPS = 3
 
 
 def measure_peak(matmuls: Sequence[Matmul], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Time each matmul and a copy.
-
-    Args:
-        dtype: of the factors and the result.
-        device: its allocator's peak is reset afterwards.
+    """Time each matmul and a copy, and reset the allocator's peak.
 
     Returns:
         `products`: name, m, n, k and tflops of each; `matrix_tflops`: of all of them, each as often as a step makes it;
@@ -45,8 +40,7 @@ def measure_peak(matmuls: Sequence[Matmul], dtype: torch.dtype, device: torch.de
 
 
 def seconds_of_matmul(matmul: Matmul, dtype: torch.dtype, device: torch.device) -> float:
-    """Mean time of one such matmul of random factors."""
-    # Random numbers: matmuls of zeros take less power, and so run at higher clocks.
+    """Mean time of one such matmul of random factors: those of zeros take less power, and so run at higher clocks."""
     m, n, k = matmul.m, matmul.n, matmul.k
     left = torch.randn((k, m) if matmul.left_transposed else (m, k), device=device, dtype=dtype)
     right = torch.randn((n, k) if matmul.right_transposed else (k, n), device=device, dtype=dtype)
@@ -72,6 +66,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 def mean_seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
     """Mean time of one of so many calls, between two synchronizations of the device."""
+    synchronize = torch.get_device_module(device).synchronize
     synchronize(device)
     start = time.perf_counter()
     for _ in range(times):

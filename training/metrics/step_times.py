@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,10 @@ PARTS = ("data", "forward", "backward", "forward_backward", "reduction", "optimi
 PERCENTILES = (("min", 0), ("p5", 5), ("p50", 50), ("p95", 95), ("p99", 99), ("max", 100))
 
 
-class _HostMark:
+class _HostMark(NamedTuple):
     """A mark of a device that has done its work when a call returns; looks like a `torch.cuda.Event`."""
 
-    def __init__(self, seconds: float):
-        self.seconds = seconds
+    seconds: float
 
     def query(self) -> bool:
         return True
@@ -63,7 +63,7 @@ class StepTimes:
     def start(self) -> None:
         """The next step begins now."""
         self._runs = True
-        self._begin_step()
+        self._begin_step(self._mark())
 
     def stop(self) -> None:
         """What comes is not timed, until the next `start`; a step that is under way is forgotten."""
@@ -79,8 +79,6 @@ class StepTimes:
             began = self._mark()
             self._reduction_began = None
             yield
-            if not self._runs:
-                return
             ended = self._mark()
             if self._reduction_began is not None:
                 self._parts.append(("reduction", self._reduction_began, ended))
@@ -100,20 +98,19 @@ class StepTimes:
         self._unread.append((self._step_began, ended, self._parts))
         self._begin_step(ended)
         while self._unread and self._unread[0][1].query():
-            self._read(*self._unread.popleft())
+            self._read_next()
 
     def discard_step(self) -> None:
         """The step that runs came to nothing; the next begins now."""
         if self._runs:
-            self._begin_step()
+            self._begin_step(self._mark())
 
     def percentiles(self) -> dict[str, float]:
         """Seconds of a step, by the names of PERCENTILES; none where no step was timed. Waits for the device."""
         self._read_all()
         if not self._step_seconds:
             return {}
-        values = np.percentile(self._step_seconds, [percent for _, percent in PERCENTILES])
-        return {name: float(value) for (name, _), value in zip(PERCENTILES, values, strict=True)}
+        return {name: float(np.percentile(self._step_seconds, percent)) for name, percent in PERCENTILES}
 
     def mean_parts(self) -> dict[str, float]:
         """Mean seconds of each part in a step, for the parts there were. Waits for the device."""
@@ -122,34 +119,28 @@ class StepTimes:
         return {name: self._part_seconds[name] / n_steps for name in PARTS if name in self._part_seconds}
 
     def _mark(self) -> Mark:
-        return _cuda_mark(self._device) if self._device.type == "cuda" else _HostMark(self._clock())
+        if self._device.type != "cuda":
+            return _HostMark(self._clock())
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
-    def _begin_step(self, mark: Mark | None = None) -> None:
-        self._step_began = self._mark() if mark is None else mark
-        self._parts = []
+    def _begin_step(self, mark: Mark) -> None:
+        self._step_began, self._parts = mark, []
 
     def _read_all(self) -> None:
         while self._unread:
             self._unread[0][1].synchronize()
-            self._read(*self._unread.popleft())
+            self._read_next()
 
-    def _read(self, began: Mark, ended: Mark, parts: list[tuple[str, Mark, Mark]]) -> None:
-        self._step_seconds.append(_seconds(began, ended))
+    def _read_next(self) -> None:
+        began, ended, parts = self._unread.popleft()
+        self._step_seconds.append(began.elapsed_time(ended) / 1e3)
         for name, part_began, part_ended in parts:
-            self._part_seconds[name] += _seconds(part_began, part_ended)
+            self._part_seconds[name] += part_began.elapsed_time(part_ended) / 1e3
 
 
 def mean_of_ranks(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     """The parts of all ranks' steps in one: the mean of each."""
     names = [name for name in PARTS if any(name in rank for rank in parts)]
     return {name: sum(rank.get(name, 0.0) for rank in parts) / len(parts) for name in names}
-
-
-def _cuda_mark(device: torch.device) -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-def _seconds(began: Mark, ended: Mark) -> float:
-    return began.elapsed_time(ended) / 1e3

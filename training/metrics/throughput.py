@@ -13,22 +13,9 @@ from typing import Any
 
 import torch
 
-from common.errors import Problem
 from common.work import Work
-from training.metrics.device import peak_memory, synchronize
 from training.metrics.gpu_telemetry import GpuTelemetry, of_all_gpus
 from training.metrics.step_times import StepTimes, mean_of_ranks
-
-
-def window_problem(start: int, stop: int | None, n_steps: int) -> Problem | None:
-    """Why this window measures nothing in a run of `n_steps`; None when it does."""
-    if start < 0:
-        return Problem(f"--benchmark_start {start} must not be negative.")
-    if stop is not None and stop <= start:
-        return Problem(f"--benchmark_stop {stop} must be greater than --benchmark_start {start}.")
-    if start >= n_steps:
-        return Problem(f"--benchmark_start {start} leaves nothing to measure in a run of {n_steps} steps.")
-    return None
 
 
 class ThroughputMeter:
@@ -39,12 +26,12 @@ class ThroughputMeter:
     from then.
 
     Args:
-        start: optimizer steps before the window: warm-up, compilation, the first allocations.
+        start: optimizer steps before the window.
         stop: the last step of the window; None: the last one there is.
-        flops: the floating-point operations of a `Work`, as models/flops.py counts them; None: not reported.
+        flops: the floating-point operations of a `Work`; None: not reported.
         device: what is synchronized, and whose memory is reported.
         clock: seconds, monotonic.
-        synchronize: waits until the device has finished everything queued.
+        synchronize: waits until the device has finished everything queued; None: the device's own.
         times: also times each step and its parts, while the window is open.
         telemetry: also watches the GPU, while the window is open.
         left_out: steps that are not measured, as a profiler slows them; by how many were taken before.
@@ -57,21 +44,18 @@ class ThroughputMeter:
         flops: Callable[[Work], float] | None,
         device: torch.device,
         clock: Callable[[], float] = time.perf_counter,
-        synchronize: Callable[[torch.device], None] = synchronize,
+        synchronize: Callable[[torch.device], None] | None = None,
         times: StepTimes | None = None,
         telemetry: GpuTelemetry | None = None,
         left_out: range = range(0),
     ):
-        self.left_out = left_out
-        self.start, self.stop, self.flops, self.device = start, stop, flops, device
+        self.start, self.stop, self.flops, self.device, self.left_out = start, stop, flops, device, left_out
         self._clock = clock
-        self._synchronize = synchronize
+        self._synchronize = synchronize or torch.get_device_module(device).synchronize
         self._times = times or StepTimes(device, clock)
-        self._telemetry = telemetry or GpuTelemetry("", None)
-        self._finished_steps = 0
-        self._work = Work()
-        self._unfinished_step = Work()
-        self._measured_steps = 0
+        self._telemetry = telemetry or GpuTelemetry()
+        self._finished_steps = self._measured_steps = 0
+        self._work = self._unfinished_step = Work()
         self._seconds = 0.0
         self._running_since: float | None = None
         self._closed = False
@@ -98,13 +82,11 @@ class ThroughputMeter:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Keep what happens inside (a checkpoint, an evaluation) out of the measured time."""
-        if not self._is_open:
-            yield
-            return
-        self._stop_clock()
-        try:
-            yield
-        finally:
+        is_open = self._is_open
+        if is_open:
+            self._stop_clock()
+        yield
+        if is_open:
             self._run_clock()
 
     def discard_step(self) -> None:
@@ -113,26 +95,22 @@ class ThroughputMeter:
         self._times.discard_step()
 
     def result(self, gather: Callable[[Any], list[Any]] = lambda value: [value]) -> dict[str, Any]:
-        """Close the window if it is still open, and report it.
+        """Close the window if it is still open, and report it in the figures that docs/benchmarking.md defines.
 
         Args:
             gather: from a value to those of all ranks, which all must call this; their work is added up.
 
         Returns:
-            `measured_steps`, and with them `seconds`, `step_seconds` (mean), `sequences`, `tokens`, `masked_tokens`,
-            `sequences_per_second`, `tokens_per_second`, on several ranks `sequences_per_second_per_gpu`,
-            `model_tflops_per_second` of all ranks (where `flops` was given) and this rank's peak memory in bytes on a
-            GPU; `step_seconds_percentiles` of this rank; `part_seconds`, the mean over ranks of what each part of a
-            step took, with `other` for what was in none; what the telemetry tells of all GPUs, and
-            `sequences_per_joule`. Where nothing was measured, `measured_steps` 0 and `not_measured`, a sentence that
-            says why.
+            `measured_steps` and the other figures; where nothing was measured, `measured_steps` 0 and `not_measured`,
+            a sentence that says why.
         """
         if self._is_open:
             self._stop_clock()
         self._closed = True
-        if self._measured_steps == 0 or self._seconds <= 0:
-            self._telemetry.result()
-            return {"measured_steps": 0, "not_measured": self._why_nothing()}
+        if not self._measured_steps:
+            what = f"of {self._finished_steps} steps of this run, none after step {self.start} ran unprofiled"
+            remedy = "lower --benchmark_start, profile fewer or run more"
+            return {"measured_steps": 0, "not_measured": f"throughput was not measured: {what}; {remedy}"}
         shares = gather(self._work)
         work, seconds = sum(shares, Work()), self._seconds
         result = {
@@ -149,7 +127,9 @@ class ThroughputMeter:
             result["sequences_per_second_per_gpu"] = work.n_sequences / seconds / len(shares)
         if self.flops is not None:
             result["model_tflops_per_second"] = self.flops(work) / seconds / 1e12
-        result |= peak_memory(self.device)
+        if self.device.type == "cuda":
+            result["peak_memory_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
+            result["peak_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
         result["step_seconds_percentiles"] = self._times.percentiles()
         parts = mean_of_ranks(gather(self._times.mean_parts()))
         result["part_seconds"] = parts | {"other": max(0.0, result["step_seconds"] - sum(parts.values()))}
@@ -180,13 +160,3 @@ class ThroughputMeter:
         self._running_since = None
         self._times.stop()
         self._telemetry.pause()
-
-    def _why_nothing(self) -> str:
-        if self._measured_steps:
-            return f"no time passed on the clock during the {self._measured_steps} measured steps"
-        if self._finished_steps > self.start:
-            return "throughput was not measured: all steps of the window were profiled; profile fewer or run more"
-        return (
-            f"throughput was not measured: the window opens after step {self.start}, "
-            f"and this run ended after {self._finished_steps}; lower --benchmark_start or run more steps"
-        )

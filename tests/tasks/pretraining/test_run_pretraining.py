@@ -324,16 +324,15 @@ def test_the_micro_batch_is_what_the_cpu_takes_or_what_it_is_told(folder, capsys
     assert "global batch 48 = micro-batch 4 x 12 accumulated x 1 process | " in capsys.readouterr().out
 
 
-def test_shards_are_found_in_the_working_folder_and_sharing_needs_others(folder, capsys, monkeypatch):
+def test_shards_are_found_in_the_working_folder(folder, capsys, monkeypatch):
     name = f"hdf5_lower_case_1_seq_len_{LENGTH}_max_pred_{PREDICTIONS}_masked_lm_prob_0.15_random_seed_1_dupe_factor_5"
     shards = folder / "work" / name / "wikicorpus_en"
     shards.parent.mkdir(parents=True)
     (folder / "data").rename(shards)
     monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(folder / "work"))
-    main(command(folder, input_dir=None, dataset="wikicorpus_en", max_steps=2, shard_optimizer=True))
+    main(command(folder, input_dir=None, dataset="wikicorpus_en", max_steps=2))
     printed = capsys.readouterr().out
     assert f"55 sequences: {shards}" in printed
-    assert "one process has nobody to share with" in printed
     with pytest.raises(UserError, match="no shards of bookscorpus with seq_len_16_max_pred_3"):
         main(command(folder, input_dir=None, dataset="bookscorpus"))
 

@@ -292,7 +292,7 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
             r"windows, and one micro-batch on all ranks takes 64",
         ),
         ({"profile": "cuda"}, "needs a GPU; give --profile torch"),
-        ({"profile-start": -1}, "--profile-start -1 must not be negative"),
+        ({"profile-start": -1}, "--profile-start is -1; it must not be negative"),
         ({"max_seq_length": 64}, "longer than the model's max_position_embeddings 32"),
     ],
 )

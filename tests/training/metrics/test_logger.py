@@ -22,13 +22,13 @@ def test_lines_have_dlloggers_fields_in_dlloggers_order(tmp_path):
     with MetricsLogger(path) as logger:
         logger.parameters({"learning_rate": 6e-3, "input_dir": tmp_path, "max_steps": 7038, "init_checkpoint": None})
         logger.metadata("step_loss", unit="nats", format=":.4f")
-        logger.log(5, {"step_loss": 10.25, "learning_rate": 1e-4})
+        logger.log((0, 5), {"step_loss": 10.25, "learning_rate": 1e-4})
         logger.log((), {"sequences_per_second": 12.5})
     texts = lines(path)
     assert all(text.startswith("DLLL {") for text in texts)
     parameter, metadata, step, summary = (json.loads(text[5:]) for text in texts)
     assert list(step) == ["timestamp", "datetime", "elapsedtime", "type", "step", "data"]
-    assert (step["type"], step["step"], step["data"]) == ("LOG", 5, {"step_loss": 10.25, "learning_rate": 1e-4})
+    assert (step["type"], step["step"], step["data"]) == ("LOG", [0, 5], {"step_loss": 10.25, "learning_rate": 1e-4})
     assert (parameter["type"], parameter["step"]) == ("LOG", "PARAMETER")
     assert parameter["data"] == {
         "learning_rate": 6e-3,
@@ -46,10 +46,9 @@ def test_lines_have_dlloggers_fields_in_dlloggers_order(tmp_path):
 
 
 def test_each_line_is_on_disk_when_it_is_logged(tmp_path):
-    logger = MetricsLogger(tmp_path / "log.json")
-    logger.log(1, {"loss": 1.0})
-    assert len(lines(tmp_path / "log.json")) == 1
-    logger.close()
+    with MetricsLogger(tmp_path / "log.json") as logger:
+        logger.log((1,), {"loss": 1.0})
+        assert len(lines(tmp_path / "log.json")) == 1
 
 
 def test_every_value_becomes_valid_json(tmp_path):
@@ -62,7 +61,7 @@ def test_every_value_becomes_valid_json(tmp_path):
         "dtype": torch.bfloat16,
     }
     with MetricsLogger(tmp_path / "log.json") as logger:
-        logger.log(1, values)
+        logger.log((1,), values)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -79,19 +78,16 @@ def test_every_value_becomes_valid_json(tmp_path):
     assert math.isnan(float(event["data"]["nan"]))
 
 
-def test_a_resumed_run_appends_after_a_torn_line_and_a_new_run_starts_anew(tmp_path):
+def test_a_resumed_run_appends_after_a_torn_line(tmp_path):
     path = tmp_path / "log.json"
     with MetricsLogger(path) as logger:
-        logger.log(1, {"loss": 2.0})
+        logger.log((1,), {"loss": 2.0})
     with path.open("a", encoding="utf-8") as file:
         file.write('DLLL {"timestamp": "17')
-    with MetricsLogger(path, append=True) as logger:
-        logger.log(2, {"loss": 1.0})
-    assert len(lines(path)) == 3
-    assert [(event["step"], event["data"]["loss"]) for event in read_log(path)] == [(1, 2.0), (2, 1.0)]
     with MetricsLogger(path) as logger:
-        logger.log(7, {"loss": 0.5})
-    assert [event["step"] for event in read_log(path)] == [7]
+        logger.log((2,), {"loss": 1.0})
+    assert len(lines(path)) == 3
+    assert [(event["step"], event["data"]["loss"]) for event in read_log(path)] == [([1], 2.0), ([2], 1.0)]
 
 
 def test_console_shows_formats_and_units_and_keeps_off_the_progress_bar(tmp_path, capsys):
@@ -99,9 +95,9 @@ def test_console_shows_formats_and_units_and_keeps_off_the_progress_bar(tmp_path
         logger.metadata("loss", format=":.3f")
         logger.metadata("throughput", unit="sequences/s", format=":.1f")
         bar.update()
-        logger.log(12, {"loss": 7.12345, "throughput": 1234.56, "note": "phase 1"})
+        logger.log((12,), {"loss": 7.12345, "throughput": 1234.56, "note": "phase 1"})
         logger.log((1, 12), {"loss": math.nan})
-        logger.log(13, {"loss": 1.0}, console=False)
+        logger.log((13,), {"loss": 1.0}, console=False)
         logger.message("done")
     out = capsys.readouterr().out
     assert out.splitlines() == [
@@ -114,7 +110,7 @@ def test_console_shows_formats_and_units_and_keeps_off_the_progress_bar(tmp_path
 def test_other_processes_of_a_run_write_nothing(capsys):
     with MetricsLogger(None, console=False) as logger:
         logger.parameters({"a": 1})
-        logger.log(1, {"loss": 1.0})
+        logger.log((1,), {"loss": 1.0})
         logger.message("hello")
     assert capsys.readouterr().out == ""
 

@@ -60,16 +60,6 @@ def test_what_is_not_in_the_window_is_not_timed():
     assert times.percentiles()["max"] == 3.0
 
 
-def test_a_part_that_the_window_ends_in_is_forgotten():
-    clock = Clock()
-    times = StepTimes(CPU, clock)
-    times.start()
-    run_step(times, clock, [("forward", 1)])
-    with times.part("backward"):
-        times.stop()
-    assert times.mean_parts() == {"forward": 1.0}
-
-
 def test_the_reduction_is_what_remains_after_the_last_gradient():
     clock = Clock()
     times = StepTimes(CPU, clock)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.work import Work
-from training.metrics.throughput import ThroughputMeter, window_problem
+from training.metrics.throughput import ThroughputMeter
 
 CPU = torch.device("cpu")
 
@@ -131,16 +131,7 @@ def test_a_window_of_profiled_steps_alone_is_a_sentence():
     device = Device()
     meter = ThroughputMeter(1, 3, None, CPU, device.clock, device.synchronize, left_out=range(5))
     run_steps(meter, device, 6)
-    assert "all steps of the window were profiled" in meter.result()["not_measured"]
-
-
-def test_the_clock_runs_again_after_an_exception_in_a_pause():
-    device = Device()
-    meter = device.meter(0, None)
-    with pytest.raises(OSError, match="disk full"), meter.paused():
-        raise OSError("disk full")
-    run_steps(meter, device, 1)
-    assert meter.result()["seconds"] == 2.0
+    assert "of 6 steps of this run, none after step 1 ran unprofiled" in meter.result()["not_measured"]
 
 
 @pytest.mark.parametrize("n_steps", [0, 3, 5])
@@ -150,22 +141,7 @@ def test_a_window_that_never_opened_is_a_sentence(n_steps):
     run_steps(meter, device, n_steps)
     result = meter.result()
     assert result["measured_steps"] == 0
-    assert f"opens after step 5, and this run ended after {n_steps}" in result["not_measured"]
-
-
-def test_no_time_on_the_clock_is_a_sentence_too():
-    device = Device()
-    meter = device.meter(0, None)
-    run_steps(meter, device, 2, seconds=0.0)
-    assert "no time passed" in meter.result()["not_measured"]
-
-
-def test_windows_that_measure_nothing_are_named_before_the_run():
-    assert window_problem(0, None, 1) is None
-    assert window_problem(5, 10, 20) is None
-    assert "--benchmark_stop 5 must be greater than --benchmark_start 5" in str(window_problem(5, 5, 20))
-    assert "--benchmark_start 20 leaves nothing to measure in a run of 20 steps" in str(window_problem(20, None, 20))
-    assert "negative" in str(window_problem(-1, None, 20))
+    assert f"of {n_steps} steps of this run, none after step 5" in result["not_measured"]
 
 
 def test_real_sleeps():
