@@ -6,8 +6,8 @@ training/entry.py runs it: one process on one GPU or on the CPU, or one process 
 """
 
 from common.errors import run_main
-from tasks.command_line import run
 from tasks.pretraining.task import PretrainingTask
+from tasks.setup import run
 
 
 def main(arguments: list[str] | None = None) -> None:

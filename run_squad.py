@@ -6,7 +6,7 @@ training/entry.py runs it: one process on one GPU or on the CPU, or one process 
 """
 
 from common.errors import run_main
-from tasks.command_line import run
+from tasks.setup import run
 from tasks.squad.task import SquadTask
 
 

@@ -3,17 +3,16 @@
 import sys
 
 from common.errors import UserError, run_main
-from tasks.command_line import run
+from tasks.setup import run
 from tasks.table import TASKS
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the task that the first argument names."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    name = arguments[0] if arguments else None
+    name, *flags = (sys.argv[1:] if arguments is None else arguments) or [None]
     if name not in TASKS:
         raise UserError(f"there is no task {name}", f"give one of {', '.join(TASKS)}, and then its flags")
-    run(TASKS[name], arguments[1:])
+    run(TASKS[name], flags)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a task's parsed settings to resolved ones and a place to start, or to one list of everything that is wrong.
+"""From a command line to resolved settings and a place to start, or to one list of everything that is wrong.
 
 Files are looked at as well as flags, on all ranks: a file may be missing on one host. Nothing is written here but the
 caches of a task's data, and no training begins before all of it holds, on all ranks.
@@ -6,6 +6,7 @@ caches of a task's data, and no training begins before all of it holds, on all r
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,29 @@ from tasks.execution import execution_of, execution_problems, resolve_batches, r
 from tokenization import load_vocab
 from training.checkpointing import checkpoint
 from training.checkpointing.resume import find_start
+from training.config.flags import parse
 from training.config.problems import shared_problems
-from training.config.settings import Settings
+from training.config.settings import SHARED, Settings
 from training.distributed.world import World
+from training.entry import run_task
 from training.task import Stage, Start, Task
 
 
+def run(task: type[Task], arguments: Sequence[str] | None = None) -> None:
+    """Run a task as the command line asks; None: the process's own."""
+    run_task(task(parse_arguments(task, arguments)), prepare)
+
+
+def parse_arguments(task: type[Task], arguments: Sequence[str] | None = None) -> Settings:
+    """The settings of a task as its user gave them."""
+    (own, *shared), record = parse(task.description, (task.flags, *SHARED), task.defaults, arguments)
+    return Settings(*shared, task=own, record=record)
+
+
 def prepare(task: Task, world: World) -> tuple[Start, dict[str, Any] | None]:
-    """Resolve and validate everything. All ranks call it.
+    """Resolve and validate a task's settings, and say where the run starts and what it resumes. All ranks call it.
 
-    Args:
-        task: with its settings as parsed, and their `device`. It opens its data, and has the resolved settings
-            afterwards.
-
-    Returns:
-        where the run starts, and the checkpoint that it resumes.
+    The task opens its data, and has the resolved settings afterwards.
 
     Raises:
         UserError: all that is wrong; on rank 0 what any rank found, on the others nothing to show.
@@ -65,10 +74,7 @@ def prepare(task: Task, world: World) -> tuple[Start, dict[str, Any] | None]:
 
 
 def note_differences(what: str, value: Any, world: World, problems: Problems) -> None:
-    """Note where ranks have different values: machines may have other files under the same names. All ranks call it.
-
-    Ranks that see different ones wait for each other; one that has None complains of that by itself.
-    """
+    """Note where ranks, which all call it, have other values: machines may have other files under the same names."""
     seen = world.gather(value)
     others = [rank for rank, other in enumerate(seen) if None not in (other, seen[0]) and other != seen[0]]
     problems.check(
@@ -79,7 +85,7 @@ def note_differences(what: str, value: Any, world: World, problems: Problems) ->
 
 
 def vocabulary_problem(vocab_file: str, config: BertConfig) -> Problem | None:
-    """Why a vocabulary is not this model's; None where it may be. Raises UserError where it cannot be read."""
+    """Why a vocabulary is not this model's; None where it may be."""
     n_tokens = len(load_vocab(vocab_file))
     if n_tokens == config.vocab_size:
         return None
@@ -102,12 +108,9 @@ def _count_steps(settings: Settings, n_samples: int | None) -> int | None:
 def _find_resumed(
     settings: Settings, stage: Stage, n_steps: int | None, world: World, problems: Problems
 ) -> dict[str, Any] | None:
-    """The checkpoint to resume from. All ranks call it.
-
-    Rank 0 alone chooses it, or ranks might see different ones in a folder that changes.
-    """
     resumed = None
-    # What is only checked may resume from a checkpoint that is yet to be written.
+    # Rank 0 alone chooses, or ranks might see different ones in a folder that changes. What is only checked may resume
+    # from a checkpoint that is yet to be written.
     if world.is_first and not settings.runtime.check_only:
         with problems.collect():
             resumed = find_start(settings, stage, n_steps or math.inf)
@@ -124,14 +127,9 @@ def _start(settings: Settings, stage: Stage, n_steps: int | None, resumed: dict[
     first_step = 0 if step is None else step - stage.first_step
     this_run, asked = settings.length.steps_this_run, settings.measurement.benchmark_start
     last_step = min(total_steps, first_step + this_run) if this_run else total_steps
-    return Start(
-        total_steps=total_steps,
-        first_step=first_step,
-        last_step=last_step,
-        window_start=min(10, (last_step - first_step) // 5) if asked is None else asked,
-        new_stage=stage.continues and step == stage.first_step,
-        resumed_step=step,
-    )
+    window_start = min(10, (last_step - first_step) // 5) if asked is None else asked
+    new_stage = stage.continues and step == stage.first_step
+    return Start(total_steps, first_step, last_step, window_start, new_stage, resumed_step=step)
 
 
 def _position_problem(position: dict[str, Any], task: Task) -> Problem | None:
@@ -149,15 +147,15 @@ def _position_problem(position: dict[str, Any], task: Task) -> Problem | None:
 def _window_problem(settings: Settings, start: Start) -> Problem | None:
     """Why the window of the throughput measures nothing; None where it does."""
     first, stop, n_steps = start.window_start, settings.measurement.benchmark_stop, start.last_step - start.first_step
-    if n_steps <= 0:
-        return None
-    if first < 0:
-        return Problem(f"--benchmark_start {first} must not be negative.")
-    if stop is not None and stop <= first:
-        return Problem(f"--benchmark_stop {stop} must be greater than --benchmark_start {first}.")
-    if first >= n_steps:
-        return Problem(f"--benchmark_start {first} leaves nothing to measure in a run of {n_steps} steps.")
-    return None
+    table = (
+        (first < 0, f"--benchmark_start {first} must not be negative."),
+        (
+            stop is not None and stop <= first,
+            f"--benchmark_stop {stop} must be greater than --benchmark_start {first}.",
+        ),
+        (first >= n_steps, f"--benchmark_start {first} leaves nothing to measure in a run of {n_steps} steps."),
+    )
+    return next((Problem(what) for is_wrong, what in table if is_wrong and n_steps > 0), None)
 
 
 def _raise_if_any_rank_has_problems(problems: Problems, world: World) -> None:
@@ -165,12 +163,9 @@ def _raise_if_any_rank_has_problems(problems: Problems, world: World) -> None:
     for rank, found in enumerate(world.gather(problems.found)):
         for problem in dict.fromkeys(found):  # a folder for training and evaluation is complained of twice
             ranks_of.setdefault(problem, []).append(rank)
-    if not ranks_of:
-        return
-    named = [
-        problem
-        if len(ranks) == world.size
-        else dataclasses.replace(problem, problem=f"rank {', '.join(map(str, ranks))}: {problem.problem}")
-        for problem, ranks in ranks_of.items()
-    ]
-    raise UserError(named if world.is_first else [])
+    named = []
+    for problem, ranks in ranks_of.items():
+        prefix = "" if len(ranks) == world.size else f"rank {', '.join(map(str, ranks))}: "
+        named.append(Problem(prefix + problem.problem, problem.remedy))
+    if named:
+        raise UserError(named if world.is_first else [])

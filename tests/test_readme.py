@@ -32,8 +32,8 @@ import data.train_vocab
 import scripts.all_reduce
 import scripts.check_environment
 import scripts.convert_checkpoint
-import tasks.command_line
 import tasks.pretraining.task
+import tasks.setup
 import tasks.squad.task
 from benchmark.sweeps.points import by_configuration, read_points
 from tasks.table import TASKS
@@ -44,7 +44,7 @@ SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_t
 PREPARATION = "data/create_datasets_from_start.sh"
 
 PARSERS = {
-    "run_pretraining.py": functools.partial(tasks.command_line.parse_arguments, tasks.pretraining.task.PretrainingTask),
+    "run_pretraining.py": functools.partial(tasks.setup.parse_arguments, tasks.pretraining.task.PretrainingTask),
     "benchmark/training_step.py": benchmark.training_step.parse_arguments,
     "benchmark/data_preparation.py": benchmark.data_preparation.parse_arguments,
     "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,
@@ -56,7 +56,7 @@ PARSERS = {
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,
     "benchmark/sweep.py": benchmark.sweep.parse_arguments,
-    "run_squad.py": functools.partial(tasks.command_line.parse_arguments, tasks.squad.task.SquadTask),
+    "run_squad.py": functools.partial(tasks.setup.parse_arguments, tasks.squad.task.SquadTask),
     "benchmark/floor.py": benchmark.floor.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,

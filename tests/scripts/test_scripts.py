@@ -16,8 +16,8 @@ from ranks import PATIENCE
 from script_runs import BIN, SCRIPTS, environment, python_that_only, run, settings_of, shown_settings
 
 from data.loading.prepared import find_prepared
-from tasks.command_line import parse_arguments
 from tasks.pretraining.task import PretrainingTask
+from tasks.setup import parse_arguments
 from training.metrics.logger import read_log
 
 STARTED_BY_USERS = (

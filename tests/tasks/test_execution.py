@@ -10,9 +10,9 @@ from common.errors import Problems
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
 from tasks import execution
-from tasks.command_line import parse_arguments
 from tasks.execution import execution_problems, resolve_batches, resolve_execution
 from tasks.pretraining.task import PretrainingTask
+from tasks.setup import parse_arguments
 from training.distributed.world import World
 
 GPU = torch.device("cuda", 0)

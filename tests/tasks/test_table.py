@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import UserError
 from tasks.__main__ import main
-from tasks.command_line import parse_arguments
+from tasks.setup import parse_arguments
 from tasks.table import TASKS
 
 

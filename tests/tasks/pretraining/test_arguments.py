@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from models.config import BERT_CONFIGS
-from tasks.command_line import parse_arguments
 from tasks.pretraining.arguments import PretrainingFlags
 from tasks.pretraining.task import PretrainingTask
+from tasks.setup import parse_arguments
 from training.config.flags import HelpFormatter
 from training.config.problems import shared_problems
 from training.config.settings import SHARED

@@ -155,7 +155,7 @@ def test_a_phase_without_fp16_takes_over_from_one_with_it(folder, tmp_path):
     assert len(losses(tmp_path / "out")) == 8
 
 
-def test_a_signal_after_a_skipped_step_saves_the_last_one_taken(folder, monkeypatch, capsys):
+def test_a_signal_after_a_skipped_step_saves_the_last_one_taken(folder, monkeypatch):
     """What is logged then is the last step's gradient and rate, not the skipped one's or the next one's."""
     main(fp16(folder, "undisturbed", log_freq=1))
     calls = 0
@@ -177,8 +177,3 @@ def test_a_signal_after_a_skipped_step_saves_the_last_one_taken(folder, monkeypa
     assert {name: last[name] for name in ("learning_rate", "gradient_norm")} == {
         name: expected[name] for name in ("learning_rate", "gradient_norm")
     }
-    # Micro-batch 7 begins with sample 24.
-    printed = capsys.readouterr().out
-    assert (
-        "skipped (the loss of 2 micro-batches was no number, first on rank 0, in the 4 sequences from 24 of" in printed
-    )
