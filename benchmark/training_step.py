@@ -168,8 +168,7 @@ def measure(
     meter = ThroughputMeter(0, n_steps, work.flops, device)
     for _ in range(n_steps):
         step()
-        meter.add(work.batch.work)
-        meter.end_step()
+        meter.end_step(work.batch.work)
     steps[name] = step
     return meter.result() | {"others_bytes": others}
 

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.profiler_ranges import named_range
+from common.work import Work
 from training.checkpointing.writer import CheckpointWriter
 from training.metrics.gpu_telemetry import GpuTelemetry
 from training.metrics.logger import MetricsLogger
@@ -18,11 +19,7 @@ from training.step import Outcome
 
 
 def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> dict | None:
-    """From where the run stands to its last step.
-
-    Returns:
-        the throughput and the last losses; None where a signal ended it before.
-    """
+    """Train from where the run stands; the throughput and the last losses, or None where a signal ended it."""
     settings, task, dataset = run.settings, run.task, run.task.dataset
     output, measurement, device = settings.output, settings.measurement, settings.device
     first_step, last_step = run.step, run.start.last_step
@@ -30,14 +27,9 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     losses: dict = {}
     saved_step = first_step
     rate = 0.0  # of the last step taken
-    profiled = ProfiledSteps(
-        measurement.profile,
-        measurement.profile_start,
-        measurement.profile_steps,
-        Path(output.output_dir) / "profile",
-        run.world.rank,
-        device,
-    )
+    first_profiled, n_profiled = measurement.profile_start, measurement.profile_steps
+    trace = Path(output.output_dir) / "profile" / f"trace_rank{run.world.rank}.json"
+    profiled = ProfiledSteps(measurement.profile, range(first_profiled, first_profiled + n_profiled), trace, device)
     shows_bar = run.world.is_first and not output.disable_progress_bar
     with (
         dataset.iterate(run.samples_seen) as micro_batches,
@@ -67,14 +59,11 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                 return None
             run.samples_seen += settings.batches.overall
             if result.outcome is Outcome.SKIPPED:
-                meter.discard_step()
                 log_skipped_step(run, logger)
                 continue
             rate = next_rate
-            for batch in result.micro_batches:
-                meter.add(batch.work)
             profiled.end_step()  # what it writes comes before the clock runs again
-            meter.end_step()
+            meter.end_step(sum((batch.work for batch in result.micro_batches), Work()))
             progress.update()
             step = run.step
             ends_average = step == 1 or step % output.log_freq == 0
@@ -102,10 +91,9 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
 
 
 def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
-    """Log the means of the losses since the last step that ended an average, and the step's rate and gradient.
+    """Log the means of the losses since the last average ended, and the step's rate and gradient.
 
-    Raises:
-        UserError: they are no longer numbers, and nothing can come of that.
+    Raises UserError where they are no longer numbers, as nothing can come of that.
     """
     losses = dict(zip(run.task.loss_names, run.training_step.mean_losses(), strict=True))
     gradient_norm = float(run.training_step.gradient_norm)
@@ -127,19 +115,15 @@ def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
 def log_skipped_step(run: TrainingRun, logger: MetricsLogger) -> None:
     """Log that a step's gradient was not finite in fp16, and was not used.
 
-    Raises:
-        UserError: too many in a row, so that the scale is not what is wrong.
+    Raises UserError where there are too many in a row, so that the scale is not what is wrong.
     """
     scale, step = run.loss_scale, run.step + 1
     values = {"loss_scale": scale.scale, "skipped_steps": scale.skipped}
     logger.log((run.task.dataset.epoch(run.samples_seen), step), values)
-    where = _where_losses_ended(run)
-    if where:
-        logger.message(f"skipped{where}")
     if scale.skipped_in_a_row >= run.settings.runtime.max_skipped_steps:
         raise UserError(
             f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {step}, down to a loss "
-            f"scale of {scale.scale:g}{where}",
+            f"scale of {scale.scale:g}{_where_losses_ended(run)}",
             "go on from the last checkpoint with --precision bf16 or a lower --learning_rate, or raise "
             "--max_skipped_steps",
         )

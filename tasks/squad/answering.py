@@ -50,8 +50,7 @@ def score_tokens(
             if pending is not None:  # read while the device works on the next
                 _keep(scores, offsets, *pending)
             pending = host_batch, torch.stack(logits)
-            meter.add(host_batch.work)
-            meter.end_step()
+            meter.end_step(host_batch.work)
     if pending is not None:
         _keep(scores, offsets, *pending)
     measured = meter.result(world.gather)

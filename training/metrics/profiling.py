@@ -1,8 +1,7 @@
 """A profiler around some steps: torch's, which writes a trace, or whichever waits for cudaProfilerStart.
 
-Nsight's tools follow a whole process and fill the disk with what nobody asked about, so they are told to wait for
-these two calls (`nsys profile --capture-range cudaProfilerApi`). Between them PyTorch hands every named range on to
-Nsight as an NVTX range: the steps, their parts, the layers, and each operator.
+Nsight's tools wait for two calls (`nsys profile --capture-range cudaProfilerApi`). Between them PyTorch hands every
+named range on as an NVTX range: the steps, their parts, the layers, each operator.
 """
 
 import contextlib
@@ -13,19 +12,17 @@ import torch
 
 
 class ProfiledSteps:
-    """Profiles `n_steps` steps of this process after the first `start`.
+    """Profiles some steps of this process.
 
     Args:
         kind: "torch", "cuda" for Nsight, or None: nothing is profiled.
-        folder: where torch's trace goes, as trace_rank0.json, for Perfetto (https://ui.perfetto.dev) and chrome://tracing.
-        device: what is waited for before and after.
+        steps: by how many this process took before.
+        trace: the file that torch writes, for Perfetto (https://ui.perfetto.dev) and chrome://tracing.
     """
 
-    def __init__(self, kind: str | None, start: int, n_steps: int, folder: Path, rank: int, device: torch.device):
-        self.kind, self.device = kind, device
-        self.steps = range(start, start + n_steps) if kind else range(0)
-        """Those that are profiled, by how many this process took before."""
-        self.trace = folder / f"trace_rank{rank}.json"
+    def __init__(self, kind: str | None, steps: range, trace: Path, device: torch.device):
+        self.kind, self.trace, self.device = kind, trace, device
+        self.steps = steps if kind else range(0)
         self._finished_steps = 0
         self._began = False
         self._open = contextlib.ExitStack()

@@ -2,18 +2,13 @@
 
 A host that runs ahead of a GPU knows only when it queued the work. So marks are put into the GPU's queue between the
 parts of a step (CUDA events), and read once the GPU has come past them: nobody waits. On a CPU a mark is the time.
-
-A part is what lies between two marks on the device. "data" so is the time in which the device waited for the next batch
-and took it in, not the time that a loader worked in the background; and "reduction" is what is left of it when the last
-gradient has been computed, not what is hidden behind the backward pass. A CUDA graph, which takes no marks inside, is
-"forward_backward".
+docs/benchmarking.md defines the parts; a CUDA graph, which takes no marks inside, is "forward_backward".
 """
 
 import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,37 +19,19 @@ PARTS = ("data", "forward", "backward", "forward_backward", "reduction", "optimi
 PERCENTILES = (("min", 0), ("p5", 5), ("p50", 50), ("p95", 95), ("p99", 99), ("max", 100))
 
 
-class _HostMark(NamedTuple):
-    """A mark of a device that has done its work when a call returns; looks like a `torch.cuda.Event`."""
-
-    seconds: float
-
-    def query(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        pass
-
-    def elapsed_time(self, later: "_HostMark") -> float:
-        return (later.seconds - self.seconds) * 1e3
-
-
-Mark = _HostMark | torch.cuda.Event
+Mark = float | torch.cuda.Event
+"""Seconds on a device that has done its work when a call returns."""
 
 
 class StepTimes:
     """Times steps and their parts between `start` and `stop`; before and after, a part is only named for profilers.
 
-    Args:
-        device: whose time line counts.
-        clock: seconds, monotonic, for a device without events.
+    `clock` gives monotonic seconds, for a device without events.
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter):
-        self._device, self._clock = device, clock
+        self._device, self._clock, self._has_events = device, clock, device.type == "cuda"
         self._runs = False
-        self._step_began: Mark | None = None
-        self._parts: list[tuple[str, Mark, Mark]] = []
         self._reduction_began: Mark | None = None
         self._unread: deque[tuple[Mark, Mark, list[tuple[str, Mark, Mark]]]] = deque()
         self._step_seconds: list[float] = []
@@ -63,7 +40,7 @@ class StepTimes:
     def start(self) -> None:
         """The next step begins now."""
         self._runs = True
-        self._begin_step(self._mark())
+        self._step_began, self._parts = self._mark(), []
 
     def stop(self) -> None:
         """What comes is not timed, until the next `start`; a step that is under way is forgotten."""
@@ -96,48 +73,41 @@ class StepTimes:
             return
         ended = self._mark()
         self._unread.append((self._step_began, ended, self._parts))
-        self._begin_step(ended)
-        while self._unread and self._unread[0][1].query():
-            self._read_next()
-
-    def discard_step(self) -> None:
-        """The step that runs came to nothing; the next begins now."""
-        if self._runs:
-            self._begin_step(self._mark())
+        self._step_began, self._parts = ended, []
+        self._read(waits=False)
 
     def percentiles(self) -> dict[str, float]:
         """Seconds of a step, by the names of PERCENTILES; none where no step was timed. Waits for the device."""
-        self._read_all()
+        self._read(waits=True)
         if not self._step_seconds:
             return {}
         return {name: float(np.percentile(self._step_seconds, percent)) for name, percent in PERCENTILES}
 
     def mean_parts(self) -> dict[str, float]:
         """Mean seconds of each part in a step, for the parts there were. Waits for the device."""
-        self._read_all()
+        self._read(waits=True)
         n_steps = len(self._step_seconds)
         return {name: self._part_seconds[name] / n_steps for name in PARTS if name in self._part_seconds}
 
     def _mark(self) -> Mark:
-        if self._device.type != "cuda":
-            return _HostMark(self._clock())
+        if not self._has_events:
+            return self._clock()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def _begin_step(self, mark: Mark) -> None:
-        self._step_began, self._parts = mark, []
+    def _read(self, waits: bool) -> None:
+        """Read the marks of the steps that the device has done, or of all."""
+        while self._unread and (waits or not self._has_events or self._unread[0][1].query()):
+            began, ended, parts = self._unread.popleft()
+            if self._has_events:
+                ended.synchronize()
+            self._step_seconds.append(self._seconds(began, ended))
+            for name, part_began, part_ended in parts:
+                self._part_seconds[name] += self._seconds(part_began, part_ended)
 
-    def _read_all(self) -> None:
-        while self._unread:
-            self._unread[0][1].synchronize()
-            self._read_next()
-
-    def _read_next(self) -> None:
-        began, ended, parts = self._unread.popleft()
-        self._step_seconds.append(began.elapsed_time(ended) / 1e3)
-        for name, part_began, part_ended in parts:
-            self._part_seconds[name] += part_began.elapsed_time(part_ended) / 1e3
+    def _seconds(self, began: Mark, ended: Mark) -> float:
+        return began.elapsed_time(ended) / 1e3 if self._has_events else ended - began
 
 
 def mean_of_ranks(parts: Sequence[dict[str, float]]) -> dict[str, float]:

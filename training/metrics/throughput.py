@@ -1,9 +1,9 @@
 """One definition of throughput, used everywhere.
 
 Sequences processed in a window of optimizer steps, over the seconds of wall clock between two synchronizations of the
-device. Compilation and warm-up lie before the window; checkpoints, evaluation and profiled steps inside it stop the
-clock. Padding is never counted: the loader states the real tokens of each batch as Python integers, so counting does
-not wait for the device, and neither does anything else here but the window's two ends and its pauses.
+device. Checkpoints, evaluation and profiled steps inside it stop the clock. Padding is never counted: the loader states
+the real tokens of each batch as Python integers, so that nothing here waits for the device but the window's two ends
+and its pauses.
 """
 
 import contextlib
@@ -21,19 +21,13 @@ from training.metrics.step_times import StepTimes, mean_of_ranks
 class ThroughputMeter:
     """Measures the optimizer steps start + 1 to stop of this process.
 
-    `add` each micro-batch, `end_step` after each optimizer step, `result` at the end. Steps are counted from the
-    making of the meter, so a resumed run warms up again. Make it right before the loop: with start 0 the clock runs
-    from then.
+    Steps are counted, and with start 0 timed, from the making of the meter, so a resumed run warms up again.
 
     Args:
-        start: optimizer steps before the window.
         stop: the last step of the window; None: the last one there is.
         flops: the floating-point operations of a `Work`; None: not reported.
         device: what is synchronized, and whose memory is reported.
-        clock: seconds, monotonic.
-        synchronize: waits until the device has finished everything queued; None: the device's own.
-        times: also times each step and its parts, while the window is open.
-        telemetry: also watches the GPU, while the window is open.
+        times, telemetry: also time each step and its parts, and watch the GPU, while the window is open.
         left_out: steps that are not measured, as a profiler slows them; by how many were taken before.
     """
 
@@ -55,29 +49,23 @@ class ThroughputMeter:
         self._times = times or StepTimes(device, clock)
         self._telemetry = telemetry or GpuTelemetry()
         self._finished_steps = self._measured_steps = 0
-        self._work = self._unfinished_step = Work()
+        self._work = Work()
         self._seconds = 0.0
         self._running_since: float | None = None
-        self._closed = False
         if self._next_is_measured:
             self._run_clock()
 
-    def add(self, work: Work) -> None:
-        """Count a micro-batch; it belongs to the optimizer step that `end_step` ends next."""
-        self._unfinished_step += work
-
-    def end_step(self) -> None:
-        """An optimizer step was queued. Synchronizes at the window's two ends, and around steps that are left out."""
+    def end_step(self, work: Work) -> None:
+        """An optimizer step on so much was queued. Synchronizes at the window's two ends, and around steps left out."""
         self._finished_steps += 1
         if self._is_open:
             self._times.end_step()
-            self._work += self._unfinished_step
+            self._work += work
             self._measured_steps += 1
             if not self._next_is_measured:
                 self._stop_clock()
         elif self._next_is_measured:
             self._run_clock()
-        self._unfinished_step = Work()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -89,24 +77,14 @@ class ThroughputMeter:
         if is_open:
             self._run_clock()
 
-    def discard_step(self) -> None:
-        """What was added since the last step came to nothing: its time counts, its work does not."""
-        self._unfinished_step = Work()
-        self._times.discard_step()
-
     def result(self, gather: Callable[[Any], list[Any]] = lambda value: [value]) -> dict[str, Any]:
-        """Close the window if it is still open, and report it in the figures that docs/benchmarking.md defines.
+        """Close the window if it is still open, and give the figures that docs/benchmarking.md defines.
 
-        Args:
-            gather: from a value to those of all ranks, which all must call this; their work is added up.
-
-        Returns:
-            `measured_steps` and the other figures; where nothing was measured, `measured_steps` 0 and `not_measured`,
-            a sentence that says why.
+        Where nothing was measured they are `measured_steps` 0 and `not_measured`, a sentence that says why. `gather`
+        makes of a value those of all ranks, which all must call this; their work is added up.
         """
         if self._is_open:
             self._stop_clock()
-        self._closed = True
         if not self._measured_steps:
             what = f"of {self._finished_steps} steps of this run, none after step {self.start} ran unprofiled"
             remedy = "lower --benchmark_start, profile fewer or run more"
@@ -142,7 +120,7 @@ class ThroughputMeter:
     def _next_is_measured(self) -> bool:
         done = self._finished_steps
         in_window = self.start <= done and (self.stop is None or done < self.stop)
-        return in_window and done not in self.left_out and not self._closed
+        return in_window and done not in self.left_out
 
     @property
     def _is_open(self) -> bool:

@@ -31,21 +31,21 @@ def steps_in(trace):
     [(0, 1, 3, [0]), (1, 2, 5, [1, 2]), (2, 9, 4, [2, 3]), (0, 4, 4, [0, 1, 2, 3])],
 )
 def test_the_steps_that_were_asked_for(tmp_path, start, n, n_steps, profiled):
-    steps = ProfiledSteps("torch", start, n, tmp_path / "profile", 3, CPU)
+    steps = ProfiledSteps("torch", range(start, start + n), tmp_path / "profile" / "trace_rank3.json", CPU)
     run_steps(steps, n_steps, interrupted_before=(start,))
     assert steps_in(tmp_path / "profile" / "trace_rank3.json") == profiled
     assert steps.account() == f"trace: {tmp_path}/profile/trace_rank3.json"
 
 
 def test_a_run_that_ends_before(tmp_path):
-    steps = ProfiledSteps("torch", 4, 1, tmp_path, 0, CPU)
+    steps = ProfiledSteps("torch", range(4, 5), tmp_path / "trace.json", CPU)
     run_steps(steps, 4)
     assert steps.account() == "nothing was profiled: this run ended after 4 steps; lower --profile-start"
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_done_where_nothing_was_asked_for(tmp_path):
-    steps = ProfiledSteps(None, 0, 1, tmp_path, 0, CPU)
+    steps = ProfiledSteps(None, range(1), tmp_path / "trace.json", CPU)
     run_steps(steps, 2)
     assert steps.account() is None
     assert not list(tmp_path.iterdir())
@@ -63,7 +63,7 @@ def test_nsight_is_told_when_to_begin_and_to_end(tmp_path, monkeypatch):
         told.append("no names")
 
     monkeypatch.setattr(torch.autograd.profiler, "emit_nvtx", emit_nvtx)
-    steps = ProfiledSteps("cuda", 1, 2, tmp_path, 0, CPU)
+    steps = ProfiledSteps("cuda", range(1, 3), tmp_path / "trace.json", CPU)
     for _ in range(4):
         steps.begin_step()
         told.append("step")
