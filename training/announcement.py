@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 
-from common.checkpoint_files import find_checkpoints
 from training.environment.description import describe_environment
 from training.metrics.logger import MetricsLogger
 from training.run import TrainingRun
@@ -58,7 +57,7 @@ def announce(run: TrainingRun, logger: MetricsLogger) -> None:
 
 def _training_lines(run: TrainingRun) -> Iterator[str]:
     settings, start, stage = run.settings, run.start, run.task.stage
-    output_dir, weights, flags = settings.output.output_dir, settings.checkpoints.init_checkpoint, settings.optimization
+    weights, flags = settings.checkpoints.init_checkpoint, settings.optimization
     n_warmup_steps = round(flags.warmup_proportion * start.total_steps)
     rate = f"learning rate {flags.learning_rate:g} | warm-up {n_warmup_steps:,} of {start.total_steps:,} steps"
     yield f"{settings.batches} | {rate}"
@@ -70,9 +69,6 @@ def _training_lines(run: TrainingRun) -> Iterator[str]:
         yield f"starting from the last checkpoint of the phase before, step {stage.first_step}"
     elif start.first_step:
         yield f"going on after step {start.first_step}, {run.samples_seen:,} sequences into the data"
-        newest, path = find_checkpoints(output_dir)[-1]
-        if newest > stage.first_step + start.first_step:
-            yield f"{path} is newer and stays until it is overwritten; a restart without --resume_step takes it"
     elif settings.checkpoints.resume_from_checkpoint or stage.continues:
         origin = f"the weights of {weights}" if weights else "random weights"
-        yield f"no checkpoint in {output_dir}: starting fresh, from {origin}"
+        yield f"no checkpoint in {settings.output.output_dir}: starting fresh, from {origin}"

@@ -1,12 +1,11 @@
 """From a task's parsed settings to a finished run: processes, signals, the log, the last line."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,11 +29,9 @@ Prepare = Callable[[Task, World], tuple[Start, dict[str, Any] | None]]
 
 
 def run_task(task: Task, prepare: Prepare) -> None:
-    """Run a task. Ends with the code that asks for a restart where a signal stopped it.
+    """Run a task, with its settings as parsed. Ends with the code that asks for a restart where a signal stopped it.
 
-    Args:
-        task: with its settings as parsed.
-        prepare: resolves and validates them, or raises UserError with all that is wrong; `tasks.setup.prepare`.
+    `prepare` resolves and validates the settings, or raises UserError with all that is wrong: `tasks.setup.prepare`.
     """
     started = time.perf_counter()
     settings = task.settings
@@ -93,7 +90,7 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
         if summary is not None:
             if settings.trains:
                 gpus = world.gather(torch.cuda.get_device_name(device) if device.type == "cuda" else None)
-                summary |= verdict(summary, task.guessing_loss, gpus, precision.matmul_format, measured, logger)
+                summary |= verdict(summary, task.guessing_loss, gpus, precision.name, measured, logger)
             if scores := task.evaluate(run.model, world):
                 summary |= scores
                 epoch = task.dataset.epoch(run.samples_seen) if task.dataset else 0
@@ -116,22 +113,15 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
     return summary is not None
 
 
-@contextlib.contextmanager
-def _open_logger(task: Task, world: World, first_step: int) -> Iterator[MetricsLogger]:
+def _open_logger(task: Task, world: World, first_step: int) -> MetricsLogger:
     """The log of the first rank; others have one that writes nothing."""
-    output = task.settings.output
-    with contextlib.ExitStack() as stack:
-        scalars = None
-        if output.tensorboard_dir and world.is_first:
-            from torch.utils.tensorboard import SummaryWriter  # an option that not everybody has installed
+    output, stage_start = task.settings.output, task.stage.first_step
+    if not world.is_first:
+        return MetricsLogger(None, console=False)
+    if not output.tensorboard_dir:
+        return MetricsLogger(output.log_file)
+    from torch.utils.tensorboard import SummaryWriter  # an option that not everybody has installed
 
-            stage_start = task.stage.first_step  # all stages on one axis
-            # What an earlier run logged after the checkpoint that this one resumes is drawn by this one.
-            writer = SummaryWriter(output.tensorboard_dir, purge_step=stage_start + first_step + 1)
-            board = stack.enter_context(contextlib.closing(writer))
-
-            def scalars(name: str, value: float, step: int) -> None:
-                board.add_scalar(name, value, stage_start + step)
-
-        path = output.log_file if world.is_first else None
-        yield stack.enter_context(MetricsLogger(path, console=world.is_first, scalars=scalars))
+    # What an earlier run logged after the checkpoint that this one resumes is drawn by this one.
+    board = SummaryWriter(output.tensorboard_dir, purge_step=stage_start + first_step + 1)
+    return MetricsLogger(output.log_file, board=board, stage_start=stage_start)

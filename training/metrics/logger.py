@@ -1,17 +1,16 @@
 """Logs in DLLogger's line format, and the same for people on the console.
 
-NVIDIA's BERT and the tools around it write and read DLLogger lines, `DLLL {json}`, and DLLogger itself is not on PyPI.
-Two things differ from it: a line reaches the file when it is logged, so a killed run keeps its log, and NaN and the
-infinities are strings, since bare NaN is not JSON. `float()` reads them.
-
-Source: the file format is that of JSONStreamBackend in https://github.com/NVIDIA/dllogger.
+DLLogger (https://github.com/NVIDIA/dllogger, JSONStreamBackend) is not on PyPI. Two things differ from it: a line
+reaches the file when it is logged, so a killed run keeps its log, and NaN and the infinities are strings, since bare
+NaN is not JSON. `float()` reads them.
 """
 
+import contextlib
 import datetime
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,15 @@ PREFIX = "DLLL "
 
 
 class MetricsLogger:
-    """Writes one JSON line per event to a file, and one readable line to stdout, above any tqdm bar.
+    """Appends one JSON line per event to a file, if any, and prints a readable one on the console, above any tqdm bar.
 
-    Args:
-        path: the log file, which is appended to; its folder is made. None: no file. The steps between the checkpoint
-            that a run resumes and the end of the earlier run are there twice; the later line counts.
-        console: whether to print; a process that is not the first of its run does not.
-        scalars: also told every number of a step, such as a TensorBoard writer: (name, value, step).
-
-    Raises:
-        UserError: the file cannot be written.
+    `board` is a TensorBoard writer of every number of a step, on one axis with those of the stages before, of which
+    `stage_start` is the last step. It is closed with the log.
     """
 
-    def __init__(
-        self,
-        path: Path | None,
-        console: bool = True,
-        scalars: Callable[[str, float, int], None] | None = None,
-    ):
+    def __init__(self, path: Path | None, console: bool = True, board: Any = None, stage_start: int = 0):
         self.console = console
-        self._scalars = scalars
+        self._board, self._stage_start = board, stage_start
         self._start = datetime.datetime.now()
         self._formats: dict[str, Mapping[str, str]] = {}
         self._file = None if path is None else _open_log(path)
@@ -59,19 +47,16 @@ class MetricsLogger:
         self._write({"type": "METADATA", "metric": metric, "metadata": values})
 
     def log(self, step: tuple[int, ...], data: Mapping[str, Any], console: bool = True) -> None:
-        """Log values of a step.
+        """Log values of a step, coarse to fine as in (epoch, step); () is the whole run.
 
-        Args:
-            step: coarse to fine, (epoch, step); () is the whole run.
-            data: name to value; tensors of one element are read, which waits for the device.
-            console: False keeps this line out of stdout, where mappings, lists and None are never shown.
+        `console=False` keeps this line out of stdout, where mappings, lists and None are never shown.
         """
         data = {name: _plain(value) for name, value in data.items()}
         self._write({"type": "LOG", "step": step, "data": data})
-        if self._scalars and step:
+        if self._board and step:
             for name, value in data.items():
                 if type(value) in (int, float):
-                    self._scalars(name, value, step[-1])
+                    self._board.add_scalar(name, value, self._stage_start + step[-1])
         if console:
             shown = [self._text(*item) for item in data.items() if not isinstance(item[1], dict | list | None)]
             self.message(" | ".join([f"step {'/'.join(map(str, step))}" if step else "whole run", *shown]))
@@ -86,8 +71,8 @@ class MetricsLogger:
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._file is not None:
-            self._file.close()
+        for output in filter(None, (self._file, self._board)):
+            output.close()
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._file is None:
@@ -105,9 +90,8 @@ class MetricsLogger:
             # A full disk must not end a run of days; what it learns is in its checkpoints.
             if not self._write_failed:
                 self._write_failed = True
-                self.message(
-                    f"warning: {self._file.name} cannot be written ({error.strerror}); lines of the log are lost"
-                )
+                what = f"{self._file.name} cannot be written ({error.strerror})"
+                self.message(f"warning: {what}; lines of the log are lost")
 
     def _text(self, name: str, value: Any) -> str:
         form = self._formats.get(name, {})
@@ -119,12 +103,9 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     """All events of a log in order; lines that are not DLLogger's, or torn by a killed run, are left out."""
     events = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        if not line.startswith(PREFIX):
-            continue
-        try:
-            events.append(json.loads(line.removeprefix(PREFIX)))
-        except json.JSONDecodeError:
-            continue
+        with contextlib.suppress(json.JSONDecodeError):
+            if line.startswith(PREFIX):
+                events.append(json.loads(line.removeprefix(PREFIX)))
     return events
 
 
