@@ -150,11 +150,5 @@ def count_parameters(model_class: type[nn.Module], config: BertConfig) -> int:
 def execution_of(settings: Settings) -> Execution:
     """What the model is told of all this."""
     flags, precision = settings.runtime, settings.precision
-    return Execution(
-        precision.compute_dtype,
-        checkpoint_activations=flags.checkpoint_activations,
-        compiled=flags.compile,
-        kernels=flags.kernels,
-        attention=flags.attention,
-        in_fp8=precision.name == "fp8",
-    )
+    layers = flags.checkpoint_activations, flags.compile, flags.kernels, flags.attention
+    return Execution(precision.compute_dtype, *layers, in_fp8=precision.name == "fp8")

@@ -1,12 +1,10 @@
 """Forward and backward passes recorded as CUDA graphs, for steps whose kernels run faster than a host can launch them.
 
-A graph works on the same memory each time, and so does all that meets it: a micro-batch is copied into the graph's
-inputs, and all graphs leave the gradients in the same buffers. If the first graph begins a step, they come to be there;
-the others take one pass over them more. Shapes must repeat, for which batches are padded to buckets
-(data/loading/flat_batch.py). Each shape's first micro-batch runs as it would without graphs, for torch.compile to make
-its code, which is why the peak of memory is up to twice that of a step; the second is recorded, and replayed from then
-on. The update is left out: it is few kernels, and the learning rate changes. The random numbers of a replay are those
-of a run without graphs, as seeds are read when it starts.
+A graph works on the same memory each time: a micro-batch is copied into its inputs, and all graphs leave the gradients
+in the same buffers. Shapes must repeat, for which batches are padded to buckets (data/loading/flat_batch.py). Each
+shape's first micro-batch runs as it would without graphs, for torch.compile to make its code, which is why the peak of
+memory is up to twice that of a step; the second is recorded, and replayed from then on. The random numbers of a replay
+are those of a run without graphs, as seeds are read when it starts.
 
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
@@ -23,7 +21,7 @@ class GradientGraphs:
     """Computes the gradients of micro-batches, of repeated shapes by CUDA graphs.
 
     Args:
-        loss_function: takes a micro-batch that lies on the device; returns scalars, the first of which is trained on.
+        loss_function: returns scalars, the first of which is trained on.
         parameters: what to leave gradients in; the loss depends on all of them.
         record: calls a function once, which queues nothing but is recorded, and returns what runs the recording.
     """
@@ -43,25 +41,21 @@ class GradientGraphs:
         self._recorded: dict[Hashable, _Recording] = {}
 
     def __call__(self, micro_batch: Any, scale: float, accumulates: bool) -> Tensor:
-        """Leave the gradients of the first loss in the parameters' `grad`.
+        """Leave the gradients of the first loss in the parameters' `grad`; return the losses (n,), the caller's own.
 
         Args:
             micro_batch: a dataclass of tensors on the device and of numbers. It has `max_seqlen`, the one number that a
                 loss may use: a graph keeps those it was recorded with.
-            scale: that the loss is multiplied by first.
+            scale: of the gradients, not of the losses that are returned.
             accumulates: add to the gradients that the last call left, and do not replace them.
-
-        Returns:
-            the losses (n,), not scaled, the caller's own.
         """
         self._scale.fill_(scale)
         shape = micro_batch.max_seqlen, tuple(tensor.shape for tensor in _tensors(micro_batch).values())
-        key = shape, accumulates
         if shape not in self._met:
             self._met.add(shape)
             losses = self._compute(micro_batch, accumulates)
         else:
-            if key not in self._recorded:
+            if (key := (shape, accumulates)) not in self._recorded:
                 if not self._recorded and not accumulates:
                     self._gradients = []  # no graph writes to these yet, and the first may have its own
                 self._recorded[key] = _Recording(micro_batch, self._record, self._compute, accumulates)

@@ -1,8 +1,7 @@
 """The same bits every time, for whoever looks for the one change that moved a curve.
 
-On a CPU they are the same anyway. On a GPU, some of PyTorch's faster kernels add up in the order in which blocks happen
-to finish: FlashAttention's backward, and scattered additions. PyTorch has a switch that takes slower ones in their
-place, and refuses what has none. The kernels in kernels/ need none: they add up in one order.
+On a GPU, some of PyTorch's faster kernels add up in the order in which blocks happen to finish: FlashAttention's
+backward, and scattered additions. The kernels in kernels/ need no switch: they add up in one order.
 """
 
 import contextlib

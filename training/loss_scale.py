@@ -1,9 +1,8 @@
 """The loss scale of fp16 training, which keeps small gradients above fp16's smallest number, 6e-8.
 
-PyTorch's GradScaler does the first half of this. What runs of days die of is the other half: a scale that halves down
-to zero while nobody looks, and a schedule that goes on meanwhile. So there is a floor, an end after so many skipped
-steps in a row, and skipped steps are no steps at all. The scale is a Python number, for which an fp16 step waits for
-the device once: whether a step is skipped decides what the host does next.
+Beside PyTorch's GradScaler there is a floor, an end after so many skipped steps in a row, and skipped steps are no
+steps at all. The scale is a Python number, for which an fp16 step waits for the device once: whether a step is skipped
+decides what the host does next.
 
 Source: Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2.
 """
@@ -11,7 +10,6 @@ Source: Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2.
 import dataclasses
 from typing import Any
 
-FACTOR = 2.0
 GROWTH_INTERVAL = 2000  # steps without a skip before the scale is doubled, apex's and PyTorch's
 
 
@@ -34,7 +32,7 @@ class LossScale:
         self.skipped_in_a_row = 0
         self.steps_since_change += 1
         if self.dynamic and self.steps_since_change >= GROWTH_INTERVAL:
-            self.scale *= FACTOR
+            self.scale *= 2
             self.steps_since_change = 0
 
     def step_skipped(self) -> None:
@@ -43,7 +41,7 @@ class LossScale:
         self.skipped_in_a_row += 1
         self.steps_since_change = 0
         if self.dynamic:
-            self.scale = max(self.scale / FACTOR, min(self.floor, self.scale))
+            self.scale = max(self.scale / 2, min(self.floor, self.scale))
 
     def state_dict(self) -> dict[str, Any]:
         state = dataclasses.asdict(self)

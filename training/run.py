@@ -1,8 +1,7 @@
 """What a training run is made of, whatever it trains: optimizer, schedule, loss scale, place in the data, checkpoints.
 
-A run is the same on one process and on many: the wrapper that reduces gradients, the sharded optimizer and the writing
-of checkpoints are chosen here, and the loop does not know which it has. What is trained, on which data, and how it is
-scored is the task's business.
+The wrapper that reduces gradients, the sharded optimizer and the writing of checkpoints are chosen here, and the loop
+does not know which it has.
 """
 
 import dataclasses
@@ -32,9 +31,7 @@ class TrainingRun:
 
     Args:
         task: with resolved settings. It makes the model.
-        start: where the run begins and ends.
         resumed: the checkpoint to resume; None: a fresh start. It is emptied, since BERT-large's takes gigabytes.
-        stop_signal: asked before each micro-batch whether to stop.
     """
 
     def __init__(self, task: Task, start: Start, resumed: dict[str, Any] | None, world: World, stop_signal: StopSignal):
@@ -48,13 +45,9 @@ class TrainingRun:
         sharded = distribution.shard_optimizer and world.size > 1
         # One that clips itself would clip its share by the norm of that share alone.
         optimizer_clips = clips_itself(flags.optimizer) and not sharded
-        build = functools.partial(
-            build_optimizer,
-            flags.optimizer,
-            lr=flags.learning_rate,
-            max_grad_norm=flags.max_grad_norm if optimizer_clips else math.inf,
-            kernels=runtime.kernels,
-        )
+        norm_of_optimizer = flags.max_grad_norm if optimizer_clips else math.inf
+        options = {"lr": flags.learning_rate, "max_grad_norm": norm_of_optimizer, "kernels": runtime.kernels}
+        build = functools.partial(build_optimizer, flags.optimizer, **options)
         groups = parameter_groups(self.model, flags.weight_decay)
         self.optimizer = ShardedOptimizer(build, groups, world.rank, world.size) if sharded else build(groups)
         self.schedule = WarmupSchedule(
@@ -121,6 +114,7 @@ class TrainingRun:
         if not self.world.is_first:
             return
         settings, dataset, stage_start = self.settings, self.task.dataset, self.task.stage.first_step
+        flags = settings.checkpoints
         position = {"samples_seen": self.samples_seen, "seed": dataset.seed, "n_samples": dataset.n_samples}
         state = {
             "model": self.model.state_dict(),
@@ -130,11 +124,5 @@ class TrainingRun:
             "data_position": position,
             "configuration": {"model": dataclasses.asdict(settings.model), "arguments": dict(settings.record)},
         }
-        writer.save(
-            settings.output.output_dir,
-            stage_start + self.step,
-            state,
-            keep=settings.checkpoints.keep_checkpoints,
-            keep_every=settings.checkpoints.keep_every,
-            phase_start_step=stage_start,
-        )
+        retention = {"keep": flags.keep_checkpoints, "keep_every": flags.keep_every, "phase_start_step": stage_start}
+        writer.save(settings.output.output_dir, stage_start + self.step, state, **retention)

@@ -1,11 +1,8 @@
 """One optimizer step: its micro-batches forward and backward, the reduction over ranks, the update, the learning rate.
 
-Nothing here reads a value back from the device, except fp16's loss scale (see loss_scale.py). The host so runs ahead of
-a GPU by as many steps as the queue holds; losses are summed on the device and fetched only when somebody logs them.
-
-What is random in a micro-batch follows from the seed and the micro-batch's place in the data, not from what was drawn
-before it. So a run draws the same dropout however often it was stopped, and on any number of ranks, and no random state
-has to be saved.
+Nothing here reads a value back from the device, except fp16's loss scale, so that the host runs ahead of a GPU; losses
+are fetched only when somebody logs them. What is random in a micro-batch follows from the seed and its place in the
+data: a run draws the same dropout however often it was stopped, on any number of ranks, without a saved state.
 """
 
 import contextlib
@@ -27,17 +24,15 @@ from training.loss_scale import LossScale
 
 
 class Outcome(enum.Enum):
-    """What became of an optimizer step."""
+    """What became of an optimizer step. One that was not taken leaves weights, moments and schedule as they were."""
 
     TAKEN = "taken"
-    SKIPPED = "skipped"
-    """The scaled gradient was not finite; weights, moments and schedule are as they were, and the data is used up."""
-    INTERRUPTED = "interrupted"
-    """Training was asked to stop; nothing has changed, the data counts as unseen."""
+    SKIPPED = "the scaled gradient was not finite, and the data is used up"
+    INTERRUPTED = "training was asked to stop, and the data counts as unseen"
 
 
 class StepResult(NamedTuple):
-    """An outcome, and the micro-batches (on the host) that went into it, for those who count what was processed."""
+    """An outcome, and the micro-batches (on the host) that went into it."""
 
     outcome: Outcome
     micro_batches: list[Any]
@@ -48,22 +43,17 @@ class TrainingStep:
     """Calls `loss_function` on `accumulation_steps` micro-batches, then updates the parameters once."""
 
     loss_function: Callable[[Any], tuple[Tensor, ...]]
-    """Takes a micro-batch that lies on the device; returns the loss to train on first, then its parts, all scalars. The
-    gradient of the first, averaged over ranks, must be in the parameters after `backward` outside of `no_sync`."""
+    """Takes a micro-batch that lies on the device; returns the loss to train on first, then its parts, all scalars."""
     optimizer: Any
-    """Its gradients are empty after each step; see `optimization.clip_and_step`."""
     schedule: WarmupSchedule
-    """Told after each step taken, so that it sets the learning rate of the next."""
     accumulation_steps: int
     """Micro-batches per step. The gradient is the mean of theirs, summed in the parameters' fp32."""
     device: torch.device
     _: dataclasses.KW_ONLY
     max_grad_norm: float = math.inf
-    """Gradients are clipped to this global norm; `math.inf` does not."""
     seed: int = 0
     """Of all random numbers drawn within micro-batches, which also have a `first_sample`."""
     loss_scale: LossScale | None = None
-    """For fp16."""
     no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     """A context in which backward does not reduce over ranks, entered for all micro-batches but the last."""
     world: World = dataclasses.field(default_factory=World)
@@ -72,7 +62,7 @@ class TrainingStep:
     part: Callable[[str], contextlib.AbstractContextManager] = named_range
     """Gives a context to run a part of the step in, by its name: see `training.metrics.step_times`."""
     graphs: GradientGraphs | None = None
-    """Compute the gradients instead, with a loss function of their own; nothing is reduced over ranks then."""
+    """Compute the gradients instead; nothing is reduced over ranks then."""
 
     def __post_init__(self) -> None:
         self.gradient_norm: Tensor | None = None
@@ -154,10 +144,7 @@ class TrainingStep:
         self._loss_sums, self._n_steps = None, 0
 
     def nonfinite_losses(self) -> tuple[int, int | None]:
-        """How many micro-batches of this rank had a loss that is no number, and the first one's place in the data.
-
-        Counted since this process began to train. Waits for the device.
-        """
+        """How many micro-batches of this process had a loss that is no number, and the first's place in the data."""
         count, first = int(self._n_nonfinite), int(self._first_nonfinite)
         return count, first if count else None
 
@@ -181,8 +168,4 @@ class TrainingStep:
 def seed_generator(device: torch.device, seed: int, first_sample: int) -> None:
     """Seed the device's generator for the micro-batch that begins with this sample; nothing waits for the device."""
     mixed = int(np.random.SeedSequence([seed, first_sample]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(mixed)
-    else:
-        torch.default_generator.manual_seed(mixed)
+    (torch.cuda if device.type == "cuda" else torch.default_generator).manual_seed(mixed)

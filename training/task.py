@@ -1,9 +1,8 @@
 """What a run asks of the task that it trains and scores.
 
-A task is one folder in tasks/ with one class derived from `Task`, and one line in `tasks/table.py`. Everything here and
-`tasks/setup.py` work through this protocol, and know no task by name. A task lives as long as its run: made of the
-parsed settings, it reads its model's shape, opens its data, makes its model, and then turns batches into losses and
-models into scores.
+A task is one folder in tasks/ with one class derived from `Task`, and one line in `tasks/table.py`; nothing else knows
+a task by name. It lives as long as its run: made of the parsed settings, it reads its model's shape, opens its data,
+makes its model, and then turns batches into losses and models into scores.
 """
 
 import abc
@@ -17,9 +16,6 @@ from common.matmul import Matmul
 from common.work import Work
 from training.config.settings import Settings
 from training.distributed.world import World
-
-Metric = tuple[str, str | None, str]
-"""A metric's name, its unit, and the format it is printed in."""
 
 
 class Stage(NamedTuple):
@@ -41,9 +37,7 @@ class Start(NamedTuple):
     total_steps: int
     """Of the stage, which the schedule spans; 1 where nothing is trained."""
     first_step: int
-    """Steps that lie behind."""
     last_step: int
-    """The step after which this run ends."""
     window_start: int
     """Steps of this run before throughput is measured."""
     new_stage: bool
@@ -68,8 +62,8 @@ class Task(abc.ABC):
     """Made of a configuration and the name of a LayerNorm. Its forward pass returns losses."""
     loss_names: ClassVar[tuple[str, ...]] = ("loss",)
     """Of what `losses` returns: what is trained on, then its parts."""
-    metrics: ClassVar[tuple[Metric, ...]] = ()
-    """What the task logs besides the loop's own."""
+    metrics: ClassVar[tuple[tuple[str, str | None, str], ...]] = ()
+    """Name, unit and printed form of what the task logs besides the loop's own."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -86,10 +80,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def open_data(self, world: World, problems: Problems) -> None:
-        """Open what is trained and scored on, as far as nothing is wrong with it. All ranks call it.
-
-        `settings.model` and `settings.batches` are None where there are problems with them.
-        """
+        """Open what is trained and scored on. Where there are problems, `settings` have no model and no batches."""
 
     def read_initial_weights(self, problems: Problems) -> None:  # noqa: B027  # a task may have none
         """Read what `make_model` starts from. Called where no checkpoint is resumed."""

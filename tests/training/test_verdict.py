@@ -3,15 +3,15 @@
 import pytest
 
 from training.metrics.logger import MetricsLogger
-from training.verdict import loss_problem, verdict
+from training.verdict import verdict
 
 H200 = "NVIDIA H200"
 
 
-def judged(capsys, gpus, matmul_format, measured, tflops=989.4, final_loss=2.0):
+def judged(capsys, gpus, precision, measured, tflops=989.4, final_loss=2.0):
     """What is found, and what is printed."""
     summary = {"final_loss": final_loss, "model_tflops_per_second": tflops}
-    return verdict(summary, 11.0, gpus, matmul_format, measured, MetricsLogger(None)), capsys.readouterr().out
+    return verdict(summary, 11.0, gpus, precision, measured, MetricsLogger(None)), capsys.readouterr().out
 
 
 def test_shares_of_both_peaks(capsys):
@@ -30,7 +30,7 @@ def test_shares_of_both_peaks(capsys):
     [
         (([None], "fp32", {}), "the fp32 peak of this CPU is not known; --measure_peak measures one"),
         ((["Some GPU"], "bf16", {}), "the bf16 peak of Some GPU is not known"),
-        (([H200], None, {"matrix_tflops": 800.0}), "the products ran in fp8 and in bf16"),
+        (([H200], "fp8", {"matrix_tflops": 800.0}), "the products ran in fp8 and in bf16"),
     ],
 )
 def test_no_utilisation_is_guessed(capsys, peaks, sentence):
@@ -49,7 +49,5 @@ def test_without_a_throughput_only_the_loss_is_judged(capsys):
     ("final", "is_wrong"), [(11.0, False), (1.3, False), (12.01, True), (float("nan"), True), (None, False)]
 )
 def test_a_fast_wrong_run_is_said_to_be_wrong(final, is_wrong):
-    problem = loss_problem(final, guessing_loss=11.0)
-    assert (problem is not None) == is_wrong
-    if is_wrong:
-        assert "a model that guesses has 11.000" in problem
+    problem = verdict({"final_loss": final}, 11.0, [None], "fp32", {}, MetricsLogger(None))["loss_problem"]
+    assert ("a model that guesses has 11.000" in str(problem)) == is_wrong

@@ -10,16 +10,13 @@ from typing import Any
 
 from common.errors import UserError
 
-DEFAULT_TRAIN_BATCH_SIZE = 32
-
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """Sequences per optimizer step, and how they are divided."""
+    """Sequences per optimizer step: `micro` is what a device takes at once."""
 
     world_size: int
     micro: int
-    """What a device takes at once."""
     accumulation_steps: int
 
     @property
@@ -39,18 +36,14 @@ def resolve_batch_sizes(flags: Any, world_size: int, fitting: Callable[[int], in
 
     Args:
         flags: the group `Optimization` of config/settings.py.
-        fitting: from the sequences of a process to a micro-batch that divides them and fits the device; None where not
-            even one sequence does.
-
-    Raises:
-        UserError: they cannot be divided so.
+        fitting: from the sequences of a process to a micro-batch that divides them and fits the device, if any.
     """
     per_process, overall = flags.train_batch_size, flags.global_batch_size
     accumulation, micro = flags.gradient_accumulation_steps, flags.micro_batch_size
     if any(value is not None and value < 1 for value in (per_process, overall, accumulation, micro)):
         return None
     if overall is None:
-        per_process = per_process or DEFAULT_TRAIN_BATCH_SIZE
+        per_process = per_process or 32
         share = f"--train_batch_size {per_process}"
     elif per_process is not None:
         raise UserError(

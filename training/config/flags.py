@@ -22,7 +22,7 @@ def flag(default: Any, help: str, *names: str, positive: bool = False, title: st
     """A dataclass field that is a flag.
 
     Args:
-        default: of the field; `dataclasses.MISSING` makes the flag required.
+        default: `dataclasses.MISSING` makes the flag required.
         names: as typed; by default `--` and the field's name.
         positive: the value must be above zero, see config/problems.py.
         title: what `--help` shows the flag under, where that is not its class's docstring.
@@ -35,16 +35,12 @@ def flag(default: Any, help: str, *names: str, positive: bool = False, title: st
 def parse(
     description: str, groups: Sequence[type], defaults: Mapping[str, Any], arguments: Sequence[str] | None = None
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Read a command line.
+    """Read a command line into an instance of each class; and every flag by its name, for the record.
 
     Args:
-        description: what `--help` begins with.
         groups: frozen dataclasses whose fields `flag` made, in the order of `--help`.
         defaults: by field name, in place of the classes' own.
         arguments: the command line; None: the process's own.
-
-    Returns:
-        an instance of each class; and every flag by its name, for the record.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     titled: dict[str, Any] = {}

@@ -13,13 +13,7 @@ import torch
 from common.errors import Problem
 
 COMPUTE_DTYPES = MappingProxyType(
-    {
-        "fp32": torch.float32,
-        "tf32": torch.float32,
-        "fp16": torch.float16,
-        "bf16": torch.bfloat16,
-        "fp8": torch.bfloat16,
-    }
+    {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 )
 PRECISIONS = tuple(COMPUTE_DTYPES)
 NEEDED_CAPABILITY = MappingProxyType({"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)})
@@ -31,11 +25,6 @@ class Precision:
 
     name: str
     compute_dtype: torch.dtype
-
-    @property
-    def matmul_format(self) -> str | None:
-        """The one format of all matmuls; None in fp8, which has two, and so no peak."""
-        return None if self.name == "fp8" else self.name
 
     def apply(self) -> None:
         """Set the process-wide precision of fp32 matmuls: the one global switch that this choice needs."""

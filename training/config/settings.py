@@ -59,22 +59,18 @@ class Runtime:
     max_skipped_steps: int = flag(20, "fp16: give up after so many skipped steps in a row", positive=True)
     compile: bool = flag(False, "fuse each layer's element-wise work with torch.compile")
     kernels: str | None = flag(
-        None,
-        "what layers and optimizer run on: PyTorch's kernels, or fused ones in Triton, for NVIDIA GPUs (default: "
-        "triton on Hopper GPUs in 16 bits and fp8, where that was measured to be faster, else torch)",
-        choices=("torch", "triton"),
+        None, "of layers and optimizer (default: triton on Hopper in 16 bits, else torch)", choices=("torch", "triton")
     )
     attention: str | None = flag(
         None,
-        "what attention runs on: FlashAttention-2, PyTorch's scaled_dot_product_attention, or with --kernels triton a "
-        "Triton kernel for at most 512 tokens (default: that on Hopper GPUs with --kernels triton, else flash on GPUs "
-        "in 16 bits, else sdpa)",
+        "FlashAttention-2, PyTorch's SDPA, or with --kernels triton a kernel for at most 512 tokens (default: that on "
+        "Hopper, else flash on GPUs in 16 bits, else sdpa)",
         choices=CHOICES,
     )
     cuda_graphs: bool | None = flag(
         None,
-        "launch forward and backward pass as one CUDA graph per shape of batch, for one GPU; takes more memory "
-        "(default: on Hopper GPUs with --kernels triton and micro-batches of at most 16,384 tokens)",
+        "launch forward and backward pass as one CUDA graph per shape of batch, on one GPU; takes more memory "
+        "(default: on Hopper with --kernels triton and micro-batches of at most 16,384 tokens)",
     )
     disable_jit_fusions: bool = flag(False, "NVIDIA's name for running without --compile, which is the default")
     deterministic: bool = flag(False, "the same bits at every run on a GPU too, by slower kernels where needed")

@@ -1,8 +1,7 @@
 """What the driver says of a GPU while it is measured: energy, power, clocks, temperature, and why clocks were lowered.
 
-A throughput without it is half a number: the same card is slower when it is hot, or held to a power limit. The driver
-counts energy itself; the rest is looked at ten times a second from a thread, since the driver keeps no history of it.
-What a GPU or its driver does not tell is left out, and nothing here can make a run fail.
+The same card is slower when it is hot, or held to a power limit. The driver counts energy itself; the rest is looked at
+ten times a second from a thread. What it does not tell is left out, and nothing here can make a run fail.
 
 Source: NVIDIA Management Library (NVML), https://docs.nvidia.com/deploy/nvml-api/, through nvidia-ml-py.
 """
@@ -37,12 +36,7 @@ REASONS = MappingProxyType(
 
 
 class GpuTelemetry:
-    """Watches one GPU between `resume` and `pause`.
-
-    Args:
-        uuid: the GPU's, as NVML spells it (GPU-...).
-        nvml: the module `pynvml`, or what has its functions; None: nothing is watched.
-    """
+    """Watches the GPU of this UUID between `resume` and `pause`, by the module `pynvml`; without one, nothing."""
 
     def __init__(self, uuid: str = "", nvml: Any = None, seconds_between_looks: float = 0.1):
         self._nvml, self._handle = nvml, None
@@ -120,9 +114,8 @@ class GpuTelemetry:
 
 def of_all_gpus(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The telemetry of several GPUs as one: energies added up where all are known, ranges joined, means averaged."""
-    found: dict[str, Any] = {}
-    if all("energy_joules" in rank for rank in ranks):
-        found["energy_joules"] = sum(rank["energy_joules"] for rank in ranks)
+    energies = [rank["energy_joules"] for rank in ranks if "energy_joules" in rank]
+    found: dict[str, Any] = {"energy_joules": sum(energies)} if len(energies) == len(ranks) else {}
     joined = defaultdict(list)
     for rank in ranks:
         for name, value in rank.get("gpu", {}).items():

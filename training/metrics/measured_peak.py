@@ -12,9 +12,6 @@ import torch
 
 from common.matmul import Matmul
 
-SECONDS_PER_MEASUREMENT = 0.1
-WARM_UPS = 3
-
 
 def measure_peak(matmuls: Sequence[Matmul], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Time each matmul and a copy, and reset the allocator's peak.
@@ -58,10 +55,10 @@ def copy_rate(device: torch.device) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Mean time of one call, over about SECONDS_PER_MEASUREMENT."""
-    mean_seconds(work, WARM_UPS, device)
-    once = max(mean_seconds(work, WARM_UPS, device), 1e-7)
-    return mean_seconds(work, max(1, min(1000, round(SECONDS_PER_MEASUREMENT / once))), device)
+    """Mean time of one call, over about a tenth of a second."""
+    mean_seconds(work, 3, device)
+    once = max(mean_seconds(work, 3, device), 1e-7)
+    return mean_seconds(work, max(1, min(1000, round(0.1 / once))), device)
 
 
 def mean_seconds(work: Callable[[], object], times: int, device: torch.device) -> float:

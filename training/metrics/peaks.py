@@ -70,10 +70,7 @@ def data_sheets() -> tuple[tuple[str, DataSheet], ...]:
 
 
 def find_data_sheet(gpu: str) -> DataSheet | None:
-    """The data sheet of a GPU by the name its driver gives it, such as `NVIDIA H200`; None where it is not known.
-
-    A part of a GPU (MIG) has the name of the whole with its own after it, and none here: it can do only a part.
-    """
+    """The data sheet of a GPU by its driver's name, such as `NVIDIA H200`; None of others, and of parts (MIG)."""
     found = (sheet for pattern, sheet in data_sheets() if re.search(rf"\b{pattern}", gpu) and "MIG" not in gpu)
     return next(found, None)
 

@@ -45,7 +45,6 @@ def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capa
     precision = resolve_precision(name, CUDA)
     precision.apply()
     assert precision.compute_dtype == dtype
-    assert precision.matmul_format == (None if name == "fp8" else name)
     assert torch.get_float32_matmul_precision() == matmul
     assert torch.backends.cuda.matmul.allow_tf32 == (name == "tf32")
     assert not recwarn.list
