@@ -5,9 +5,8 @@
 
 Each configuration of the baseline must be in the result, with a median of sequences per second that is lower by no more
 than the tolerance, with no repeat that failed or ran out of memory, and with a loss that is no sign of a wrong run.
-What the result has beside it does not matter. Says one sentence, after a line for each configuration that fails. Ends
-with 0 where all is well, with 1 where the result is slower, wrong or incomplete, and with 2 where the two cannot be
-compared.
+Ends with 0 where all is well, with 1 where the result is slower, wrong or incomplete, and with 2 where the two cannot
+be compared.
 """
 
 import argparse
@@ -33,20 +32,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def complaints(before: Repeats, now: Repeats, tolerance: float) -> list[str]:
-    """What is wrong with a configuration that the baseline measured."""
-    was, rate = before.median(RATE), now.median(RATE)
-    others = now.ended - Counter(ok=now.ended["ok"])
-    states = " and ".join(sorted(others))
-    if rate is None:
-        return [f"{states or 'not measured'}; was {was:,.1f}"]
-    found = []
-    if rate / was < 1 - tolerance:
-        found.append(f"{rate:,.1f} sequences/s, {rate / was:.3f} times the {was:,.1f} of before")
-    found += [f"{others.total()} of {len(now.points)} repeats: {states}"] if others else []
-    return [*found, now.problem] if now.problem else found
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, say, and end with the status that says it too."""
     args = parse_arguments(arguments)
@@ -65,9 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found, ratios = [], []
     for key, before in baseline.items():
         now = read[1].get(key) or Repeats(before.configuration)
+        was, rate = before.median(RATE), now.median(RATE) or 0.0
+        ratios.append(rate / was)
+        others = now.ended - Counter(ok=now.ended["ok"])
+        complaints = [f"{count} of {len(now.points)} repeats: {state}" for state, count in others.items()]
+        if rate / was < 1 - args.tolerance:
+            slower = f"{rate:,.1f} sequences/s, {rate / was:.3f} times the {was:,.1f} of before"
+            complaints.append(slower if rate else f"not measured; was {was:,.1f}")
         about = f"{subject(before.configuration)}, {settings(before.configuration)}, batch {before.batch_size}"
-        found += [f"{about}: {complaint}" for complaint in complaints(before, now, args.tolerance)]
-        ratios.append((now.median(RATE) or 0) / before.median(RATE))
+        found += [f"{about}: {complaint}" for complaint in (*complaints, *filter(None, [now.problem]))]
     compared = f"{len(baseline)} configuration{'s' * (len(baseline) > 1)}, at a tolerance of {args.tolerance:.1%}"
     if found:
         print("\n".join([*found, f"Slower, wrong or incomplete: {compared}."]))

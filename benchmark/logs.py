@@ -17,12 +17,10 @@ from training.metrics.logger import read_log
 class Phase:
     """A phase of pre-training, or fine-tuning."""
 
+    # What was logged with the mean loss of an optimizer step, by step of the phase. Skipped steps are none.
     steps: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """What was logged with the mean loss of an optimizer step, by step of the phase. Skipped steps are none."""
-    throughput: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """The figures of the last start that measured them."""
-    scores: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Of pre-training's evaluation after the last step."""
+    throughput: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the last start that measured it
+    scores: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pre-training, after the last step
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """Step and value of "average_loss" or "learning_rate" in rising order, NaN included."""
@@ -36,9 +34,9 @@ class Phase:
             "steps": f"{max(self.steps):,}",
             "loss at start": text(losses[0], ".3f"),
             "loss at end": text(losses[-1], ".3f"),
-            "held-out masked-token accuracy": text(number(self.scores.get("eval_mlm_accuracy")), ".1%"),
-            "sequences/s": text(number(self.throughput.get("sequences_per_second")), ",.1f"),
-            "tokens/s": text(number(self.throughput.get("tokens_per_second")), ",.0f"),
+            "held-out masked-token accuracy": text(self.scores.get("eval_mlm_accuracy"), ".1%"),
+            "sequences/s": text(self.throughput.get("sequences_per_second"), ",.1f"),
+            "tokens/s": text(self.throughput.get("tokens_per_second"), ",.0f"),
         }
 
 
@@ -50,10 +48,10 @@ class Run:
     task: str = "pretraining"
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)  # the last line, of the last start as a whole
+    # By number; fine-tuning is phase 1. Phases without a step, as of runs that only evaluate, are left out.
     phases: dict[int, Phase] = dataclasses.field(default_factory=dict)
-    """By number; fine-tuning is phase 1. Phases without a step, as of runs that only evaluate, are left out."""
+    # SQuAD's scores by file of questions, the last of each; with `steps`, made before.
     scored: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """SQuAD's scores by file of questions, the last of each; with `steps`, made before."""
 
     def name_of(self, phase: int) -> str:
         """A phase in words."""

@@ -5,11 +5,10 @@
   python3 benchmark/report.py results/throughput_pretrain results/profile results/pretraining --output_dir report
   python3 benchmark/report.py compare results/before results/after
 
-A RESULT is the folder of a sweep (points.jsonl) or of a run (dllogger.json); the summaries of profiles in it
-(kernels.json and timeline.json of benchmark/nsight.py) are shown too. Writes report.html, one page that needs nothing
-else; the pictures by themselves as PNG files; report.md, whose tables can be pasted into a README; and report.csv with
-every point. `compare` puts the first result beside each of the others, with ratios and what the repeats say of chance.
-docs/benchmarking.md explains the figures and how to read the pictures.
+A RESULT is the folder of a sweep (points.jsonl) or of a run (dllogger.json), with the summaries of profiles in it
+(kernels.json and timeline.json of benchmark/nsight.py). Writes report.html, one page that needs nothing else; the
+pictures as PNG files; report.md; and report.csv with every point. `compare` puts the first result beside each of the
+others, with ratios and what the repeats say of chance. docs/benchmarking.md explains the figures and the pictures.
 """
 
 import argparse

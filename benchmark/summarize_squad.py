@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark import summarize
 from benchmark.logs import read_run
-from benchmark.tables import number, text
+from benchmark.tables import text
 from common.errors import UserError, run_main
 
 parse_arguments = functools.partial(summarize.parse_arguments, description=__doc__)
@@ -30,12 +30,12 @@ def rows_of(log: str) -> list[dict[str, str]]:
     return [
         {
             "questions of": Path(name).name,
-            "questions": f"{scores.get('total', 0):,}",
-            "EM": text(number(scores["exact_match"]), ".1f"),
-            "F1": text(number(scores.get("f1")), ".1f"),
-            "steps": text(scores["steps"], ","),
-            "training sequences/s": text(number(trained.get("sequences_per_second")), ",.1f"),
-            "inference sequences/s": text(number(scores.get("inference_sequences_per_second")), ",.1f"),
+            "questions": text(scores.get("total"), ",.0f"),
+            "EM": text(scores["exact_match"], ".1f"),
+            "F1": text(scores.get("f1"), ".1f"),
+            "steps": text(scores["steps"], ",.0f"),
+            "training sequences/s": text(trained.get("sequences_per_second"), ",.1f"),
+            "inference sequences/s": text(scores.get("inference_sequences_per_second"), ",.1f"),
         }
         for name, scores in run.scored.items()
     ]

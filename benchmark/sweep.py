@@ -8,11 +8,9 @@
 scripts/measure_throughput_pretrain.sh and scripts/measure_throughput_squad.sh call it. Flags after `--` go to
 run_pretraining.py or run_squad.py.
 
-Each point is measured --repeats times; repeats go round all batch sizes, so that a machine that warms up shows as
-spread. Without --batch_sizes, sizes double until memory ends. That it ends is a result and is recorded; any other
-failure is shown with its last lines, and the sweep goes on. Started again with the same --output_dir, it measures what
-is missing and what failed. Points are one line each in OUTPUT_DIR/points.jsonl; benchmark/report.py makes pictures of
-them.
+Repeats go round all batch sizes, so that a machine that warms up shows as spread. Without --batch_sizes, sizes double
+until memory ends. Started again with the same --output_dir, it measures what is missing and what failed. Points are one
+line each in OUTPUT_DIR/points.jsonl; benchmark/report.py makes pictures of them.
 """
 
 import argparse
@@ -67,20 +65,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def check(args: argparse.Namespace) -> None:
     """Raise UserError with all that is wrong with the command line."""
     problems = Problems()
+
+    def given(name: str) -> list:
+        value = getattr(args, name)
+        return value if isinstance(value, list) else [value] if value is not None else []
+
     positive = ("batch_sizes", "max_seq_lengths", "num_gpus", "first_batch_size", "last_batch_size")
     for name in (*positive, "accumulation_steps", "repeats", "timeout"):
-        given = getattr(args, name)
-        for value in given if isinstance(given, list) else [given]:
-            problems.check(value is None or value > 0, f"--{name} is {value}", "it must be greater than zero")
-    for name, given, known in (
-        ("precisions", args.precisions or [], PRECISIONS),
-        ("optimizer", [args.optimizer or "lamb"], OPTIMIZERS),
-        ("bert_model", [args.bert_model], BERT_CONFIGS),
-    ):
-        for value in given:
-            is_file = name == "bert_model" and value.endswith(".json") and Path(value).is_file()
-            choice = f"choose of {', '.join(known)}" + (", or a bert_config.json" if name == "bert_model" else "")
-            problems.check(value in known or is_file, f"--{name} is {value}", choice)
+        for value in given(name):
+            problems.check(value > 0, f"--{name} is {value}", "it must be greater than zero")
+    for name, known in (("precisions", PRECISIONS), ("optimizer", OPTIMIZERS)):
+        for value in given(name):
+            problems.check(value in known, f"--{name} is {value}", f"choose of {', '.join(known)}")
+    model = args.bert_model
+    is_there = model in BERT_CONFIGS or (model.endswith(".json") and Path(model).is_file())
+    problems.check(is_there, f"--bert_model is {model}", f"choose of {', '.join(BERT_CONFIGS)}, or a bert_config.json")
     problems.check(args.start >= 0, f"--start is {args.start}", "it must not be negative")
     problems.check(args.stop > args.start, f"--stop {args.stop} is not greater than --start {args.start}", "raise it")
     squad = args.workload == "squad"

@@ -20,8 +20,9 @@ def number(value: Any) -> float | None:
         return None
 
 
-def text(value: float | None, form: str) -> str:
-    """A cell of a table, of a number in this format."""
+def text(value: Any, form: str) -> str:
+    """A cell of a table, of a logged value in this format of a float."""
+    value = number(value)
     if value is None:
         return MISSING
     return format(value, form) if math.isfinite(value) else str(value)

@@ -1,24 +1,21 @@
 """Measurements taken in turns, so that a device that warms up or throttles slows all alike and shows as spread."""
 
 import multiprocessing
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, TypeVar
-
-Name = TypeVar("Name", bound=Hashable)
-Result = TypeVar("Result")
+from typing import Any
 
 
-def in_turns(measurements: Mapping[Name, Callable[[], Result]], repeats: int) -> dict[Name, list[Result]]:
+def in_turns(measurements: Mapping[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[Any]]:
     """What each measurement gives, `repeats` times: the first of all, the second of all, and so on."""
-    found: dict[Name, list[Result]] = {name: [] for name in measurements}
+    found: dict[Any, list[Any]] = {name: [] for name in measurements}
     for _ in range(repeats):
         for name, measure in measurements.items():
             found[name].append(measure())
     return found
 
 
-def spread(found: Mapping[Hashable, Sequence[float]]) -> float:
+def spread(found: Mapping[Any, Sequence[float]]) -> float:
     """By how much the largest of a measurement is above its smallest, as a share; of the least steady one."""
     return max(max(values) / min(values) - 1 for values in found.values())
 

@@ -5,7 +5,6 @@ by factors, and two settings need not scatter alike. Student's t is integrated h
 """
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -58,15 +57,13 @@ def comparison_table(first: Result, second: Result) -> Table:
     sides = [list(itertools.chain(*measured([result]))) for result in (first, second)]
     notes, kept = [], {"batch_size", *SUBJECT}
     for name in sorted({name for side in sides for each in side for name in each.configuration} - kept):
-        values = [{json.dumps(each.configuration.get(name), sort_keys=True) for each in side} for side in sides]
+        values = [{str(each.configuration.get(name)) for each in side} for side in sides]
         if len(values[0]) == len(values[1]) == 1 and values[0] != values[1]:
             notes.append(f"{name} is {values[0].pop()} in {first.label} and {values[1].pop()} in {second.label}.")
         else:
             kept.add(name)
-    ours, theirs = (
-        {json.dumps({name: each.configuration.get(name) for name in sorted(kept)}): each for each in side}
-        for side in sides
-    )
+    kept = sorted(kept)
+    ours, theirs = ({str([each.configuration.get(name) for name in kept]): each for each in side} for side in sides)
     for result, alone in ((first, ours.keys() - theirs.keys()), (second, theirs.keys() - ours.keys())):
         if alone:
             notes.append(f"{len(alone)} configuration{'s' * (len(alone) > 1)} of {result.label} alone; not compared.")
@@ -91,7 +88,7 @@ def _row(*sides: Repeats) -> dict[str, str]:
         verdict = f"{sides[1].label} is {'faster' if interval[0] > 1 else 'slower'}"
     return {
         "configuration": f"{subject(sides[0].configuration)}, {sides[0].name}",
-        "batch": text(sides[0].batch_size, ","),
+        "batch": f"{sides[0].batch_size:,}",
         **{side.label: text(median, ",.1f") for side, median in zip(sides, medians, strict=True)},
         "ratio": text(ratio, ".3f"),
         "95 % interval": f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else MISSING,

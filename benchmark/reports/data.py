@@ -1,7 +1,4 @@
-"""What a report is made from: sweeps, runs and profiles, found in folders and read as one list of results.
-
-What only a sweep's single processes logged is not taken for a run of its own.
-"""
+"""What a report is made from: sweeps, runs and profiles, found in folders and read as one list of results."""
 
 import dataclasses
 import json
@@ -15,8 +12,7 @@ from benchmark.tables import MISSING
 from common.errors import Problems, UserError
 from common.json_files import read_json
 
-LOG_NAME = "dllogger.json"
-PROFILE_SCHEMA = 1
+LOG_NAME, PROFILE_SCHEMA = "dllogger.json", 1
 # What a table or a chart of throughput is about; all other fields tell its rows or lines apart.
 SUBJECT = ("workload", "model", "max_seq_length", "lengths")
 # Published throughputs, each with its source. None was measured under the conditions of a chart, so their labels name
@@ -31,8 +27,8 @@ class Result:
     label: str
     points: list[Point] = dataclasses.field(default_factory=list)
     runs: list[Run] = dataclasses.field(default_factory=list)
+    # Profilers' summaries, of the `kind` kernels or timeline, each with a `label`.
     profiles: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """Profilers' summaries, of the `kind` kernels or timeline, each with a `label`."""
 
 
 def read_results(folders: Sequence[str | Path]) -> list[Result]:
@@ -63,7 +59,7 @@ def _read(folder: Path, label: str) -> Result:
             if profile.get("schema") != PROFILE_SCHEMA:
                 raise UserError(f"{file} is no {what}", again)
             result.profiles.append(profile | {"label": name})
-        elif file.name == LOG_NAME and not any(each in file.parents for each in processes):
+        elif file.name == LOG_NAME and not any(each in file.parents for each in processes):  # no run of its own
             result.runs.append(read_run(file, name))
     if not (result.points or result.runs or result.profiles):
         raise UserError(f"{folder} has no {FILE_NAME}, {LOG_NAME}, kernels.json or timeline.json", remedy)

@@ -22,11 +22,9 @@ MARKERS = "osD^vP"
 GREY, DASHES = "#8b949e", ("--", ":", "-.")
 # Background, letters and grid.
 THEMES = MappingProxyType({"light": ("#ffffff", "#1b1f24", "#d0d7de"), "dark": ("#161b22", "#e6edf3", "#3d444d")})
-SIZE = (4.4, 4.0)  # inches
-TITLE_LETTERS = 44  # of a line
 DOTS = 240  # per inch
-COLORS_PER_PICTURE = 64  # with those between letters and background; a third of the size
 SMALL = 10  # points, of the smallest letters
+TITLE_LETTERS = 44  # of a line
 LETTERS_IN_HALF = 24  # of a legend in two columns
 LETTERS_OVER_BAR = 46
 
@@ -84,11 +82,12 @@ def render(figure: Figure) -> Figure:
         style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters)
         drawn, file = io.BytesIO(), io.BytesIO()
         with matplotlib.rc_context(style):
-            canvas = Canvas(figsize=SIZE, dpi=DOTS, layout="constrained")
+            canvas = Canvas(figsize=(4.4, 4.0), dpi=DOTS, layout="constrained")
             canvas.suptitle("\n".join(textwrap.wrap(figure.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
             draw(figure, canvas.add_subplot())
             canvas.savefig(drawn, format="png")
-        Image.open(drawn).convert("RGB").quantize(COLORS_PER_PICTURE).save(file, format="png", optimize=True)
+        # A third of the size, in 64 colors with those between letters and background.
+        Image.open(drawn).convert("RGB").quantize(64).save(file, format="png", optimize=True)
         images[theme] = file.getvalue()
     return figure._replace(images=images)
 

@@ -51,15 +51,10 @@ def throughput_table(group: Sequence[Repeats]) -> Table:
 
 def runs_table(results: Sequence[Result]) -> Table:
     """What training runs came to."""
-    runs = [run for result in results for run in result.runs]
-    return Table(
-        "Runs",
-        [
-            {"run": run.label, "phase": run.name_of(name)} | phase.cells()
-            for run in runs
-            for name, phase in run.phases.items()
-        ],
-    )
+    rows = []
+    for run in (run for result in results for run in result.runs):
+        rows += [{"run": run.label, "phase": run.name_of(n)} | phase.cells() for n, phase in run.phases.items()]
+    return Table("Runs", rows)
 
 
 def profiles_table(results: Sequence[Result]) -> Table:
@@ -73,7 +68,7 @@ def profiles_table(results: Sequence[Result]) -> Table:
             span, busy = profile.get("span_seconds"), profile.get("busy_seconds")
             row["ms in all"] = text(span and span * 1e3, ",.1f")
             row["busy"] = text(busy / span if span and busy else None, ".1%")
-            row["gaps"] = text((profile.get("launch_gaps") or {}).get("count"), ",")
+            row["gaps"] = text((profile.get("launch_gaps") or {}).get("count"), ",.0f")
         rows.append(row)
     return Table("Profiles", rows, ["Shares of each unit's peak are weighted by cycles."])
 
@@ -84,9 +79,7 @@ def environment_table(results: Sequence[Result]) -> Table:
     for name in FACTS:
         row = {"fact": name}
         for result in results:
-            told = [point.get("environment") or {} for point in result.points] + [
-                run.environment for run in result.runs
-            ]
+            told = [each.get("environment") or {} for each in (*result.points, *map(vars, result.runs))]
             values = {_plain(environment[name]) for environment in told if environment.get(name) is not None}
             row[result.label] = " / ".join(sorted(values)) or MISSING
         known = set(row.values()) - {MISSING, name}

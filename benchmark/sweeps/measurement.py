@@ -70,12 +70,10 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     run = Run()
     with contextlib.suppress(UserError):  # it ended before it logged anything
         run = read_run(folder / "dllogger.json")
-    summary, environment = (
-        run.summary,
-        {name: value for name, value in run.environment.items() if name != "command_line"},
-    )
+    run.environment.pop("command_line", None)
     point: Point = {"schema": SCHEMA, "status": "ok", "error": None, "configuration": configuration, "repeat": repeat}
-    point |= {"command": shlex.join(words), "environment": environment}
+    point |= {"command": shlex.join(words), "environment": run.environment}
+    summary = run.summary
     if status == 0 and summary.get("measured_steps"):
         separate = {name: summary.pop(name, None) for name in ("utilisation", "measured_peak")}
         summary.pop("e2e_time", None)
@@ -83,25 +81,21 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
             summary[f"{rate}_per_gpu"] = summary[rate] / configuration["n_gpus"]
         return point | {"measured": summary} | separate
     said = (folder / "output.log").read_text(encoding="utf-8", errors="replace")
-    if status == -signal.SIGKILL:
-        said += "\nkilled (SIGKILL), which is what the system does to the largest process when memory runs out"
-    if status is None:
-        said += f"\nstopped: it had run for {timeout:g} seconds"
-    if status == 0:
-        said += "\n" + summary.get("not_measured", "it ended well and measured nothing")
+    ends = {
+        -signal.SIGKILL: "killed (SIGKILL), which is what the system does to the largest process when memory runs out",
+        None: f"stopped: it had run for {timeout:g} seconds",
+        0: summary.get("not_measured", "it ended well and measured nothing"),
+    }
+    said += "\n" + ends.get(status, "")
     point["status"] = "out_of_memory" if OUT_OF_MEMORY.search(said) and status is not None else "failed"
     point["error"] = "\n".join(said.strip().splitlines()[-LAST_LINES:])
     return point
 
 
 def _run(words: list[str], output: Any, timeout: float) -> int | None:
-    """The status a command ends with; None where it ran for too long.
-
-    Whatever happens, none of what it started runs on; where somebody interrupts the waiting, it is ended at once.
-    """
-    process = subprocess.Popen(
-        words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    """The status a command ends with; None where it ran for too long. Whatever happens, none of it runs on."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(words, start_new_session=True, **streams)
     started: list[psutil.Process] = []
     try:
         return process.wait(timeout)

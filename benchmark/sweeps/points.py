@@ -150,7 +150,7 @@ class Repeats:
         rates = self.values("sequences_per_second")
         memory = self.median("peak_memory_allocated_bytes")
         return {
-            "batch": text(self.batch_size, ","),
+            "batch": f"{self.batch_size:,}",
             "sequences/s": text(self.median("sequences_per_second"), ",.1f"),
             "lowest": text(min(rates, default=None), ",.1f"),
             "highest": text(max(rates, default=None), ",.1f"),

@@ -32,9 +32,8 @@ def describe_machine(bert_model: str) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = BertConfig.from_json_file(BERT_CONFIGS.get(bert_model, bert_model))
     able = [resolve_precision(name, device) for name in PRECISIONS if not precision_problem(name, device)]
-    kernels = {precision.name: fast_paths(device, precision.compute_dtype).kernels for precision in able}
-    if list(fused_problems(config, "torch", in_fp8=False)):
-        kernels = {}
+    is_fused = not list(fused_problems(config, "torch", in_fp8=False))
+    kernels = {each.name: fast_paths(device, each.compute_dtype).kernels for each in able if is_fused}
     return describe_environment() | {"precision": resolve_precision(None, device).name, "kernels": kernels}
 
 

@@ -59,7 +59,7 @@ def test_what_is_said(tmp_path, second, ratio, verdict):
 def test_what_differs_throughout_is_what_is_compared(tmp_path):
     [row], told = compared(sweep(tmp_path / "a", [1.0, 1.0]), sweep(tmp_path / "b", [2.0, 2.0], compile=True))
     assert row["ratio"] == "2.000"
-    assert told == ["compile is false in a and true in b."]
+    assert told == ["compile is False in a and True in b."]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_rates_of_different_work_are_never_compared(tmp_path, other):
 
 def test_precisions_that_are_compared_are_both_named(tmp_path):
     _, told = compared(sweep(tmp_path / "a", [1.0, 1.1]), sweep(tmp_path / "b", [2.0, 2.2], precision="fp16"))
-    assert told == ['precision is "bf16" in a and "fp16" in b.']
+    assert told == ["precision is bf16 in a and fp16 in b."]
 
 
 def test_configurations_that_only_one_has_are_not_compared(tmp_path):
