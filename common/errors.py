@@ -82,7 +82,7 @@ def run_main(main: Callable[[], object]) -> None:
     try:
         main()
     except (UserError, OSError) as error:
-        explained = _explained(error) if isinstance(error, OSError) else error
+        explained = explain_os_error(error) if isinstance(error, OSError) else error
         if explained is None:
             raise
         for sentence in explained.sentences:
@@ -93,7 +93,7 @@ def run_main(main: Callable[[], object]) -> None:
         sys.exit(130)
 
 
-def _explained(error: OSError) -> UserError | None:
+def explain_os_error(error: OSError) -> UserError | None:
     """The same for a user; None where the error names neither a full disk nor a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" for {error.filename}" if error.filename else ""

@@ -6,7 +6,6 @@ of the folders follow from what is found there.
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,23 +68,17 @@ class DocumentSource:
         Raises:
             UserError: a file holds something else, or nothing is prose.
         """
-        digest, n_documents = hashlib.sha256(), 0
-        parts = pool.map(self.documents, self.parts(files), "text_formatting", _name_of)
+        n_documents = 0
+        parts = pool.map(self.documents, self.parts(files), "text_formatting", lambda part: str(part[0]))
         with open(formatted, "wb") as file:
             for documents in tqdm(parts, "text_formatting", unit="part"):
-                lines = [f"{document}\n".encode() for document in documents if document]
-                file.writelines(lines)
-                digest.update(b"".join(lines))
-                n_documents += len(lines)
+                file.writelines(f"{document}\n".encode() for document in documents if document)
+                n_documents += sum(map(bool, documents))
         if n_documents == 0:
             raise UserError(
                 f"There is no prose in any document of {files[0].parent}", "check that it is what it should be"
             )
-        return FileRecord(formatted.stat().st_size, digest.hexdigest(), {"documents": n_documents})
-
-
-def _name_of(part: tuple[Path, int]) -> str:
-    return str(part[0])
+        return FileRecord.of(formatted, documents=n_documents)
 
 
 @functools.cache

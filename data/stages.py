@@ -69,9 +69,8 @@ def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Se
     n_documents = sum(record.counts["documents"] for record in surveyed.values())
     n_repeated = n_documents - int(sum(of_file.sum() for of_file in taken))
 
-    def write(new: Path) -> tuple[Mapping[str, FileRecord], Mapping[str, Any]]:
-        shards = write_shards(dict(zip(inputs, taken, strict=True)), new, plan, pool)
-        return shards, {"repeated_documents": n_repeated}
+    def write(new: Path) -> tuple[Mapping[str, Mapping[str, int]], Mapping[str, Any]]:
+        return write_shards(dict(zip(inputs, taken, strict=True)), new, plan, pool), {"repeated_documents": n_repeated}
 
     manifest = output.make_folder(write)
     left_out = f"; {n_repeated:,} documents that repeat an earlier one were left out" if n_repeated else ""

@@ -133,15 +133,19 @@ class StageOutput:
         hashes = {path.relative_to(self.folder).as_posix(): record.sha256 for path, record in now.items()}
         return {name: record for name, record in found.outputs.items() if record.sha256 == hashes.get(name)}
 
-    def make_folder(self, make: Callable[[Path], tuple[Mapping[str, FileRecord], Mapping[str, Any]]]) -> Manifest:
+    def make_folder(
+        self, make: Callable[[Path], tuple[Mapping[str, Mapping[str, int]], Mapping[str, Any]]]
+    ) -> Manifest:
         """Replace the whole folder.
 
         Args:
-            make: fills the empty folder it is given; returns its files, by name, and the manifest's facts.
+            make: fills the empty folder it is given; returns its files' counts, by name, and the manifest's facts.
         """
         remove_leftovers(self.folder.parent, self.folder.name)
         with atomic_folder(self.folder) as new:
-            outputs, facts = make(new)
+            counts, facts = make(new)
+            records = self.preparation.records([new / name for name in counts], f"hashing {self.wanted.stage}")
+            outputs = {name: dataclasses.replace(records[new / name], counts=counts[name]) for name in counts}
             manifest = dataclasses.replace(self.wanted, outputs=outputs, facts=facts)
             manifest.write(new / FILE_NAME)
         return manifest

@@ -52,7 +52,8 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, i
             _extract, templates=Path(folder), urlbase=urlbase, namespaces=namespaces, prefix=prefix
         )
         pages = WikiExtractor.collect_pages(_lines(dump, "extracting articles"))
-        articles = pool.map(extract, _batches(pages), "extraction", _batch_name)
+        batches = iter(lambda: list(itertools.islice(pages, PAGES_PER_TASK)), [])
+        articles = pool.map(extract, batches, "extraction", lambda batch: f"articles from {batch[0][2]!r} on")
         counts = _write(itertools.chain.from_iterable(articles), extracted)
     if not counts:
         raise UserError(f"wikiextractor found no article in {dump}", "check that it is a pages-articles dump")
@@ -126,15 +127,6 @@ def _mapped(folder: Path, kind: str) -> template_blob.CompactedTemplates:
         with open(path, "rb") as file:  # mmap refuses an empty one
             parts.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b"")
     return template_blob.CompactedTemplates(*parts)
-
-
-def _batches(pages: Iterator[tuple]) -> Iterator[list[tuple]]:
-    while batch := list(itertools.islice(pages, PAGES_PER_TASK)):
-        yield batch
-
-
-def _batch_name(batch: list[tuple]) -> str:
-    return f"articles {batch[0][2]!r} to {batch[-1][2]!r}"
 
 
 def _extract(batch: list[tuple], templates: Path, urlbase: str, namespaces: set[str], prefix: str) -> list[str]:

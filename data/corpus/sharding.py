@@ -75,8 +75,8 @@ def first_of_their_kind(hashes: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def write_shards(
     inputs: Mapping[Path, np.ndarray], folder: Path, plan: ShardingPlan, pool: Workers
-) -> dict[str, FileRecord]:
-    """Write documents of `inputs` (one per line) as shards into `folder`, which is there and empty.
+) -> dict[str, dict[str, int]]:
+    """Write documents (one per line) as shards into the empty `folder`; returns each one's documents and sentences.
 
     Args:
         inputs: the files, and which of their lines to take, (lines,) bool; see `first_of_their_kind`.
@@ -108,9 +108,7 @@ def write_shards(
                 f"documents and needs {MIN_DOCUMENTS}",
                 f"with a test share of {plan.fraction_test_set}, ask for fewer shards of its kind",
             )
-    records = pool.map(FileRecord.of, [shard.path for shard in written], "hashing the shards", str)
-    pairs = zip(written, records, strict=True)
-    return {shard.path.name: dataclasses.replace(record, counts=shard.counts) for shard, record in pairs}
+    return {shard.path.name: shard.counts for shard in written}
 
 
 class _Shard:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.published_models import PRETRAINED_MODELS
-from data.artifacts.manifest import FILE_NAME, FileRecord
+from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation
 
 SQUAD_MIRROR = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
@@ -56,11 +56,10 @@ def download_folder(
         return f"{what} was downloaded before and is as it was: {folder}"
     pieces = folder.with_name(f".{folder.name}.partial")
 
-    def fill(new: Path) -> tuple[Mapping[str, FileRecord], Mapping[str, Any]]:
+    def fill(new: Path) -> tuple[Mapping[str, Mapping[str, int]], Mapping[str, Any]]:
         facts = make(new, pieces)
         files = sorted(path for path in new.rglob("*") if path.is_file())
-        made = preparation.records(files, f"hashing {what}")
-        return {path.relative_to(new).as_posix(): record for path, record in made.items()}, facts
+        return {path.relative_to(new).as_posix(): {} for path in files}, facts
 
     manifest = output.make_folder(fill)
     shutil.rmtree(pieces, ignore_errors=True)

@@ -19,7 +19,7 @@ from typing import Any
 from common.errors import Problem, UserError
 from common.remote_files import is_remote, shown
 from data.artifacts.layout import Layout
-from data.artifacts.manifest import FILE_NAME, FileRecord
+from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.extraction import extract_wikipedia, extracted_files
 from data.document_sources import DocumentSource
@@ -79,11 +79,8 @@ class Source(DocumentSource):
         if finished := output.finished(extracted_files(folder)):
             return finished.skipped(folder)
 
-        def extract_articles(new: Path) -> tuple[Mapping[str, FileRecord], Mapping[str, Any]]:
-            n_articles = extract_wikipedia(dump, new, preparation.pool)
-            records = preparation.records((new / name for name in n_articles), "hashing what was extracted")
-            pairs = zip(n_articles.items(), records.values(), strict=True)
-            return {name: FileRecord(r.bytes, r.sha256, {"articles": n}) for (name, n), r in pairs}, {}
+        def extract_articles(new: Path) -> tuple[Mapping[str, Mapping[str, int]], Mapping[str, Any]]:
+            return {name: {"articles": n} for name, n in extract_wikipedia(dump, new, preparation.pool).items()}, {}
 
         manifest = output.make_folder(extract_articles)
         return f"{manifest.total('articles'):,} articles extracted to {folder}"

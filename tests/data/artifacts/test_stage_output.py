@@ -169,9 +169,9 @@ def test_a_whole_folder_is_made_or_none(tmp_path, pool):
     output = output_in(tmp_path / "out", pool)
     (tmp_path / ".out.of a killed run.unfinished").mkdir()
     with pytest.raises(FileNotFoundError):
-        output.make_folder(lambda new: ({"a.txt": FileRecord.of(new / "a.txt")}, {}))
+        output.make_folder(lambda new: ({"a.txt": {}}, {}))
     assert list(tmp_path.iterdir()) == []
-    manifest = output.make_folder(lambda new: (write_files(new, a="one"), {"date": "today"}))
+    manifest = output.make_folder(lambda new: ({name: {} for name in write_files(new, a="one")}, {"date": "today"}))
     assert sorted(tree(tmp_path)) == ["out/a.txt", f"out/{FILE_NAME}"]
     assert output.finished() == Manifest.read(tmp_path / "out" / FILE_NAME)
     assert output.finished().facts == manifest.facts == {"date": "today"}

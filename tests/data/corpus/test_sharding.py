@@ -82,8 +82,7 @@ def test_every_document_once_whole_and_balanced(tmp_path_factory, sizes, n_train
     assert abs(n_in_test - fraction * sum(sizes)) <= max(sizes)
 
     assert records == {
-        f"{name}.txt": FileRecord.of(folder / "out" / f"{name}.txt", documents=len(shard), sentences=n_sentences[name])
-        for name, shard in shards.items()
+        f"{name}.txt": {"documents": len(shard), "sentences": n_sentences[name]} for name, shard in shards.items()
     }
 
 
@@ -124,7 +123,7 @@ def test_empty_lines_and_documents_without_a_sentence_count_for_nothing(tmp_path
     (tmp_path / "in.txt").write_text("\n One. Two.\n\n \t\nThree. Four.", encoding="utf-8")
     records = make_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(1, 0, 0.0))
     assert (tmp_path / "out" / "x_training_0.txt").read_text(encoding="utf-8") == "One.\nTwo.\n\nThree.\nFour.\n\n"
-    assert records["x_training_0.txt"].counts == {"documents": 2, "sentences": 4}
+    assert records["x_training_0.txt"] == {"documents": 2, "sentences": 4}
 
 
 def test_carriage_returns_end_neither_sentences_nor_documents(tmp_path):
@@ -187,6 +186,6 @@ def test_copies_are_in_no_shard(tmp_path):
     path = write_documents(tmp_path / "in.txt", [3, 1, 2, 4, 5, 2])
     path.write_bytes(path.read_bytes() * 3)
     records = make_shards([path], tmp_path / "out", plan_of(2, 0, 0))
-    assert sum(record.counts["documents"] for record in records.values()) == 6
+    assert sum(counts["documents"] for counts in records.values()) == 6
     documents = [document for shard in read_shards(tmp_path / "out").values() for document in shard]
     assert sorted(len(document) for document in documents) == [1, 2, 2, 3, 4, 5]
