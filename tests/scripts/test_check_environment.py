@@ -129,10 +129,10 @@ def data(folder, vocab_file=None, in_full=False):
 def test_a_shard_of_another_size_is_a_problem(folder):
     with open(shards_of(folder) / "sample_training_1.hdf5", "ab") as file:
         file.write(b"x")
-    ended, findings, _ = check(folder)
-    assert ended.returncode == 1
-    assert "sample_training_1.hdf5 is missing or of another size" in findings["shards, phase 1"]["found"]
-    assert "create_hdf5_files" in findings["shards, phase 1"]["remedy"]
+    finding = data(folder / "data")["shards, phase 1"]
+    assert finding.state == PROBLEM
+    assert "sample_training_1.hdf5 is missing or of another size" in finding.found
+    assert "create_hdf5_files" in finding.remedy
 
 
 def test_a_flipped_byte_is_found_by_the_whole_verification_only(folder):

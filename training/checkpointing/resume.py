@@ -62,12 +62,7 @@ def find_start(settings: Settings, stage: Stage, total_steps: float) -> dict[str
 
 
 def _steps_to_try(settings: Settings, stage: Stage, steps: list[int], total_steps: float, asked: int) -> list[int]:
-    """Steps, counted over all stages, to resume from, the best first; none for a fresh start.
-
-    Args:
-        steps: of all checkpoints in the folder, the newest first.
-        asked: `--resume_step`; -1: the newest.
-    """
+    """Those of the folder's `steps`, newest first, to resume from, the best first; none for a fresh start."""
     output_dir, has_weights = settings.output.output_dir, settings.checkpoints.init_checkpoint
     first = stage.first_step
     last = first + total_steps if settings.trains else math.inf

@@ -143,12 +143,12 @@ class Heartbeat:
             # Longer than two intervals only where this process itself was suspended: then so were the others, perhaps.
             age = self._ages[rank] + min(elapsed, 2 * self._interval) if value == self._beats[rank] else 0.0
             self._ages[rank], self._beats[rank] = age, value
-            sentence = None
             if value == FAILED and age > self._grace:
                 sentence = f"{self._names[rank]} ended with an error; its own output says which."
             elif value not in (FINISHED, FAILED) and age > self._limit:
                 sentence = f"{self._names[rank]} is gone: no sign of life for {age:.1f} seconds."
-            if sentence:
-                self._store.set(_VERDICT, sentence)
-                return sentence
+            else:
+                continue
+            self._store.set(_VERDICT, sentence)
+            return sentence
         return None

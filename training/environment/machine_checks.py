@@ -37,13 +37,7 @@ def finding(check: str, found: str, is_right: object, remedy: str, otherwise: st
 
 
 def machine_findings(facts: dict[str, Any], n_gpus: int, import_error: str | None) -> Iterator[Finding]:
-    """Python and its packages, memory and profilers.
-
-    Args:
-        facts: of `description.machine_facts`.
-        n_gpus: that PyTorch sees.
-        import_error: what importing the training raised, if it did.
-    """
+    """Python, packages, memory and profilers, from `description.machine_facts` and what importing a training raised."""
     python = _numbers(facts["python"])[:2]
     remedy = "Take Python 3.11 to 3.14, for which versions are pinned."
     is_right, otherwise = LOWEST_PYTHON <= python <= HIGHEST_PYTHON, PROBLEM if python < LOWEST_PYTHON else WARNING
