@@ -63,7 +63,7 @@ def dropout_add_norm_(
         normalized,
         mean,
         scale,
-        *(fp8 or (normalized, normalized)),
+        fp8,
         seed,
         n_rows,
         eps,
@@ -120,7 +120,7 @@ def dropout_add_norm_backward(
         residual_gradient,
         hidden_gradient,
         partial_sums,
-        *(fp8 or (gradient, gradient)),
+        fp8,
         seed,
         n_rows,
         n_blocks,
@@ -147,8 +147,7 @@ def _dropout_add_norm(
     normalized_ptr,
     mean_ptr,
     scale_ptr,
-    fp8_ptr,
-    fp8_scale_ptr,
+    fp8,
     seed_ptr,
     n_rows,
     eps,
@@ -183,7 +182,7 @@ def _dropout_add_norm(
     tl.store(mean_ptr + rows, mean, rows < n_rows)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
     if to_fp8:
-        store_rows(normalized, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+        store_rows(normalized, fp8, rows, n_rows, places, inside)
 
 
 @triton.jit
@@ -197,8 +196,7 @@ def _dropout_add_norm_gradients(
     residual_gradient_ptr,
     hidden_gradient_ptr,
     partial_sums_ptr,
-    fp8_ptr,
-    fp8_scale_ptr,
+    fp8,
     seed_ptr,
     n_rows,
     n_blocks,
@@ -242,7 +240,7 @@ def _dropout_add_norm_gradients(
             result = tl.where(is_kept(key, block_columns, threshold), result * kept_scale, 0.0)
             tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
         if to_fp8:
-            store_rows(result, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+            store_rows(result, fp8, rows, n_rows, places, inside)
         hidden_sum += result
 
     sums = partial_sums_ptr + tl.program_id(0) * 3 * n_columns + columns

@@ -59,8 +59,7 @@ def quantize_rows(matrix: Tensor) -> Rows:
     block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
     _quantize_rows[(triton.cdiv(n_rows, block_rows),)](
         matrix,
-        rows.values,
-        rows.scale,
+        rows,
         n_rows,
         n_columns=n_columns,
         block_columns=block_columns,
@@ -97,15 +96,16 @@ def matmul(left: Rows, right: Tensor, scale: Tensor, dtype: torch.dtype, bias: T
 
 
 @triton.jit
-def store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside):
+def store_rows(values, fp8, rows, n_rows, places, inside):
     """Store whole rows as e4m3 with their scales.
 
     Args:
         values: (R, C) fp32.
-        values_ptr, scale_ptr: of `Rows`.
+        fp8: the `Rows` to store in.
         rows: (R,), which of the matrix's they are; those from n_rows on are left out.
         places, inside: (R, C), offsets in the matrix and whether they are in it.
     """
+    values_ptr, scale_ptr = fp8
     largest = tl.max(tl.where(inside, tl.abs(values), 0.0), 1)
     scale = tl.maximum(largest / E4M3_MAX, SMALLEST_SCALE)
     # 8 values per thread, as bf16 beside has them. For 16 the compiler would compute all values once more.
@@ -116,20 +116,14 @@ def store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside):
 
 @triton.jit
 def _quantize_rows(
-    matrix_ptr,
-    values_ptr,
-    scale_ptr,
-    n_rows,
-    n_columns: tl.constexpr,
-    block_columns: tl.constexpr,
-    block_rows: tl.constexpr,
+    matrix_ptr, fp8, n_rows, n_columns: tl.constexpr, block_columns: tl.constexpr, block_rows: tl.constexpr
 ):
     columns = tl.arange(0, block_columns)
     rows = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
     values = tl.load(matrix_ptr + places, inside, 0.0).to(tl.float32)
-    store_rows(values, values_ptr, scale_ptr, rows, n_rows, places, inside)
+    store_rows(values, fp8, rows, n_rows, places, inside)
 
 
 @triton.jit

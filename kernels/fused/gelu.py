@@ -45,7 +45,7 @@ def gelu(inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
     _gelu[(triton.cdiv(n_rows, block_rows),)](
         inputs,
         outputs,
-        *(fp8 or (outputs, outputs)),
+        fp8,
         n_rows,
         n_columns=n_columns,
         block_columns=block_columns,
@@ -79,7 +79,7 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
         gradient,
         inputs,
         partial_sums,
-        *(fp8 or (gradient, gradient)),
+        fp8,
         n_rows,
         n_blocks,
         n_columns=n_columns,
@@ -112,8 +112,7 @@ def _normal(x):
 def _gelu(
     inputs_ptr,
     outputs_ptr,
-    fp8_ptr,
-    fp8_scale_ptr,
+    fp8,
     n_rows,
     n_columns: tl.constexpr,
     block_columns: tl.constexpr,
@@ -129,7 +128,7 @@ def _gelu(
     activated = x * cumulative
     tl.store(outputs_ptr + places, activated.to(outputs_ptr.dtype.element_ty), inside)
     if to_fp8:
-        store_rows(activated, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+        store_rows(activated, fp8, rows, n_rows, places, inside)
 
 
 @triton.jit
@@ -137,8 +136,7 @@ def _gelu_gradient(
     gradient_ptr,
     inputs_ptr,
     partial_sums_ptr,
-    fp8_ptr,
-    fp8_scale_ptr,
+    fp8,
     n_rows,
     n_blocks,
     n_columns: tl.constexpr,
@@ -159,6 +157,6 @@ def _gelu_gradient(
         gradient *= cumulative + x * density
         tl.store(gradient_ptr + places, gradient.to(gradient_ptr.dtype.element_ty), inside)
         if to_fp8:
-            store_rows(gradient, fp8_ptr, fp8_scale_ptr, rows, n_rows, places, inside)
+            store_rows(gradient, fp8, rows, n_rows, places, inside)
         bias_sum += gradient
     tl.store(partial_sums_ptr + tl.program_id(0) * n_columns + columns, tl.sum(bias_sum, 0), is_column)
