@@ -97,9 +97,11 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("backend", ["reference", "triton"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 4e-2), (torch.float16, 5e-3)])
-def test_values_and_all_gradients(dtype, tolerance, dropout_p, backend):
+@pytest.mark.parametrize(
+    ("backend", "dtype", "tolerance"),
+    [("reference", torch.float32, 2e-5), ("triton", torch.float32, 2e-5), ("triton", torch.bfloat16, 4e-2)],
+)
+def test_values_and_all_gradients(backend, dtype, tolerance, dropout_p):
     fused = encoder(dropout_p, backend)
     plain = copy.deepcopy(fused).double()
     hidden, *lengths = batch()
@@ -210,15 +212,14 @@ def low_precision(in_fp8: bool) -> torch.dtype:
     return torch.float32 if in_fp8 and DEVICE.type == "cpu" else torch.bfloat16
 
 
-@pytest.mark.parametrize("in_fp8", [False, True])
-def test_weights_are_those_of_now(in_fp8):
+def test_weights_are_those_of_now():
     """Forward and backward, whatever they were in the pass before."""
-    fused, other = (encoder(0.0, in_fp8=in_fp8) for _ in range(2))
+    fused, other = (encoder(0.0, in_fp8=True) for _ in range(2))
     with torch.no_grad():
         for parameter in other.parameters():
             parameter += 0.1 * parameter.flip(0)
     hidden, *lengths = batch()
-    leaf = hidden.to(low_precision(in_fp8)).requires_grad_()
+    leaf = hidden.to(low_precision(in_fp8=True)).requires_grad_()
 
     def output_and_gradients(model: BertEncoder) -> list[torch.Tensor]:
         output = model(leaf, *lengths)
@@ -231,8 +232,7 @@ def test_weights_are_those_of_now(in_fp8):
     assert not torch.equal(before[0], after[0])
 
 
-@pytest.mark.parametrize("in_fp8", [False, True])
-@pytest.mark.parametrize("checkpoint_activations", [False, True])
+@pytest.mark.parametrize(("checkpoint_activations", "in_fp8"), [(False, False), (True, True)])
 def test_weights_are_prepared_once_for_all_layers(monkeypatch, checkpoint_activations, in_fp8):
     """The four products' in turn, also where layers are computed again."""
     prepared = []

@@ -62,7 +62,7 @@ def check(
 
 @pytest.mark.parametrize("n_gradients", [1, 2])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
-@pytest.mark.parametrize("shape", [(1, 8), (7, 24), (33, 128), (65, 1024)])
+@pytest.mark.parametrize("shape", [(1, 8), (7, 24), (27, 1024)])
 def test_values_and_gradients(shape, dropout_p, n_gradients):
     check(*shape, torch.float32, dropout_p, 1e-5, n_gradients)
 
@@ -70,7 +70,7 @@ def test_values_and_gradients(shape, dropout_p, n_gradients):
 @pytest.mark.parametrize("n_gradients", [1, 2])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
 def test_16_bits(dtype, tolerance, n_gradients):
-    check(40, 256, dtype, 0.1, tolerance, n_gradients)
+    check(15, 256, dtype, 0.1, tolerance, n_gradients)
 
 
 @settings(max_examples=10)
@@ -81,13 +81,13 @@ def test_any_shape(n_rows, n_columns, dropout_p):
 
 
 def test_each_element_is_dropped_at_the_rate_and_by_itself():
-    mask = kept((512, 256), 0.1).double()
+    mask = kept((128, 1024), 0.1).double()
     assert abs(mask.mean().item() - 0.9) < 5 * (0.09 / mask.numel()) ** 0.5
     assert 0 < mask.mean(0).min() < mask.mean(0).max() < 1
 
 
 def test_the_same_bits_every_time():
-    hidden, residual, gradients, weight, bias = inputs(65, 256, torch.float32, 2)
+    hidden, residual, gradients, weight, bias = inputs(27, 256, torch.float32, 2)
     summed = hidden.clone()
     _, mean, scale, _ = dropout_add_norm_(summed, residual, weight, bias, EPS, 0.1, SEED)
     first, second = (dropout_add_norm_backward(gradients, summed, mean, scale, weight, 0.1, SEED) for _ in range(2))
