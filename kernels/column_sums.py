@@ -24,29 +24,17 @@ def column_sums(partial: Tensor, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = partial.new_empty(*partial.shape[:-2], n_columns)
     n_matrices = 1 if partial.dim() == 2 else len(partial)
+    sums_stride = 0 if out.dim() == 1 else out.stride(0)
+    settings = {"block_rows": BLOCK_ROWS, "block_columns": BLOCK_COLUMNS, "num_warps": WARPS, "maxnreg": REGISTERS}
     _column_sums[(triton.cdiv(n_columns, BLOCK_COLUMNS), n_matrices)](
-        partial,
-        out,
-        0 if out.dim() == 1 else out.stride(0),
-        n_rows,
-        n_columns,
-        block_rows=BLOCK_ROWS,
-        block_columns=BLOCK_COLUMNS,
-        num_warps=WARPS,
-        maxnreg=REGISTERS,
+        partial, out, sums_stride, n_rows, n_columns, **settings
     )
     return out
 
 
 @triton.jit
 def _column_sums(
-    partial_ptr,
-    sums_ptr,
-    sums_stride,
-    n_rows,
-    n_columns,
-    block_rows: tl.constexpr,
-    block_columns: tl.constexpr,
+    partial_ptr, sums_ptr, sums_stride, n_rows, n_columns, block_rows: tl.constexpr, block_columns: tl.constexpr
 ):
     columns = tl.program_id(0) * block_columns + tl.arange(0, block_columns)
     is_column = columns < n_columns

@@ -39,8 +39,7 @@ def dropout_add_norm_(
     """LayerNorm(dropout(hidden_states) + residual); `hidden_states` holds the sum before the norm afterwards.
 
     Args:
-        hidden_states: (T, H), contiguous; overwritten.
-        residual: (T, H), contiguous, the dtype of `hidden_states`.
+        hidden_states, residual: (T, H), contiguous, of one dtype; the former is overwritten.
         weight, bias: (H,), fp32.
         eps: added to the variance.
         dropout_p: probability to drop an element, below 1.
@@ -51,30 +50,14 @@ def dropout_add_norm_(
         the normalized (T, H); for backward each row's mean and 1 / standard deviation, (T,) in fp32; and the first
         one's rows in fp8 or None.
     """
-    n_rows, n_columns = hidden_states.shape
+    n_rows = len(hidden_states)
     normalized = torch.empty_like(hidden_states)
     fp8 = empty_rows(normalized) if to_fp8 else None
     mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
+    tensors = hidden_states, residual, weight, bias, normalized, mean, scale, fp8, seed
+    numbers, constants = _numbers_and_constants(hidden_states, dropout_p, to_fp8)
     _dropout_add_norm[(triton.cdiv(n_rows, FORWARD_ROWS),)](
-        hidden_states,
-        residual,
-        weight,
-        bias,
-        normalized,
-        mean,
-        scale,
-        fp8,
-        seed,
-        n_rows,
-        eps,
-        drop_threshold(dropout_p),
-        1 / (1 - dropout_p),
-        n_columns=n_columns,
-        block_columns=triton.next_power_of_2(n_columns),
-        block_rows=FORWARD_ROWS,
-        has_dropout=dropout_p > 0,
-        to_fp8=to_fp8,
-        num_warps=FORWARD_WARPS,
+        *tensors, n_rows, eps, *numbers, **constants, block_rows=FORWARD_ROWS, num_warps=FORWARD_WARPS
     )
     return normalized, mean, scale, fp8
 
@@ -110,32 +93,20 @@ def dropout_add_norm_backward(
     n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
     n_thread_blocks = min(n_blocks, n_resident_blocks(gradient.device, BLOCKS_PER_MULTIPROCESSOR))
     partial_sums = torch.empty(n_thread_blocks, 3, n_columns, dtype=torch.float32, device=gradient.device)
-    _dropout_add_norm_gradients[(n_thread_blocks,)](
-        gradient,
-        *(others or (gradient,)),
-        summed,
-        mean,
-        scale,
-        weight,
-        residual_gradient,
-        hidden_gradient,
-        partial_sums,
-        fp8,
-        seed,
-        n_rows,
-        n_blocks,
-        drop_threshold(dropout_p),
-        1 / (1 - dropout_p),
-        n_columns=n_columns,
-        block_columns=triton.next_power_of_2(n_columns),
-        block_rows=BACKWARD_ROWS,
-        has_second=bool(others),
-        has_dropout=dropout_p > 0,
-        to_fp8=to_fp8,
-        num_warps=BACKWARD_WARPS,
-    )
+    tensors = gradient, *(others or (gradient,)), summed, mean, scale, weight
+    results = residual_gradient, hidden_gradient, partial_sums, fp8
+    numbers, constants = _numbers_and_constants(gradient, dropout_p, to_fp8)
+    constants |= {"block_rows": BACKWARD_ROWS, "has_second": bool(others), "num_warps": BACKWARD_WARPS}
+    _dropout_add_norm_gradients[(n_thread_blocks,)](*tensors, *results, seed, n_rows, n_blocks, *numbers, **constants)
     sums = column_sums(partial_sums.flatten(1)).view(3, n_columns)
     return residual_gradient, hidden_gradient, sums, fp8
+
+
+def _numbers_and_constants(matrix: Tensor, dropout_p: float, to_fp8: bool) -> tuple[tuple[int, float], dict[str, int]]:
+    """What both kernels take: threshold and scale of the dropout, and constants."""
+    n_columns = matrix.shape[1]
+    shape = {"n_columns": n_columns, "block_columns": triton.next_power_of_2(n_columns)}
+    return (drop_threshold(dropout_p), 1 / (1 - dropout_p)), {**shape, "has_dropout": dropout_p > 0, "to_fp8": to_fp8}
 
 
 @triton.jit

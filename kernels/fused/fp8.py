@@ -57,15 +57,8 @@ def quantize_rows(matrix: Tensor) -> Rows:
     n_rows, n_columns = matrix.shape
     block_columns = triton.next_power_of_2(n_columns)
     block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
-    _quantize_rows[(triton.cdiv(n_rows, block_rows),)](
-        matrix,
-        rows,
-        n_rows,
-        n_columns=n_columns,
-        block_columns=block_columns,
-        block_rows=block_rows,
-        num_warps=ROWS_WARPS,
-    )
+    constants = {"n_columns": n_columns, "block_columns": block_columns, "block_rows": block_rows}
+    _quantize_rows[(triton.cdiv(n_rows, block_rows),)](matrix, rows, n_rows, **constants, num_warps=ROWS_WARPS)
     return rows
 
 

@@ -38,21 +38,10 @@ def gelu(inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
 
     Returns (T, I) in the dtype of the inputs, and its rows in fp8 or, without `to_fp8`, None.
     """
-    n_rows, n_columns = inputs.shape
     outputs = torch.empty_like(inputs)
     fp8 = empty_rows(inputs) if to_fp8 else None
-    block_rows, block_columns = _block(n_columns)
-    _gelu[(triton.cdiv(n_rows, block_rows),)](
-        inputs,
-        outputs,
-        fp8,
-        n_rows,
-        n_columns=n_columns,
-        block_columns=block_columns,
-        block_rows=block_rows,
-        to_fp8=to_fp8,
-        num_warps=FORWARD_WARPS,
-    )
+    n_blocks, constants = _blocks(inputs)
+    _gelu[(n_blocks,)](inputs, outputs, fp8, len(inputs), **constants, to_fp8=to_fp8, num_warps=FORWARD_WARPS)
     return outputs, fp8
 
 
@@ -68,33 +57,24 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
         (I,) in fp32, the new gradient's sum over T, which is the gradient of a bias that was added to the inputs; and
         the new gradient's rows in fp8 or None.
     """
-    n_rows, n_columns = inputs.shape
     fp8 = empty_rows(gradient) if to_fp8 else None
-    block_rows, block_columns = _block(n_columns)
-    n_blocks = triton.cdiv(n_rows, block_rows)
+    n_blocks, constants = _blocks(inputs)
     per_multiprocessor = BLOCKS_PER_MULTIPROCESSOR_FP8 if to_fp8 else BLOCKS_PER_MULTIPROCESSOR
     n_thread_blocks = min(n_blocks, n_resident_blocks(inputs.device, per_multiprocessor))
-    partial_sums = torch.empty(n_thread_blocks, n_columns, dtype=torch.float32, device=inputs.device)
-    _gelu_gradient[(n_thread_blocks,)](
-        gradient,
-        inputs,
-        partial_sums,
-        fp8,
-        n_rows,
-        n_blocks,
-        n_columns=n_columns,
-        block_columns=block_columns,
-        block_rows=block_rows,
-        to_fp8=to_fp8,
-        num_warps=BACKWARD_WARPS_FP8 if to_fp8 else BACKWARD_WARPS,
-    )
+    partial_sums = torch.empty(n_thread_blocks, inputs.shape[1], dtype=torch.float32, device=inputs.device)
+    tensors = gradient, inputs, partial_sums, fp8
+    n_warps = BACKWARD_WARPS_FP8 if to_fp8 else BACKWARD_WARPS
+    _gelu_gradient[(n_thread_blocks,)](*tensors, len(inputs), n_blocks, **constants, to_fp8=to_fp8, num_warps=n_warps)
     return column_sums(partial_sums), fp8
 
 
-def _block(n_columns: int) -> tuple[int, int]:
-    """Rows and columns that a thread block holds: whole rows, and several where they are short."""
+def _blocks(inputs: Tensor) -> tuple[int, dict[str, int]]:
+    """How many blocks there are, of whole rows, several where they are short; and their shape, as constants."""
+    n_rows, n_columns = inputs.shape
     block_columns = triton.next_power_of_2(n_columns)
-    return max(1, ELEMENTS_PER_PROGRAM // block_columns), block_columns
+    block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
+    constants = {"n_columns": n_columns, "block_columns": block_columns, "block_rows": block_rows}
+    return triton.cdiv(n_rows, block_rows), constants
 
 
 @triton.jit
