@@ -2,7 +2,7 @@
 """How long a checkpoint makes training wait, and how long it takes: the copy to host memory, and the write beside it.
 
 A model with LAMB's moments is saved a few times, on the GPU if there is one. The other ranks of a run wait for the copy
-and not for the write.
+and not for the write. The first save takes longer, and is shown apart.
 
   python3 benchmark/checkpoint.py --bert_model large --output_dir /where/checkpoints/go
 """
@@ -13,10 +13,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmark.command_line import count_problems, parser_of
+from common.errors import run_main
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
 from optimization import build_optimizer, parameter_groups
@@ -25,26 +28,14 @@ from training.checkpointing.writer import CheckpointWriter
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny")
-    parser.add_argument("--output_dir", default=None, help="on the disk to measure (default: a temporary folder)")
-    parser.add_argument("--repeats", type=int, default=4, help="saves; the median counts, the first one is shown apart")
+    parser = parser_of(__doc__)
+    parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
+    parser.add_argument("--output_dir", help="on the disk to measure, if not in the system's temporary folder")
+    parser.add_argument("--repeats", type=int, default=3, help="saves after the first; the median counts")
     return parser.parse_args()
 
 
-def state_of(model: BertForPreTraining, optimizer: torch.optim.Optimizer) -> dict:
-    """What a run saves, as far as size goes."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": {},
-        "training_step": {},
-        "data_position": {},
-        "configuration": {},
-    }
-
-
-def measure(state: dict, folder: str, step: int, device: torch.device) -> tuple[float, float, int]:
+def measure(state: dict[str, Any], folder: str, step: int, device: torch.device) -> tuple[float, float, int]:
     """Seconds that `save` takes, seconds until the file is on disk, and its size in bytes."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -59,6 +50,7 @@ def measure(state: dict, folder: str, step: int, device: torch.device) -> tuple[
 def main() -> None:
     """Measure and print."""
     args = parse_arguments()
+    count_problems(args, "repeats").raise_if_any()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = BertForPreTraining(BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])).to(device)
     optimizer = build_optimizer("lamb", parameter_groups(model), 1e-4)
@@ -66,16 +58,15 @@ def main() -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
+    parts = ("schedule", "training_step", "data_position", "configuration")  # next to nothing, as far as size goes
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **{part: {} for part in parts}}
     with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
-        runs = [measure(state_of(model, optimizer), folder, step, device) for step in range(1, args.repeats + 1)]
-    stalls, wholes = [run[0] for run in runs[1:] or runs], [run[1] for run in runs[1:] or runs]
-    stall, whole = statistics.median(stalls), statistics.median(wholes)
-    print(
-        f"{args.bert_model} on {device.type}, {runs[0][2] / 1e9:.2f} GB, median of {len(stalls)} saves after the first"
-    )
+        first, *saves = (measure(state, folder, step, device) for step in range(args.repeats + 1))
+    stall, whole, size = map(statistics.median, zip(*saves, strict=True))
+    print(f"{args.bert_model} on {device.type}, {size / 1e9:.2f} GB, median of {len(saves)} saves after the first")
     print(f"training waits {stall:.3f} s of the {whole:.3f} s that a save takes: {stall / whole:.1%}")
-    print(f"the first save: {runs[0][0]:.3f} of {runs[0][1]:.3f} s")
+    print(f"the first save: {first[0]:.3f} of {first[1]:.3f} s")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,6 +13,7 @@ benchmark/data_scale.py measures what more processes bring, and memory.
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -24,9 +25,10 @@ from typing import Any
 import h5py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmark.command_line import count_problems, parser_of
 from benchmark.timing import in_fresh_process, in_turns
 from benchmark.workloads.shards import PUBLISHED_LENGTHS, make_shards
+from common.errors import run_main
 from data.masked_lm.hdf5_writer import COMPRESSIONS
 
 BOUND_OF_BOTH = 4.0
@@ -65,8 +67,20 @@ def seconds_of_reading(files: Sequence[Path]) -> float:
     return time.perf_counter() - start
 
 
-def compare_stages(shards: Sequence[Path], vocab_file: str, repeats: int) -> list[tuple[str, float, float, float]]:
-    """Names, and the least, median and largest ratio to the library's least time."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("shards", nargs="+", type=Path, help="text shards: a sentence per line")
+    parser.add_argument("--vocab_file", required=True, help="of WordPiece, a token per line")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each, in turns")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parse_arguments()
+    count_problems(args, "repeats").raise_if_any()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     options = {
         "length 128": (PUBLISHED_LENGTHS[:1],),
         "length 512": (PUBLISHED_LENGTHS[1:],),
@@ -75,53 +89,30 @@ def compare_stages(shards: Sequence[Path], vocab_file: str, repeats: int) -> lis
         "both, lzf": (PUBLISHED_LENGTHS, "tokens", "lzf"),
         "both, none": (PUBLISHED_LENGTHS, "tokens", "none"),
     }
-    measurements = {"tokenizers alone": partial(in_fresh_process, seconds_of_library, shards, vocab_file)} | {
-        name: partial(in_fresh_process, seconds_of_ours, shards, None, vocab_file, *of_name)
-        for name, of_name in options.items()
-    }
-    seconds = in_turns(measurements, repeats)
-    unit = min(seconds["tokenizers alone"])
-    return [
-        (name, min(values) / unit, sorted(values)[len(values) // 2] / unit, max(values) / unit)
-        for name, values in seconds.items()
-    ]
-
-
-def compare_compressions(shards: Sequence[Path], vocab_file: str, repeats: int) -> list[tuple[str, float, float]]:
-    """Names, size and the least seconds of reading, as shares of gzip's."""
-    sizes, seconds = {}, {}
-    for compression in COMPRESSIONS:
-        with tempfile.TemporaryDirectory() as folder:
-            options = PUBLISHED_LENGTHS, "tokens", compression
-            in_fresh_process(seconds_of_ours, shards, Path(folder), vocab_file, *options)
-            files = sorted(Path(folder).glob("*.hdf5"))
-            sizes[compression] = sum(file.stat().st_size for file in files)
-            seconds[compression] = min(in_fresh_process(seconds_of_reading, files) for _ in range(repeats))
-    return [(name, sizes[name] / sizes["gzip"], seconds[name] / seconds["gzip"]) for name in COMPRESSIONS]
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shards", nargs="+", type=Path, help="text shards: a sentence per line")
-    parser.add_argument("--vocab_file", required=True)
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each, in turns (default: 5)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure and print."""
-    args = parse_arguments()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    measurements = {"tokenizers alone": partial(in_fresh_process, seconds_of_library, args.shards, args.vocab_file)}
+    for name, of_name in options.items():
+        measurements[name] = partial(in_fresh_process, seconds_of_ours, args.shards, None, args.vocab_file, *of_name)
     n_bytes = sum(shard.stat().st_size for shard in args.shards)
     print(f"{n_bytes / 1e6:.1f} MB of text; the least, the median and the most of {args.repeats}")
-    for name, least, median, most in compare_stages(args.shards, args.vocab_file, args.repeats):
+    seconds = in_turns(measurements, args.repeats)
+    unit = min(seconds["tokenizers alone"])
+    for name, times in seconds.items():
+        least, median, most = (of(times) / unit for of in (min, statistics.median, max))
         bound = f"   (bound: {BOUND_OF_BOTH})" if name == "both lengths" else ""
         print(f"{name:>17}: {least:6.2f} {median:6.2f} {most:6.2f}{bound}")
+
     print("reading the files of both lengths, and their size, gzip being 1")
-    for name, size, seconds in compare_compressions(args.shards, args.vocab_file, args.repeats):
-        print(f"{name:>17}: {seconds:6.2f} {size:6.2f}")
+    found = {}
+    for compression in COMPRESSIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            given = Path(folder), args.vocab_file, PUBLISHED_LENGTHS, "tokens", compression
+            in_fresh_process(seconds_of_ours, args.shards, *given)
+            files = sorted(Path(folder).glob("*.hdf5"))
+            reading = min(in_fresh_process(seconds_of_reading, files) for _ in range(args.repeats))
+            found[compression] = reading, sum(file.stat().st_size for file in files)
+    for name, (reading, size) in found.items():
+        print(f"{name:>17}: {reading / found['gzip'][0]:6.2f} {size / found['gzip'][1]:6.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -23,10 +23,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmark.command_line import count_problems, parser_of
 from benchmark.timing import in_fresh_process, in_turns
 from benchmark.workloads.made_corpus import write_dump, write_formatted
 from benchmark.workloads.shards import make_shards
+from common.errors import run_main
 from common.workers import Workers, workers
 from data.corpus.extraction import extract_wikipedia
 from data.corpus.sentences import split_sentences
@@ -86,7 +87,7 @@ def hdf5(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
 STAGES = MappingProxyType({"extraction": extraction, "splitting": splitting, "sharding": sharding, "hdf5": hdf5})
 
 
-def run_stage(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> dict[str, float]:
+def run_stage(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> tuple[float, float, float]:
     """Seconds, and the peak resident MiB of this process and of the largest of its workers.
 
     To be called by a process that has done nothing before, since a peak never goes down.
@@ -95,63 +96,55 @@ def run_stage(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_f
     with workers(n_processes) as pool:
         STAGES[stage](folder, n_shards, vocab_file, pool)
     seconds = time.perf_counter() - start
-    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"seconds": seconds, "main_mib": _own_peak_mib(), "worker_mib": worker}
-
-
-def _own_peak_mib() -> float:
     # getrusage would also count what the process that started this one had taken.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    peak = Path("/proc/self/status").read_text(encoding="ascii").split("VmHWM:")[1].split()[0]
+    return seconds, int(peak) / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocab_file", required=True)
-    parser.add_argument("--scale_mb", type=float, default=20, help="MB of text (default: 20)")
-    parser.add_argument("--n_processes", type=int, default=2, help="to compare with one process (default: 2)")
+    parser = parser_of(__doc__)
+    parser.add_argument("--vocab_file", required=True, help="of WordPiece, a token per line")
+    parser.add_argument("--scale_mb", type=float, default=20, help="MB of text")
+    parser.add_argument("--n_processes", type=int, default=2, help="to compare with one process")
     parser.add_argument(
         "--memory_only", action="store_true", help="leave the runs with one process out, for a large corpus"
     )
-    parser.add_argument("--n_shards", type=int, help=f"(default: one for {MB_PER_SHARD} MB, and 8 at least)")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turns (default: 1)")
-    parser.add_argument("--folder", type=Path, help="where the corpus and its shards go (default: a temporary folder)")
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="(default: all)")
+    parser.add_argument("--n_shards", type=int, help=f"if not one for {MB_PER_SHARD} MB, and 8 at least")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turns")
+    parser.add_argument("--folder", type=Path, help="where the corpus and its shards go, if not in a temporary folder")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="to run")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure and print."""
     args = parse_arguments()
-    n_shards = args.n_shards or max(8, round(args.scale_mb / MB_PER_SHARD))
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        _measure(Path(folder), n_shards, args)
-
-
-def _measure(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
-    n_bytes = int(args.scale_mb * 1e6)
-    if "extraction" in args.stages:
-        write_dump(folder / "dump.xml", n_bytes, int(args.scale_mb * TEMPLATES_PER_MB))
-    write_formatted(folder / "corpus.txt", n_bytes)
-    (folder / "shards").mkdir()
+    count_problems(args, "n_processes", "repeats").raise_if_any()
+    n_shards, n_bytes = args.n_shards or max(8, round(args.scale_mb / MB_PER_SHARD)), int(args.scale_mb * 1e6)
     print(f"{args.scale_mb} MB of text, {n_shards} shards; the least seconds and the most MiB of {args.repeats}")
     several_processes = f"{args.n_processes} processes"
     print(f"{'stage':>10} {'1 process':>10} {several_processes:>13} {'ratio':>6} {'main MiB':>9} {'worker MiB':>11}")
-    for stage in args.stages:
-        measurements = {
-            n_processes: partial(in_fresh_process, run_stage, stage, n_processes, folder, n_shards, args.vocab_file)
-            for n_processes in ([args.n_processes] if args.memory_only else [1, args.n_processes])
-        }
-        runs = in_turns(measurements, args.repeats)
-        several = min(run["seconds"] for run in runs[args.n_processes])
-        one = min((run["seconds"] for run in runs.get(1, [])), default=float("nan"))
-        # With one process, the main one does the work of the workers, so it is the larger of its kind.
-        main = max(run["main_mib"] for results in runs.values() for run in results)
-        worker = max(run["worker_mib"] for results in runs.values() for run in results)
-        times = f"{one:>10.2f} {several:>13.2f} {one / several:>6.2f}"
-        print(f"{stage:>10} {times} {main:>9.0f} {worker:>11.0f}", flush=True)
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        folder = Path(temporary)
+        if "extraction" in args.stages:
+            write_dump(folder / "dump.xml", n_bytes, int(args.scale_mb * TEMPLATES_PER_MB))
+        write_formatted(folder / "corpus.txt", n_bytes)
+        (folder / "shards").mkdir()
+        for stage in args.stages:
+            measurements = {
+                n: partial(in_fresh_process, run_stage, stage, n, folder, n_shards, args.vocab_file)
+                for n in ([args.n_processes] if args.memory_only else [1, args.n_processes])
+            }
+            runs = in_turns(measurements, args.repeats)
+            several, one = (
+                min((run[0] for run in runs.get(n, [])), default=float("nan")) for n in (args.n_processes, 1)
+            )
+            # With one process, the main one does the work of the workers, so it is the larger of its kind.
+            _, main_mib, worker_mib = map(max, zip(*(run for of_n in runs.values() for run in of_n), strict=True))
+            times = f"{one:>10.2f} {several:>13.2f} {one / several:>6.2f}"
+            print(f"{stage:>10} {times} {main_mib:>9.0f} {worker_mib:>11.0f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -19,18 +19,18 @@ Repeats go round the formats, so that a device that warms up or throttles shows 
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.timing import in_turns, spread
-from common.errors import UserError, run_main
+from common.errors import run_main
 from common.matmul import Matmul
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import encoder_matmuls
@@ -43,15 +43,15 @@ FP8_MAX = 448.0  # of e4m3, https://arxiv.org/abs/2209.05433
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bert_model", default="large", choices=sorted(BERT_CONFIGS), help="(default: large)")
-    parser.add_argument("--batch_size", type=int, default=256, help="sequences per step (default: 256)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence (default: 128)")
+    parser = parser_of(__doc__)
+    parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="whose products are timed")
+    parser.add_argument("--batch_size", type=int, default=256, help="sequences per step")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument(
-        "--formats", nargs="+", choices=(*DTYPES, *FP8), default=["bf16", *FP8], help="(default: bf16 and both of fp8)"
+        "--formats", nargs="+", choices=(*DTYPES, *FP8), default=["bf16", *FP8], help="of the products' factors"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each (default: 3)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to measure on")
     return parser.parse_args(arguments)
 
 
@@ -61,18 +61,16 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UserError: fp8 or tf32 is asked for where there is none, or a number is below one.
     """
+    problems = count_problems(args, "batch_size", "max_seq_length", "repeats")
     capability = torch.cuda.get_device_capability() if args.device.startswith("cuda") else (0, 0)
-    fp8 = [name for name in args.formats if name in FP8]
-    if fp8 and capability < (8, 9):
-        raise UserError(
-            f"--formats has {' and '.join(fp8)}, which {args.device} cannot do",
-            "take a GPU of compute capability 8.9 or more, or other formats",
+    for name in args.formats:
+        needed = (8, 9) if name in FP8 else (8, 0) if name == "tf32" else (0, 0)
+        problems.check(
+            capability >= needed,
+            f"--formats has {name}, which {args.device} cannot do",
+            "take a GPU of compute capability {}.{} or more, or other formats".format(*needed),
         )
-    if "tf32" in args.formats and capability < (8, 0):
-        raise UserError(f"--formats has tf32, which {args.device} cannot do", "take fp32")
-    for name in ("batch_size", "max_seq_length", "repeats"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}", "it must be 1 or more")
+    problems.raise_if_any()
 
 
 def to_fp8(matrix: torch.Tensor, row_wise: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,21 +101,21 @@ def seconds_by_format(product: Matmul, name: str, device: torch.device) -> float
     if name not in FP8:
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         return seconds_of_matmul(product, DTYPES[name], device)
-    left = torch.randn(product.m, product.k, device=device, dtype=torch.bfloat16)
-    right = torch.randn(product.n, product.k, device=device, dtype=torch.bfloat16)
-    return seconds_of(fp8_product(left, right, name == "fp8-row"), device)
+    return seconds_of(fp8_product(*factors_of(product, device), name == "fp8-row"), device)
 
 
 def seconds_of_casts(product: Matmul, name: str, device: torch.device) -> float:
-    """Time to bring both factors of a product into fp8, in passes of their own; nothing for other formats."""
-    if name not in FP8:
-        return 0.0
-    cast = torch.compile(to_fp8)
-    factors = [torch.randn(rows, product.k, device=device, dtype=torch.bfloat16) for rows in (product.m, product.n)]
+    """Time to bring both factors of a product into fp8, in passes of their own."""
+    cast, factors = torch.compile(to_fp8), factors_of(product, device)
     return seconds_of(lambda: [cast(factor, name == "fp8-row") for factor in factors], device)
 
 
-def table(products: Sequence[Matmul], formats: Sequence[str], seconds: dict[tuple[Matmul, str], list[float]]) -> str:
+def factors_of(product: Matmul, device: torch.device) -> list[torch.Tensor]:
+    """(m, k) and (n, k), random, in bf16."""
+    return [torch.randn(rows, product.k, device=device, dtype=torch.bfloat16) for rows in (product.m, product.n)]
+
+
+def table(products: Sequence[Matmul], formats: Sequence[str], seconds: Mapping[tuple[Matmul, str], list[float]]) -> str:
     """TFLOP/s of each product, and of all as often as a step makes them."""
     medians = {key: statistics.median(times) for key, times in seconds.items()}
     rows = []
@@ -125,10 +123,10 @@ def table(products: Sequence[Matmul], formats: Sequence[str], seconds: dict[tupl
         rates = [product.flops / medians[product, name] / 1e12 for name in formats]
         shape = f"{product.m} x {product.n} x {product.k}"
         rows.append([product.name, shape, *(f"{rate:,.4g}" for rate in rates)])
-    totals = {name: sum(product.count * medians[product, name] for product in products) for name in formats}
+    totals = [sum(product.count * medians[product, name] for product in products) for name in formats]
     work = sum(product.count * product.flops for product in products)
-    rows.append(["all of a step", "", *(f"{work / totals[name] / 1e12:,.4g}" for name in formats)])
-    rows.append(["ms per step", "", *(f"{totals[name] * 1e3:,.4g}" for name in formats)])
+    rows.append(["all of a step", "", *(f"{work / total / 1e12:,.4g}" for total in totals)])
+    rows.append(["ms per step", "", *(f"{total * 1e3:,.4g}" for total in totals)])
     return markdown_table(("product, TFLOP/s", "m x n x k", *formats), rows)
 
 
@@ -146,12 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     seconds = in_turns(measurements, args.repeats)
     print(table(products, args.formats, seconds))
-    for name in args.formats:
-        if casts := sum(product.count * seconds_of_casts(product, name, device) for product in products):
-            print(f"{name}: casts of both factors in passes of their own: {casts * 1e3:,.4g} ms per step")
-    if args.repeats > 1:
-        print(f"repeats of a product lie within {spread(seconds):.1%}")
-    print(f"a copy reads and writes {copy_rate(device) / 1e12:,.3g} TB/s")
+    for name in [name for name in args.formats if name in FP8]:
+        casts = sum(product.count * seconds_of_casts(product, name, device) for product in products)
+        print(f"{name}: casts of both factors in passes of their own: {casts * 1e3:,.4g} ms per step")
+    copy = copy_rate(device) / 1e12
+    print(f"repeats of a product lie within {spread(seconds):.1%}; a copy reads and writes {copy:,.3g} TB/s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
+#!/usr/bin/env python3
 """How fast the pre-training loader is, alone: sequences per second of one process, beside a loader of NVIDIA's style.
 
 The loader must be far faster than the training it feeds, 20,000 sequences/s against some 2,000 of phase 1 on a GPU,
 because with several GPUs every process reads all files. The reference beside it is what the ancestors do: a Dataset
 that converts one sample at a time, torch's RandomSampler and default collation, in one process, from the same files.
+
+  python3 benchmark/loader.py
+  python3 benchmark/loader.py --input_dir SHARDS --batch_size 64
 """
 
 import argparse
@@ -12,17 +16,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
-from tqdm import tqdm
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common.errors import Problems, UserError, run_main
-from data.loading.prepared import prepared_shards
+from benchmark.command_line import count_problems, parser_of
+from benchmark.timing import in_turns
+from common.errors import run_main
 from data.loading.pretraining_dataset import PretrainingDataset
 from data.masked_lm.instances import DATASETS
 
@@ -53,24 +57,21 @@ class PerSampleDataset(torch.utils.data.Dataset):
 def write_shards(folder: Path, n_files: int, rows_per_file: int, max_seq_length: int, max_predictions: int) -> None:
     """Writes gzip shards of random samples, nine in ten of full length, as those made from long documents are."""
     rng = np.random.default_rng(0)
-    # Word frequencies as text has them, or gzip would have more to read than in real shards.
-    frequencies = 1 / np.arange(1, VOCAB_SIZE)
-    for i in tqdm(range(n_files), desc="writing shards", disable=None):
-        lengths = np.where(
-            rng.random(rows_per_file) < 0.9, max_seq_length, rng.integers(5, max_seq_length, rows_per_file)
-        )
-        is_real = np.arange(max_seq_length) < lengths[:, None]
-        ids = rng.choice(np.arange(1, VOCAB_SIZE), (rows_per_file, max_seq_length), p=frequencies / frequencies.sum())
-        n_masked = np.minimum(max_predictions, np.maximum(1, np.round(lengths * 0.15))).astype(int)
-        is_masked = np.arange(max_predictions) < n_masked[:, None]
-        # Distinct places: those of the smallest random numbers, padding never among them, [CLS] left out.
-        order = np.argsort(np.where(is_real, rng.random(is_real.shape), 2)[:, 1:], axis=1)[:, :max_predictions] + 1
+    for i in range(n_files):
+        lengths = rng.integers(5, max_seq_length, (rows_per_file, 1))
+        lengths[rng.random(rows_per_file) < 0.9] = max_seq_length
+        columns, predictions = np.arange(max_seq_length), np.arange(max_predictions)
+        is_real = columns < lengths
+        # Word frequencies as text has them, or gzip would have more to read than in real shards.
+        ids = rng.zipf(1.2, (rows_per_file, max_seq_length)) % (VOCAB_SIZE - 1) + 1
+        n_masked = np.clip(lengths * 3 // 20, 1, max_predictions)
+        is_masked = predictions < n_masked
         values = {
             "input_ids": (ids * is_real).astype(np.int32),
             "input_mask": is_real.astype(np.int8),
-            "segment_ids": (is_real & (np.arange(max_seq_length) >= lengths[:, None] // 2)).astype(np.int8),
-            "masked_lm_positions": (order * is_masked).astype(np.int32),
-            "masked_lm_ids": (rng.integers(1, VOCAB_SIZE, order.shape) * is_masked).astype(np.int32),
+            "segment_ids": (is_real & (columns >= lengths // 2)).astype(np.int8),
+            "masked_lm_positions": ((1 + predictions * (lengths - 1) // n_masked) * is_masked).astype(np.int32),
+            "masked_lm_ids": (rng.integers(1, VOCAB_SIZE, is_masked.shape) * is_masked).astype(np.int32),
             "next_sentence_labels": rng.integers(0, 2, rows_per_file).astype(np.int8),
         }
         with h5py.File(folder / f"random_training_{i}.hdf5", "w") as shard:
@@ -87,23 +88,19 @@ def read_per_sample(files: Sequence[Path], batch_size: int) -> Iterator[list[tor
 
 
 def rate(batches: Iterator, batch_size: int, seconds: float) -> float:
-    """Returns sequences per second, over at least `seconds` after a first batch; batches are assumed full."""
+    """Sequences per second, over at least `seconds` after a first batch; batches are assumed full."""
     next(batches)
-    start = time.perf_counter()
-    for n_batches in itertools.count(1):
+    start, n_batches = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or not n_batches:
         next(batches)
-        elapsed = time.perf_counter() - start
-        if elapsed >= seconds:
-            return n_batches * batch_size / elapsed
-    raise AssertionError("an endless count ended")
+        n_batches += 1
+    return n_batches * batch_size / elapsed
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--input_dir", default=None, help="shards to read; default: random ones in a temporary folder")
+    parser = parser_of(__doc__)
+    parser.add_argument("--input_dir", help="shards to read, if not random ones in a temporary folder")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per batch")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
@@ -118,28 +115,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     args = parse_arguments(arguments)
-    if min(args.batch_size, args.files, args.rows, args.repeats) < 1:
-        raise UserError("--batch_size, --files, --rows and --repeats take at least 1.")
+    count_problems(args, "batch_size", "files", "rows", "repeats").raise_if_any()
+    shape = args.max_seq_length, args.max_predictions_per_seq
     with contextlib.ExitStack() as stack:
         folder = Path(args.input_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-benchmark-")))
         if not args.input_dir:
-            write_shards(folder, args.files, args.rows, args.max_seq_length, args.max_predictions_per_seq)
+            write_shards(folder, args.files, args.rows, *shape)
+        vocab_size = None if args.input_dir else VOCAB_SIZE
         dataset = PretrainingDataset(
-            folder,
-            args.batch_size,
-            args.max_seq_length,
-            args.max_predictions_per_seq,
-            vocab_size=None if args.input_dir else VOCAB_SIZE,
-            num_workers=args.num_workers,
+            folder, args.batch_size, *shape, vocab_size=vocab_size, num_workers=args.num_workers
         )
-        batches = stack.enter_context(dataset.iterate())
-        reference = read_per_sample(prepared_shards(folder, "training", Problems()), args.batch_size)
-        ours, theirs = [], []
-        for _ in tqdm(range(args.repeats), desc="measuring", disable=None):
-            ours.append(rate(batches, args.batch_size, args.seconds))
-            theirs.append(rate(reference, args.batch_size, args.seconds))
-    print(f"per-sample loader: {max(theirs):10,.0f} sequences/s")
-    print(f"PretrainingDataset: {max(ours):9,.0f} sequences/s, {max(ours) / max(theirs):.1f} times as many")
+        loaders = {
+            "per-sample loader": read_per_sample(dataset.files, args.batch_size),
+            "PretrainingDataset": stack.enter_context(dataset.iterate()),
+        }
+        measurements = {name: partial(rate, each, args.batch_size, args.seconds) for name, each in loaders.items()}
+        theirs, ours = map(max, in_turns(measurements, args.repeats).values())
+    print(f"per-sample loader: {theirs:10,.0f} sequences/s")
+    print(f"PretrainingDataset: {ours:9,.0f} sequences/s, {ours / theirs:.1f} times as many")
 
 
 if __name__ == "__main__":

@@ -16,16 +16,15 @@ a sentence; kernels written in Triton run on GPUs, and in its interpreter (TRITO
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 
-# Run as a script, Python's path holds benchmark/ and not the root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.timing import in_turns
 from common.errors import UserError, run_main
@@ -38,68 +37,56 @@ MAX_GRAD_NORM = 1.0
 LEARNING_RATE = 1e-6  # weights stay themselves over thousands of steps
 WARM_UPS = 3
 
-
-class Contender(NamedTuple):
-    """An optimizer, and the bytes that it reads and writes for each parameter."""
-
-    optimizer: str
-    kernels: str
-    passes: tuple[int, ...]
-    """Tensors of the model's size that each pass reads and writes, the norm's and the division's passes included."""
-
-    @property
-    def bytes_per_parameter(self) -> int:
-        return 4 * sum(self.passes)
-
-
+# An optimizer, its kernels, and the tensors of the model's size that each pass reads and writes, norm and division too.
 CONTENDERS = MappingProxyType(
     {
         # norm, division; m; v twice; v to u and five steps of it with m and p; two norms; p
-        "LAMB, PyTorch's operations": Contender("lamb", "torch", (1, 2, 3, 2, 3, 2, 2, 2, 2, 2, 3, 3, 1, 1, 3)),
+        "LAMB, PyTorch's operations": ("lamb", "torch", (1, 2, 3, 2, 3, 2, 2, 2, 2, 2, 3, 3, 1, 1, 3)),
         # norm; g, p, m, v to m, v, u; p, u to p
-        "LAMB, our kernels": Contender("lamb", "triton", (1, 7, 3)),
+        "LAMB, our kernels": ("lamb", "triton", (1, 7, 3)),
         # norm, division; g, p, m, v to p, m, v
-        "AdamW, PyTorch's fused": Contender("adamw", "torch", (1, 2, 7)),
+        "AdamW, PyTorch's fused": ("adamw", "torch", (1, 2, 7)),
         # norm; g, p, m, v to p, m, v
-        "AdamW, our kernels": Contender("adamw", "triton", (1, 7)),
+        "AdamW, our kernels": ("adamw", "triton", (1, 7)),
         # the step's norm and its own; g, p, m, v to m, v, u; two norms; p, u to p
-        "LAMB, apex's fused": Contender("apex_fused_lamb", "torch", (1, 1, 7, 1, 1, 3)),
+        "LAMB, apex's fused": ("apex_fused_lamb", "torch", (1, 1, 7, 1, 1, 3)),
     }
 )
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bert_model", default="large", choices=sorted(BERT_CONFIGS), help="(default: large)")
-    parser.add_argument("--steps", type=int, default=20, help="steps per window (default: 20)")
-    parser.add_argument("--windows", type=int, default=5, help="windows of each optimizer (default: 5)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU)")
-    args = parser.parse_args(arguments)
-    for name in ("steps", "windows"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}", "it must be 1 or more")
-    return args
+    parser = parser_of(__doc__)
+    parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="whose weights are updated")
+    parser.add_argument("--steps", type=int, default=20, help="steps per window")
+    parser.add_argument("--windows", type=int, default=5, help="windows of each optimizer")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to measure on")
+    return parser.parse_args(arguments)
 
 
-def optimizer_step(contender: Contender, model: torch.nn.Module) -> Callable[[], None]:
+def bytes_per_parameter(name: str) -> int:
+    """Of a contender, in fp32."""
+    *_, passes = CONTENDERS[name]
+    return 4 * sum(passes)
+
+
+def optimizer_step(name: str, model: torch.nn.Module) -> Callable[[], None]:
     """What a training step does with the gradients that the model's parameters have.
 
     Raises:
         UserError: this optimizer cannot run here.
     """
-    groups = parameter_groups(model)
-    optimizer = build_optimizer(contender.optimizer, groups, LEARNING_RATE, MAX_GRAD_NORM, contender.kernels)
-    limit = float("inf") if clips_itself(contender.optimizer) else MAX_GRAD_NORM
+    optimizer_name, kernels, _ = CONTENDERS[name]
+    optimizer = build_optimizer(optimizer_name, parameter_groups(model), LEARNING_RATE, MAX_GRAD_NORM, kernels)
+    limit = float("inf") if clips_itself(optimizer_name) else MAX_GRAD_NORM
     return lambda: clip_and_step(optimizer, gradient_norm(optimizer.param_groups), limit)
 
 
-def table(seconds: dict[str, list[float]], n_parameters: int, bytes_per_second: float) -> str:
+def table(seconds: Mapping[str, Sequence[float]], n_parameters: int, bytes_per_second: float) -> str:
     """A line for each optimizer; `bytes_per_second` is a copy's."""
     rows = []
     for name, times in seconds.items():
-        n_bytes = CONTENDERS[name].bytes_per_parameter
-        median = statistics.median(times)
+        median, n_bytes = statistics.median(times), bytes_per_parameter(name)
         rate = n_bytes * n_parameters / median
         milliseconds = (f"{time * 1e3:,.4g}" for time in (median, min(times), max(times)))
         rows.append([name, str(n_bytes), *milliseconds, f"{rate / 1e9:,.4g}", f"{rate / bytes_per_second:.1%}"])
@@ -110,26 +97,26 @@ def table(seconds: dict[str, list[float]], n_parameters: int, bytes_per_second: 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time all, and print the table."""
     args = parse_arguments(arguments)
+    count_problems(args, "steps", "windows").raise_if_any()
     device = torch.device(args.device)
     torch.manual_seed(0)
     model = BertForPreTraining(BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])).to(device)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    steps = {}
-    for name, contender in CONTENDERS.items():
+    measurements = {}
+    for name in CONTENDERS:
         try:
-            steps[name] = optimizer_step(contender, model)
+            step = optimizer_step(name, model)
         except UserError as error:
             print(f"Left out: {name}. {error}")
-    for step in steps.values():
+            continue
         mean_seconds(step, WARM_UPS, device)
-    measurements = {name: partial(mean_seconds, step, args.steps, device) for name, step in steps.items()}
+        measurements[name] = partial(mean_seconds, step, args.steps, device)
     seconds = in_turns(measurements, args.windows)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     bytes_per_second = copy_rate(device)
-    print(
-        f"{args.bert_model}, {n_parameters / 1e6:,.1f} M parameters, medians of {args.windows} x {args.steps} steps\n"
-    )
+    windows = f"medians of {args.windows} x {args.steps} steps"
+    print(f"{args.bert_model}, {n_parameters / 1e6:,.1f} M parameters, {windows}\n")
     print(table(seconds, n_parameters, bytes_per_second))
     print(f"\nA copy reads and writes {bytes_per_second / 1e9:,.4g} GB/s.")
 

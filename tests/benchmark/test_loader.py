@@ -29,7 +29,7 @@ def test_reads_given_shards_and_names_what_does_not_fit(tmp_path, capsys):
     assert "sequences/s" in capsys.readouterr().out
     with pytest.raises(UserError, match="--max_seq_length 128 asked for"):
         main(["--input_dir", str(tmp_path)])
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="--rows is 0; it must be 1 or more"):
         main(["--rows", "0"])
 
 
