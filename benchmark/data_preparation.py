@@ -3,8 +3,7 @@
 
 One process, one thread, five duplicates: reading, tokenizing, pairing, masking, compressing and writing, against
 `encode_batch_fast` of the bare library on the same sentences, in turns. Each run is a process of its own, so that
-nothing is remembered from one to the next. Both lengths together may take 4 times the unit at most. The lines after
-that say how fast the files of each compression are read, row by row of blocks as training does, and how large they are.
+nothing is remembered from one to the next. Both lengths together may take 4 times the unit at most.
 
   python3 benchmark/data_preparation.py --vocab_file VOCAB SHARD.txt [SHARD.txt ...]
 
@@ -22,14 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.command_line import count_problems, parser_of
 from benchmark.timing import in_fresh_process, in_turns
 from benchmark.workloads.shards import PUBLISHED_LENGTHS, make_shards
 from common.errors import run_main
-from data.masked_lm.hdf5_writer import COMPRESSIONS
 
 BOUND_OF_BOTH = 4.0
 
@@ -47,24 +43,13 @@ def seconds_of_library(shards: Sequence[Path], vocab_file: str) -> float:
     return time.perf_counter() - start
 
 
-def seconds_of_ours(shards: Sequence[Path], folder: Path | None, *options: Any) -> float:
-    """The whole of create_hdf5_files, into `folder` if it is to stay; `options` as `make_shards` takes them."""
-    with tempfile.TemporaryDirectory() as scratch:
+def seconds_of_ours(shards: Sequence[Path], vocab_file: str, *options: Any) -> float:
+    """The whole of create_hdf5_files; `options` as `make_shards` takes them."""
+    with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         for shard in shards:
-            make_shards(shard, folder or Path(scratch), *options)
+            make_shards(shard, Path(folder), vocab_file, *options)
         return time.perf_counter() - start
-
-
-def seconds_of_reading(files: Sequence[Path]) -> float:
-    """Every dataset, 1024 rows at a time."""
-    start = time.perf_counter()
-    for path in files:
-        with h5py.File(path) as file:
-            for dataset in file.values():
-                for first in range(0, len(dataset), 1024):
-                    _ = dataset[first : first + 1024]
-    return time.perf_counter() - start
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -91,7 +76,7 @@ def main() -> None:
     }
     measurements = {"tokenizers alone": partial(in_fresh_process, seconds_of_library, args.shards, args.vocab_file)}
     for name, of_name in options.items():
-        measurements[name] = partial(in_fresh_process, seconds_of_ours, args.shards, None, args.vocab_file, *of_name)
+        measurements[name] = partial(in_fresh_process, seconds_of_ours, args.shards, args.vocab_file, *of_name)
     n_bytes = sum(shard.stat().st_size for shard in args.shards)
     print(f"{n_bytes / 1e6:.1f} MB of text; the least, the median and the most of {args.repeats}")
     seconds = in_turns(measurements, args.repeats)
@@ -100,18 +85,6 @@ def main() -> None:
         least, median, most = (of(times) / unit for of in (min, statistics.median, max))
         bound = f"   (bound: {BOUND_OF_BOTH})" if name == "both lengths" else ""
         print(f"{name:>17}: {least:6.2f} {median:6.2f} {most:6.2f}{bound}")
-
-    print("reading the files of both lengths, and their size, gzip being 1")
-    found = {}
-    for compression in COMPRESSIONS:
-        with tempfile.TemporaryDirectory() as folder:
-            given = Path(folder), args.vocab_file, PUBLISHED_LENGTHS, "tokens", compression
-            in_fresh_process(seconds_of_ours, args.shards, *given)
-            files = sorted(Path(folder).glob("*.hdf5"))
-            reading = min(in_fresh_process(seconds_of_reading, files) for _ in range(args.repeats))
-            found[compression] = reading, sum(file.stat().st_size for file in files)
-    for name, (reading, size) in found.items():
-        print(f"{name:>17}: {reading / found['gzip'][0]:6.2f} {size / found['gzip'][1]:6.2f}")
 
 
 if __name__ == "__main__":
