@@ -2,10 +2,9 @@
 """What a second process brings, and the memory of every process, on a corpus made for the purpose.
 
 Stages are extraction from an uncompressed dump with 450 templates for every MB of text (2 GB have as many as English
-Wikipedia, 900,000), sentence splitting alone, sharding (of which splitting is the parallel part), and HDF5 creation of
-both lengths. Each is run with one process and with --n_processes, in turns, and the least times are compared; two
-processes on two idle cores should be at least 1.8 times as fast. Memory is the largest resident size that any process
-of the stage reached, main process and workers apart; 1 GiB is the bound, whatever the size of the corpus.
+Wikipedia, 900,000), sharding, and HDF5 creation of both lengths. Each is run with one process and with --n_processes,
+in turns, and the least times are compared. Memory is the largest resident size that any process of the stage reached,
+main process and workers apart; 1 GiB is the bound, whatever the size of the corpus.
 
   python3 benchmark/data_scale.py --vocab_file VOCAB --scale_mb 40 --repeats 3
   python3 benchmark/data_scale.py --vocab_file VOCAB --scale_mb 2000 --memory_only
@@ -30,11 +29,9 @@ from benchmark.workloads.shards import make_shards
 from common.errors import run_main
 from common.workers import Workers, workers
 from data.corpus.extraction import extract_wikipedia
-from data.corpus.sentences import split_sentences
 from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
 
 MB_PER_SHARD = 50
-TASK_BYTES = 2**18
 TEMPLATES_PER_MB = 450
 
 
@@ -44,20 +41,6 @@ def extraction(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> N
         extracted = Path(scratch) / "extracted"
         extracted.mkdir()
         extract_wikipedia(folder / "dump.xml", extracted, pool)
-
-
-def _split_part(part: tuple[Path, int]) -> int:
-    path, start = part
-    with open(path, encoding="utf-8", errors="ignore") as file:
-        file.seek(start)
-        return sum(len(split_sentences(line)) for line in file.readlines(TASK_BYTES))
-
-
-def splitting(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
-    """All sentences of the corpus, which are counted only."""
-    corpus = folder / "corpus.txt"
-    parts = [(corpus, start) for start in range(0, corpus.stat().st_size, TASK_BYTES)]
-    sum(pool.map(_split_part, parts, "splitting"))
 
 
 def sharding(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
@@ -84,7 +67,7 @@ def hdf5(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
         pass
 
 
-STAGES = MappingProxyType({"extraction": extraction, "splitting": splitting, "sharding": sharding, "hdf5": hdf5})
+STAGES = MappingProxyType({"extraction": extraction, "sharding": sharding, "hdf5": hdf5})
 
 
 def run_stage(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> tuple[float, float, float]:

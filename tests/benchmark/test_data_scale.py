@@ -54,7 +54,7 @@ def test_prints_its_table(tmp_path, capsys, monkeypatch):
     data_scale.main()
     _, head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["stage", "1", "process", "2", "processes", "ratio", "main", "MiB", "worker", "MiB"]
-    assert [line.split()[0] for line in lines] == ["extraction", "splitting", "sharding", "hdf5"]
+    assert [line.split()[0] for line in lines] == ["extraction", "sharding", "hdf5"]
     for line in lines:
         one, several, ratio, main, worker = map(float, line.split()[1:])
         # Both are rounded to hundredths of a second.
