@@ -9,9 +9,8 @@ to the weight. What they take together, as often as a step makes them, is the fl
 encoder's attention, all element-wise work, the heads and the optimizer come on top.
 
 fp8 is e4m3 with fp32 accumulation and results in bf16, `tensor` with one scale per factor and `row` with one per row
-and column; hardware wants its right factor column by column, so all three products are timed in that layout, and what
-it costs to bring factors into fp8 (`cast`: largest value, scale, rounding) is a row of its own, since only a step that
-does this within its neighbors has it for nothing.
+and column; hardware wants its right factor column by column, so all three products are timed in that layout. What it
+costs to bring factors into fp8 is left out: only a step that does this within its neighbors gains.
 
 Repeats go round the formats, so that a device that warms up or throttles shows as spread; the tables have medians.
 """
@@ -101,18 +100,8 @@ def seconds_by_format(product: Matmul, name: str, device: torch.device) -> float
     if name not in FP8:
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         return seconds_of_matmul(product, DTYPES[name], device)
-    return seconds_of(fp8_product(*factors_of(product, device), name == "fp8-row"), device)
-
-
-def seconds_of_casts(product: Matmul, name: str, device: torch.device) -> float:
-    """Time to bring both factors of a product into fp8, in passes of their own."""
-    cast, factors = torch.compile(to_fp8), factors_of(product, device)
-    return seconds_of(lambda: [cast(factor, name == "fp8-row") for factor in factors], device)
-
-
-def factors_of(product: Matmul, device: torch.device) -> list[torch.Tensor]:
-    """(m, k) and (n, k), random, in bf16."""
-    return [torch.randn(rows, product.k, device=device, dtype=torch.bfloat16) for rows in (product.m, product.n)]
+    left, right = (torch.randn(rows, product.k, device=device, dtype=torch.bfloat16) for rows in (product.m, product.n))
+    return seconds_of(fp8_product(left, right, name == "fp8-row"), device)
 
 
 def table(products: Sequence[Matmul], formats: Sequence[str], seconds: Mapping[tuple[Matmul, str], list[float]]) -> str:
@@ -144,9 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     seconds = in_turns(measurements, args.repeats)
     print(table(products, args.formats, seconds))
-    for name in [name for name in args.formats if name in FP8]:
-        casts = sum(product.count * seconds_of_casts(product, name, device) for product in products)
-        print(f"{name}: casts of both factors in passes of their own: {casts * 1e3:,.4g} ms per step")
     copy = copy_rate(device) / 1e12
     print(f"repeats of a product lie within {spread(seconds):.1%}; a copy reads and writes {copy:,.3g} TB/s")
 
