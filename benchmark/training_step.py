@@ -2,10 +2,8 @@
 r"""How fast a training step is: ours in its variants, and Hugging Face's BERT on the same batch.
 
 All variants train on the same sequences in turns within one process, so that a busy or throttling machine slows all;
-only those with CUDA graphs, whose memory nobody else can use, come one by one afterwards. At each of several batch
-sizes; a variant's best one counts, as each may have another. Sequences are full unless a mean length is given. What
-does not fit into memory is said and left out. A variant that fails is shown with its error and the others go on; it
-then ends with status 1.
+those with CUDA graphs, whose memory nobody else can use, come one by one afterwards. A variant that does not fit into
+memory at a batch size, or fails, is said; the others go on.
 
   python3 benchmark/training_step.py                                           # tiny, on a CPU in a minute
   python3 benchmark/training_step.py --bert_model large --batch_size 128 256   # phase 1
@@ -15,9 +13,7 @@ then ends with status 1.
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
 --attention triton besides; `fp8`, all of that in fp8; each with `+graphs` behind it for --cuda_graphs. Hugging Face's:
-`hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run, and memory is a
-variant's own: the weights and moments of the others, which lie beside, are taken off the peak. What a graph keeps for
-itself PyTorch does not count, so there it is left out.
+`hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run.
 """
 
 import argparse
@@ -55,8 +51,7 @@ HEADER = (
     "from - to",
     "model TFLOP/s",
     "of a matrix product",
-    "GiB",
-    "to the best of Hugging Face",
+    "of Hugging Face's best",
 )
 
 
@@ -132,19 +127,15 @@ def measure_all(
         failed: is added what failed for another reason.
     """
     torch._dynamo.reset()  # or code for this batch's shapes would be made for any
-    device = work.batch.input_ids.device
     steps: dict[str, Callable[[], None]] = {}
-    at_rest: dict[str, int] = {}
     windows: dict[str, list[dict]] = {name: [] for name in chosen}
     for name, variant in chosen.items():
-        before = allocated(device)
         with _failing_alone(name, work, failed):
             steps[name] = build(variant, compute_dtype, args.optimizer, work)
-            at_rest[name] = allocated(device) - before
     for _ in range(args.windows):
         for name in list(steps):
             with _failing_alone(name, work, failed):
-                windows[name].append(measure(steps, name, at_rest[name], args.steps, work))
+                windows[name].append(measure(steps, name, args.steps, work))
     return {name: found for name, found in windows.items() if len(found) == args.windows}
 
 
@@ -156,26 +147,15 @@ def build(variant: Variant, compute_dtype: torch.dtype, optimizer: str, work: Wo
     return step
 
 
-def measure(
-    steps: dict[str, Callable[[], None]], name: str, at_rest: int, n_steps: int, work: Workload
-) -> dict[str, Any]:
+def measure(steps: dict[str, Callable[[], None]], name: str, n_steps: int, work: Workload) -> dict[str, Any]:
     """One window of a variant; one that fails is in `steps` no more, and leaves its memory to the others."""
     step = steps.pop(name)
-    device = work.batch.input_ids.device
-    others = allocated(device) - at_rest
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    meter = ThroughputMeter(0, n_steps, work.flops, device)
+    meter = ThroughputMeter(0, n_steps, work.flops, work.batch.input_ids.device)
     for _ in range(n_steps):
         step()
         meter.end_step(work.batch.work)
     steps[name] = step
-    return meter.result() | {"others_bytes": others}
-
-
-def allocated(device: torch.device) -> int:
-    """Bytes of tensors on a GPU; 0 elsewhere."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    return meter.result()
 
 
 def release_memory() -> None:
@@ -209,7 +189,6 @@ def row(name: str, variant: Variant, batch_size: int, windows: Sequence[dict], p
     """A line of the table; `peak` in FLOP/s and the rate of Hugging Face's best may be 0, for none."""
     rates = [window["sequences_per_second"] for window in windows]
     tflops = statistics.median(window["model_tflops_per_second"] for window in windows)
-    memory = windows[-1].get("peak_memory_allocated_bytes", 0) - windows[-1]["others_bytes"]
     return [
         name,
         str(batch_size),
@@ -217,7 +196,6 @@ def row(name: str, variant: Variant, batch_size: int, windows: Sequence[dict], p
         f"{min(rates):,.1f} - {max(rates):,.1f}",
         f"{tflops:,.3g}",
         f"{tflops * 1e12 / peak:.1%}" if peak and not variant.execution.in_fp8 else "",
-        f"{memory / 2**30:.1f}" if memory > 0 and not variant.by_graphs else "",
         f"{rate(windows) / theirs:.2f}" if theirs else "",
     ]
 

@@ -125,12 +125,12 @@ def test_what_fails_is_shown_once_and_the_others_go_on(capsys, monkeypatch):
     measure = training_step.measure
     calls = []
 
-    def measure_or_fail(steps, name, at_rest, n_steps, work):
+    def measure_or_fail(steps, name, n_steps, work):
         calls.append(work.batch.n_tokens)
         if len(calls) == 1:
             del steps[name]
             raise RuntimeError("no kernel image")
-        return measure(steps, name, at_rest, n_steps, work)
+        return measure(steps, name, n_steps, work)
 
     monkeypatch.setattr(training_step, "measure", measure_or_fail)
     with pytest.raises(SystemExit) as ended:
@@ -142,13 +142,6 @@ def test_what_fails_is_shown_once_and_the_others_go_on(capsys, monkeypatch):
     assert len(calls) == 1 + 2 + 2 * 2  # the failed one, the other's windows, and both's of the second batch size
     rows = [line.split("|")[1:3] for line in printed.splitlines() if line[:1] == "|"][2:]
     assert [[cell.strip() for cell in row] for row in rows] == [["eager", "3"], ["hf", "2"], ["hf", "3"]]
-
-
-def test_memory_is_without_what_the_others_keep():
-    window = {"sequences_per_second": 2.0, "model_tflops_per_second": 1.0, "others_bytes": 3 * 2**30}
-    on_gpu = window | {"peak_memory_allocated_bytes": 7 * 2**30}
-    assert training_step.row("eager", Variant(Execution()), 8, [on_gpu], 0.0, 0.0)[6] == "4.0"
-    assert training_step.row("eager", Variant(Execution()), 8, [window | {"others_bytes": 0}], 0.0, 0.0)[6] == ""
 
 
 def test_without_transformers_theirs_is_left_out_and_refused_when_named(capsys, monkeypatch):
