@@ -6,12 +6,8 @@
 
 The kernels are those that training steps launch, with 64, 128 and 512 tokens, in bf16 and in fp8; their names say in
 which step they come first, and with which flags. Registers and shared memory decide how many thread blocks a streaming
-multiprocessor (SM) runs beside each other, and so how much of the time that memory takes is hidden. What does not fit
-into registers is spilled to memory: the column should be zeros, but for some bytes of attention's kernels.
-
-`matmuls` says which instructions multiply matrices: wgmma is Hopper's own, and twice as fast there as mma. Each group
-of them is waited for once; as many waits as matmuls mean that the assembler, short of registers, has lined them up.
-`16-byte loads` are the share of the loads from global memory that are as wide as one thread's can be.
+multiprocessor (SM) runs beside each other. What does not fit into registers is spilled to memory: the column should be
+zeros, but for some bytes of attention's kernels.
 """
 
 import argparse
@@ -49,7 +45,7 @@ MULTIPROCESSORS = MappingProxyType(
     {80: (64, 164), 86: (48, 100), 89: (48, 100), 90: (64, 228), 100: (64, 228), 120: (48, 100)}
 )
 REGISTERS = 65536
-NUMBERS = ("warps", "registers", "spilled bytes", "shared memory, bytes", "thread blocks per SM")
+HEADER = ("kernel", "warps", "registers", "spilled bytes", "shared memory, bytes", "thread blocks per SM")
 
 
 class Launch(NamedTuple):
@@ -90,39 +86,9 @@ def launches(in_fp8: Sequence[bool]) -> list[Launch]:
     return list({launch.name: launch for launch in found.values()}.values())
 
 
-class Resources(NamedTuple):
-    """What a kernel takes, and the code that it became; spills are per thread, shared memory per thread block."""
-
-    n_warps: int
-    registers: int
-    spilled_bytes: int
-    shared_bytes: int
-    ptx: str
-    sass: str
-
-    def row(self, name: str, arch: int) -> list[str]:
-        """A line of the table."""
-        max_warps, shared_kib = MULTIPROCESSORS[arch]
-        of_a_warp = -(-self.registers * 32 // 256) * 256  # given out in units of 256
-        by_registers, by_memory = (
-            REGISTERS // of_a_warp // self.n_warps,
-            (shared_kib << 10) // (self.shared_bytes + 1024),
-        )
-        n_blocks = min(by_registers, by_memory, max_warps // self.n_warps)
-
-        n_wgmma, n_mma, n_waits = (
-            len(re.findall(rf"\b{name}\b", self.sass)) for name in ("HGMMA", "HMMA", r"WARPGROUP\.DEPBAR")
-        )
-        matmuls = f"wgmma {n_wgmma}, {n_waits} waits" if n_wgmma else f"mma {n_mma}" if n_mma else "-"
-
-        loads = re.findall(r"ld\.global\S*|cp\.async\.c[ag]\S* [^;]*;", self.ptx)
-        wide = [load for load in loads if re.search(r"v4\.[bf]32|v2\.[bf]64|, (0x10|16)\b", load)]
-        numbers = self.n_warps, self.registers, self.spilled_bytes, self.shared_bytes, n_blocks
-        return [name, *(f"{n:,}" for n in numbers), matmuls, f"{len(wide)} of {len(loads)}"]
-
-
-def resources(launch: Launch, arch: int) -> Resources:
-    """Compile a kernel as for a launch on a GPU of compute capability `arch` / 10, and ask what it takes."""
+def resources(launch: Launch, arch: int, folder: Path) -> list[int]:
+    """Warps, registers, spilled bytes per thread, shared memory per thread block, and the blocks that fit beside each
+    other: of a kernel compiled as for a GPU of compute capability `arch` / 10, which leaves its code in the folder."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
@@ -131,14 +97,24 @@ def resources(launch: Launch, arch: int) -> Resources:
     gpu.get_current_device.return_value = arch  # compiled kernels are kept by device
     with mock.patch.object(driver, "_active", gpu):
         found = launch.function.run(*launch.arguments, grid=(1,), warmup=True, **launch.settings)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(found.asm["cubin"])
-        usage, sass = (
-            subprocess.run([tool("cuobjdump"), option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("-res-usage", "-sass")
-        )
+    path = folder / f"{launch.name.replace(' ', '_')}.cubin"
+    path.write_bytes(found.asm["cubin"])
+    usage, sass = (
+        subprocess.run([tool("cuobjdump"), option, path], capture_output=True, text=True, check=True).stdout
+        for option in ("-res-usage", "-sass")
+    )
+    path.with_suffix(".ptx").write_text(found.asm["ptx"], encoding="utf-8")
+    path.with_suffix(".sass").write_text(sass, encoding="utf-8")
     registers, stack = (int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-    return Resources(found.metadata.num_warps, registers, stack, found.metadata.shared, found.asm["ptx"], sass)
+    n_warps, shared_bytes = found.metadata.num_warps, found.metadata.shared
+    return [n_warps, registers, stack, shared_bytes, blocks_per_multiprocessor(arch, n_warps, registers, shared_bytes)]
+
+
+def blocks_per_multiprocessor(arch: int, n_warps: int, registers: int, shared_bytes: int) -> int:
+    """How many thread blocks fit beside each other."""
+    max_warps, shared_kib = MULTIPROCESSORS[arch]
+    of_a_warp = -(-registers * 32 // 256) * 256  # given out in units of 256
+    return min(REGISTERS // of_a_warp // n_warps, (shared_kib << 10) // (shared_bytes + 1024), max_warps // n_warps)
 
 
 def tool(name: str) -> Path:
@@ -175,16 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not chosen:
         names = ", ".join(launch.name for launch in able)
         raise UserError(f"--kernels {args.kernels} is in no name", f"there are {names}")
-    rows = []
-    for launch in chosen:
-        found = resources(launch, args.arch)
-        rows.append(found.row(launch.name, args.arch))
-        if args.keep:
-            args.keep.mkdir(parents=True, exist_ok=True)
-            for suffix in ("ptx", "sass"):
-                path = args.keep / f"{launch.name.replace(' ', '_')}.{suffix}"
-                path.write_text(getattr(found, suffix), encoding="utf-8")
-    print(markdown_table(("kernel", *NUMBERS, "matmuls", "16-byte loads"), rows))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [[launch.name, *(f"{n:,}" for n in resources(launch, args.arch, folder))] for launch in chosen]
+    print(markdown_table(HEADER, rows))
 
 
 if __name__ == "__main__":
