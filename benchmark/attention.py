@@ -37,7 +37,6 @@ from common.errors import run_main
 from data.loading.synthetic import FULL, mean_length, synthetic_problem
 from kernels.attention.backends import BACKENDS, CHOICES, variable_length_attention
 from models.config import BERT_CONFIGS, BertConfig
-from tasks.pretraining.synthetic import synthetic_batch
 from training.metrics.measured_peak import copy_rate, seconds_of
 
 DTYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16})
@@ -89,12 +88,12 @@ def check(args: argparse.Namespace) -> None:
     problems.raise_if_any()
 
 
-def made_inputs(args: argparse.Namespace, length: int, n_sequences: int) -> AttentionInputs:
-    """Random numbers for sequences of that length, or of lengths around the mean, with the padding behind them."""
+def made_inputs(args: argparse.Namespace, length: int, most: int) -> AttentionInputs:
+    """Of `--tokens`, in `most` sequences of that length at most, or of lengths around the mean."""
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
-    cu_seqlens = synthetic_batch(n_sequences, length, 1, config.vocab_size, mean_length(args.mean_length)).cu_seqlens
-    heads = config.num_attention_heads, config.head_size
-    return random_inputs(cu_seqlens, length, *heads, DTYPES[args.precision], torch.device(args.device))
+    heads, n_sequences = (config.num_attention_heads, config.head_size), min(args.tokens // length, most)
+    mean, dtype = mean_length(args.mean_length), DTYPES[args.precision]
+    return random_inputs(n_sequences, length, mean, heads, dtype, args.device)
 
 
 def attend(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[Tensor, Tensor]:
@@ -175,10 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check all, time all, and print both tables."""
     args = parse_arguments(arguments)
     check(args)
-    numbers = {length: args.tokens // length for length in args.lengths}
-    few = [made_inputs(args, length, min(number, CHECKED_SEQUENCES)) for length, number in numbers.items()]
+    few = [made_inputs(args, length, CHECKED_SEQUENCES) for length in args.lengths]
     print(check_table(args.backends, few, args.dropout), end="\n\n", flush=True)
-    inputs = {length: made_inputs(args, length, number) for length, number in numbers.items()}
+    inputs = {length: made_inputs(args, length, args.tokens) for length in args.lengths}
     measurements = {
         (length, backend, direction): partial(seconds_of, work, torch.device(args.device))
         for length, some in inputs.items()

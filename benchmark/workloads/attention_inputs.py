@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tasks.pretraining.synthetic import synthetic_batch
+
 
 class AttentionInputs(NamedTuple):
     """Query, key and value of a flat batch, and where its sequences lie."""
@@ -16,13 +18,22 @@ class AttentionInputs(NamedTuple):
 
 
 def random_inputs(
-    cu_seqlens: Tensor, max_seqlen: int, n_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
+    n_sequences: int,
+    max_seqlen: int,
+    mean_length: float | None,
+    heads: tuple[int, int],
+    dtype: torch.dtype,
+    device: str,
 ) -> AttentionInputs:
-    """The same numbers at each call with the same arguments."""
+    """Full sequences or, with a mean, of lengths evenly around it; the same numbers at each call.
+
+    Args:
+        heads: their number and their size.
+    """
+    cu_seqlens = synthetic_batch(n_sequences, max_seqlen, 1, 2, mean_length).cu_seqlens
     generator = torch.Generator(device).manual_seed(0)
-    n_tokens = int(cu_seqlens[-1])
     qkv, gradient = (
-        torch.randn(n_tokens, *parts, n_heads, head_size, device=device, dtype=dtype, generator=generator)
+        torch.randn(int(cu_seqlens[-1]), *parts, *heads, device=device, dtype=dtype, generator=generator)
         for parts in ((3,), ())
     )
     return AttentionInputs(qkv, gradient, cu_seqlens.to(device), max_seqlen)

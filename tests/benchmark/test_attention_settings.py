@@ -1,7 +1,6 @@
 """benchmark/attention_settings.py: it times what is right, says what is not, and leaves the settings as they were."""
 
 import pytest
-import torch
 
 from benchmark import attention_settings
 from common.errors import UserError
@@ -40,7 +39,7 @@ def test_what_fails_or_is_wrong_is_said_and_not_timed(capsys, monkeypatch):
 
 def test_settings_are_those_in_use_and_then_the_grid_and_in_use_again_afterwards():
     before = short_attention.forward_blocks_settings(64, 2)
-    inputs = attention_settings.made_inputs(130, 1, torch.device("cpu"))
+    inputs = attention_settings.made_inputs(130, 1, "cpu")
     used, *others = attention_settings.settings_of("forward", inputs)
     assert used == before
     assert used not in others
@@ -51,7 +50,7 @@ def test_settings_are_those_in_use_and_then_the_grid_and_in_use_again_afterwards
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(short_attention, "short_attention", None)  # the pass has it already
         patched.setattr(
-            short_attention, "attention_forward_blocks", {(1 * 16 * 3,): lambda *_, **given: seen.append(given)}
+            short_attention, "attention_forward_blocks", {(16 * 2 * 3,): lambda *_, **given: seen.append(given)}
         )
         run()
     assert others[0].items() <= seen[0].items()
