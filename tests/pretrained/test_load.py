@@ -260,6 +260,8 @@ def test_a_flipped_bit_in_a_pt_file_is_noticed(tmp_path):
     ("contents", "sentence"),
     [
         ({"model": {}}, "holds no weights"),
+        ({"model": {"body.weight": "text"}}, "holds no weights"),
+        ({"model": 3}, "holds no weights"),
         ([torch.ones(1)], "holds no weights"),
         ({"distilbert.embeddings.word_embeddings.weight": torch.ones(3, 3)}, "holds no BERT, but distilbert"),
         ({EMBEDDINGS: torch.ones(3, 3, dtype=torch.int8)}, "is of type torch.int8; give a model that is not quantized"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from common.checkpoint_files import find_checkpoints, read_plain, weights_in
+from common.checkpoint_files import find_checkpoints, read_plain
 from common.errors import UserError
 from file_utils import atomic_path
 
@@ -90,28 +90,3 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         )
     del contents["format"]
     return contents
-
-
-def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
-    """The weights in a .pt file: a checkpoint of ours or NVIDIA's (`module.` before names or not), or a state dict.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds no weights.
-    """
-    contents = read_plain(Path(path), f"the checkpoint {path}", "checkpoint", REMEDY)
-    weights = weights_in(contents, Path(path))
-    return {name.removeprefix("module."): weight for name, weight in weights.items()}
-
-
-def load_initial_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path | str) -> None:
-    """Load all weights of a model, none missing, none left over.
-
-    Raises:
-        UserError: names or shapes differ; says which.
-    """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reasons = " ".join(line.strip() for line in str(error).splitlines()[1:4])
-        problem = f"the weights in {path} are not those of this model ({reasons})"
-        raise UserError(problem, "check --config_file") from error

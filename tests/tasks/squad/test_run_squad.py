@@ -24,7 +24,6 @@ from tasks.squad.dataset import SquadDataset
 from tasks.squad.examples import read_squad
 from tasks.squad.features import squad_features
 from tokenization import BertTokenizer
-from training.checkpointing.checkpoint import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_losses_equal_hugging_face(tmp_path):
         )
     )
     # One optimizer step at rate 0, the end of the schedule, leaves the initial weights in the checkpoint.
-    missing = reference.load_state_dict(load_weights(tmp_path / "out" / "ckpt_1.pt"), strict=False)
+    missing = reference.load_state_dict(torch.load(tmp_path / "out" / "ckpt_1.pt")["model"], strict=False)
     assert not missing.unexpected_keys
     main(
         command(
@@ -227,7 +226,7 @@ def test_it_starts_from_pre_training(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "weights loaded" in said
     assert "randomly initialized, as the file has none: qa_outputs" in said
-    trained, before = load_weights(tmp_path / "out" / "ckpt_1.pt"), load_weights(tmp_path / "pretrained" / "ckpt_2.pt")
+    trained, before = (torch.load(tmp_path / name)["model"] for name in ("out/ckpt_1.pt", "pretrained/ckpt_2.pt"))
     name = "bert.embeddings.position_embeddings.weight"
     torch.testing.assert_close(trained[name], before[name], rtol=0, atol=0.01)
 

@@ -12,8 +12,6 @@ from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from training.checkpointing.checkpoint import (
     load_checkpoint,
-    load_initial_weights,
-    load_weights,
     save_checkpoint,
 )
 
@@ -284,42 +282,3 @@ def test_files_that_would_run_code_are_refused(tmp_path):
     torch.save({**state(), "extra": Evil()}, tmp_path / "ckpt_1.pt")
     with pytest.raises(UserError, match=r"ckpt_1\.pt holds more than tensors \(\S*print\)"):
         load_checkpoint(tmp_path / "ckpt_1.pt")
-
-
-def network(width=3):
-    return torch.nn.ModuleDict({"body": torch.nn.Linear(2, width), "head": torch.nn.Linear(width, 1)})
-
-
-@pytest.mark.parametrize("form", ["ours", "nvidias", "state_dict", "before_1.6"])
-def test_initial_weights_come_from_every_kind_of_file(tmp_path, form):
-    source, model = network(), network()
-    weights = source.state_dict()
-    path = tmp_path / "weights.pt"
-    if form == "ours":
-        path = save_checkpoint(tmp_path, 1, state(model=weights))
-    elif form == "nvidias":
-        torch.save({"model": {f"module.{name}": weight for name, weight in weights.items()}, "epoch": 3}, path)
-    else:
-        torch.save(weights, path, _use_new_zipfile_serialization=form == "state_dict")
-    load_initial_weights(model, load_weights(path), path)
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, weights[name])
-
-
-@pytest.mark.parametrize("contents", [{}, [torch.ones(2)], {"model": {"body.weight": "text"}}, {"model": 3}])
-def test_files_without_weights_are_refused(tmp_path, contents):
-    torch.save(contents, tmp_path / "weights.pt")
-    with pytest.raises(UserError, match=r"weights\.pt holds no weights"):
-        load_weights(tmp_path / "weights.pt")
-
-
-def test_weights_of_another_model_are_refused_by_name(tmp_path):
-    lacking = {name: weight for name, weight in network().state_dict().items() if name != "head.bias"}
-    left_over = {**network().state_dict(), "other.weight": torch.ones(1)}
-    for weights, name in (
-        (lacking, "head.bias"),
-        (left_over, "other.weight"),
-        (network(5).state_dict(), "body.weight"),
-    ):
-        with pytest.raises(UserError, match=rf"the weights in some\.pt are not those of this model .*{name}"):
-            load_initial_weights(network(), weights, "some.pt")
