@@ -73,8 +73,8 @@ def parse_arguments(
         "a folder of .txt files, such a file, an archive of them, the address of either, or a file of addresses; "
         "squad: a folder that has the files",
     )
-    for flag in ("wiki_mirror", "squad_mirror", "weights_mirror"):
-        add(f"--{flag}", default=getattr(DownloadOptions, flag), help="(default: %(default)s)")
+    for flag in ("--wiki_mirror", "--squad_mirror", "--weights_mirror"):
+        add(flag, default=getattr(DownloadOptions, flag.removeprefix("--")), help="(default: %(default)s)")
     failures = "of a list of books; more is a failure (default: 0.05)"
     add("--max_failed_share", type=float, default=0.05, help=failures)
     models = "weights to download (default: all)"
