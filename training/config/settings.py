@@ -36,7 +36,7 @@ class Optimization:
 
     train_batch_size: int | None = flag(None, "sequences per GPU and optimizer step (default: 32)", positive=True)
     global_batch_size: int | None = flag(None, "instead of it, sequences per step over all GPUs", positive=True)
-    gradient_accumulation_steps: int | None = flag(None, "micro-batches per step (default: what fits)", positive=True)
+    gradient_accumulation_steps: int | None = flag(None, "micro-batches that its batch is divided into", positive=True)
     micro_batch_size: int | None = flag(None, "sequences a GPU takes at once (default: what fits)", positive=True)
     optimizer: str = flag("lamb", "apex_* need NVIDIA's apex", choices=OPTIMIZERS)
     learning_rate: float = flag(5e-5, "the highest rate of the schedule", positive=True)
