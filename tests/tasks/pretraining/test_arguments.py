@@ -57,7 +57,7 @@ def test_what_must_be_positive(flag, value):
     [
         (["--max_steps", "0"], "--max_steps is 0"),
         (["--learning_rate", "nan"], "--learning_rate is nan"),
-        (["--learning_rate", "inf"], "--learning_rate is infinite"),
+        (["--learning_rate", "inf", "--max_grad_norm", "inf"], "--learning_rate is infinite"),
         (["--weight_decay", "-0.1"], "--weight_decay is -0.1; it must not be negative"),
         (["--weight_decay", "nan"], "--weight_decay is nan"),
         (["--warmup_proportion", "1"], "--warmup_proportion is 1.0; it must lie in [0, 1)"),
