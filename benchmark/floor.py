@@ -30,7 +30,7 @@ from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.timing import in_turns, spread
 from common.errors import run_main
-from common.matmul import Matmul
+from common.work import Matmul
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import encoder_matmuls
 from training.metrics.measured_peak import copy_rate, seconds_of, seconds_of_matmul

@@ -34,7 +34,7 @@ from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.workloads.step_variants import MODELS, Variant, Workload, step_of, variants
 from common.errors import run_main
-from common.matmul import Matmul
+from common.work import Matmul
 from data.loading.synthetic import synthetic_problem
 from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch

@@ -5,8 +5,7 @@ weight of n elements costs 2 n forward and 4 n backward per row. The score and v
 per layer and sequence forward, and twice that backward.
 """
 
-from common.matmul import Matmul
-from common.work import Work
+from common.work import Matmul, Work
 from models.config import BertConfig
 
 

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from common.errors import Problem, Problems
-from common.matmul import Matmul
-from common.work import Work
+from common.work import Matmul, Work
 from training.config.settings import Settings
 from training.distributed.world import World
 

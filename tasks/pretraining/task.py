@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import Problem, Problems
-from common.matmul import Matmul
-from common.work import Work
+from common.work import Matmul, Work
 from data.loading.flat_batch import IGNORE_INDEX, PretrainingBatch
 from data.loading.pretraining_dataset import PretrainingDataset
 from modeling import BertForPreTraining, prepare_model

@@ -7,8 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from common.errors import Problem, Problems
-from common.matmul import Matmul
-from common.work import Work
+from common.work import Matmul, Work
 from data.loading.synthetic import describe_lengths
 from modeling import BertForQuestionAnswering, prepare_model
 from models.config import BERT_CONFIGS, BertConfig

@@ -5,7 +5,7 @@ import torch
 
 from benchmark import floor
 from common.errors import UserError
-from common.matmul import Matmul
+from common.work import Matmul
 
 
 @pytest.mark.parametrize("row_wise", [False, True])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from common.matmul import Matmul
+from common.work import Matmul
 
 
 def measure_peak(matmuls: Sequence[Matmul], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

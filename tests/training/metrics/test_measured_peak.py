@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from common.matmul import Matmul
+from common.work import Matmul
 from training.metrics.measured_peak import measure_peak
 
 CPU = torch.device("cpu")
