@@ -22,24 +22,16 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.json_files import read_json
 
-ATTEMPTS = 8
-"""Failures in a row, none of which brought a byte further than before, until a download gives up."""
-FIRST_WAIT = 1.0
-"""Seconds before the second attempt; doubled after each failure in a row."""
-LONGEST_WAIT = 60.0
-"""Seconds; also the cap on what a server's Retry-After can ask for."""
-TIMEOUT = (20.0, 60.0)
-"""Seconds to connect, and between two pieces of an answer."""
+ATTEMPTS = 8  # failures in a row, none of which brought a byte further than before, until a download gives up
+FIRST_WAIT = 1.0  # seconds before the second attempt; doubled after each failure in a row
+LONGEST_WAIT = 60.0  # seconds
+TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two pieces of an answer
 BLOCK = 2**18
 MAX_NAME_BYTES = 120  # file systems take 255, and what is made of a name is longer
 
 
 class _TryAgain(Exception):
-    """An attempt failed, and the next may not. `wait`: the seconds that the server asked for."""
-
-    def __init__(self, reason: object, wait: float | None = None):
-        super().__init__(str(reason))
-        self.wait = wait
+    """An attempt failed, and the next may not."""
 
 
 def is_remote(address: str) -> bool:
@@ -60,18 +52,13 @@ def last_part(address: str) -> str:
 
 
 def download(address: str, partial: Path, *, progress: bool = True, label: str = "") -> str | None:
-    """Bring `partial` to the whole remote file, going on from what it holds already; synced to disk at the end.
+    """Bring `partial` to the whole file at https://, http:// or s3://bucket/key; synced to disk at the end.
 
-    Args:
-        address: https://, http:// or s3://bucket/key.
-        partial: the file to fill; `partial` with `.json` added notes the version it belongs to.
-
-    Returns:
-        The remote file's strong ETag, if it has one.
+    It goes on from what is there already; `partial` with `.json` added notes the version that this belongs to. Returns
+    the remote file's strong ETag, if it has one.
 
     Raises:
-        UserError: refused by the server, or gave up after ATTEMPTS without progress; what has arrived stays in
-            `partial`.
+        UserError: refused by the server, or gave up after ATTEMPTS without progress; what has arrived stays.
     """
     failures, furthest = 0, _size(partial)
     with tqdm(unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True) as bar:
@@ -86,8 +73,7 @@ def download(address: str, partial: Path, *, progress: bool = True, label: str =
                         f"{shown(address)}: gave up after {ATTEMPTS} attempts without progress ({error})",
                         "check the connection and start again, what has arrived is kept",
                     ) from error
-                wait = FIRST_WAIT * 2**failures * random.uniform(0.5, 1.0) if error.wait is None else error.wait
-            time.sleep(min(wait, LONGEST_WAIT))
+            time.sleep(min(FIRST_WAIT * 2**failures, LONGEST_WAIT) * random.uniform(0.5, 1.0))
 
 
 def _attempt(address: str, partial: Path, bar: tqdm) -> str | None:
@@ -182,8 +168,7 @@ def _ask(address: str, headers: dict[str, str]) -> requests.Response:
         return response
     response.close()
     if status in (408, 429) or status >= 500:
-        wait = response.headers.get("Retry-After", "")
-        raise _TryAgain(f"HTTP status {status}", float(wait) if wait.isdigit() else None)
+        raise _TryAgain(f"HTTP status {status}")
     remedy = "check the address and your credentials (netrc; for S3 AWS's, and AWS_DEFAULT_REGION)"
     raise UserError(f"{shown(address)}: HTTP status {status}", remedy)
 
@@ -196,8 +181,6 @@ def _signed(address: str) -> str:
     import botocore.exceptions
 
     bucket, _, key = address[len("s3://") :].partition("/")
-    if not bucket or not key:
-        raise UserError(f"{address}: an S3 address is s3://bucket/key")
     try:
         session = boto3.Session()
         version = "s3v4" if session.get_credentials() else botocore.UNSIGNED
@@ -205,7 +188,8 @@ def _signed(address: str) -> str:
         client = session.client("s3", config=config, region_name=session.region_name or "us-east-1")
         return client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key})
     except botocore.exceptions.BotoCoreError as error:
-        raise UserError(f"{address}: cannot be asked for ({error})", "check the address and AWS's settings") from error
+        remedy = "check AWS's settings and the address, s3://bucket/key"
+        raise UserError(f"{address}: cannot be asked for ({error})", remedy) from error
 
 
 def _size(path: Path) -> int:

@@ -61,7 +61,6 @@ def test_breaking_off_often_asks_for_the_rest_only(tmp_path):
     [
         {"ignore_range": True},
         {"statuses": [503, 429, 500]},
-        {"statuses": [503], "retry_after": "0"},
     ],
 )
 def test_gets_there(tmp_path, faults):
@@ -103,16 +102,6 @@ def test_signatures_are_in_no_message(tmp_path):
     with pytest.raises(UserError, match=r"gave up after 8 attempts .*refused") as raised:
         cached_path(address, tmp_path)
     assert "SECRET" not in str(raised.value)
-
-
-def test_retry_after_is_honoured_up_to_a_cap(tmp_path, monkeypatch):
-    for asked, cap in (("9999", 0.25), ("0", 60.0)):
-        monkeypatch.setattr(remote_files, "LONGEST_WAIT", cap)
-        monkeypatch.setattr(remote_files, "FIRST_WAIT", 0.0 if asked == "9999" else 60.0)
-        with serve({"f": DATA}, statuses=[503], retry_after=asked) as server:
-            begin = time.monotonic()
-            cached_path(f"{server.url}/f", tmp_path)
-            assert (0.25 if asked == "9999" else 0) <= time.monotonic() - begin < 10
 
 
 def test_gives_up_without_progress(tmp_path):

@@ -18,7 +18,6 @@ class Faults:
     break_after: int | None = None  # bytes of a body, then the connection is closed
     statuses: list[int] = field(default_factory=list)  # answered first, one per request
     always_status: int | None = None
-    retry_after: str | None = None
     ignore_range: bool = False
     etag: str | None = ""  # "" is a strong one made from the content; None sends none
     etags: list[str] = field(default_factory=list)  # one per request, before `etag`
@@ -90,8 +89,6 @@ class FaultyServer:
         extra, start = {}, 0
         if forced or body is None:
             status, body = forced or 404, b"refused"
-            if faults.retry_after is not None:
-                extra["Retry-After"] = faults.retry_after
         elif faults.html_page:
             status, body = 200, b"<html>Please log in</html>"
             extra["Content-Type"] = "text/html"
