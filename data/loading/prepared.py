@@ -12,10 +12,7 @@ from file_utils import sha256_of
 
 
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
-    """The folder of shards of these lengths: `folder`, or the one under it, as the preparation's working folder has.
-
-    Args:
-        dataset: which corpus to take, where there are several.
+    """The folder of shards of these lengths: `folder`, or the one of the `dataset` under it, a working folder.
 
     Raises:
         UserError: there is none, or more than one.
@@ -38,10 +35,9 @@ def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: in
 
 
 def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
-    """The .hdf5 files of a folder, sorted by name: those with `split`, "training" or "test", in their name.
+    """The .hdf5 files of a folder with `split`, "training" or "test", in their names; all if no name has either word.
 
-    Training and test shards lie side by side, as NVIDIA's scripts leave them. If no name holds either word, all are
-    taken. Adds to `problems` where there are none, or where they are not what a manifest says.
+    Adds to `problems` where there are none, or where they are not what a manifest says.
     """
     files = sorted(file for file in folder.glob("*.hdf5") if not file.name.startswith("."))
     named = any("training" in file.name or "test" in file.name for file in files)

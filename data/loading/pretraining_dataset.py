@@ -23,13 +23,12 @@ REMAKE = "make it again with data/bertPrep.py --action create_hdf5_files"
 
 
 class PretrainingDataset(SampleStream[PretrainingBatch]):
-    """Micro-batches for one rank out of pre-training shards, ours or NVIDIA's.
+    """Micro-batches for one rank out of pre-training shards.
 
     Args:
         input_dir_or_files: a folder with shards (see `prepared_shards`), or the shards themselves.
         micro_batch_size, seed, rank, world_size: see `BatchStream`.
-        max_seq_length: S, the length of the files' rows.
-        max_predictions_per_seq: P, the width of the files' masked positions.
+        max_seq_length, max_predictions_per_seq: S and P, the widths of the files' rows.
         vocab_size: if given, larger ids are refused, file by file as they are read.
         split: the shards to take from a folder, "training" or "test".
         num_workers: 0 reads files and makes batches in the calling thread, any other number in the background.
@@ -127,22 +126,16 @@ def _complaints(shard: h5py.File, max_seq_length: int, max_predictions_per_seq: 
         (("masked_lm_positions", "masked_lm_ids"), max_predictions_per_seq, "predictions", "--max_predictions_per_seq"),
     ):
         widths = {datasets[name].shape[1] for name in names}
-        if len(widths) > 1:
-            yield f"has different widths of {', '.join(names)}", REMAKE
-        elif widths != {asked}:
-            (width,) = widths
-            what = f"holds sequences of {width} {unit}, not of the {flag} {asked} asked for"
-            yield what, f"ask for {flag} {width} or give another folder"
+        if widths != {asked}:
+            found = " and ".join(map(str, sorted(widths)))
+            what = f"holds sequences of {found} {unit}, not of the {flag} {asked} asked for"
+            yield what, "ask for what it holds, give another folder or make it again"
 
 
 def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
-    """Reads a whole shard, of any integer types.
+    """Reads a whole shard, of any integer types; raises UserError where it holds what cannot be.
 
-    A masked position counts as real if its index is below the number of positions that are not zero: position 0 is
-    [CLS], which is never masked, and NVIDIA's files, as ours, are padded with zeros.
-
-    Raises:
-        UserError: the file cannot be read, or an id, mask or position in it is impossible.
+    Masked positions are padded with zeros, as 0 is [CLS], which is never masked.
     """
     try:
         with h5py.File(file, "r") as shard:

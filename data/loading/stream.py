@@ -32,16 +32,11 @@ PARTS_AHEAD = 1
 class BatchStream(ABC, Generic[Batch]):
     """What training asks of its data: batches for one rank from any position, and the epoch of a position.
 
-    Args:
-        micro_batch_size: B, sequences per batch and rank.
-        seed: of the order of the samples; not negative.
-        rank, world_size: this process among those that share the stream.
-        problems: notes what is wrong with the arguments.
+    Each of the `world_size` ranks takes batches of B = `micro_batch_size` sequences in the order that `seed` makes.
     """
 
     n_samples: int
-    source: str
-    """Where the samples are from, for people and for checks of a resumed run."""
+    source: str  # where the samples are from, for people and for checks of a resumed run
 
     def __init__(self, micro_batch_size: int, seed: int, rank: int, world_size: int, problems: Problems) -> None:
         problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences", "take at least 1")
