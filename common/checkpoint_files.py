@@ -26,13 +26,9 @@ def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
 def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
     """What torch.save wrote to a file: tensors and primitives, on the CPU and mapped where the file can be.
 
-    Args:
-        subject: what errors call the file: "the checkpoint results/ckpt_5.pt".
-        what: what it should be: "checkpoint".
-        remedy: what to do where it is not.
-
     Raises:
-        UserError: it is damaged, something else, or holds more than tensors and primitives.
+        UserError: it is damaged, something else, or holds more. The file is called "the checkpoint results/ckpt_5.pt",
+            `subject`; it should be a "checkpoint", `what`.
     """
     try:
         is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped

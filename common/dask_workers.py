@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from common.errors import Problems, UserError
-from common.workers import TASKS_AHEAD, in_order
+from common.workers import TASKS_AHEAD, Workers, in_order
 
 SECONDS_TO_WAIT = 60  # for the scheduler, for a first worker, and for a worker when all have gone
 
@@ -29,7 +29,7 @@ def scheduler_problem(scheduler: str) -> str | None:
 
 
 @contextlib.contextmanager
-def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator["_DaskCluster"]:
+def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator[Workers]:
     """Context of the workers of `scheduler`, tcp://HOST:PORT or the path of its scheduler file; see `workers`.
 
     Raises:
@@ -76,7 +76,7 @@ def _check_workers(client, threads: dict[str, int], shared_folder: Path | None) 
     problems.raise_if_any()
 
 
-class _DaskCluster:
+class _DaskCluster(Workers):
     def __init__(self, client, n_workers: int):
         self.client = client
         self.n_workers = n_workers

@@ -9,15 +9,11 @@ from common.errors import UserError
 
 
 def read_json(path: str | os.PathLike, what: str, remedy: str, expected: type = dict) -> Any:
-    """The value in a JSON file of UTF-8, with or without a byte order mark.
-
-    Args:
-        what: what it should be, in errors: "model configuration".
-        remedy: what to do about a file that is not that.
-        expected: the type of the whole: dict, list, or object for any.
+    """The value, of the `expected` type (object: any), in a JSON file of UTF-8, with or without a byte order mark.
 
     Raises:
-        UserError: the file cannot be read, is empty, not UTF-8, not JSON, nested too deep or of another type.
+        UserError: it cannot be read or is no `what` ("model configuration"): empty, not UTF-8, not JSON, nested too
+            deep or of another type.
     """
     try:
         content = Path(path).read_bytes()

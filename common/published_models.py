@@ -18,18 +18,11 @@ FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
-    """An archive of Google's.
+    """An archive of Google's, who publishes no sums: these were taken from the archives, which never change."""
 
-    Attributes:
-        nvidia_name: what NVIDIA's data preparation, and `--models` of data/bertPrep.py, call it.
-        archive: its path below Google's address.
-        sha256: of what `sha256sum` prints of the FILES in it. Google publishes no sums: these were taken from the
-            published archives, which never change.
-    """
-
-    nvidia_name: str
-    archive: str
-    sha256: str
+    nvidia_name: str  # what NVIDIA's data preparation, and `--models` of data/bertPrep.py, call it
+    archive: str  # its path below Google's address
+    sha256: str  # of what `sha256sum` prints of the FILES in it
 
     @property
     def folder(self) -> str:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from common.errors import UserError
 
@@ -34,8 +34,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class Workers(Protocol):
-    """Those who work on tasks."""
+class Workers:
+    """Those who work on tasks: this process, or those that a subclass has."""
 
     def map(
         self,
@@ -53,6 +53,7 @@ class Workers(Protocol):
             UserError: a worker was killed.
             Exception: what `function` raised; tasks not yet begun are dropped.
         """
+        return map(function, tasks)
 
 
 @contextlib.contextmanager
@@ -67,7 +68,7 @@ def workers(n_processes: int, scheduler: str | None = None, shared_folder: Path 
         with dask_workers(scheduler, shared_folder) as cluster:
             yield cluster
     else:
-        yield _ThisProcess() if n_processes == 1 else _ProcessPool(n_processes)
+        yield Workers() if n_processes == 1 else _ProcessPool(n_processes)
 
 
 def in_order(submit: Callable[[Task], Result], tasks: Iterable[Task], n_ahead: int) -> Iterator[tuple[Task, Result]]:
@@ -81,12 +82,7 @@ def in_order(submit: Callable[[Task], Result], tasks: Iterable[Task], n_ahead: i
         yield pending.popleft()
 
 
-class _ThisProcess:
-    def map(self, function, tasks, stage, task_name=None):
-        return map(function, tasks)
-
-
-class _ProcessPool:
+class _ProcessPool(Workers):
     """Processes that are started for each `map` and end with it."""
 
     def __init__(self, n_processes: int):

@@ -28,12 +28,9 @@ COMBINED = MappingProxyType({BOTH: ("wikicorpus_en", "bookscorpus")})
 class DocumentSource:
     """Documents of one origin. Subclasses are named `Source`; they say what is left open here."""
 
-    name: ClassVar[str]
-    """Of the dataset."""
-    document: ClassVar[str] = "document"
-    """What one is called, in the formatted text's file name."""
-    parameters: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """What shapes the formatted text, for the manifest."""
+    name: ClassVar[str]  # of the dataset
+    document: ClassVar[str] = "document"  # what one is called in the formatted text's file name
+    parameters: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # what shapes the formatted text, for the manifest
 
     def problem(self, source: str | None) -> Problem | None:
         """What is wrong with `--source`, as far as can be told without the network."""

@@ -1,9 +1,7 @@
 """Documents to sentences, with NLTK's Punkt.
 
-Trained parameters (NLTK's `punkt_tab`) are used where they are installed. Where they are not, Punkt works from its
-rules and the abbreviations below; it then knows no collocations and no words that often begin sentences, and cuts a
-little more often after an unlisted abbreviation. Which of the two was used is part of a corpus's identity, so
-it has a name that the sharding stage records.
+Trained parameters (NLTK's `punkt_tab`) are used where they are installed. Without them Punkt works from its rules and
+the abbreviations below, and cuts a little more often after others. The sharding stage records which it was.
 """
 
 import functools

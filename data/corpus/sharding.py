@@ -44,7 +44,7 @@ def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
     Raises:
         UserError: it is missing, or a line is too long to be a document.
     """
-    digest, n_documents, hashes = hashlib.sha256(), 0, array("Q")
+    n_documents, hashes = 0, array("Q")
     try:
         with open(path, "rb") as file:
             while line := file.readline(MAX_DOCUMENT_BYTES + 1):
@@ -54,14 +54,12 @@ def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
                         "documents are handled whole",
                         "put one document per line",
                     )
-                digest.update(line)
                 text = line.strip()
                 n_documents += bool(text)
                 hashes.append(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") if text else 0)
     except FileNotFoundError as error:
         raise UserError(f"There is no formatted text {path}", "make it with --action text_formatting") from error
-    record = FileRecord(path.stat().st_size, digest.hexdigest(), {"documents": n_documents})
-    return record, np.frombuffer(hashes, dtype=np.uint64)
+    return FileRecord.of(path, documents=n_documents), np.frombuffer(hashes, dtype=np.uint64)
 
 
 def first_of_their_kind(hashes: Sequence[np.ndarray]) -> list[np.ndarray]:

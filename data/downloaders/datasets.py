@@ -18,6 +18,7 @@ from data.downloaders.folder import DownloadOptions, download_folder, link_or_co
 from file_utils import cached_path, sha256_of, unpack
 
 ALL = "all"
+SQUAD_FILES = ("v1.1/train-v1.1.json", "v1.1/dev-v1.1.json", "v2.0/train-v2.0.json", "v2.0/dev-v2.0.json")
 OTHER_DOWNLOADS = (SQUAD, WEIGHTS, ALL)
 """What can be downloaded besides documents."""
 WITH_SOURCE = "bookscorpus"
@@ -50,10 +51,9 @@ def download(preparation: Preparation, options: DownloadOptions) -> Iterator[str
             of_each = options if each == WITH_SOURCE else dataclasses.replace(options, source=None)
             yield from download(dataclasses.replace(preparation, layout=layout), of_each)
     elif dataset == SQUAD:
-        files = [f"{version}/{part}-{version}.json" for version in ("v1.1", "v2.0") for part in ("train", "dev")]
-        local = {name: _find(options.source, name) for name in files} if options.source else {}
+        local = {name: _find(options.source, name) for name in SQUAD_FILES} if options.source else {}
         asked = "a local folder" if options.source else options.squad_mirror
-        make = functools.partial(_take_squad, files=files, local=local, mirror=options.squad_mirror)
+        make = functools.partial(_take_squad, local=local, mirror=options.squad_mirror)
         yield download_folder(preparation, folder, "SQuAD", asked, make, local)
     elif dataset == WEIGHTS:
         for name in options.models:
@@ -71,8 +71,8 @@ def _find(folder: str, name: str) -> Path:
     raise UserError(f"There is no {file_name} in {folder}", "give --source a folder with SQuAD's four files")
 
 
-def _take_squad(new: Path, pieces: Path, files: list[str], local: Mapping[str, Path], mirror: str) -> Mapping[str, Any]:
-    for name in files:
+def _take_squad(new: Path, pieces: Path, local: Mapping[str, Path], mirror: str) -> Mapping[str, Any]:
+    for name in SQUAD_FILES:
         version, file_name = name.split("/")
         path = local.get(name) or cached_path(f"{mirror}/{file_name}", pieces, name=file_name)
         remedy = "get it again, or give a folder by --source"

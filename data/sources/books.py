@@ -47,11 +47,7 @@ class Source(DocumentSource):
         return None if known else _no_book_in(source)
 
     def download(self, preparation: Preparation, options: DownloadOptions) -> str:
-        """Put the books, .txt files, into their folder, which then holds these alone.
-
-        Raises:
-            UserError: they cannot be had, or too many of a list failed.
-        """
+        """The books, .txt files, alone. Raises UserError where they cannot be had, or too many of a list failed."""
         source = options.source
         path = Path(source).expanduser()
         files = [] if is_remote(source) else _texts(path) if path.is_dir() else [path]

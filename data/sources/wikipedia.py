@@ -50,11 +50,7 @@ class Source(DocumentSource):
         return Problem(f"--source {source} is no .bz2 file", f"give {wanted}")
 
     def download(self, preparation: Preparation, options: DownloadOptions) -> str:
-        """Put the dump into its place.
-
-        Raises:
-            UserError: it cannot be had, or is not what its publisher says.
-        """
+        """The dump. Raises UserError where it cannot be had, or is not what its publisher says."""
         source = options.source or LATEST
         path = Path(source).expanduser()
         local = {path.name: path} if _is_local(source) else {}
