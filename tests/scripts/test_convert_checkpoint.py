@@ -1,8 +1,10 @@
-"""scripts/convert_checkpoint.py as users start it: from and to every kind of file, and with what it cannot convert."""
+"""scripts/convert_checkpoint.py: from and to every kind of file, and with what it cannot convert."""
 
+import contextlib
 import dataclasses
+import functools
+import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,15 +24,20 @@ from published_weights import (
     write_google,
 )
 
+from common.errors import run_main
 from modeling import BertForPreTraining, BertForQuestionAnswering
+from scripts.convert_checkpoint import main
 
 
 def convert(*arguments, cwd):
     """Exit status, lines of stdout, and stderr."""
-    command = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
-    return done.returncode, done.stdout.splitlines(), done.stderr
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run_main(functools.partial(main, list(map(str, arguments))))
+        except SystemExit as ended:
+            status = ended.code
+    return status, out.getvalue().splitlines(), err.getvalue()
 
 
 @pytest.fixture
@@ -46,7 +53,6 @@ def nvidia_file(tmp_path):
     return tmp_path / "nvidia.pt"
 
 
-@pytest.mark.slow
 def test_google_to_hugging_face_and_on_to_a_pt_file(tmp_path, google_folder):
     status, lines, errors = convert(google_folder, "hf", cwd=tmp_path)
     assert (status, errors) == (0, "")
@@ -67,7 +73,6 @@ def test_google_to_hugging_face_and_on_to_a_pt_file(tmp_path, google_folder):
     load_with_transformers(tmp_path / "again", "BertForPreTraining")
 
 
-@pytest.mark.slow
 def test_nvidia_needs_a_configuration_and_trims_to_the_vocabulary(tmp_path, nvidia_file):
     status, _, errors = convert(nvidia_file, "hf", cwd=tmp_path)
     assert status == 2
@@ -89,7 +94,6 @@ def test_nvidia_needs_a_configuration_and_trims_to_the_vocabulary(tmp_path, nvid
     assert convert(*arguments, "--overwrite", cwd=tmp_path)[0] == 0
 
 
-@pytest.mark.slow
 def test_a_folder_of_transformers_5_has_its_vocabulary_in_tokenizer_json(tmp_path, google_folder):
     assert convert(google_folder, "hf", cwd=tmp_path)[0] == 0
     for kind in (transformers.AutoTokenizer, transformers.BertForPreTraining):
@@ -111,7 +115,6 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path, google_folder):
     assert not (tmp_path / "hf").exists()
 
 
-@pytest.mark.slow
 def test_a_pt_file_is_replaced_only_when_asked(tmp_path, google_folder):
     (tmp_path / "start.pt").write_text("precious")
     status, _, errors = convert(google_folder, "start.pt", cwd=tmp_path)
@@ -124,8 +127,7 @@ def test_a_pt_file_is_replaced_only_when_asked(tmp_path, google_folder):
 
 
 def test_help_shows_how(tmp_path):
-    status, lines, _ = convert("--help", cwd=tmp_path)
-    assert status == 0
-    text = "\n".join(lines)
+    command = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", "--help"]
+    text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     for part in ("examples:", "--to {huggingface,pt}", "--do_lower_case | --no-do_lower_case", "NVIDIA", "TensorFlow"):
         assert part in text
