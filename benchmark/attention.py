@@ -7,14 +7,9 @@
 
 First every backend is compared with a loop in float64: the error of the output and of the gradients without dropout,
 as a share of their norm, and with dropout the share of weights that it drops, which values of one brought out one by
-one show. Only then it is timed, on the query, key and value of one layer.
-
-What must be moved is, forward, reading query, key and value and writing the output; backward, reading these four and
-the output's gradient and writing the three others. Backends that give the three as separate tensors have them copied
-into one afterwards, which their times contain and their bytes too. Beside each time is the share of a copy's rate on
-the same device at which these bytes were moved.
-
-Repeats go round the backends, so that a device that warms up or throttles shows as spread; the table has medians.
+one show. Then it is timed on the query, key and value of one layer, in turns; the table has medians. Beside each time
+is the share of a copy's rate at which it moved what must be moved: forward, query, key, value and output; backward,
+these four, the output's gradient and the three others, and those again where a backend gives them as separate tensors.
 """
 
 import argparse
@@ -144,18 +139,6 @@ def works(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[Callab
     return forward, partial(attend, inputs, backend, dropout)
 
 
-def check_table(backends: Sequence[str], inputs: Sequence[AttentionInputs], dropout: float) -> str:
-    """Errors and dropped shares of all backends."""
-    rows = []
-    for some in inputs:
-        for backend in backends:
-            share, deviation = dropped_share(some, backend, dropout)
-            shown = (*(f"{error:.1e}" for error in errors(some, backend)), f"{share:.4f} ± {deviation:.4f}")
-            rows.append([backend, str(some.max_seqlen), *shown])
-    names = "error of output", "of query's gradient", "of key's", "of value's", f"dropped, of {dropout:g}"
-    return markdown_table(("backend", "length", *names), rows)
-
-
 def time_table(
     inputs: Mapping[int, AttentionInputs], seconds: Mapping[tuple[int, str, int], list[float]], copy: float
 ) -> str:
@@ -174,8 +157,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check all, time all, and print both tables."""
     args = parse_arguments(arguments)
     check(args)
-    few = [made_inputs(args, length, CHECKED_SEQUENCES) for length in args.lengths]
-    print(check_table(args.backends, few, args.dropout), end="\n\n", flush=True)
+    rows = []
+    for few in [made_inputs(args, length, CHECKED_SEQUENCES) for length in args.lengths]:
+        for backend in args.backends:
+            share, deviation = dropped_share(few, backend, args.dropout)
+            shown = (*(f"{error:.1e}" for error in errors(few, backend)), f"{share:.4f} ± {deviation:.4f}")
+            rows.append([backend, str(few.max_seqlen), *shown])
+    names = "error of output", "of query's gradient", "of key's", "of value's", f"dropped, of {args.dropout:g}"
+    print(markdown_table(("backend", "length", *names), rows), end="\n\n", flush=True)
     inputs = {length: made_inputs(args, length, args.tokens) for length in args.lengths}
     measurements = {
         (length, backend, direction): partial(seconds_of, work, torch.device(args.device))

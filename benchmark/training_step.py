@@ -44,15 +44,6 @@ from training.metrics.measured_peak import seconds_of_matmul
 from training.metrics.throughput import ThroughputMeter
 
 WARM_UP_STEPS = 3
-HEADER = (
-    "variant",
-    "batch",
-    "sequences/s",
-    "from - to",
-    "model TFLOP/s",
-    "of a matrix product",
-    "of Hugging Face's best",
-)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -185,21 +176,6 @@ def rate(windows: Sequence[dict]) -> float:
     return statistics.median(window["sequences_per_second"] for window in windows)
 
 
-def row(name: str, variant: Variant, batch_size: int, windows: Sequence[dict], peak: float, theirs: float) -> list[str]:
-    """A line of the table; `peak` in FLOP/s and the rate of Hugging Face's best may be 0, for none."""
-    rates = [window["sequences_per_second"] for window in windows]
-    tflops = statistics.median(window["model_tflops_per_second"] for window in windows)
-    return [
-        name,
-        str(batch_size),
-        f"{rate(windows):,.1f}",
-        f"{min(rates):,.1f} - {max(rates):,.1f}",
-        f"{tflops:,.3g}",
-        f"{tflops * 1e12 / peak:.1%}" if peak and not variant.execution.in_fp8 else "",
-        f"{rate(windows) / theirs:.2f}" if theirs else "",
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     args = parse_arguments(arguments)
@@ -232,8 +208,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lengths = f"{args.max_seq_length} tokens" if args.mean_length is None else f"{args.mean_length:g} tokens on average"
     print(f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}")
     theirs = max((rate(windows) for (name, _), windows in found.items() if not chosen[name].is_ours), default=0.0)
-    rows = [row(name, chosen[name], size, windows, peak, theirs) for (name, size), windows in sorted(found.items())]
-    print(markdown_table(HEADER, rows))
+    rows = []
+    for (name, size), windows in sorted(found.items()):
+        rates = [window["sequences_per_second"] for window in windows]
+        tflops = statistics.median(window["model_tflops_per_second"] for window in windows)
+        cells = f"{rate(windows):,.1f}", f"{min(rates):,.1f} - {max(rates):,.1f}", f"{tflops:,.3g}"
+        of_peak = f"{tflops * 1e12 / peak:.1%}" if peak and not chosen[name].execution.in_fp8 else ""
+        rows.append([name, str(size), *cells, of_peak, f"{rate(windows) / theirs:.2f}" if theirs else ""])
+    header = "variant", "batch", "sequences/s", "from - to", "model TFLOP/s", "of a product", "of Hugging Face's best"
+    print(markdown_table(header, rows))
     if peak:
         print(f"matrix product: {peak / 1e12:,.0f} TFLOP/s in {precision.name}; fp8 has no peak of one format")
     if failed:

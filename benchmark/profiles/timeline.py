@@ -10,8 +10,7 @@ import json
 import re
 import sqlite3
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +34,9 @@ class Trace(NamedTuple):
 
     source: str
     device: str | None
-    work: list[tuple[str, float, float, float]]
-    """Name, start and end of what ran, and when it was launched."""
-    ranges: list[tuple[str, float, float]]
-    """Name, start and end on the host."""
-    processes: int = 1
-    """With work on a GPU, of which this is the first."""
+    work: list[tuple[str, float, float, float]]  # name, start and end of what ran, and when it was launched
+    ranges: list[tuple[str, float, float]]  # name, start and end on the host
+    processes: int = 1  # with work on a GPU, of which this is the first
 
 
 def summarize(trace: Trace, path: Path) -> dict[str, Any]:
@@ -75,8 +71,13 @@ def summarize(trace: Trace, path: Path) -> dict[str, Any]:
             last_end = of_step[-1, 1]
     n_steps = max(1, sum(name not in PARTS for name, _, _ in counted))
     percentiles = zip(("p50", "p95", "max"), np.percentile(gaps, (50, 95, 100)), strict=True) if len(gaps) else ()
-    span = busy[-1, 1] - busy[0, 0]
-    summary = {
+    durations, span = end - start, busy[-1, 1] - busy[0, 0]
+    kernels, kernel_of = np.unique(list(map(short_name, names)), return_inverse=True)
+    launches, seconds = np.bincount(kernel_of).tolist(), np.bincount(kernel_of, durations)
+    shares = seconds / (seconds.sum() or 1.0)
+    columns = zip(kernels.tolist(), launches, seconds, shares, strict=True)
+    rows = [dict(zip(("name", "launches", "seconds", "share"), column, strict=True)) for column in columns]
+    return {
         "schema": 1,
         "kind": "timeline",
         "source": trace.source,
@@ -88,11 +89,9 @@ def summarize(trace: Trace, path: Path) -> dict[str, Any]:
         "idle_seconds": gaps.sum(),
         "launch_gaps": {"count": len(gaps), "seconds": gaps.sum(), **dict(percentiles)},
         "steps": steps,
-        "kernels": _kernels(map(short_name, names), end - start),
+        "kernels": sorted(rows, key=lambda row: -row["seconds"]),
+        **({"parts": {name: parts[name] / n_steps for name in PARTS if name in parts}} if parts else {}),
     }
-    if parts:
-        summary["parts"] = {name: parts[name] / n_steps for name in PARTS if name in parts}
-    return summary
 
 
 def union(start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -103,19 +102,6 @@ def union(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.stack([start[is_first], reached[np.append(is_first[1:], True)]], axis=1)
 
 
-def _kernels(names: Iterable[str], durations: np.ndarray) -> list[dict[str, Any]]:
-    launches: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
-    for name, duration in zip(names, durations, strict=True):
-        launches[name] += 1
-        seconds[name] += duration
-    total = durations.sum()
-    return [
-        {"name": name, "launches": launches[name], "seconds": taken, "share": taken / total if total else 0.0}
-        for name, taken in seconds.most_common()
-    ]
-
-
 def read_torch_trace(path: Path) -> Trace:
     """A trace of torch.profiler (.json, .json.gz).
 
@@ -123,23 +109,20 @@ def read_torch_trace(path: Path) -> Trace:
         UserError: it is none, or was cut off.
     """
     data = path.read_bytes()
+    by_category: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
-        return _torch_trace(json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data))
+        content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        for event in content["traceEvents"]:
+            if event.get("ph") == "X":
+                times = {"start": event["ts"] / 1e6, "end": (event["ts"] + event["dur"]) / 1e6}
+                by_category[event.get("cat", "")].append({"args": {}, **event, **times})
     except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} is no whole trace of torch.profiler ({type(error).__name__})", "profile again with --profile torch"
         ) from error
-
-
-def _torch_trace(content: dict[str, Any]) -> Trace:
-    by_category: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for event in content["traceEvents"]:
-        if event.get("ph") == "X":
-            times = {"start": event["ts"] / 1e6, "end": (event["ts"] + event["dur"]) / 1e6}
-            by_category[event.get("cat", "")].append({"args": {}, **event, **times})
     ran = [event for name in DEVICE_WORK for event in by_category[name]]
     used = {event["args"].get("device") for event in by_category["kernel"]}
-    devices = [each.get("name") for each in content.get("deviceProperties", []) if not used or each.get("id") in used]
+    devices = [each["name"] for each in content.get("deviceProperties", []) if not used or each["id"] in used]
     if not ran:
         ran, devices = _outermost(by_category["cpu_op"]), ["CPU"]
     launches = [event for name in LAUNCHES for event in by_category[name] if "correlation" in event["args"]]
