@@ -13,9 +13,10 @@ these four, the output's gradient and the three others, and those again where a 
 """
 
 import argparse
+import itertools
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -63,11 +64,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what this device cannot do, before anything is timed.
-
-    Raises:
-        UserError: a backend cannot run, or a number is out of range.
-    """
+    """Raise a UserError for what this device cannot do, before anything is timed."""
     problems = count_problems(args, "repeats")
     problems.check(0 <= args.dropout < 1, f"--dropout is {args.dropout}", "it must be 0 or more, and below 1")
     head_size = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model]).head_size
@@ -132,13 +129,6 @@ def bytes_to_move(inputs: AttentionInputs, backend: str) -> tuple[int, int]:
     return 4 * part, (4 + 8) * part + joining
 
 
-def works(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[Callable[[], object], Callable[[], object]]:
-    """What is timed: forward, and forward and backward."""
-    arguments = inputs.qkv, inputs.cu_seqlens, inputs.max_seqlen, dropout, backend
-    forward = torch.no_grad()(partial(variable_length_attention, *arguments))
-    return forward, partial(attend, inputs, backend, dropout)
-
-
 def time_table(
     inputs: Mapping[int, AttentionInputs], seconds: Mapping[tuple[int, str, int], list[float]], copy: float
 ) -> str:
@@ -158,20 +148,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     check(args)
     rows = []
-    for few in [made_inputs(args, length, CHECKED_SEQUENCES) for length in args.lengths]:
-        for backend in args.backends:
-            share, deviation = dropped_share(few, backend, args.dropout)
-            shown = (*(f"{error:.1e}" for error in errors(few, backend)), f"{share:.4f} ± {deviation:.4f}")
-            rows.append([backend, str(few.max_seqlen), *shown])
+    for length, backend in itertools.product(args.lengths, args.backends):
+        few = made_inputs(args, length, CHECKED_SEQUENCES)
+        share, deviation = dropped_share(few, backend, args.dropout)
+        shown = (*(f"{error:.1e}" for error in errors(few, backend)), f"{share:.4f} ± {deviation:.4f}")
+        rows.append([backend, str(length), *shown])
     names = "error of output", "of query's gradient", "of key's", "of value's", f"dropped, of {args.dropout:g}"
     print(markdown_table(("backend", "length", *names), rows), end="\n\n", flush=True)
     inputs = {length: made_inputs(args, length, args.tokens) for length in args.lengths}
-    measurements = {
-        (length, backend, direction): partial(seconds_of, work, torch.device(args.device))
-        for length, some in inputs.items()
-        for backend in args.backends
-        for direction, work in enumerate(works(some, backend, args.dropout))
-    }
+    measurements = {}
+    for (length, some), backend in itertools.product(inputs.items(), args.backends):
+        forward = partial(variable_length_attention, some.qkv, some.cu_seqlens, length, args.dropout, backend)
+        both = partial(attend, some, backend, args.dropout)
+        for direction, work in enumerate((torch.no_grad()(forward), both)):
+            measurements[length, backend, direction] = partial(seconds_of, work, torch.device(args.device))
     seconds = in_turns(measurements, args.repeats)
     copy = copy_rate(torch.device(args.device))
     print(time_table(inputs, seconds, copy))

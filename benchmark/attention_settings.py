@@ -4,12 +4,9 @@
   python3 benchmark/attention_settings.py
   python3 benchmark/attention_settings.py --kernels keys --lengths 384 --tokens 12288
 
-For BERT-large in bf16. Only one kernel's settings are changed at a time, and the pass that it belongs to is timed: the
-times of a kernel's lines differ by that kernel alone. Before that, output and gradients are compared with those of the
-settings in use. What does not compile, or gives something else, is said in a line of its own.
-
-Passes are launched as CUDA graphs, so that short ones are not timed by what Python takes to launch them. Repeats go
-round the settings, and the table has medians.
+For BERT-large in bf16. One kernel's settings are changed at a time, and the pass that it belongs to is timed, in turns
+and as a CUDA graph, so that short ones are not timed by what Python takes to launch them; the table has medians. What
+does not compile, or gives other values than the settings in use, is said in a line of its own.
 """
 
 import argparse
@@ -18,7 +15,7 @@ import itertools
 import os
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from unittest import mock
@@ -56,12 +53,9 @@ KERNELS = MappingProxyType(
     }
 )
 
-Settings = Mapping[str, int]
-"""As a kernel is launched with them."""
 
-
-def settings_of(kernel: str, inputs: AttentionInputs) -> list[Settings]:
-    """Those in use, then what differs from them in the grid."""
+def settings_of(kernel: str, inputs: AttentionInputs) -> list[dict[str, int]]:
+    """What a kernel is launched with: the settings in use, then those of the grid that differ."""
     from kernels.attention import short
 
     function, grid = KERNELS[kernel]
@@ -71,7 +65,7 @@ def settings_of(kernel: str, inputs: AttentionInputs) -> list[Settings]:
     return [used, *(settings for settings in others if settings != used)]
 
 
-def pass_with(kernel: str, settings: Settings, inputs: AttentionInputs) -> Callable[[], tuple[Tensor, Tensor]]:
+def pass_with(kernel: str, settings: dict[str, int], inputs: AttentionInputs) -> Callable[[], tuple[Tensor, Tensor]]:
     """The pass that a kernel belongs to, with these settings of it: output and log-sum-exp, or the gradients of query,
     key and value and of their bias."""
     from kernels.attention import short
@@ -89,17 +83,16 @@ def pass_with(kernel: str, settings: Settings, inputs: AttentionInputs) -> Calla
     return run
 
 
-def problem_of(kernel: str, settings: Settings, used: Settings, inputs: AttentionInputs) -> str | None:
+def problem_of(kernel: str, settings: dict[str, int], used: dict[str, int], inputs: AttentionInputs) -> str | None:
     """Why a kernel cannot be run with these settings, or what is wrong with its values."""
     wanted = pass_with(kernel, used, inputs)()
-    # Whatever goes wrong in compiling or launching, from many libraries' exceptions, the next setting may do.
     try:
         found = pass_with(kernel, settings, inputs)()
         for one, two in zip(found, wanted, strict=True):
             difference = ((one.double() - two.double()).norm() / two.double().norm()).item()
             if not difference <= TOLERANCE:
                 return f"values are {difference:.1%} off"
-    except Exception as error:
+    except Exception as error:  # of many libraries; the next settings may do
         return f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}"
     return None
 
@@ -117,11 +110,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what cannot be run.
-
-    Raises:
-        UserError: a number is out of range, or there is no such device.
-    """
+    """Raise a UserError for what cannot be run."""
     problems = count_problems(args, "repeats", *(["tokens"] if args.tokens is not None else []))
     for length in args.lengths:
         problems.check(1 <= length <= 512, f"--lengths has {length}", "it must lie between 1 and 512")

@@ -8,8 +8,6 @@ main process and workers apart; 1 GiB is the bound, whatever the size of the cor
 
   python3 benchmark/data_scale.py --vocab_file VOCAB --scale_mb 40 --repeats 3
   python3 benchmark/data_scale.py --vocab_file VOCAB --scale_mb 2000 --memory_only
-
-Extraction reads the dump twice in the main process, which the workers wait for; so it alone gains less.
 """
 
 import argparse
@@ -23,6 +21,7 @@ from types import MappingProxyType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.command_line import count_problems, parser_of
+from benchmark.tables import markdown_table
 from benchmark.timing import in_fresh_process, in_turns
 from benchmark.workloads.made_corpus import write_dump, write_formatted
 from benchmark.workloads.shards import make_shards
@@ -55,16 +54,12 @@ def sharding(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> Non
             path.replace(folder / "shards" / path.name)
 
 
-def _both_lengths(shard: Path, folder: Path, vocab_file: str) -> None:
-    for path in make_shards(shard, folder, vocab_file):
-        path.unlink()
-
-
 def hdf5(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
     """The stage, without its manifest, for both lengths."""
     shards = sorted((folder / "shards").iterdir())
-    for _ in pool.map(partial(_both_lengths, folder=folder, vocab_file=vocab_file), shards, "HDF5", str):
-        pass
+    for files in pool.map(partial(make_shards, folder=folder, vocab_file=vocab_file), shards, "HDF5", str):
+        for path in files:
+            path.unlink()
 
 
 STAGES = MappingProxyType({"extraction": extraction, "sharding": sharding, "hdf5": hdf5})
@@ -106,8 +101,7 @@ def main() -> None:
     count_problems(args, "n_processes", "repeats").raise_if_any()
     n_shards, n_bytes = args.n_shards or max(8, round(args.scale_mb / MB_PER_SHARD)), int(args.scale_mb * 1e6)
     print(f"{args.scale_mb} MB of text, {n_shards} shards; the least seconds and the most MiB of {args.repeats}")
-    several_processes = f"{args.n_processes} processes"
-    print(f"{'stage':>10} {'1 process':>10} {several_processes:>13} {'ratio':>6} {'main MiB':>9} {'worker MiB':>11}")
+    rows = []
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         folder = Path(temporary)
         if "extraction" in args.stages:
@@ -120,13 +114,13 @@ def main() -> None:
                 for n in ([args.n_processes] if args.memory_only else [1, args.n_processes])
             }
             runs = in_turns(measurements, args.repeats)
-            several, one = (
-                min((run[0] for run in runs.get(n, [])), default=float("nan")) for n in (args.n_processes, 1)
-            )
+            least = {n: min(seconds for seconds, *_ in of_n) for n, of_n in runs.items()}
             # With one process, the main one does the work of the workers, so it is the larger of its kind.
-            _, main_mib, worker_mib = map(max, zip(*(run for of_n in runs.values() for run in of_n), strict=True))
-            times = f"{one:>10.2f} {several:>13.2f} {one / several:>6.2f}"
-            print(f"{stage:>10} {times} {main_mib:>9.0f} {worker_mib:>11.0f}", flush=True)
+            _, *most_mib = map(max, zip(*(run for of_n in runs.values() for run in of_n), strict=True))
+            ratio = [f"{least[1]:.2f}", f"{least[1] / least[args.n_processes]:.2f}"] if 1 in least else ["-", "-"]
+            rows.append([stage, f"{least[args.n_processes]:.2f}", *ratio, *(f"{mib:.0f}" for mib in most_mib)])
+    header = "stage", f"s, {args.n_processes} processes", "s, 1 process", "ratio", "main MiB", "worker MiB"
+    print(markdown_table(header, rows))
 
 
 if __name__ == "__main__":

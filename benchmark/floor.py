@@ -4,15 +4,12 @@
   python3 benchmark/floor.py --bert_model large --batch_size 256
   python3 benchmark/floor.py --bert_model tiny --formats bf16 fp32 --repeats 1      # on a CPU, in seconds
 
-Each product of an encoder layer is timed by itself at its true shape and layout: forward, and backward to the input and
-to the weight. What they take together, as often as a step makes them, is the floor of the step in that format; the
-encoder's attention, all element-wise work, the heads and the optimizer come on top.
+Each product of an encoder layer is timed by itself at its true shape and layout, forward and backward to the input and
+to the weight, in turns; the table has medians. What they take together, as often as a step makes them, is the floor of
+the step in that format; attention, element-wise work, heads and optimizer come on top.
 
 fp8 is e4m3 with fp32 accumulation and results in bf16, `tensor` with one scale per factor and `row` with one per row
-and column; hardware wants its right factor column by column, so all three products are timed in that layout. What it
-costs to bring factors into fp8 is left out: only a step that does this within its neighbors gains.
-
-Repeats go round the formats, so that a device that warms up or throttles shows as spread; the tables have medians.
+and column. What it costs to bring factors into fp8 is left out.
 """
 
 import argparse
@@ -55,33 +52,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what this device cannot do, before anything is timed.
-
-    Raises:
-        UserError: fp8 or tf32 is asked for where there is none, or a number is below one.
-    """
+    """Raise a UserError for what this device cannot do, before anything is timed."""
     problems = count_problems(args, "batch_size", "max_seq_length", "repeats")
     capability = torch.cuda.get_device_capability() if args.device.startswith("cuda") else (0, 0)
     for name in args.formats:
         needed = (8, 9) if name in FP8 else (8, 0) if name == "tf32" else (0, 0)
-        problems.check(
-            capability >= needed,
-            f"--formats has {name}, which {args.device} cannot do",
-            "take a GPU of compute capability {}.{} or more, or other formats".format(*needed),
-        )
+        remedy = "take a GPU of compute capability {}.{} or more, or other formats".format(*needed)
+        problems.check(capability >= needed, f"--formats has {name}, which {args.device} cannot do", remedy)
     problems.raise_if_any()
 
 
 def to_fp8(matrix: torch.Tensor, row_wise: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled to the whole range of e4m3.
-
-    Args:
-        matrix: (rows, columns).
-        row_wise: one scale per row, else one for all.
-
-    Returns:
-        The matrix in float8_e4m3fn, and fp32 scales, (rows, 1) or (), with which it is to be multiplied again.
-    """
+    """A matrix (rows, columns) scaled to the whole range of e4m3, in float8_e4m3fn, and fp32 scales to multiply it with
+    again: (rows, 1) or, one for all, ()."""
     largest = matrix.abs().amax(1, keepdim=True) if row_wise else matrix.abs().amax()
     scale = (largest.float() / FP8_MAX).clamp(min=1e-12)
     return (matrix / scale.to(matrix.dtype)).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale

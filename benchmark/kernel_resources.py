@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import torch
@@ -48,25 +48,20 @@ REGISTERS = 65536
 HEADER = ("kernel", "warps", "registers", "spilled bytes", "shared memory, bytes", "thread blocks per SM")
 
 
-class Launch(NamedTuple):
-    """A call of a function under `triton.jit`."""
+def launches(in_fp8: Sequence[bool]) -> dict[str, list[Any]]:
+    """What steps of BERT-large launch, each kernel with each of its settings once; nothing runs.
 
-    name: str
-    function: Any
-    arguments: tuple[Any, ...]
-    settings: dict[str, Any]
-
-
-def launches(in_fp8: Sequence[bool]) -> list[Launch]:
-    """What steps of BERT-large launch, each kernel with each of its settings once; nothing runs."""
+    Returns:
+        by name the function under `triton.jit`, and the arguments and settings that it is called with.
+    """
     from triton.runtime import JITFunction
 
-    found: dict[Any, Launch] = {}
+    found: dict[Any, tuple[Any, ...]] = {}
 
     def note(function: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> None:
         flags = (f", {name}" for name, value in settings.items() if value is True and name != "has_dropout")
         name = f"{function.fn.__name__.lstrip('_')} of {step}{''.join(flags)}"
-        found.setdefault((function, *settings.items()), Launch(name, function, arguments, settings))
+        found.setdefault((function, *settings.items()), (name, function, arguments, settings))
 
     meta = torch.device("meta")
     # Of two layers: the first is like all but the last.
@@ -83,12 +78,12 @@ def launches(in_fp8: Sequence[bool]) -> list[Launch]:
         for step in ("adamw", "lamb"):
             optimizer = build_optimizer(step, parameter_groups(model), 1e-4, kernels="triton")
             clip_and_step(optimizer, gradient_norm(optimizer.param_groups), 1.0)
-    return list({launch.name: launch for launch in found.values()}.values())
+    return {name: launch for name, *launch in found.values()}
 
 
-def resources(launch: Launch, arch: int, folder: Path) -> list[int]:
+def resources(function: Any, arguments: tuple, settings: dict[str, Any], arch: int, path: Path) -> list[int]:
     """Warps, registers, spilled bytes per thread, shared memory per thread block, and the blocks that fit beside each
-    other: of a kernel compiled as for a GPU of compute capability `arch` / 10, which leaves its code in the folder."""
+    other: of a kernel compiled as for a GPU of compute capability `arch` / 10. Its code is left beside `path`."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
@@ -96,8 +91,7 @@ def resources(launch: Launch, arch: int, folder: Path) -> list[int]:
     gpu.get_current_target.return_value = GPUTarget("cuda", arch, 32)
     gpu.get_current_device.return_value = arch  # compiled kernels are kept by device
     with mock.patch.object(driver, "_active", gpu):
-        found = launch.function.run(*launch.arguments, grid=(1,), warmup=True, **launch.settings)
-    path = folder / f"{launch.name.replace(' ', '_')}.cubin"
+        found = function.run(*arguments, grid=(1,), warmup=True, **settings)
     path.write_bytes(found.asm["cubin"])
     usage, sass = (
         subprocess.run([tool("cuobjdump"), option, path], capture_output=True, text=True, check=True).stdout
@@ -118,11 +112,7 @@ def blocks_per_multiprocessor(arch: int, n_warps: int, registers: int, shared_by
 
 
 def tool(name: str) -> Path:
-    """A program of NVIDIA's that comes with Triton.
-
-    Raises:
-        UserError: it did not come for this platform.
-    """
+    """A program of NVIDIA's that comes with Triton; a UserError if it did not come for this platform."""
     package = importlib.util.find_spec("triton")
     path = Path(package.origin).parent / "backends" / "nvidia" / "bin" / name if package else None
     if path is None or not os.access(path, os.X_OK):
@@ -147,14 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("ptxas", "cuobjdump"):
         tool(name)
     able = launches((False, True) if args.arch >= FP8_ARCH else (False,))
-    chosen = [launch for launch in able if args.kernels in launch.name]
+    chosen = {name: launch for name, launch in able.items() if args.kernels in name}
     if not chosen:
-        names = ", ".join(launch.name for launch in able)
-        raise UserError(f"--kernels {args.kernels} is in no name", f"there are {names}")
+        raise UserError(f"--kernels {args.kernels} is in no name", f"there are {', '.join(able)}")
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [[launch.name, *(f"{n:,}" for n in resources(launch, args.arch, folder))] for launch in chosen]
+        for name, launch in chosen.items():
+            found = resources(*launch, args.arch, folder / f"{name.replace(' ', '_')}.cubin")
+            rows.append([name, *(f"{number:,}" for number in found)])
     print(markdown_table(HEADER, rows))
 
 

@@ -36,11 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def summarize(path: Path, gpu: str | None) -> dict[str, Any]:
-    """What a file of any of the kinds comes to.
-
-    Raises:
-        UserError: it is of none of them, or cannot be read.
-    """
+    """What a file of any of the kinds comes to; a UserError if it is of none of them."""
     if not path.is_file() or path.stat().st_size == 0:
         raise UserError(
             f"{path} {'is empty' if path.exists() else 'is not there'}",

@@ -50,11 +50,8 @@ OPERATIONS = MappingProxyType(
 
 
 def choose(query: Iterable[str]) -> list[str]:
-    """The metrics to measure, of those that the lines of `ncu --query-metrics` begin with, there without a suffix.
-
-    Raises:
-        UserError: time or cycles are not among them, without which nothing can be said.
-    """
+    """The metrics to measure, of those that the lines of `ncu --query-metrics` begin with, there without a suffix; a
+    UserError if time or cycles are not among them, without which nothing can be said."""
     known = {words[0] for words in map(str.split, query) if words}
     chosen = [name for name in QUANTITIES if name.split(".")[0] in known]
     if missing := {TIME, CYCLES} - set(chosen):

@@ -5,12 +5,9 @@
   python3 benchmark/optimizer.py --bert_model tiny --windows 1 --steps 2        # on a CPU, in seconds
 
 Timed is what a training step does once its gradients are there: their norm, clipping, the update. All optimizers take
-turns on the same weights and gradients, in windows of several steps, and the tables have medians. The gradients are
-random at first; LAMB leaves its updates in them, which are as good to measure with.
-
-Bytes are counted on paper, for weights with decay: four for each parameter and tensor that a pass reads or writes. What
-caches spare is not taken off, so a small model can seem to be faster than a copy. What cannot run here is left out with
-a sentence; kernels written in Triton run on GPUs, and in its interpreter (TRITON_INTERPRET=1), whose times say nothing.
+turns on the same weights and gradients, in windows of several steps; the table has medians. Bytes are counted on paper,
+for weights with decay: four for each parameter and tensor that a pass reads or writes, as if there were no caches. What
+cannot run here is left out with a sentence.
 """
 
 import argparse
@@ -42,12 +39,9 @@ CONTENDERS = MappingProxyType(
     {
         # norm, division; m; v twice; v to u and five steps of it with m and p; two norms; p
         "LAMB, PyTorch's operations": ("lamb", "torch", (1, 2, 3, 2, 3, 2, 2, 2, 2, 2, 3, 3, 1, 1, 3)),
-        # norm; g, p, m, v to m, v, u; p, u to p
-        "LAMB, our kernels": ("lamb", "triton", (1, 7, 3)),
-        # norm, division; g, p, m, v to p, m, v
-        "AdamW, PyTorch's fused": ("adamw", "torch", (1, 2, 7)),
-        # norm; g, p, m, v to p, m, v
-        "AdamW, our kernels": ("adamw", "triton", (1, 7)),
+        "LAMB, our kernels": ("lamb", "triton", (1, 7, 3)),  # norm; g, p, m, v to m, v, u; p, u to p
+        "AdamW, PyTorch's fused": ("adamw", "torch", (1, 2, 7)),  # norm, division; g, p, m, v to p, m, v
+        "AdamW, our kernels": ("adamw", "triton", (1, 7)),  # norm; g, p, m, v to p, m, v
         # the step's norm and its own; g, p, m, v to m, v, u; two norms; p, u to p
         "LAMB, apex's fused": ("apex_fused_lamb", "torch", (1, 1, 7, 1, 1, 3)),
     }
@@ -71,11 +65,7 @@ def bytes_per_parameter(name: str) -> int:
 
 
 def optimizer_step(name: str, model: torch.nn.Module) -> Callable[[], None]:
-    """What a training step does with the gradients that the model's parameters have.
-
-    Raises:
-        UserError: this optimizer cannot run here.
-    """
+    """What a training step does with the gradients that parameters have; a UserError if it cannot be done here."""
     optimizer_name, kernels, _ = CONTENDERS[name]
     optimizer = build_optimizer(optimizer_name, parameter_groups(model), LEARNING_RATE, MAX_GRAD_NORM, kernels)
     limit = float("inf") if clips_itself(optimizer_name) else MAX_GRAD_NORM

@@ -12,8 +12,8 @@ memory at a batch size, or fails, is said; the others go on.
   python3 benchmark/training_step.py --bert_model large --batch_size 32 64 --max_seq_length 384 --task squad
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
---attention triton besides; `fp8`, all of that in fp8; each with `+graphs` behind it for --cuda_graphs. Hugging Face's:
-`hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run.
+--attention triton besides; `fp8`, all of that in fp8; each with `+graphs` for --cuda_graphs. Hugging Face's: `hf`,
+`hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run.
 """
 
 import argparse
@@ -72,11 +72,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def check(args: argparse.Namespace, config: BertConfig, device: torch.device) -> None:
-    """Refuse what cannot be measured.
-
-    Raises:
-        UserError: variants that are asked for cannot run here, or numbers that the model does not take.
-    """
+    """Raise a UserError for what cannot be measured here, or numbers that the model does not take."""
     problems = count_problems(args, "max_seq_length", "max_predictions_per_seq", "steps", "windows", "batch_size")
     for name, most, whose in (
         ("max_seq_length", config.max_position_embeddings, "the model's max_position_embeddings"),
@@ -112,11 +108,8 @@ def chosen_variants(named: Sequence[str] | None, device: torch.device) -> dict[s
 def measure_all(
     chosen: dict[str, Variant], args: argparse.Namespace, work: Workload, compute_dtype: torch.dtype, failed: list[str]
 ) -> dict[str, list[dict]]:
-    """The windows of each variant at one batch size, taken in turns; none of those that do not fit into memory.
-
-    Args:
-        failed: is added what failed for another reason.
-    """
+    """The windows of each variant at one batch size, taken in turns; none of those that do not fit into memory, nor of
+    those that failed for another reason, which are added to `failed`."""
     torch._dynamo.reset()  # or code for this batch's shapes would be made for any
     steps: dict[str, Callable[[], None]] = {}
     windows: dict[str, list[dict]] = {name: [] for name in chosen}
@@ -188,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     precision.apply()
     peak = 0.0
     if device.type == "cuda":
-        large = Matmul("a large one", 8192, 8192, 8192)
+        large = Matmul("", 8192, 8192, 8192)
         peak = large.flops / seconds_of_matmul(large, precision.compute_dtype, device)
         release_memory()
 

@@ -34,11 +34,7 @@ class Launch(NamedTuple):
 
 
 def read_launches(path: Path) -> list[Launch]:
-    """The launches that have a time and cycles. What was not measured of one is absent, not zero.
-
-    Raises:
-        UserError: it is no such file, or holds no such launch.
-    """
+    """The launches that have a time and cycles, or a UserError. What was not measured of one is absent, not zero."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     try:
         names, units, *rows = csv.reader((line for line in lines if line.startswith('"')), strict=True)

@@ -40,11 +40,7 @@ class Trace(NamedTuple):
 
 
 def summarize(trace: Trace, path: Path) -> dict[str, Any]:
-    """What timeline.json holds.
-
-    Raises:
-        UserError: nothing ran.
-    """
+    """What timeline.json holds; a UserError if nothing ran."""
     if not trace.work:
         raise UserError(f"{path} has no work in it, of a GPU or a CPU", "profile steps that run")
     names, *times = zip(*trace.work, strict=True)
@@ -103,11 +99,7 @@ def union(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def read_torch_trace(path: Path) -> Trace:
-    """A trace of torch.profiler (.json, .json.gz).
-
-    Raises:
-        UserError: it is none, or was cut off.
-    """
+    """A trace of torch.profiler (.json, .json.gz); a UserError if it is none, or was cut off."""
     data = path.read_bytes()
     by_category: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
@@ -148,12 +140,8 @@ def _outermost(operators: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_nsys_sqlite(path: Path) -> Trace:
-    """What `nsys export --type sqlite` made of a report: of several processes, as torchrun's all are in one report,
-    the one on the first GPU.
-
-    Raises:
-        UserError: it is none.
-    """
+    """What `nsys export --type sqlite` made of a report, or a UserError: of several processes, as torchrun's all are in
+    one report, the one on the first GPU."""
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             return _nsys_trace(database)

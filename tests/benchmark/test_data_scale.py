@@ -52,11 +52,11 @@ def test_prints_its_table(tmp_path, capsys, monkeypatch):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("sys.argv", ["data_scale.py", *arguments, "--folder", str(tmp_path / "scratch")])
     data_scale.main()
-    _, head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["stage", "1", "process", "2", "processes", "ratio", "main", "MiB", "worker", "MiB"]
-    assert [line.split()[0] for line in lines] == ["extraction", "sharding", "hdf5"]
-    for line in lines:
-        one, several, ratio, main, worker = map(float, line.split()[1:])
+    _, _, _, *lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [name for name, *_ in rows] == ["extraction", "sharding", "hdf5"]
+    for _, *numbers in rows:
+        several, one, ratio, main, worker = map(float, numbers)
         # Both are rounded to hundredths of a second.
         assert (one - 0.005) / (several + 0.005) - 0.01 < ratio < (one + 0.005) / max(several - 0.005, 1e-9) + 0.01
         assert 20 < worker <= main < 1024
