@@ -10,6 +10,7 @@ be compared.
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import sys
@@ -49,12 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UserError(f"{path} has no step of phase {args.phase}", f"give --phase {min(phases)}")
             runs.append(dict(phases[args.phase].curve("average_loss")))
     problems.raise_if_any()
-    # The steps that both logged, by the stretch that they are in; steps count from 1.
-    shared: dict[int, list[int]] = {}
-    for step in sorted(runs[0].keys() & runs[1].keys()):
-        shared.setdefault((step - 1) // args.stretch, []).append(step)
     rows, differences = [], {}
-    for steps in shared.values():
+    shared = sorted(runs[0].keys() & runs[1].keys())
+    for _, stretch in itertools.groupby(shared, lambda step: (step - 1) // args.stretch):  # steps count from 1
+        steps = list(stretch)
         baseline, result = (statistics.fmean(run[step] for step in steps) for run in runs)
         name = f"{steps[0]} to {steps[-1]}"
         rows.append((name, f"{baseline:.4f}", f"{result:.4f}", f"{result - baseline:+.4f}"))

@@ -2,11 +2,9 @@
 """A SQuAD file whose windows are full, for measuring throughput as it is usually stated: at full length.
 
   python3 benchmark/made_squad.py made.json --n_questions 40
-  python3 run_squad.py --do_train --do_predict --train_file made.json --predict_file made.json --vocab_file VOCAB \\
-      --bert_model large --train_batch_size 32 --max_steps 60 --skip_checkpoint --output_dir DIR
 
-Each context is text of made words, some 3,000 tokens long, so that with --max_seq_length 384 and --doc_stride 128 all
-windows but the last of each question are full.
+docs/squad.md has the command that measures with it. Each context is text of made words, some 3,000 tokens long, so that
+with --max_seq_length 384 and --doc_stride 128 all windows but the last of each question are full.
 """
 
 import argparse
@@ -16,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmark.workloads.made_corpus import documents
 from file_utils import atomic_write
 

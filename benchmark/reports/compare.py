@@ -15,8 +15,6 @@ from benchmark.reports.data import SUBJECT, Result, measured
 from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, text
 
-CONFIDENCE = 0.95
-GRID = 200_001
 METHOD = (
     "Ratio of medians; the 95 % interval is Welch's, of the ratio of geometric means. “No difference shown” means that "
     "it contains 1, not that the two are equal. docs/benchmarking.md says what it does not know."
@@ -28,14 +26,14 @@ def quantile_of_t(probability: float, degrees: float) -> float:
 
     With t = sqrt(degrees) tan(angle), the density becomes cos(angle)^(degrees - 1) on (0, pi/2): nothing to cut off.
     """
-    angles = np.linspace(0.0, math.pi / 2, GRID)
+    angles = np.linspace(0.0, math.pi / 2, 200_001)
     density = np.cos(angles).clip(0) ** (degrees - 1)
     below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return math.sqrt(degrees) * math.tan(float(np.interp(probability * below[-1], below, angles)))
 
 
 def ratio_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    """Of the ratio of geometric means, second over first, at `CONFIDENCE`; None with fewer than two of either."""
+    """The 95 % interval of the ratio of geometric means, second over first; None with fewer than two of either."""
     if min(len(first), len(second)) < 2:
         return None
     logs = [[math.log(rate) for rate in rates] for rates in (first, second)]
@@ -44,7 +42,7 @@ def ratio_interval(first: Sequence[float], second: Sequence[float]) -> tuple[flo
     reach = 0.0
     if error:
         degrees = error**2 / sum(share**2 / (len(values) - 1) for share, values in zip(shares, logs, strict=True))
-        reach = quantile_of_t(CONFIDENCE, degrees) * math.sqrt(error)
+        reach = quantile_of_t(0.95, degrees) * math.sqrt(error)
     return math.exp(difference - reach), math.exp(difference + reach)
 
 

@@ -1,6 +1,7 @@
 """The tables of a report."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -41,11 +42,9 @@ def throughput_table(group: Sequence[Repeats]) -> Table:
     for published in references_for(group[0].configuration):
         notes.append("Published: {label}, {rate:,g} sequences/s per GPU; {source}.".format(**published))
     for repeats in group:
-        if repeats.problem:
-            notes.append(f"Batch {repeats.batch_size}: {repeats.problem}")
-        elif repeats.status == "failed":
-            error = next((point["error"] for point in repeats.points if point.get("error")), "")
-            notes.append(f"Batch {repeats.batch_size} failed: {error[-LONGEST_ERROR:]}")
+        if repeats.status in ("wrong", "failed"):
+            why = repeats.problem or next((point["error"] for point in repeats.points if point.get("error")), "")
+            notes.append(f"Batch {repeats.batch_size}, {repeats.status}: {why[-LONGEST_ERROR:]}")
     return Table(subject(group[0].configuration), rows, notes)
 
 
@@ -80,19 +79,16 @@ def environment_table(results: Sequence[Result]) -> Table:
         row = {"fact": name}
         for result in results:
             told = [each.get("environment") or {} for each in (*result.points, *map(vars, result.runs))]
-            values = {_plain(environment[name]) for environment in told if environment.get(name) is not None}
-            row[result.label] = " / ".join(sorted(values)) or MISSING
+            values = [environment[name] for environment in told if environment.get(name) is not None]
+            words = {str(value) for value in values if not isinstance(value, list)}
+            lists = [Counter(value) for value in values if isinstance(value, list)]
+            words |= {", ".join(f"{count} x {gpu}" for gpu, count in each.items()) for each in lists}
+            row[result.label] = " / ".join(sorted(words)) or MISSING
         known = set(row.values()) - {MISSING, name}
         rows += [row] if known else []
         differing += [name] if len(known) > 1 else []
     warning = f"The results differ in {', '.join(differing)}: a ratio between them has that cause too."
     return Table("Environment", rows, [warning] if differing else [])
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(f"{value.count(name)} x {name}" for name in dict.fromkeys(value)) or "none"
-    return str(value)
 
 
 def points_table(results: Sequence[Result]) -> Table:

@@ -12,7 +12,6 @@ import torch
 
 from benchmark.sweeps.measurement import command, measure
 from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, Repeats, read_points, settings, subject
-from benchmark.tables import MISSING
 from benchmark.timing import in_fresh_process
 from common.errors import UserError
 from file_utils import atomic_write
@@ -56,13 +55,22 @@ class Sweep:
         self.points = self._read_earlier()
 
     def run(self) -> None:
-        """Measure all that is missing."""
+        """Measure all that is missing: each batch size once, then those that fit again, round by round."""
+        args = self.args
+        doubling = (args.first_batch_size << times for times in itertools.count())
+        sizes = args.batch_sizes or list(itertools.takewhile(lambda size: size <= args.last_batch_size, doubling))
         for series in self._series():
             print(f"{subject(series)}, {settings(series)}:", flush=True)
-            sizes = list(self._first_round(series))
-            for repeat in range(1, self.args.repeats):
-                for size in sizes:
-                    self._point(series | {"batch_size": size}, repeat)
+            fitting, failures = [], 0
+            for size in sizes:
+                status = self._point(series | {"batch_size": size}, 0)["status"]
+                fitting += [size] if status == "ok" else []
+                failures = failures + 1 if status == "failed" else 0
+                larger_is_hopeless = status == "out_of_memory" or failures >= FAILURES_IN_A_ROW
+                if larger_is_hopeless and not args.batch_sizes:
+                    break
+            for repeat, size in itertools.product(range(1, args.repeats), fitting):
+                self._point(series | {"batch_size": size}, repeat)
 
     def _series(self) -> Iterator[dict[str, Any]]:
         """A point's `configuration`, without its batch size yet."""
@@ -92,23 +100,9 @@ class Sweep:
                 "flags": shlex.join([*(["--kernels", "triton"] if is_chosen else []), *args.extra]),
             }
 
-    def _first_round(self, series: dict[str, Any]) -> Iterator[int]:
-        """Measure each batch size once, in rising order while they double; the sizes that fit."""
-        args, failures = self.args, 0
-        doubling = (args.first_batch_size << times for times in itertools.count())
-        for size in args.batch_sizes or itertools.takewhile(lambda size: size <= args.last_batch_size, doubling):
-            point = self._point(series | {"batch_size": size}, 0)
-            if point["status"] == "ok":
-                yield size
-            failures = failures + 1 if point["status"] == "failed" else 0
-            larger_is_hopeless = point["status"] == "out_of_memory" or failures >= FAILURES_IN_A_ROW
-            if larger_is_hopeless and not args.batch_sizes:
-                return
-
     def _point(self, configuration: dict[str, Any], repeat: int) -> Point:
         for point in self.points:
             if point["configuration"] == configuration and point["repeat"] == repeat:
-                self._print(point, " (measured before)")
                 return point
         compiled = "_compiled" if configuration["compile"] else ""
         name = "{workload}_{max_seq_length}_{precision}{compiled}_{n_gpus}x{batch_size}_{repeat}"
@@ -118,27 +112,19 @@ class Sweep:
         self.points.append(point)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
-        self._print(point)
+        repeats = Repeats(configuration, points=[point])
+        told = f"{repeats.cells()['sequences/s']} sequences/s" if point["status"] == "ok" else repeats.status
+        told += f", WRONG: {repeats.problem}" if repeats.problem else ""
+        print(f"  batch {repeats.batch_size:>5} | {repeat + 1}/{self.args.repeats} | {told}", flush=True)
         if point["status"] == "failed":
             print("    " + point["error"].replace("\n", "\n    ") + f"\n    all of it: {folder}/output.log", flush=True)
         return point
 
-    def _print(self, point: Point, remark: str = "") -> None:
-        """What came of a point, for the one who waits."""
-        repeats = Repeats(point["configuration"], points=[point])
-        told, cells = repeats.status, repeats.cells()
-        if point["status"] == "ok":
-            told = f"{cells['sequences/s']} sequences/s" + (f", {cells['GiB']} GiB" if cells["GiB"] != MISSING else "")
-            told += f", WRONG: {repeats.problem}" if repeats.problem else ""
-        turn = f"{point['repeat'] + 1}/{self.args.repeats}"
-        print(f"  batch {repeats.batch_size:>5} | {turn} | {told}{remark}", flush=True)
-
     def _read_earlier(self) -> list[Point]:
         """The points of an earlier start but for failed ones; raises UserError where it cannot be gone on with."""
-        if not self.file.exists():
-            self.args.output_dir.mkdir(parents=True, exist_ok=True)
-            return []
-        points = [point for point in read_points(self.file) if point["status"] != "failed"]
+        self.args.output_dir.mkdir(parents=True, exist_ok=True)
+        known = read_points(self.file) if self.file.exists() else []
+        points = [point for point in known if point["status"] != "failed"]
         remedy = "choose another --output_dir, so that no table mixes the two"
         trained_on = shlex.join(self.data[:2])
         for point in points:
