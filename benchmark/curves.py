@@ -60,10 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if steps[0] >= args.from_step:
             differences[name] = result - baseline
     if not differences:
-        raise UserError(
-            f"{args.baseline} and {args.result} share no logged step from {args.from_step} on",
-            "train both for as long, with the same --log_freq",
-        )
+        nothing = f"{args.baseline} and {args.result} share no logged step from {args.from_step} on"
+        raise UserError(nothing, "train both for as long, with the same --log_freq")
     print(markdown_table(("steps", "baseline", "result", "difference"), rows))
     # A loss that is no number is beyond any bound, and compares with none.
     worst = max(differences, key=lambda name: math.inf if math.isnan(differences[name]) else abs(differences[name]))

@@ -76,11 +76,11 @@ def read_run(path: str | Path, label: str = "") -> Run:
             run.environment = data.get("environment") or run.environment
             trains, predict_file = arguments.get("do_train", True), str(arguments.get("predict_file"))
             phase = phases[2 if arguments.get("phase2") else 1]
-            first_step = data.get("first_step") or 0
             if trains:
+                first_step = data.get("first_step") or 0
                 phase.steps = {step: values for step, values in phase.steps.items() if step <= first_step}
-            if trains and first_step == 0:
-                phase.throughput, phase.scores = {}, {}
+                if first_step == 0:
+                    phase.throughput, phase.scores = {}, {}
         elif step == []:
             run.summary = data
             if "exact_match" in data:

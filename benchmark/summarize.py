@@ -18,8 +18,6 @@ from benchmark.logs import read_phases
 from benchmark.tables import Table
 from common.errors import Problems, run_main
 
-Rows = list[dict[str, str]]
-
 
 def parse_arguments(arguments: Sequence[str] | None = None, description: str | None = __doc__) -> argparse.Namespace:
     """A command line of logs alone."""
@@ -28,10 +26,10 @@ def parse_arguments(arguments: Sequence[str] | None = None, description: str | N
     return parser.parse_args(arguments)
 
 
-def print_rows(logs: Sequence[str], rows_of: Callable[[str], Rows]) -> None:
+def print_rows(logs: Sequence[str], rows_of: Callable[[str], list[dict[str, str]]]) -> None:
     """Print the rows of the logs, with a column for the log where there are several."""
     problems = Problems()
-    rows: Rows = []
+    rows: list[dict[str, str]] = []
     for log in logs:
         with problems.collect():
             rows += [({"log": log} if len(logs) > 1 else {}) | row for row in rows_of(log)]

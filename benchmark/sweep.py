@@ -2,7 +2,6 @@
 """Throughput over batch sizes, lengths, precisions, compilation and numbers of GPUs: each point by a fresh process.
 
   python3 benchmark/sweep.py pretrain --output_dir results/sweep --max_seq_lengths 128 512 --compile 0 1
-  python3 benchmark/sweep.py squad --output_dir results/sweep --batch_sizes 16 32 --repeats 5
   python3 benchmark/sweep.py pretrain --output_dir results/cpu --bert_model tiny --batch_sizes 8 16 --repeats 1
 
 scripts/measure_throughput_pretrain.sh and scripts/measure_throughput_squad.sh call it. Flags after `--` go to

@@ -74,10 +74,8 @@ def _row(*sides: Repeats) -> dict[str, str]:
     medians = [side.median("sequences_per_second") for side in sides]
     ratio = medians[1] / medians[0] if all(medians) else None
     interval = ratio_interval(*rates)
-    if ratio is None:
+    if ratio is None or any(side.problem for side in sides):
         verdict = " and ".join(f"{side.label}: {side.state}" for side in sides if side.status != "ok") or "no rate"
-    elif wrong := [side.label for side in sides if side.problem]:
-        verdict = f"not comparable: {' and '.join(wrong)} trained wrongly"
     elif interval is None:
         verdict = "single measurements: nothing can be said of chance"
     elif interval[0] <= 1 <= interval[1]:

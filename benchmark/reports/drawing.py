@@ -1,8 +1,7 @@
 """How the pictures of a report are drawn: by matplotlib, each for a light and a dark page.
 
-Pixels and not SVG, as they are taken into slides. A picture carries its finding in words, which is its alternative
-text: who cannot see it learns the same. Lines differ by marker as well as by color (Okabe and Ito's palette, which
-color-blind readers tell apart), and letters are large against the picture, so that it can be read on a phone.
+Pixels and not SVG, as they are taken into slides; letters are large against them, for phones. A picture carries its
+finding in words as alternative text. Lines differ by marker as well as by color, of Okabe and Ito's palette.
 """
 
 import base64

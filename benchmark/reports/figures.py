@@ -11,7 +11,6 @@ from benchmark.reports.data import Result, measured, references_for
 from benchmark.reports.drawing import Figure, Series, render
 from benchmark.sweeps.points import Repeats, subject
 
-PARTS = ("data", "forward", "backward", "forward_backward", "reduction", "optimizer", "other")
 MOST_BARS = 10
 SMALLEST_SHARE = 0.002  # of a roofline's time; smaller kernels would spread its axes over ten more powers of ten
 
@@ -87,11 +86,8 @@ def _breakdown(group: Sequence[Repeats]) -> Iterator[Figure]:
     if not steps:
         return
     steps = dict(list(steps.items())[-MOST_BARS:])
-    shares = {
-        name: [parts.get(name, 0) / sum(parts.values()) for parts in steps.values()]
-        for name in PARTS
-        if any(parts.get(name) for parts in steps.values())
-    }
+    names = dict.fromkeys(name for parts in steps.values() for name in parts)
+    shares = {name: [parts.get(name, 0) / sum(parts.values()) for parts in steps.values()] for name in names}
     rows = [f"{label}: {sum(parts.values()) * 1e3:,.1f} ms" for label, parts in steps.items()]
     series = [Series(name, [], [share * 100 for share in row], "bars") for name, row in shares.items()]
     finding = f"{rows[-1]}, of which {', '.join(f'{name} {row[-1]:.1%}' for name, row in shares.items())}."
@@ -118,8 +114,7 @@ def _kernel_shares(profile: dict[str, Any]) -> Iterator[Figure]:
     if not kernels:
         return
     names, shares = [kernel["name"] for kernel in kernels], [kernel["share"] for kernel in kernels]
-    finding = f"The longest kernel, {names[0]}, takes {shares[0]:.1%} of all kernels' time; "
-    finding += f"the first {len(kernels)} together {sum(shares):.1%}."
+    finding = f"{names[0]} takes {shares[0]:.1%} of all kernels' time; the longest {len(names)} take {sum(shares):.1%}."
     of = ", ".join(filter(None, [profile.get("source", "a profile"), profile["label"], profile.get("device")]))
     file, title = f"kernels_{profile.get('source')}_{profile['label']}", f"Kernels by time ({of})"
     series = [Series("", [], [share * 100 for share in shares], "bars")]
@@ -145,9 +140,8 @@ def roofline(profile: dict[str, Any]) -> Iterator[Figure]:
         left, right = min(*intensities, ridge) / 3, max(*intensities, ridge) * 3
         series.append(Series(f"memory {bandwidth:.2f} TB/s", [left, ridge], [left * bandwidth, peak], "guide"))
         series.append(Series(f"peak {peak:,.0f} TFLOP/s", [ridge, right], [peak, peak], "guide"))
-    finding = f"The fastest of {len(kernels)} kernels, {kernels[rates.index(max(rates))]['name']}, "
-    finding += f"runs at {max(rates):,.1f} TFLOP/s"
-    finding += f", {max(rates) / peak:.1%} of the tensor cores' peak." if peak else "."
-    of = ", ".join(filter(None, [profile["label"], profile.get("device")]))
-    labels = ("FLOP per byte of memory traffic", "TFLOP/s")
-    yield Figure(f"roofline_{profile['label']}", f"Roofline ({of})", finding, series, *labels, log=True)
+    finding = f"{kernels[rates.index(max(rates))]['name']} is the fastest of {len(kernels)} kernels: "
+    finding += f"{max(rates):,.1f} TFLOP/s" + (f", {max(rates) / peak:.1%} of the tensor cores' peak." if peak else ".")
+    title = f"Roofline ({', '.join(filter(None, [profile['label'], profile.get('device')]))})"
+    x_label = "FLOP per byte of memory traffic"
+    yield Figure(f"roofline_{profile['label']}", title, finding, series, x_label, "TFLOP/s", log=True)

@@ -1,7 +1,6 @@
 """The tables of a report."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -21,10 +20,8 @@ def report_tables(results: Sequence[Result], compare: bool) -> list[Table]:
     """All tables of a report, the most wanted first."""
     tables = [comparison_table(results[0], other) for other in results[1:]] if compare else []
     if compare and not any(table.rows for table in tables):
-        raise UserError(
-            f"{results[0].label} has no configuration in common with the others",
-            "sweep the same batch sizes, lengths and windows",
-        )
+        nothing = f"{results[0].label} has no configuration in common with the others"
+        raise UserError(nothing, "sweep the same batch sizes, lengths and windows")
     tables += map(throughput_table, measured(results))
     tables += filter(lambda table: table.rows, [runs_table(results), profiles_table(results)])
     return [*tables, environment_table(results)]
@@ -61,7 +58,7 @@ def profiles_table(results: Sequence[Result]) -> Table:
     rows = []
     for profile in (profile for result in results for profile in result.profiles):
         row = {name: str(profile.get(key) or MISSING) for name, key in PROFILE.items()}
-        if profile["kind"] == "kernels":
+        if profile.get("kind") == "kernels":
             row |= {unit: text(share, ".1%") for unit, share in (profile.get("core_utilisation") or {}).items()}
         else:
             span, busy = profile.get("span_seconds"), profile.get("busy_seconds")
@@ -79,11 +76,9 @@ def environment_table(results: Sequence[Result]) -> Table:
         row = {"fact": name}
         for result in results:
             told = [each.get("environment") or {} for each in (*result.points, *map(vars, result.runs))]
-            values = [environment[name] for environment in told if environment.get(name) is not None]
-            words = {str(value) for value in values if not isinstance(value, list)}
-            lists = [Counter(value) for value in values if isinstance(value, list)]
-            words |= {", ".join(f"{count} x {gpu}" for gpu, count in each.items()) for each in lists}
-            row[result.label] = " / ".join(sorted(words)) or MISSING
+            values = [each[name] for each in told if each.get(name) not in (None, [])]
+            words = [f"{len(v)} x {' / '.join(dict.fromkeys(v))}" if isinstance(v, list) else str(v) for v in values]
+            row[result.label] = " / ".join(sorted(set(words))) or MISSING
         known = set(row.values()) - {MISSING, name}
         rows += [row] if known else []
         differing += [name] if len(known) > 1 else []

@@ -26,11 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = MappingProxyType({"pretrain": "run_pretraining.py", "squad": "run_squad.py"})
 LAST_LINES = 15
 SECONDS_TO_STOP = 30
-SECONDS_TO_VANISH = 5
 # CUDA's, PyTorch's for the CPU, NumPy's, the system's; and the end that Linux makes of processes when memory runs out.
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|(can't|cannot|unable to) allocate|MemoryError|std::bad_alloc|ALLOC_FAILED|SIGKILL",
-    re.IGNORECASE,
+    r"(?i)out of memory|(can't|cannot|unable to) allocate|MemoryError|std::bad_alloc|ALLOC_FAILED|SIGKILL"
 )
 
 
@@ -39,7 +37,7 @@ def command(configuration: dict[str, Any], data: list[str], output_dir: Path) ->
     words = [sys.executable]
     if configuration["n_gpus"] > 1:
         words += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(configuration["n_gpus"])]
-    length, start, stop = (configuration[name] for name in ("max_seq_length", "start", "stop"))
+    length, stop = configuration["max_seq_length"], configuration["stop"]
     flags = {
         "--config_file" if configuration["model"].endswith(".json") else "--bert_model": configuration["model"],
         "--max_seq_length": length,
@@ -51,7 +49,7 @@ def command(configuration: dict[str, Any], data: list[str], output_dir: Path) ->
         "--precision": configuration["precision"],
         "--max_steps": stop,
         "--log_freq": stop,
-        "--benchmark_start": start,
+        "--benchmark_start": configuration["start"],
         "--benchmark_stop": stop,
         "--output_dir": output_dir,
     }
@@ -70,10 +68,10 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     run = Run()
     with contextlib.suppress(UserError):  # it ended before it logged anything
         run = read_run(folder / "dllogger.json")
+    summary = run.summary
     run.environment.pop("command_line", None)
     point: Point = {"schema": SCHEMA, "status": "ok", "error": None, "configuration": configuration, "repeat": repeat}
     point |= {"command": shlex.join(words), "environment": run.environment}
-    summary = run.summary
     if status == 0 and summary.get("measured_steps"):
         separate = {name: summary.pop(name, None) for name in ("utilisation", "measured_peak")}
         summary.pop("e2e_time", None)
@@ -115,4 +113,4 @@ def _run(words: list[str], output: Any, timeout: float) -> int | None:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
             process.wait()
-            psutil.wait_procs(started, SECONDS_TO_VANISH)  # the next measurement wants their memory
+            psutil.wait_procs(started, timeout=5)  # the next measurement wants their memory

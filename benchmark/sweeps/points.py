@@ -1,8 +1,7 @@
 """Measured points: what a sweep writes and reports read, one JSON object per line of a points.jsonl.
 
-A line is one measurement by one process. docs/benchmarking.md describes its fields; `SCHEMA` counts up whenever one of
-them changes its meaning. A line is written whole when its measurement has ended, so a file is good at any moment, but
-for a last line that a killed writer may have torn, which is left out.
+docs/benchmarking.md describes the fields; `SCHEMA` counts up whenever one of them changes its meaning. Lines are
+written when their measurement has ended, so a file is good at any moment but for a last line that was torn.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from common.errors import UserError
 
 SCHEMA = 1
 FILE_NAME = "points.jsonl"
-STATUSES = ("ok", "out_of_memory", "failed")
+STATUSES = ("ok", "out_of_memory", "failed")  # from the best to the worst
 OPTIMIZERS = MappingProxyType({"pretrain": "lamb", "squad": "adamw"})  # the usual ones
 START, STEPS_IN_WINDOW = 10, 20  # the usual window
 
@@ -124,13 +123,14 @@ class Repeats:
 
     @property
     def ended(self) -> Counter[str]:
-        """How the points ended, in words, and how many did so."""
-        return Counter(point["status"].replace("_", " ") for point in self.points)
+        """How the points ended, in words, and how many did so; the best comes first."""
+        ends = sorted((point["status"] for point in self.points), key=STATUSES.index)
+        return Counter(end.replace("_", " ") for end in ends)
 
     @property
     def status(self) -> str:
         """ "ok" where anything was measured and is right, else "wrong", "out of memory" or "failed"."""
-        return "wrong" if self.problem else min(self.ended, key=("ok", "out of memory", "failed").index)
+        return "wrong" if self.problem else next(iter(self.ended))
 
     @property
     def state(self) -> str:

@@ -5,7 +5,6 @@ import itertools
 import json
 import shlex
 from collections.abc import Iterator
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from models.fused_variants import fused_problems
 from training.config.precision import PRECISIONS, precision_problem, resolve_precision
 from training.environment.description import describe_environment
 
-LENGTHS = MappingProxyType({"pretrain": 128, "squad": 384})
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
 SAME = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit", "git_dirty")
 
@@ -76,7 +74,7 @@ class Sweep:
         """A point's `configuration`, without its batch size yet."""
         args = self.args
         for max_seq_length, precision, compiled, n_gpus in itertools.product(
-            args.max_seq_lengths or [LENGTHS[args.workload]],
+            args.max_seq_lengths or [128 if args.workload == "pretrain" else 384],
             args.precisions or [self.environment["precision"]],
             args.compile,
             args.num_gpus or [max(1, len(self.environment["gpus"]))],

@@ -88,4 +88,4 @@ def test_out_of_memory_and_wrong_runs_have_no_verdict(tmp_path):
     [full], _ = compared(first, write(tmp_path / "b", [point(status="out_of_memory")]))
     [wrong], _ = compared(first, write(tmp_path / "c", [point(9.0, measured={"loss_problem": "no number"})]))
     assert (full["verdict"], full["b"], full["ratio"]) == ("b: out of memory", "-", "-")
-    assert wrong["verdict"] == "not comparable: c trained wrongly"
+    assert wrong["verdict"] == "c: wrong"
