@@ -96,12 +96,12 @@ class Fitted:
     weights: dict[str, Tensor]
     """By the model's names, for its `load_state_dict(weights, strict=False)`."""
     new: list[str]
-    """The model's that the file does not have: they keep their initial values."""
+    """The model's that the file does not have in this shape: they keep their initial values."""
     unused: list[str]
     """The file's that the model has no place for."""
 
     def __str__(self) -> str:
-        new = f"\n  randomly initialized, as the file has none: {few(self.new)}" if self.new else ""
+        new = f"\n  randomly initialized, as the file has none of their shape: {few(self.new)}" if self.new else ""
         unused = f"\n  in the file and not used: {few(self.unused)}" if self.unused else ""
         return f"{self.path}: {len(self.weights)} weights loaded{new}{unused}"
 
