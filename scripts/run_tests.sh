@@ -18,4 +18,6 @@ cd "$PROJECT_DIR"
 selected=(-m "not slow")
 [[ ${CI:-} == true ]] && selected=()
 # One thread each: the processes already share the cores among them.
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python3 -m pytest --numprocesses "$PROCESSES" "${selected[@]}" "$@"
+# A file is one process's, so that what its tests share is made once; tests/conftest.py says in which order.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python3 -m pytest --numprocesses "$PROCESSES" --dist loadfile \
+  --no-loadscope-reorder "${selected[@]}" "$@"

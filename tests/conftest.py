@@ -23,6 +23,9 @@ hypothesis.settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items):
+    # A file is one process's (see scripts/run_tests.sh), so those that take longest come first.
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none")
