@@ -92,6 +92,13 @@ def test_documents_that_repeat_within_a_set_are_a_warning(folder):
     assert report.failure() is None
 
 
+@pytest.mark.parametrize(("n_shared", "status"), [(2, WARNING), (3, FAILED)])
+def test_a_thousandth_of_the_test_set_may_be_stubs_of_the_training_set(tmp_path, n_shared, status):
+    save(tmp_path, "c_training_0", [[f"stub {number}"] for number in range(n_shared)] + [["an article"]])
+    save(tmp_path, "c_test_0", [[f"stub {number}"] for number in range(2000)])
+    assert found(run(tmp_path)) == {"training apart from test": (status, "c_training_0.txt")}
+
+
 def test_every_document_of_both_sets_is_found_among_many(tmp_path):
     rng = random.Random(0)
     shards = {f"c_{split}_{i}": [] for split in ("training", "test") for i in range(6)}
