@@ -51,13 +51,14 @@ def describe_environment() -> dict[str, Any]:
 def machine_facts() -> dict[str, Any]:
     """What needs no package; takes milliseconds."""
     locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    marked = (engine for mark, engine in CONTAINER_MARKS if Path(mark).exists())
     return {
         "python": platform.python_version(),
         "operating_system": platform.platform(),
         "cpu": _line_of(Path("/proc/cpuinfo"), r"model name\s*: (.+)") or platform.processor() or platform.machine(),
         "cpu_cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "container": next((engine for mark, engine in CONTAINER_MARKS if Path(mark).exists()), None),
+        "container": os.environ.get("container") or next(marked, None),  # the variable is systemd's, and enroot's
         "shared_memory_bytes": shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None,
         "locked_memory_bytes": "unlimited" if locked == resource.RLIM_INFINITY else locked,
         "gpu_counters_readable": may_read_gpu_counters(),
