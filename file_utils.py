@@ -28,6 +28,7 @@ from common.errors import UserError
 from common.json_files import read_json
 from common.remote_files import download, is_remote, last_part, shown
 
+MAX_EXPANSION = 1000  # what an archive may unpack to, times its size: a bomb must not fill the disk
 UNFINISHED = ".unfinished"  # how the names of temporary folders end
 # gzip and bz2 report damage as OSError, zipfile what it cannot read, encrypted members among it, as RuntimeError.
 DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -177,6 +178,7 @@ def unpack(archive: str | os.PathLike, destination: str | os.PathLike) -> None:
     link or a device, or has another's name.
     """
     archive, member = Path(archive), ""
+    left = max(MAX_EXPANSION * archive.stat().st_size, 2**20)
     with atomic_folder(destination) as folder:
         try:
             for member, is_file, open_member in _members(archive):
@@ -187,7 +189,11 @@ def unpack(archive: str | os.PathLike, destination: str | os.PathLike) -> None:
                     raise UserError(f"{archive}: {member!r}: a link or device", "not unpacked")
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 with open_member() as content, open(folder / path, "xb") as file:
-                    shutil.copyfileobj(content, file)
+                    while block := content.read(2**20):
+                        left -= len(block)
+                        if left < 0:
+                            raise UserError(f"{archive}: unpacks to {MAX_EXPANSION:,} times its size", "not unpacked")
+                        file.write(block)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{archive}: {member!r}: the name collides with another's", "not unpacked") from error
         except DAMAGED as error:

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+import file_utils
 from common.errors import UserError
 from file_utils import unpack
 
@@ -80,6 +81,16 @@ def test_link_in_a_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr(info, "/etc/passwd")
     refused(tmp_path, tmp_path / "x.zip", "link or device")
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.bz2"])
+def test_absurd_expansion(tmp_path, monkeypatch, name):
+    archive = make(tmp_path / name, [("few", b"1"), ("zeros", bytes(5_000_000))])
+    monkeypatch.setattr(file_utils, "MAX_EXPANSION", 100)
+    refused(tmp_path, archive, "unpacks to 100 times its size")
+    monkeypatch.setattr(file_utils, "MAX_EXPANSION", 10**9)
+    unpack(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "zeros").stat().st_size == 5_000_000
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar"])

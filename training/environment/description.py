@@ -58,7 +58,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu": _line_of(Path("/proc/cpuinfo"), r"model name\s*: (.+)") or platform.processor() or platform.machine(),
         "cpu_cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "container": os.environ.get("container") or next(marked, None),  # the variable is systemd's, and enroot's
+        "container": os.environ.get("container") or next(marked, None),  # noqa: SIM112  # systemd's name, and enroot's
         "shared_memory_bytes": shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None,
         "locked_memory_bytes": "unlimited" if locked == resource.RLIM_INFINITY else locked,
         "gpu_counters_readable": may_read_gpu_counters(),
