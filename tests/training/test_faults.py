@@ -263,16 +263,15 @@ def test_a_full_disk_at_the_end_is_an_error_and_leaves_the_last_good_checkpoint(
     assert_same_run(output, straight)
 
 
-@pytest.mark.parametrize("damage", ["cut", "one bit"])
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(folder, straight, damage):
-    output = folder / damage
-    finish(phase1(folder, damage, steps_this_run=6), 2)
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(folder, straight):
+    output = folder / "damaged"
+    finish(phase1(folder, "damaged", steps_this_run=6), 2)
     path = output / "ckpt_6.pt"
     weights = torch.load(path, weights_only=True)["model"]["bert.embeddings.word_embeddings.weight"]
     data = bytearray(path.read_bytes())
     data[data.index(weights.numpy().tobytes()) + 100] ^= 1
-    path.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
-    first, second = finish(phase1(folder, damage), 2)
+    path.write_bytes(data)
+    first, second = finish(phase1(folder, "damaged"), 2)
     assert f"warning: the checkpoint {path} is damaged" in first.output
     assert "Trying the one before it" in first.output
     assert "going on after step 4" in first.output
