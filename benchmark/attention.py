@@ -45,17 +45,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = parser_of(__doc__)
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="of which one layer is taken")
-    parser.add_argument(
-        "--backends", nargs="+", choices=CHOICES, default=list(CHOICES) if on_gpu else ["sdpa"], help="to compare"
-    )
+    backends = list(CHOICES) if on_gpu else ["sdpa"]
+    parser.add_argument("--backends", nargs="+", choices=CHOICES, default=backends, help="to compare")
     parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512], help="longest sequences")
     parser.add_argument("--mean_length", default=FULL, help="uniform around this, not full")
-    parser.add_argument(
-        "--tokens",
-        type=int,
-        default=131072,
-        help="of a micro-batch if all sequences are full; many, so that the GPU and not the launching is timed",
-    )
+    parser.add_argument("--tokens", type=int, default=131072, help="of a micro-batch if all sequences are full")
     parser.add_argument("--dropout", type=float, default=0.1, help="of attention weights")
     parser.add_argument("--precision", default="bf16" if on_gpu else "fp32", choices=DTYPES, help="of all tensors")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each")
@@ -96,8 +90,7 @@ def attend(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[Tenso
 
 
 def errors(inputs: AttentionInputs, backend: str) -> list[float]:
-    """Of output and gradients of query, key and value without dropout: the norm of the difference from the reference
-    in float64, over the norm of the latter."""
+    """Of output and gradients of query, key and value without dropout: that of the difference, over that in float64."""
     exact = inputs._replace(qkv=inputs.qkv.double(), gradient=inputs.gradient.double())
     (output, gradient), (wanted, wanted_gradient) = attend(inputs, backend, 0.0), attend(exact, "reference", 0.0)
     pairs = [(output, wanted), *zip(gradient.unbind(1), wanted_gradient.unbind(1), strict=True)]
@@ -105,10 +98,8 @@ def errors(inputs: AttentionInputs, backend: str) -> list[float]:
 
 
 def dropped_share(inputs: AttentionInputs, backend: str, dropout: float) -> tuple[float, float]:
-    """The share of weights that are dropped, and its standard deviation if each is dropped by itself.
-
-    With zero queries no weight is zero, and values of one bring out those of a sequence's first D keys.
-    """
+    """The share of weights that are dropped, and its standard deviation if each is dropped by itself. With zero queries
+    no weight is zero, and values of one bring out those of a sequence's first D keys."""
     head_size = inputs.qkv.shape[-1]
     starts = inputs.cu_seqlens[:-1].long()
     lengths = inputs.cu_seqlens.diff().long()

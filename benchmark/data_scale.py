@@ -66,10 +66,7 @@ STAGES = MappingProxyType({"extraction": extraction, "sharding": sharding, "hdf5
 
 
 def run_stage(stage: str, n_processes: int, folder: Path, n_shards: int, vocab_file: str) -> tuple[float, float, float]:
-    """Seconds, and the peak resident MiB of this process and of the largest of its workers.
-
-    To be called by a process that has done nothing before, since a peak never goes down.
-    """
+    """Seconds, and the peak resident MiB of this process, which has done nothing before, and of its largest worker."""
     start = time.perf_counter()
     with workers(n_processes) as pool:
         STAGES[stage](folder, n_shards, vocab_file, pool)
@@ -85,9 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocab_file", required=True, help="of WordPiece, a token per line")
     parser.add_argument("--scale_mb", type=float, default=20, help="MB of text")
     parser.add_argument("--n_processes", type=int, default=2, help="to compare with one process")
-    parser.add_argument(
-        "--memory_only", action="store_true", help="leave the runs with one process out, for a large corpus"
-    )
+    parser.add_argument("--memory_only", action="store_true", help="leave the runs with one process out")
     parser.add_argument("--n_shards", type=int, help=f"if not one for {MB_PER_SHARD} MB, and 8 at least")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each, in turns")
     parser.add_argument("--folder", type=Path, help="where the corpus and its shards go, if not in a temporary folder")

@@ -13,6 +13,7 @@ and column. What it costs to bring factors into fp8 is left out.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +44,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="whose products are timed")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
-    parser.add_argument(
-        "--formats", nargs="+", choices=(*DTYPES, *FP8), default=["bf16", *FP8], help="of the products' factors"
-    )
+    formats = *DTYPES, *FP8
+    parser.add_argument("--formats", nargs="+", choices=formats, default=["bf16", *FP8], help="of the factors")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to measure on")
     return parser.parse_args(arguments)
@@ -109,12 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(args.device)
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
     products = encoder_matmuls(config, args.batch_size * args.max_seq_length)
-    measurements = {
-        (product, name): partial(seconds_by_format, product, name, device)
-        for product in products
-        for name in args.formats
-    }
-    seconds = in_turns(measurements, args.repeats)
+    pairs = itertools.product(products, args.formats)
+    seconds = in_turns({pair: partial(seconds_by_format, *pair, device) for pair in pairs}, args.repeats)
     print(table(products, args.formats, seconds))
     copy = copy_rate(device) / 1e12
     print(f"repeats of a product lie within {spread(seconds):.1%}; a copy reads and writes {copy:,.3g} TB/s")

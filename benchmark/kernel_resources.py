@@ -37,7 +37,6 @@ from optimization import build_optimizer, clip_and_step, gradient_norm, paramete
 from tasks.pretraining.synthetic import synthetic_batch
 
 TOKENS, LENGTHS = 8192, (64, 128, 512)
-FP8_ARCH = 89  # the first that has it
 
 # Compute capability -> warps and KiB of shared memory of an SM: CUDA C++ Programming Guide, technical specifications
 # per compute capability. All have 65,536 registers, and keep 1 KiB of shared memory per thread block.
@@ -49,11 +48,8 @@ HEADER = ("kernel", "warps", "registers", "spilled bytes", "shared memory, bytes
 
 
 def launches(in_fp8: Sequence[bool]) -> dict[str, list[Any]]:
-    """What steps of BERT-large launch, each kernel with each of its settings once; nothing runs.
-
-    Returns:
-        by name the function under `triton.jit`, and the arguments and settings that it is called with.
-    """
+    """What steps of BERT-large launch, each kernel with each of its settings once, while nothing runs: by name the
+    function under `triton.jit`, and the arguments and settings that it is called with."""
     from triton.runtime import JITFunction
 
     found: dict[Any, tuple[Any, ...]] = {}
@@ -84,6 +80,7 @@ def launches(in_fp8: Sequence[bool]) -> dict[str, list[Any]]:
 def resources(function: Any, arguments: tuple, settings: dict[str, Any], arch: int, path: Path) -> list[int]:
     """Warps, registers, spilled bytes per thread, shared memory per thread block, and the blocks that fit beside each
     other: of a kernel compiled as for a GPU of compute capability `arch` / 10. Its code is left beside `path`."""
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
@@ -94,7 +91,7 @@ def resources(function: Any, arguments: tuple, settings: dict[str, Any], arch: i
         found = function.run(*arguments, grid=(1,), warmup=True, **settings)
     path.write_bytes(found.asm["cubin"])
     usage, sass = (
-        subprocess.run([tool("cuobjdump"), option, path], capture_output=True, text=True, check=True).stdout
+        subprocess.run([knobs.nvidia.cuobjdump.path, option, path], capture_output=True, text=True, check=True).stdout
         for option in ("-res-usage", "-sass")
     )
     path.with_suffix(".ptx").write_text(found.asm["ptx"], encoding="utf-8")
@@ -111,15 +108,6 @@ def blocks_per_multiprocessor(arch: int, n_warps: int, registers: int, shared_by
     return min(REGISTERS // of_a_warp // n_warps, (shared_kib << 10) // (shared_bytes + 1024), max_warps // n_warps)
 
 
-def tool(name: str) -> Path:
-    """A program of NVIDIA's that comes with Triton; a UserError if it did not come for this platform."""
-    package = importlib.util.find_spec("triton")
-    path = Path(package.origin).parent / "backends" / "nvidia" / "bin" / name if package else None
-    if path is None or not os.access(path, os.X_OK):
-        raise UserError(f"Triton is not installed, or brings no {name} for this platform", "take x86-64 or arm64 Linux")
-    return path
-
-
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = parser_of(__doc__)
@@ -134,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise UserError("TRITON_INTERPRET is set, with which nothing is compiled", "unset it")
-    for name in ("ptxas", "cuobjdump"):
-        tool(name)
-    able = launches((False, True) if args.arch >= FP8_ARCH else (False,))
+    if importlib.util.find_spec("triton") is None:
+        raise UserError("Triton is not installed", "install it, as requirements-dev.txt does")
+    able = launches((False, True) if args.arch >= 89 else (False,))  # the first that has fp8
     chosen = {name: launch for name, launch in able.items() if args.kernels in name}
     if not chosen:
         raise UserError(f"--kernels {args.kernels} is in no name", f"there are {', '.join(able)}")

@@ -86,11 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(args.input_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-benchmark-")))
         if not args.input_dir:
             write_shards(folder, args.files, args.rows, *shape)
-        vocab_size = None if args.input_dir else VOCAB_SIZE
-        dataset = PretrainingDataset(
-            folder, args.batch_size, *shape, vocab_size=vocab_size, num_workers=args.num_workers
-        )
-        batches = stack.enter_context(dataset.iterate())
+        options = {"vocab_size": None if args.input_dir else VOCAB_SIZE, "num_workers": args.num_workers}
+        batches = stack.enter_context(PretrainingDataset(folder, args.batch_size, *shape, **options).iterate())
         rates = [rate(batches, args.batch_size, args.seconds) for _ in range(args.repeats)]
     print(f"PretrainingDataset: {max(rates):,.0f} sequences/s, the best of {args.repeats}")
 

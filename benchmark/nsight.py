@@ -38,10 +38,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def summarize(path: Path, gpu: str | None) -> dict[str, Any]:
     """What a file of any of the kinds comes to; a UserError if it is of none of them."""
     if not path.is_file() or path.stat().st_size == 0:
-        raise UserError(
-            f"{path} {'is empty' if path.exists() else 'is not there'}",
-            "let ncu, nsys or --profile torch end, and give what it wrote",
-        )
+        problem = f"{path} {'is empty' if path.exists() else 'is not there'}"
+        raise UserError(problem, "let ncu, nsys or --profile torch end, and give what it wrote")
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
         return nsight_compute.summarize(path, gpu)
@@ -49,10 +47,8 @@ def summarize(path: Path, gpu: str | None) -> dict[str, Any]:
         return timeline.summarize(timeline.read_torch_trace(path), path)
     if name.endswith(".sqlite"):
         return timeline.summarize(timeline.read_nsys_sqlite(path), path)
-    raise UserError(
-        f"{path} is no .csv of ncu, no .sqlite of nsys and no .json of torch.profiler",
-        "run `nsys export --type sqlite` for an .nsys-rep",
-    )
+    problem = f"{path} is no .csv of ncu, no .sqlite of nsys and no .json of torch.profiler"
+    raise UserError(problem, "run `nsys export --type sqlite` for an .nsys-rep")
 
 
 def kernel_tables(summary: dict[str, Any], top: int) -> str:
@@ -93,10 +89,15 @@ def timeline_tables(summary: dict[str, Any], top: int) -> str:
         line += f" (median {p50:,.1f} us, 95 % below {p95:,.1f}, longest {longest:,.1f})"
     if summary["processes"] > 1:
         line += f"; the first of {summary['processes']} processes"
-    steps = []
-    for step in summary["steps"]:
-        busy = share(step["busy_seconds"], step["seconds"])
-        steps.append([step["name"], ms(step["seconds"]), busy, ms(step["idle_before_seconds"])])
+    steps = [
+        [
+            each["name"],
+            ms(each["seconds"]),
+            share(each["busy_seconds"], each["seconds"]),
+            ms(each["idle_before_seconds"]),
+        ]
+        for each in summary["steps"]
+    ]
     tables = (
         (["step", "ms", "busy", "idle before, ms"], steps),
         (["part of a step", "ms of work"], [[name, ms(seconds)] for name, seconds in summary.get("parts", {}).items()]),

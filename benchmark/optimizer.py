@@ -58,12 +58,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def bytes_per_parameter(name: str) -> int:
-    """Of a contender, in fp32."""
-    *_, passes = CONTENDERS[name]
-    return 4 * sum(passes)
-
-
 def optimizer_step(name: str, model: torch.nn.Module) -> Callable[[], None]:
     """What a training step does with the gradients that parameters have; a UserError if it cannot be done here."""
     optimizer_name, kernels, _ = CONTENDERS[name]
@@ -76,7 +70,7 @@ def table(seconds: Mapping[str, Sequence[float]], n_parameters: int, bytes_per_s
     """A line for each optimizer; `bytes_per_second` is a copy's."""
     rows = []
     for name, times in seconds.items():
-        median, n_bytes = statistics.median(times), bytes_per_parameter(name)
+        median, n_bytes = statistics.median(times), 4 * sum(CONTENDERS[name][2])
         rate = n_bytes * n_parameters / median
         milliseconds = (f"{time * 1e3:,.4g}" for time in (median, min(times), max(times)))
         rows.append([name, str(n_bytes), *milliseconds, f"{rate / 1e9:,.4g}", f"{rate / bytes_per_second:.1%}"])

@@ -51,20 +51,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = parser_of(__doc__)
     parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
     parser.add_argument("--task", choices=MODELS, default="pretraining", help="its heads")
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        choices=list(variants()),
-        help="if not eager and hf on a CPU; on a GPU all that it can, but fp8 and graphs only when named",
-    )
+    usual = "if not eager and hf on a CPU; on a GPU all that it can, but fp8 and graphs only when named"
+    parser.add_argument("--variants", nargs="+", choices=list(variants()), help=usual)
     parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="sequences per step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
     parser.add_argument("--mean_length", type=float, help="unpadded: mean length, if not all are full")
     precisions = [name for name in PRECISIONS if name != "fp8"]
-    parser.add_argument(
-        "--precision", choices=precisions, help="of all but the variant fp8, if not bf16 on GPUs and fp32 elsewhere"
-    )
+    parser.add_argument("--precision", choices=precisions, help="if not bf16 on GPUs and fp32 elsewhere")
     parser.add_argument("--optimizer", choices=("lamb", "adamw"), default="adamw", help="ours; theirs is adamw always")
     parser.add_argument("--steps", type=int, default=10, help="steps per window")
     parser.add_argument("--windows", type=int, default=3, help="windows; the median counts")
@@ -95,14 +89,15 @@ def chosen_variants(named: Sequence[str] | None, device: torch.device) -> dict[s
     known = variants()
     if named is not None:
         return {name: known[name] for name in named}
-    usual = ["eager", "hf"]
-    if device.type != "cpu":
-        usual = [name for name, variant in known.items() if not (variant.execution.in_fp8 or variant.by_graphs)]
-    reasons = {name: known[name].problem(device) for name in usual}
-    for name, reason in reasons.items():
-        if reason:
-            print(f"{name} is left out: {reason}")
-    return {name: known[name] for name in usual if not reasons[name]}
+    chosen = {}
+    for name, variant in known.items():
+        on_gpu = device.type == "cuda" and not (variant.execution.in_fp8 or variant.by_graphs)
+        if on_gpu or name in ("eager", "hf"):
+            if problem := variant.problem(device):
+                print(f"{name} is left out: {problem}")
+            else:
+                chosen[name] = variant
+    return chosen
 
 
 def measure_all(
@@ -198,8 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
             release_memory()
 
-    lengths = f"{args.max_seq_length} tokens" if args.mean_length is None else f"{args.mean_length:g} tokens on average"
-    print(f"{args.bert_model}, {args.task}, sequences of {lengths}, {precision.name}, {device.type}")
+    tokens = args.max_seq_length if args.mean_length is None else f"{args.mean_length:g} on average"
+    print(f"{args.bert_model}, {args.task}, tokens per sequence: {tokens}, {precision.name}, {device.type}")
     theirs = max((rate(windows) for (name, _), windows in found.items() if not chosen[name].is_ours), default=0.0)
     rows = []
     for (name, size), windows in sorted(found.items()):

@@ -107,14 +107,14 @@ def read_torch_trace(path: Path) -> Trace:
         for event in content["traceEvents"]:
             if event.get("ph") == "X":
                 times = {"start": event["ts"] / 1e6, "end": (event["ts"] + event["dur"]) / 1e6}
-                by_category[event.get("cat", "")].append({"args": {}, **event, **times})
+                by_category[event.get("cat", "")].append({"name": "", "args": {}, **event, **times})
     except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} is no whole trace of torch.profiler ({type(error).__name__})", "profile again with --profile torch"
         ) from error
     ran = [event for name in DEVICE_WORK for event in by_category[name]]
     used = {event["args"].get("device") for event in by_category["kernel"]}
-    devices = [each["name"] for each in content.get("deviceProperties", []) if not used or each["id"] in used]
+    devices = [each.get("name") for each in content.get("deviceProperties", []) if not used or each.get("id") in used]
     if not ran:
         ran, devices = _outermost(by_category["cpu_op"]), ["CPU"]
     launches = [event for name in LAUNCHES for event in by_category[name] if "correlation" in event["args"]]

@@ -18,19 +18,10 @@ class AttentionInputs(NamedTuple):
 
 
 def random_inputs(
-    n_sequences: int,
-    max_seqlen: int,
-    mean_length: float | None,
-    heads: tuple[int, int],
-    dtype: torch.dtype,
-    device: str,
+    n_sequences: int, max_seqlen: int, mean: float | None, heads: tuple[int, int], dtype: torch.dtype, device: str
 ) -> AttentionInputs:
-    """Full sequences or, with a mean, of lengths evenly around it; the same numbers at each call.
-
-    Args:
-        heads: their number and their size.
-    """
-    cu_seqlens = synthetic_batch(n_sequences, max_seqlen, 1, 2, mean_length).cu_seqlens
+    """Of full sequences or, with a mean, of lengths around it; `heads` are number and size. The same at each call."""
+    cu_seqlens = synthetic_batch(n_sequences, max_seqlen, 1, 2, mean).cu_seqlens
     generator = torch.Generator(device).manual_seed(0)
     qkv, gradient = (
         torch.randn(int(cu_seqlens[-1]), *parts, *heads, device=device, dtype=dtype, generator=generator)

@@ -112,12 +112,8 @@ class Workload(NamedTuple):
 
 
 def step_of(variant: Variant, compute_dtype: torch.dtype, optimizer: str, workload: Workload) -> Callable[[], None]:
-    """One step on the workload's batch, as a function to call again and again.
-
-    Args:
-        compute_dtype: of all but fp8.
-        optimizer: of ours; Hugging Face's has AdamW.
-    """
+    """One step on the workload's batch, to call again and again; `compute_dtype` is of all but fp8, and the optimizer
+    is ours: Hugging Face's has AdamW."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if variant.execution.in_fp8 else compute_dtype
     execution = dataclasses.replace(variant.execution, compute_dtype=dtype)

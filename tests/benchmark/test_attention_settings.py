@@ -1,6 +1,7 @@
 """benchmark/attention_settings.py: it times what is right, says what is not, and leaves the settings as they were."""
 
 import pytest
+import torch
 
 from benchmark import attention_settings
 from common.errors import UserError
@@ -39,7 +40,7 @@ def test_what_fails_or_is_wrong_is_said_and_not_timed(capsys, monkeypatch):
 
 def test_settings_are_those_in_use_and_then_the_grid_and_in_use_again_afterwards():
     before = short_attention.forward_blocks_settings(64, 2)
-    inputs = attention_settings.made_inputs(130, 1, "cpu")
+    inputs = attention_settings.random_inputs(1, 130, None, (16, 64), torch.float16, "cpu")
     used, *others = attention_settings.settings_of("forward", inputs)
     assert used == before
     assert used not in others

@@ -16,10 +16,9 @@ SCRIPT = Path(kernel_resources.__file__)
 
 @pytest.fixture
 def assembler():
-    try:
-        kernel_resources.tool("ptxas")
-    except UserError as error:
-        pytest.skip(str(error))
+    triton = pytest.importorskip("triton")
+    if not Path(triton.__file__).with_name("backends").joinpath("nvidia", "bin", "ptxas").exists():
+        pytest.skip("Triton brings no assembler for this platform")
 
 
 def run(*arguments):
