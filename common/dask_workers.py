@@ -42,15 +42,13 @@ def dask_workers(scheduler: str, shared_folder: Path | None = None) -> Iterator[
         raise UserError("--scheduler needs Dask", "install it with pip install distributed") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in our sentences
     where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
-    try:
-        client = distributed.Client(**where, timeout=SECONDS_TO_WAIT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The Dask scheduler {scheduler} is out of reach ({error})", "check that it runs") from error
-    with client:
+    with contextlib.ExitStack() as stack:
         try:
-            client.wait_for_workers(1, timeout=SECONDS_TO_WAIT)
-        except TimeoutError as error:
-            raise UserError(f"The Dask scheduler {scheduler} has had no worker for {SECONDS_TO_WAIT} s.") from error
+            client = distributed.Client(**where, timeout=SECONDS_TO_WAIT, set_as_default=False)
+            stack.enter_context(client).wait_for_workers(1, timeout=SECONDS_TO_WAIT)
+        except (OSError, ValueError) as error:
+            out_of_reach = f"The Dask scheduler {scheduler} or its workers are out of reach ({error})"
+            raise UserError(out_of_reach, "check that they run") from error
         threads = client.nthreads()
         _check_workers(client, threads, shared_folder)
         print(f"Dask scheduler {scheduler}: {len(threads)} workers of one thread each", flush=True)

@@ -78,11 +78,14 @@ def test_scheduler_file(cluster, tmp_path):
 
 def test_nobody_there(monkeypatch):
     monkeypatch.setattr(dask_workers, "SECONDS_TO_WAIT", 1)
-    with pytest.raises(UserError, match=r"tcp://127\.0\.0\.1:9 is out of reach"), workers(1, "tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(UserError, match=r"tcp://127\.0\.0\.1:9 or its workers are out of reach"),
+        workers(1, "tcp://127.0.0.1:9"),
+    ):
         pass
     with (
         distributed.LocalCluster(n_workers=0, dashboard_address=None) as local,
-        pytest.raises(UserError, match="has had no worker for 1 s"),
+        pytest.raises(UserError, match="its workers are out of reach"),
         workers(1, local.scheduler_address),
     ):
         pass
