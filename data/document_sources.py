@@ -44,7 +44,7 @@ class DocumentSource:
         """What is to be done between download and formatting; returns what was done."""
 
     def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
-        """The folder to format, which may have a manifest, and the files there. Raises UserError if there are none."""
+        """The folder to format, which may have a manifest, and the files there."""
         raise NotImplementedError
 
     def parts(self, files: Sequence[Path]) -> Iterable[tuple[Path, int]]:
@@ -60,11 +60,7 @@ class DocumentSource:
         return layout.formatted / f"{self.name}_one_{self.document}_per_line.txt"
 
     def write_documents(self, files: Sequence[Path], formatted: Path, pool: Workers) -> FileRecord:
-        """Write the documents in `files` one per line, in their order, without empty ones.
-
-        Raises:
-            UserError: a file holds something else, or nothing is prose.
-        """
+        """Write the documents in `files` one per line, in their order. Raises UserError if there is none but empty."""
         n_documents = 0
         parts = pool.map(self.documents, self.parts(files), "text_formatting", lambda part: str(part[0]))
         with open(formatted, "wb") as file:

@@ -33,6 +33,8 @@ def format_text(preparation: Preparation) -> str:
     layout = preparation.layout
     source = document_sources()[layout.dataset]
     folder, files = source.texts(layout)
+    if not files:
+        raise UserError(f"There is no {source.document} in {folder}", "run --action download, and extract what it gets")
     inputs = preparation.records(files)
     check_written_as(inputs, folder / FILE_NAME)
     manifest, formatted = layout.formatted_manifest, source.formatted(layout)

@@ -6,11 +6,13 @@ workers map these into memory, so that there is one copy of them on each machine
 """
 
 import bz2
+import contextlib
 import functools
 import io
 import itertools
 import mmap
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -36,10 +38,7 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, i
     """Write the articles of a dump (.xml or .xml.bz2) to AA/wiki_00 and so on in the folder `extracted`, which is new.
 
     The bytes are those of `python -m wikiextractor.WikiExtractor --json --bytes 100M`. Returns the number of articles
-    of each file, by its path from `extracted`.
-
-    Raises:
-        UserError: a damaged or truncated dump, something else, or one without articles.
+    of each file, by its path from `extracted`. Raises UserError if the dump is damaged, cut short or without articles.
     """
     # Beside the output, where workers of a cluster see it too.
     with tempfile.TemporaryDirectory(prefix=".templates.", dir=extracted.parent) as folder:
@@ -48,9 +47,7 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, i
         WikiExtractor.templateNamespace = template_namespace
         prefix = f"{template_namespace}:" if template_namespace else ""
         prefix = _save_templates(_lines(dump, "reading templates"), Path(folder), prefix)
-        extract = functools.partial(
-            _extract, templates=Path(folder), urlbase=urlbase, namespaces=namespaces, prefix=prefix
-        )
+        extract = functools.partial(_extract, Path(folder), urlbase, namespaces, prefix)
         pages = WikiExtractor.collect_pages(_lines(dump, "extracting articles"))
         batches = iter(lambda: list(itertools.islice(pages, PAGES_PER_TASK)), [])
         articles = pool.map(extract, batches, "extraction", lambda batch: f"articles from {batch[0][2]!r} on")
@@ -129,7 +126,7 @@ def _mapped(folder: Path, kind: str) -> template_blob.CompactedTemplates:
     return template_blob.CompactedTemplates(*parts)
 
 
-def _extract(batch: list[tuple], templates: Path, urlbase: str, namespaces: set[str], prefix: str) -> list[str]:
+def _extract(templates: Path, urlbase: str, namespaces: set[str], prefix: str, batch: list[tuple]) -> list[str]:
     articles = []
     for number, revision, title, lines in batch:
         out = io.StringIO()
@@ -151,15 +148,10 @@ def _extract(batch: list[tuple], templates: Path, urlbase: str, namespaces: set[
 
 
 def _write(articles: Iterable[str], extracted: Path) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    output = None
-    try:
+    counts = Counter()
+    splitter = WikiExtractor.OutputSplitter(WikiExtractor.NextFile(extracted), BYTES_PER_FILE, False)
+    with contextlib.closing(splitter) as output:
         for article in articles:
-            output = output or WikiExtractor.OutputSplitter(WikiExtractor.NextFile(extracted), BYTES_PER_FILE, False)
             output.write(article)
-            name = Path(output.file.name).relative_to(extracted).as_posix()
-            counts[name] = counts.get(name, 0) + 1
-    finally:
-        if output:
-            output.close()
+            counts[Path(output.file.name).relative_to(extracted).as_posix()] += 1
     return counts

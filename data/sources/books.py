@@ -1,7 +1,6 @@
 """Books from where their owner keeps them: a folder, a file, an archive, or a list of addresses.
 
-There is no crawler: the pages that the first BookCorpus was made from forbid it, and answer with 403. A list of
-addresses is downloaded politely, two at once, with a result for each; some may fail.
+There is no crawler: the pages that the first BookCorpus was made from forbid it, and answer with 403.
 """
 
 import csv
@@ -76,12 +75,7 @@ class Source(DocumentSource):
 
     def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
         """The .txt files that were downloaded, in the order of their names."""
-        books = _texts(layout.download)
-        if not books:
-            raise UserError(
-                f"There is no .txt file under {layout.download}", "get books with --action download --source FOLDER"
-            )
-        return layout.download, books
+        return layout.download, _texts(layout.download)
 
     def documents(self, part: tuple[Path, int]) -> list[str]:
         """The book as one line."""

@@ -83,10 +83,7 @@ class Source(DocumentSource):
 
     def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
         """What was extracted."""
-        files = extracted_files(layout.extracted)
-        if not files:
-            raise UserError(f"There are no extracted articles in {layout.extracted}", "leave --skip_wikiextractor out")
-        return layout.extracted, files
+        return layout.extracted, extracted_files(layout.extracted)
 
     def parts(self, files: Sequence[Path]) -> Iterator[tuple[Path, int]]:
         """Pieces of files, by their offsets, so that no more than these is in memory."""

