@@ -13,10 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something that cannot be used, and what to do about it.
-
-    As text it is one sentence: "problem; remedy." Without a remedy, `problem` is the whole sentence with its full stop.
-    """
+    """What cannot be used, and what to do about it; without a remedy, `problem` is a sentence with its full stop."""
 
     problem: str
     remedy: str = ""
@@ -26,10 +23,7 @@ class Problem:
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used: one problem with its remedy, or several.
-
-    `str()` puts each problem on a line of its own.
-    """
+    """Something the user gave cannot be used: one problem with its remedy, or several, in text a line each."""
 
     def __init__(self, problem: "str | Problem | Iterable[str | Problem]", remedy: str = ""):
         several = [problem] if isinstance(problem, str | Problem) else problem
@@ -99,7 +93,5 @@ def explain_os_error(error: OSError) -> UserError | None:
         where = f" for {error.filename}" if error.filename else ""
         return UserError(f"There is no space left on the disk{where}", "free some, and start again")
     if error.filename is not None and error.strerror:
-        return UserError(
-            f"{error.filename} cannot be used ({error.strerror})", "check the path and who may read and write there"
-        )
+        return UserError(f"{error.filename} cannot be used ({error.strerror})", "check the path and its permissions")
     return None

@@ -1,8 +1,4 @@
-"""Names for what a stretch of work is, as profilers show them.
-
-torch.profiler records them itself; for Nsight's tools `training/metrics/profiling.py` has PyTorch pass them on as NVTX
-ranges.
-"""
+"""Names for stretches of work, as torch.profiler shows them; `training/metrics/profiling.py` hands them to Nsight."""
 
 import contextlib
 

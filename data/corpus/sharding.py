@@ -39,11 +39,7 @@ class ShardingPlan:
 
 
 def survey(path: Path) -> tuple[FileRecord, np.ndarray]:
-    """Size, hash and number of documents of a formatted text; and a hash of each line, (lines,) uint64, 0 if blank.
-
-    Raises:
-        UserError: it is missing, or a line is too long to be a document.
-    """
+    """The record, with its documents, of a formatted text; and a hash of each line, (lines,) uint64, 0 if blank."""
     n_documents, hashes = 0, array("Q")
     try:
         with open(path, "rb") as file:
@@ -76,11 +72,8 @@ def write_shards(
 ) -> dict[str, dict[str, int]]:
     """Write documents (one per line) as shards into the empty `folder`; returns each one's documents and sentences.
 
-    Args:
-        inputs: the files, and which of their lines to take, (lines,) bool; see `first_of_their_kind`.
-
-    Raises:
-        UserError: an input is not UTF-8 text, or a shard would get fewer than two documents.
+    `inputs` are the files, and which of their lines to take, (lines,) bool; see `first_of_their_kind`. Raises UserError
+    where one is not UTF-8 text, or a shard would get fewer than two documents.
     """
     n_documents = int(sum(taken.sum() for taken in inputs.values()))
     kinds = {"training": plan.training_names, "test": plan.test_names}

@@ -39,11 +39,7 @@ def download_problems(dataset: str, options: DownloadOptions) -> Iterator[Proble
 
 
 def download(preparation: Preparation, options: DownloadOptions) -> Iterator[str]:
-    """Download the layout's dataset; a line for each thing that was got.
-
-    Raises:
-        UserError: it cannot be had, is not what it should be, or something else lies in its place.
-    """
+    """Download the layout's dataset; a line for each thing that was got. Raises UserError where it cannot be had."""
     dataset, folder = preparation.layout.dataset, preparation.layout.download
     if dataset == ALL:
         for each in (SQUAD, WEIGHTS, *reversed(COMBINED[BOTH])):

@@ -39,14 +39,13 @@ def download_folder(
     """Fill `folder` with a download, unless it is there and whole; returns what was done.
 
     Args:
-        what: is downloaded, for people.
-        source: what was asked for; another download is not replaced without `--overwrite`.
+        what, source: what is downloaded, for people; and what was asked for, for the manifest.
         make: fills the new folder that it is given first. The second, beside it, is for pieces from which the next call
             resumes, should this one be killed. Returns what became known on the way, for the manifest.
         local: the files of this machine that it is made from, by name.
 
     Raises:
-        UserError: something else lies in the place of the download.
+        UserError: another download is there, and not to be overwritten.
     """
     local = local or {}
     records = preparation.records(local.values(), f"checking {what}")

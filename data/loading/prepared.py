@@ -1,8 +1,4 @@
-"""Which shards to train on, from what the data preparation wrote down.
-
-The folder is looked up by what it holds, and its manifest is held against the files: a preparation that was killed, a
-shard that was lost on the way to another machine, another vocabulary are found before training and not after it.
-"""
+"""Which shards to train on, and whether they are what the data preparation wrote down of them."""
 
 from pathlib import Path
 
@@ -12,11 +8,7 @@ from file_utils import sha256_of
 
 
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
-    """The folder of shards of these lengths: `folder`, or the one of the `dataset` under it, a working folder.
-
-    Raises:
-        UserError: there is none, or more than one.
-    """
+    """The folder of shards of these lengths: `folder`, or the only one, of the `dataset`, in this working folder."""
     if not folder.is_dir():
         raise UserError(f"There is no data folder {folder}", "give a folder with .hdf5 files")
     if any(folder.glob("*.hdf5")) or (folder / FILE_NAME).exists() or (folder / JOURNAL_NAME).exists():

@@ -47,7 +47,7 @@ def raising(error):
         (
             OSError(errno.EACCES, "Permission denied", "a.txt"),
             2,
-            "error: a.txt cannot be used (Permission denied); check the path and who may read and write there.\n",
+            "error: a.txt cannot be used (Permission denied); check the path and its permissions.\n",
         ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
