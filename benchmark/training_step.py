@@ -146,7 +146,7 @@ def release_memory() -> None:
 @contextlib.contextmanager
 def _failing_alone(name: str, work: Workload, failed: list[str]) -> Iterator[None]:
     """Say what ran out of memory, show and note what failed, release what it held, and go on."""
-    variant = f"{name} with {work.batch.n_sequences} sequences"
+    variant = f"{name} with {work.batch.work.n_sequences} sequences"
     try:
         yield
     except Exception as error:  # whatever it is, the others are worth their table

@@ -76,7 +76,7 @@ class Workload(NamedTuple):
 
     def answers(self) -> tuple[Tensor, Tensor]:
         """(B,) each: first and last tokens of made answers."""
-        lengths = self.batch.cu_seqlens[: self.batch.n_sequences + 1].diff()
+        lengths = self.batch.cu_seqlens[: self.batch.work.n_sequences + 1].diff()
         return (lengths // 2).long(), (lengths - 1).long()
 
     def inputs(self) -> tuple[Tensor | int, ...]:
@@ -88,7 +88,7 @@ class Workload(NamedTuple):
     def padded(self) -> dict[str, Tensor]:
         """Of Hugging Face's: the real sequences as (B, S) tensors, with the masked ids in dense rows of labels."""
         batch = self.batch
-        lengths = batch.cu_seqlens[: batch.n_sequences + 1].diff().tolist()
+        lengths = batch.cu_seqlens[: batch.work.n_sequences + 1].diff().tolist()
 
         def rectangle(flat: Tensor, fill: int) -> Tensor:
             rows = flat[: sum(lengths)].split(lengths)

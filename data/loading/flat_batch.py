@@ -36,16 +36,6 @@ class FlatBatch:
         """What every model takes first: ids, token types, positions, `cu_seqlens` and `max_seqlen`."""
         return self.input_ids, self.token_type_ids, self.position_ids, self.cu_seqlens, self.max_seqlen
 
-    @property
-    def n_sequences(self) -> int:
-        """B."""
-        return self.work.n_sequences
-
-    @property
-    def n_tokens(self) -> int:
-        """Real tokens."""
-        return self.work.sum_lengths
-
     def to(self, device: torch.device | str) -> "FlatBatch":
         """Copies to the device, without waiting from page-locked memory."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -104,9 +94,6 @@ class PaddedSamples:
     masked_lm_ids: np.ndarray  # (n, P) int32: the tokens that were there before masking
     n_masked: np.ndarray  # (n,) int32: real entries of the two above
     next_sentence_labels: np.ndarray  # (n,) int8: 1 if the second segment is random
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def __getitem__(self, rows: np.ndarray) -> "PaddedSamples":
         """Returns copies of the given rows, in their order."""

@@ -32,10 +32,6 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         vocab_size: if given, larger ids are refused, file by file as they are read.
         split: the shards to take from a folder, "training" or "test".
         num_workers: 0 reads files and makes batches in the calling thread, any other number in the background.
-
-    Raises:
-        UserError: all that is wrong with the arguments and with the files' names, shapes and types; while iterating,
-            what is wrong inside a file.
     """
 
     def __init__(

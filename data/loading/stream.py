@@ -60,11 +60,6 @@ class BatchStream(ABC, Generic[Batch]):
     @abstractmethod
     def _training_batches(self, start_sample: int) -> Generator[Batch, None, None]: ...
 
-    def _first_samples(self, start_sample: int) -> Iterator[int]:
-        """`first_sample` of each of this rank's batches."""
-        step = self.world_size * self.micro_batch_size
-        return itertools.count(start_sample + self.rank * self.micro_batch_size, step)
-
 
 class SampleStream(BatchStream[Batch]):
     """Batches of samples that lie in parts, each of which is read as a whole."""
@@ -122,7 +117,9 @@ class SampleStream(BatchStream[Batch]):
         """Yields batches of B samples, across the borders of the pieces; what is left at their end is the last one."""
         held: list[Any] = []
         n_missing = self.micro_batch_size
-        first_samples = self._first_samples(start)
+        first_samples = itertools.count(
+            start + self.rank * self.micro_batch_size, self.world_size * self.micro_batch_size
+        )
         with closing(pieces):
             for part, rows in pieces:
                 while len(rows) >= n_missing:

@@ -4,6 +4,7 @@ They are made beforehand and used in turn, so that what is measured is the train
 """
 
 import dataclasses
+import itertools
 from collections.abc import Generator
 
 import numpy as np
@@ -48,8 +49,9 @@ class SyntheticPretraining(BatchStream[PretrainingBatch]):
         made = [_batch_of(row, *self._shape, [self.seed, self.rank, number]) for number, row in rows]
         made = [batch.pin() for batch in made] if self.pin_memory else made
         samples_per_batch = self.micro_batch_size * self.world_size
-        for first_sample in self._first_samples(start_sample // samples_per_batch * samples_per_batch):
-            yield dataclasses.replace(made[first_sample // samples_per_batch % N_BATCHES], first_sample=first_sample)
+        for number in itertools.count(start_sample // samples_per_batch):
+            first_sample = number * samples_per_batch + self.rank * self.micro_batch_size
+            yield dataclasses.replace(made[number % N_BATCHES], first_sample=first_sample)
 
 
 def synthetic_batch(

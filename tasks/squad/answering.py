@@ -90,7 +90,7 @@ def print_answers(predictions: Predictions) -> None:
 
 def _keep(scores: np.ndarray, offsets: np.ndarray, batch: SquadBatch, logits: Tensor) -> None:
     """Put a batch's logits (2, T) where its windows are among all windows' tokens."""
-    values = logits[:, : batch.n_tokens].cpu().numpy()
+    values = logits[:, : batch.work.sum_lengths].cpu().numpy()
     starts = batch.cu_seqlens.tolist()
     for index, window in enumerate(batch.feature_indices.tolist()):
         scores[:, offsets[window] : offsets[window + 1]] = values[:, starts[index] : starts[index + 1]]

@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_said_and_the_others_go_on(capsys, monkeypatch):
     build = training_step.build
 
     def build_or_fail(variant, compute_dtype, optimizer, work):
-        if variant == variants()["eager"] and work.batch.n_tokens > 2 * 16:
+        if variant == variants()["eager"] and work.batch.work.sum_lengths > 2 * 16:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return build(variant, compute_dtype, optimizer, work)
 
@@ -95,7 +95,7 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_released(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(training_step, "release_memory", lambda: alive.append(held[0]() is not None))
-    batch = SimpleNamespace(n_sequences=1, input_ids=torch.zeros(1))
+    batch = SimpleNamespace(work=SimpleNamespace(n_sequences=1), input_ids=torch.zeros(1))
     with training_step._failing_alone("hf", SimpleNamespace(batch=batch), []):
         fail()
     assert alive == [False]
@@ -126,7 +126,7 @@ def test_what_fails_is_shown_once_and_the_others_go_on(capsys, monkeypatch):
     calls = []
 
     def measure_or_fail(steps, name, n_steps, work):
-        calls.append(work.batch.n_tokens)
+        calls.append(work.batch.work.sum_lengths)
         if len(calls) == 1:
             del steps[name]
             raise RuntimeError("no kernel image")

@@ -150,7 +150,7 @@ def test_loads_for_training(tmp_path, vocab, shard):
     assert dataset.n_samples == n_rows
     _, mask, _, positions, _, _ = read_as_nvidia(tmp_path / "x_training_0.hdf5")
     with dataset.evaluation_batches() as batches:
-        totals = np.sum([[batch.n_tokens, batch.work.n_masked] for batch in batches], axis=0)
+        totals = np.sum([[batch.work.sum_lengths, batch.work.n_masked] for batch in batches], axis=0)
     assert totals.tolist() == [mask.sum(), (positions > 0).sum()]
 
 

@@ -76,7 +76,12 @@ def test_pretraining(config, length, mean):
     if mean is not None:
         # PyTorch also counts what is computed for the tokens and positions that fill the bucket.
         lengths = batch.cu_seqlens.diff().tolist()
-        filled = (batch.n_sequences, len(batch.input_ids), sum(n * n for n in lengths), len(batch.masked_lm_labels))
+        filled = (
+            batch.work.n_sequences,
+            len(batch.input_ids),
+            sum(n * n for n in lengths),
+            len(batch.masked_lm_labels),
+        )
         stated_of_filled = bert_flops(config, Work(*filled))
         assert stated < stated_of_filled
         stated = stated_of_filled

@@ -91,10 +91,10 @@ def unpack(batch):
     for start, end in itertools.pairwise(starts):
         assert end - start <= batch.max_seqlen
         assert batch.position_ids[start:end].tolist() == list(range(end - start))
-    assert batch.n_tokens == starts[n_sequences]
+    assert batch.work.sum_lengths == starts[n_sequences]
     assert starts[-1] == len(batch.input_ids)
-    assert not batch.input_ids[batch.n_tokens :].any()
-    assert not batch.token_type_ids[batch.n_tokens :].any()
+    assert not batch.input_ids[batch.work.sum_lengths :].any()
+    assert not batch.token_type_ids[batch.work.sum_lengths :].any()
     samples = []
     for i, (start, end) in enumerate(itertools.pairwise(starts[: n_sequences + 1])):
         own = tuple((place - start, label) for place, label in masked[: batch.work.n_masked] if start <= place < end)
@@ -174,7 +174,12 @@ def test_flat_batch_worked_by_hand():
     assert batch.masked_lm_positions.tolist() == [1, 4, 5]
     assert batch.masked_lm_labels.tolist() == [70, 80, 90]
     assert batch.next_sentence_labels.tolist() == [1, 0]
-    assert (batch.n_tokens, batch.work.sum_squared_lengths, batch.work.n_masked, batch.max_seqlen) == (7, 25, 3, 4)
+    assert (batch.work.sum_lengths, batch.work.sum_squared_lengths, batch.work.n_masked, batch.max_seqlen) == (
+        7,
+        25,
+        3,
+        4,
+    )
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     assert {value.dtype for name, value in tensors.items() if name != "cu_seqlens"} == {torch.int64}
     assert batch.cu_seqlens.dtype == torch.int32
@@ -200,7 +205,7 @@ def test_full_sequences_carry_no_padding(tmp_path, batch_size):
     write_shard(tmp_path / "full.hdf5", make_rows(batch_size, np.random.default_rng(0), full=True))
     (batch,) = take(make_dataset(tmp_path, batch_size), 1)
     assert batch.cu_seqlens.tolist() == [*range(0, batch_size * S + 1, S)] + [batch_size * S] * max(1, batch_size // 32)
-    assert len(batch.input_ids) == batch.n_tokens == batch_size * S
+    assert len(batch.input_ids) == batch.work.sum_lengths == batch_size * S
     assert len(batch.masked_lm_labels) == batch.work.n_masked == batch_size * P
 
 
@@ -209,7 +214,7 @@ def test_to_copies_every_tensor(tmp_path):
     moved = batch.to("meta")
     assert moved.input_ids.is_meta
     assert moved.cu_seqlens.is_meta
-    assert moved.n_tokens == batch.n_tokens
+    assert moved.work.sum_lengths == batch.work.sum_lengths
 
 
 @pytest.mark.gpu

@@ -104,7 +104,7 @@ def test_real_tokens_are_counted_and_padding_is_not(folder):
     # 55 sequences in two files: the window goes over the end of a file, and with the 56th over that of the epoch.
     main(command(folder, skip_checkpoint=True, benchmark_start=2, benchmark_stop=8))
     with PretrainingDataset(folder / "data", 8, LENGTH, PREDICTIONS, seed=42, num_workers=0).iterate() as batches:
-        tokens = [next(batches).n_tokens for _ in range(8)]
+        tokens = [next(batches).work.sum_lengths for _ in range(8)]
     data = summary(folder / "out")
     assert (data["measured_steps"], data["sequences"], data["tokens"]) == (6, 6 * 8, sum(tokens[2:8]))
 

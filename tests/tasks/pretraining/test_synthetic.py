@@ -11,7 +11,11 @@ from tasks.pretraining.synthetic import SyntheticPretraining, synthetic_batch
 def test_full_batch_has_no_padding():
     batch = synthetic_batch(8, 128, 20, 1000)
     assert batch.input_ids.shape == (8 * 128,)
-    assert (batch.n_tokens, batch.work.sum_squared_lengths, batch.work.n_masked) == (8 * 128, 8 * 128**2, 8 * 20)
+    assert (batch.work.sum_lengths, batch.work.sum_squared_lengths, batch.work.n_masked) == (
+        8 * 128,
+        8 * 128**2,
+        8 * 20,
+    )
     assert (batch.masked_lm_labels != -100).all()
     assert len(batch.masked_lm_positions.unique()) == 8 * 20
 
@@ -20,7 +24,7 @@ def test_full_batch_has_no_padding():
 def test_lengths_are_spread_evenly_around_the_stated_mean(mean, shortest, longest):
     batch = synthetic_batch(2000, 128, 20, 1000, mean_length=mean)
     lengths = batch.cu_seqlens[:2001].diff()
-    assert batch.n_tokens / 2000 == pytest.approx(mean, abs=0.01)
+    assert batch.work.sum_lengths / 2000 == pytest.approx(mean, abs=0.01)
     assert (lengths.min(), lengths.max()) == (shortest, longest)
     # Of a uniform distribution: a quarter lies below its first quartile, and its spread is its width over sqrt(12).
     assert (lengths < (3 * shortest + longest) / 4).float().mean() == pytest.approx(0.25, abs=0.02)
@@ -32,7 +36,7 @@ def test_lengths_are_spread_evenly_around_the_stated_mean(mean, shortest, longes
 def test_the_mean_is_that_stated_at_any_batch_size_and_batches_still_differ(batch_size):
     dataset = SyntheticPretraining("254", batch_size, 512, 80, 1000, rank=1, world_size=2)
     with dataset.iterate() as batches:
-        tokens = [next(batches).n_tokens for _ in range(20)]  # a window of 20 steps
+        tokens = [next(batches).work.sum_lengths for _ in range(20)]  # a window of 20 steps
     assert sum(tokens) == 20 * batch_size * 254
     assert len(set(tokens)) > 5
 

@@ -65,7 +65,7 @@ def assert_is_batch_of(batch, features, windows, micro_batch_size):
     assert batch.start_positions.tolist() == [features.start_positions[window] for window in windows]
     assert batch.end_positions.tolist() == [features.end_positions[window] for window in windows]
     assert batch.feature_indices.tolist() == windows
-    assert (batch.n_tokens, batch.work.sum_squared_lengths) == (n_tokens, squares)
+    assert (batch.work.sum_lengths, batch.work.sum_squared_lengths) == (n_tokens, squares)
 
 
 def first_batches(dataset, n, start_sample=0):
@@ -174,7 +174,7 @@ def test_types():
     types |= {name: getattr(batch, name).dtype for name in ("start_positions", "end_positions", "feature_indices")}
     assert set(types.values()) == {torch.int64}
     assert batch.cu_seqlens.dtype == torch.int32
-    assert type(batch.n_tokens) is type(batch.work.sum_squared_lengths) is type(batch.first_sample) is int
+    assert type(batch.work.sum_lengths) is type(batch.work.sum_squared_lengths) is type(batch.first_sample) is int
 
 
 def test_batches_move():
@@ -183,7 +183,7 @@ def test_batches_move():
     assert {getattr(moved, field.name).device.type for field in dataclasses.fields(batch) if "ids" in field.name} == {
         "meta"
     }
-    assert (moved.n_tokens, moved.max_seqlen) == (batch.n_tokens, S)
+    assert (moved.work.sum_lengths, moved.max_seqlen) == (batch.work.sum_lengths, S)
 
 
 @pytest.mark.gpu
