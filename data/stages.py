@@ -34,7 +34,9 @@ def format_text(preparation: Preparation) -> str:
     source = document_sources()[layout.dataset]
     folder, files = source.texts(layout)
     if not files:
-        raise UserError(f"There is no {source.document} in {folder}", "run --action download, and extract what it gets")
+        raise UserError(
+            f"There is no {source.document} in {folder}", "run --action download, or leave --skip_wikiextractor out"
+        )
     inputs = preparation.records(files)
     check_written_as(inputs, folder / FILE_NAME)
     manifest, formatted = layout.formatted_manifest, source.formatted(layout)

@@ -73,7 +73,7 @@ def test_all_wrong_flags_at_once_without_traceback(tmp_path):
         (flags("create_hdf5_files", "bookscorpus"), ["--vocab_file"]),
         (flags("sharding", "bookscorpus", "--n_test_shards", 0), ["make both zero or neither"]),
         (flags("sharding", "bookscorpus", "--fraction_test_set", 0), ["make both zero or neither"]),
-        (flags("text_formatting", "bookscorpus"), ["bookscorpus; get books"]),
+        (flags("text_formatting", "bookscorpus"), ["bookscorpus; run --action download"]),
         (flags("text_formatting", "wikicorpus_en"), ["wikicorpus_en.xml.bz2; get one"]),
         (flags("text_formatting", "wikicorpus_en", "--skip_wikiextractor"), ["leave --skip_wikiextractor out"]),
         (flags("sharding", "bookscorpus"), ["make it with --action text_formatting"]),

@@ -109,10 +109,10 @@ def test_losses_equal_hugging_face(tmp_path):
 
 def hugging_face_loss(model, batch):
     """Of a flat batch as a rectangle."""
-    starts = batch.cu_seqlens[: batch.n_sequences + 1].tolist()
+    starts = batch.cu_seqlens[: batch.work.n_sequences + 1].tolist()
     lengths = [end - start for start, end in itertools.pairwise(starts)]
-    padded = torch.zeros(2, batch.n_sequences, 32, dtype=torch.long)
-    mask = torch.zeros(batch.n_sequences, 32, dtype=torch.bool)
+    padded = torch.zeros(2, batch.work.n_sequences, 32, dtype=torch.long)
+    mask = torch.zeros(batch.work.n_sequences, 32, dtype=torch.bool)
     for row, (start, length) in enumerate(zip(starts, lengths, strict=False)):
         padded[0, row, :length] = batch.input_ids[start : start + length]
         padded[1, row, :length] = batch.token_type_ids[start : start + length]

@@ -23,4 +23,4 @@ def test_squad_batches_are_made_of_them():
     dataset = SquadDataset(synthetic_features(64, 32, 100), 4, 32)
     with dataset.iterate() as batches:
         batch = next(batches)
-    assert (batch.n_sequences, batch.n_tokens, batch.work.sum_squared_lengths) == (4, 128, 4 * 32**2)
+    assert (batch.work.n_sequences, batch.work.sum_lengths, batch.work.sum_squared_lengths) == (4, 128, 4 * 32**2)
