@@ -33,7 +33,6 @@ from training.cuda_graphs import CudaRecorder
 from training.metrics.measured_peak import seconds_of
 
 HEADS, HEAD_SIZE, DROPOUT, SEED = 16, 64, 0.1, 1234
-IN_USE = "in use"
 TOLERANCE = 0.01  # of the norm: two roundings to bf16 apart
 
 # A kernel's function in kernels/attention/short.py, which returns its settings, and what to try. Those called whole are
@@ -133,10 +132,10 @@ def measured(kernel: str, inputs: AttentionInputs, repeats: int, most: int | Non
         if record:
             work()  # compiles
             work = record(work)
-        works[name if settings != used else IN_USE] = functools.partial(seconds_of, work, device)
+        works[name if settings != used else "in use"] = functools.partial(seconds_of, work, device)
     medians = {name: statistics.median(seconds) for name, seconds in in_turns(works, repeats).items()}
     return [
-        [kernel, str(length), name, f"{median * 1e3:.4g}", f"{median / medians[IN_USE]:.3f}"]
+        [kernel, str(length), name, f"{median * 1e3:.4g}", f"{median / medians['in use']:.3f}"]
         for name, median in sorted(medians.items(), key=lambda pair: pair[1])
     ]
 

@@ -37,8 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(state: dict[str, Any], folder: str, step: int, device: torch.device) -> tuple[float, float, int]:
     """Seconds that `save` takes, seconds until the file is on disk, and its size in bytes."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    torch.get_device_module(device).synchronize(device)
     begin = time.perf_counter()
     with CheckpointWriter(print) as writer:
         writer.save(folder, step, state, keep=1)

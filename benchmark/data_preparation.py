@@ -27,8 +27,6 @@ from benchmark.timing import in_fresh_process, in_turns
 from benchmark.workloads.shards import PUBLISHED_LENGTHS, make_shards
 from common.errors import run_main
 
-BOUND_OF_BOTH = 4.0
-
 
 def seconds_of_library(shards: Sequence[Path], vocab_file: str) -> float:
     """Encoding all sentences with BERT's normalizer, pre-tokenizer and WordPiece of the library, and taking the ids."""
@@ -83,8 +81,7 @@ def main() -> None:
     unit = min(seconds["tokenizers alone"])
     for name, times in seconds.items():
         least, median, most = (of(times) / unit for of in (min, statistics.median, max))
-        bound = f"   (bound: {BOUND_OF_BOTH})" if name == "both lengths" else ""
-        print(f"{name:>17}: {least:6.2f} {median:6.2f} {most:6.2f}{bound}")
+        print(f"{name:>17}: {least:6.2f} {median:6.2f} {most:6.2f}")
 
 
 if __name__ == "__main__":

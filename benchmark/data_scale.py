@@ -37,9 +37,7 @@ TEMPLATES_PER_MB = 450
 def extraction(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:
     """Dump to articles."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        extracted = Path(scratch) / "extracted"
-        extracted.mkdir()
-        extract_wikipedia(folder / "dump.xml", extracted, pool)
+        extract_wikipedia(folder / "dump.xml", Path(scratch), pool)
 
 
 def sharding(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> None:

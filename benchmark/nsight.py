@@ -89,15 +89,10 @@ def timeline_tables(summary: dict[str, Any], top: int) -> str:
         line += f" (median {p50:,.1f} us, 95 % below {p95:,.1f}, longest {longest:,.1f})"
     if summary["processes"] > 1:
         line += f"; the first of {summary['processes']} processes"
-    steps = [
-        [
-            each["name"],
-            ms(each["seconds"]),
-            share(each["busy_seconds"], each["seconds"]),
-            ms(each["idle_before_seconds"]),
-        ]
-        for each in summary["steps"]
-    ]
+    steps = []
+    for step in summary["steps"]:
+        busy = share(step["busy_seconds"], step["seconds"])
+        steps.append([step["name"], ms(step["seconds"]), busy, ms(step["idle_before_seconds"])])
     tables = (
         (["step", "ms", "busy", "idle before, ms"], steps),
         (["part of a step", "ms of work"], [[name, ms(seconds)] for name, seconds in summary.get("parts", {}).items()]),

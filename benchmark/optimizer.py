@@ -99,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = in_turns(measurements, args.windows)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     bytes_per_second = copy_rate(device)
-    windows = f"medians of {args.windows} x {args.steps} steps"
-    print(f"{args.bert_model}, {n_parameters / 1e6:,.1f} M parameters, {windows}\n")
+    print(f"{n_parameters / 1e6:,.1f} M parameters, medians of {args.windows} x {args.steps} steps\n")
     print(table(seconds, n_parameters, bytes_per_second))
     print(f"\nA copy reads and writes {bytes_per_second / 1e9:,.4g} GB/s.")
 

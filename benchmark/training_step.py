@@ -180,14 +180,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peak = large.flops / seconds_of_matmul(large, precision.compute_dtype, device)
         release_memory()
 
+    alone = [{name: variant} for name, variant in chosen.items() if variant.by_graphs]
     together = {name: variant for name, variant in chosen.items() if not variant.by_graphs}
-    groups = [together, *({name: variant} for name, variant in chosen.items() if variant.by_graphs)]
     found: dict[tuple[str, int], list[dict]] = {}
     failed: list[str] = []
     shape = args.max_seq_length, args.max_predictions_per_seq, config.vocab_size, args.mean_length
     for batch_size in args.batch_size:
         work = Workload(args.task, config, synthetic_batch(batch_size, *shape).to(device))
-        for group in groups:
+        for group in (together, *alone):
             for name, windows in measure_all(group, args, work, precision.compute_dtype, failed).items():
                 found[name, batch_size] = windows
                 print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)

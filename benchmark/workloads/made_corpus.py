@@ -1,7 +1,7 @@
-"""Text of any size for measurements: sentences of made words that come as often as words do in prose.
+"""Text of any size for measurements: sentences of made words, as frequent as words in prose (Zipf's law).
 
-A word's frequency falls with its rank (Zipf's law), and there are far more words than a vocabulary has, so that both
-frequent words, which are remembered, and rare ones, which are cut into pieces, take their share of the time.
+There are far more words than a vocabulary has, so that both frequent ones, which are remembered, and rare ones, which
+are cut into pieces, take their share of the time.
 """
 
 from collections.abc import Iterator
