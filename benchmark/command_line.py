@@ -6,7 +6,10 @@ from common.errors import Problems
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The docstring as it is written, and each default behind the help of its flag."""
+    """The docstring as it is written, and behind the help of each flag its default, if it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def parser_of(docstring: str | None) -> argparse.ArgumentParser:

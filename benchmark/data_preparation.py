@@ -6,8 +6,6 @@ One process, one thread, five duplicates: reading, tokenizing, pairing, masking,
 nothing is remembered from one to the next. Both lengths together may take 4 times the unit at most.
 
   python3 benchmark/data_preparation.py --vocab_file VOCAB SHARD.txt [SHARD.txt ...]
-
-benchmark/data_scale.py measures what more processes bring, and memory.
 """
 
 import argparse

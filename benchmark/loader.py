@@ -5,7 +5,6 @@ It must be far faster than the training it feeds, 20,000 sequences/s against som
 with several GPUs every process reads all files.
 
   python3 benchmark/loader.py
-  python3 benchmark/loader.py --input_dir SHARDS --batch_size 64
 """
 
 import argparse
