@@ -46,7 +46,8 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
         manifest = read_manifest(folder)
         if manifest is None:
             return taken
-        if wrong := list(changed_files(folder, manifest)):
+        sizes = {name: path.stat().st_size for name in manifest.outputs if (path := folder / name).is_file()}
+        if wrong := [name for name, record in manifest.outputs.items() if sizes.get(name) != record.bytes]:
             problems.add(
                 f"{folder / wrong[0]} is missing or of another size than {FILE_NAME} says ({len(wrong)} of "
                 f"{len(manifest.outputs)} files are)",
@@ -58,12 +59,6 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
                 f"move it away, or remove {FILE_NAME} to train on all that is there",
             )
     return taken
-
-
-def changed_files(folder: Path, manifest: Manifest) -> dict[str, int | None]:
-    """The files that are not of the size that the folder's manifest says: their size, or None for a lost one."""
-    sizes = {name: path.stat().st_size if (path := folder / name).is_file() else None for name in manifest.outputs}
-    return {name: size for name, size in sizes.items() if size != manifest.outputs[name].bytes}
 
 
 def vocabulary_problem(folder: Path, vocab_file: str | None, vocab_size: int) -> Problem | None:
