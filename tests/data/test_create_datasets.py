@@ -118,7 +118,7 @@ def test_sample_corpus_end_to_end(tmp_path, sample_vocab):
     corpus, working_dir = "books_wiki_en_corpus", here / "data sets"
     assert finished.stdout.splitlines()[-2:] == [f"data sets/{HDF5.format(*phase)}/{corpus}" for phase in PHASES]
     assert "60 documents with prose" in finished.stdout
-    assert "3 books in" in finished.stdout
+    assert "books: 3 files" in finished.stdout
     check_phases(working_dir, corpus, BertTokenizer(sample_vocab).vocab_size, 2, 1)
     documents = documents_per_split(working_dir, corpus)
     assert len(documents["training"]) + len(documents["test"]) == 63
