@@ -1,6 +1,7 @@
 """The layering and the quiet imports that docs/design.md promises, read from the sources."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -302,3 +303,18 @@ if __name__ == "__main__":
 '''
     assert effect_violations(source, "training/x.py") == []
     assert effect_violations("sys.path.insert(0, str(Path(__file__).resolve().parent.parent))", "data/x.py") == []
+
+
+@pytest.mark.parametrize(
+    "command", ["data/bertPrep.py", "data/create_pretraining_data.py", "scripts/check_environment.py"]
+)
+def test_commands_that_start_many_processes_or_come_before_pytorch_do_without_it(command):
+    listed = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in listed.stderr.splitlines()}
+    assert "common.errors" in imported
+    assert "torch" not in imported

@@ -1,10 +1,21 @@
-"""Which shards to train on, and whether they are what the data preparation wrote down of them."""
+"""Which shards to train on, and whether they are what the data preparation wrote down of them.
 
+It imports no PyTorch, since the preparation, which starts many processes, verifies its shards by the same checks.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import h5py
+import numpy as np
 
 from common.errors import Problem, Problems, UserError
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
+from data.masked_lm.instances import DATASETS
 from file_utils import sha256_of
+
+REMAKE = "make it again with data/bertPrep.py --action create_hdf5_files"
 
 
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
@@ -82,3 +93,45 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in a folder of shards, if there is one. Raises UserError if it cannot be read."""
     path = folder / FILE_NAME
     return Manifest.read(path) if path.is_file() else None
+
+
+def check_shards(
+    files: Sequence[Path], max_seq_length: int, max_predictions_per_seq: int, problems: Problems
+) -> np.ndarray:
+    """Adds what is wrong with the files' datasets to `problems`, alike ones as one; returns their row counts, int64."""
+    rows_per_file = np.zeros(len(files), dtype=np.int64)
+    found: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for i, file in enumerate(files):
+        try:
+            with h5py.File(file, "r") as shard:
+                complaints = list(_complaints(shard, max_seq_length, max_predictions_per_seq))
+                rows_per_file[i] = 0 if complaints else len(shard["input_ids"])
+        except OSError as error:
+            complaints = [(f"cannot be read as HDF5 ({error})", REMAKE)]
+        for complaint in complaints:
+            found[complaint].append(file)
+    for (what, remedy), where in found.items():
+        others = f" (as do {len(where) - 1} others)" if len(where) > 1 else ""
+        problems.add(f"{where[0]}{others} {what}", remedy)
+    return rows_per_file
+
+
+def _complaints(shard: h5py.File, max_seq_length: int, max_predictions_per_seq: int) -> Iterator[tuple[str, str]]:
+    """Yields pairs of what is wrong and its remedy, as halves of a sentence that starts with the file's name."""
+    datasets = {name: shard.get(name) for name in DATASETS}
+    for name, n_dimensions in DATASETS.items():
+        values = datasets[name]
+        if not isinstance(values, h5py.Dataset) or values.ndim != n_dimensions or values.dtype.kind not in "iu":
+            yield f"has no dataset {name} of integers in {n_dimensions} dimensions", f"give other shards, or {REMAKE}"
+            return
+    if len({len(values) for values in datasets.values()}) > 1:
+        yield "has datasets with different numbers of rows", REMAKE
+    for names, asked, unit, flag in (
+        (("input_ids", "input_mask", "segment_ids"), max_seq_length, "tokens", "--max_seq_length"),
+        (("masked_lm_positions", "masked_lm_ids"), max_predictions_per_seq, "predictions", "--max_predictions_per_seq"),
+    ):
+        widths = {datasets[name].shape[1] for name in names}
+        if widths != {asked}:
+            found = " and ".join(map(str, sorted(widths)))
+            what = f"holds sequences of {found} {unit}, not of the {flag} {asked} asked for"
+            yield what, "ask for what it holds, give another folder or make it again"

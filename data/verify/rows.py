@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from common.errors import Problems
-from data.loading.pretraining_dataset import check_shards
+from data.loading.prepared import check_shards
 from data.masked_lm.instances import DATASETS, SpecialIds
 from data.masked_lm.masking import AS_MASK, N_SPECIAL, UNCHANGED, MaskingRule, n_to_mask
 from data.verify.report import FAILED, WARNING, Findings, Offence
