@@ -15,10 +15,6 @@ PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/configuration.sh
 source "$PROJECT_DIR/scripts/configuration.sh"
 
-if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-  sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo
-fi
 if ! command -v python3 >/dev/null; then
   echo "error: There is no python3 on the PATH; install Python 3.11 to 3.14." >&2
   exit 1

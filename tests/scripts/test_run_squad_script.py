@@ -84,7 +84,7 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
         "MODE holds 'guess'",
         "PROFILER is 'gprof'",
         "GLOBAL_BATCH 8 is not a multiple of 3",
-        "absent.json: no such file",
+        "absent.json cannot be read (No such file",
         "--warmup_proportion is 2",
         "--learning_rate is set by the configuration",
     ):

@@ -186,14 +186,12 @@ def test_a_cluster_without_the_runtime_is_told_apart(tmp_path):
     assert "There is no apptainer on the PATH" in ended.stderr
 
 
-def test_outside_of_slurm_all_that_is_missing_is_said_at_once(tmp_path):
+def test_outside_of_slurm_it_says_so(tmp_path):
     ended = subprocess.run(
         ["bash", SCRIPT], cwd=ROOT, env=variables(tmp_path), capture_output=True, text=True, check=False
     )
     assert ended.returncode == 2
-    said = [line.split(";")[0] for line in ended.stderr.splitlines()]
-    assert said[0] == "error: This is no Slurm job"
-    assert [line.split()[4] for line in said[1:]] == ["srun", "scontrol"]
+    assert ended.stderr.startswith("error: This is no Slurm job; start it with sbatch")
 
 
 # Whole runs.
