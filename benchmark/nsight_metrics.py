@@ -4,7 +4,7 @@
   ncu --query-metrics | python3 benchmark/nsight_metrics.py     # prints what to give ncu as --metrics
 
 Architectures name things differently, so ncu itself is asked which of the names it knows. The names were seen in
-`ncu --query-metrics --chips CHIP` (Nsight Compute 2025.3) for ga100, ad102, gh100, gb100 and gb202.
+`ncu --query-metrics --chips CHIP` (Nsight Compute 2025.3) for tu102, ga100, ad102, gh100, gb100 and gb202.
 
 Source: https://docs.nvidia.com/nsight-compute/ProfilingGuide/index.html#metrics-structure
 """
@@ -30,7 +30,7 @@ QUANTITIES = MappingProxyType(
         CYCLES: "cycles",
         f"sm__pipe_tensor_cycles_active{ACTIVE}": "tensor",
         f"sm__pipe_fma_cycles_active{ACTIVE}": "fma",
-        f"sm__inst_executed_pipe_fp16{ACTIVE}": "fp16",  # A100
+        f"sm__inst_executed_pipe_fp16{ACTIVE}": "fp16",  # Turing, A100
         f"sm__inst_executed_pipe_fma_type_fp16{ACTIVE}": "fp16",  # from Ada on
         f"sm__inst_executed_pipe_xu{ACTIVE}": "sfu",
         f"gpu__dram_throughput{ELAPSED}": "dram",
@@ -41,7 +41,7 @@ QUANTITIES = MappingProxyType(
 
 # Floating-point operations: all that are known, added up with their weight. A fused multiply-add is two; the tensor
 # cores' counters count its two already.
-FP16 = ("bf16_dst_fp32", "tf32_dst_fp32", "fp16", "fp16_dst_fp16", "fp16_dst_fp32")
+FP16 = ("fp16_bf16_tf32_dst_fp32", "bf16_dst_fp32", "tf32_dst_fp32", "fp16", "fp16_dst_fp16", "fp16_dst_fp32")
 FP8 = ("fp8", "fp8_dst_fp16", "fp8_dst_fp32", "fp4_fp6_fp8_dst_fp16", "fp4_fp6_fp8_dst_fp32")
 OPERATIONS = MappingProxyType(
     {f"sm__ops_path_tensor_src_{formats}.sum": 1 for formats in FP16 + FP8}

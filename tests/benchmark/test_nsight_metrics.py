@@ -30,7 +30,7 @@ def test_every_architecture_has_each_quantity(chip):
     assert all(name.split(".")[0] in KNOWN[chip] for name in chosen)
     quantities = [QUANTITIES[name] for name in chosen if name in QUANTITIES]
     assert sorted(quantities) == sorted(set(QUANTITIES.values()))
-    fp16 = "sm__inst_executed_pipe_fp16" if chip == "ga100" else "sm__inst_executed_pipe_fma_type_fp16"
+    fp16 = "sm__inst_executed_pipe_fp16" if chip in ("tu102", "ga100") else "sm__inst_executed_pipe_fma_type_fp16"
     assert f"{fp16}.avg.pct_of_peak_sustained_active" in chosen
 
 
