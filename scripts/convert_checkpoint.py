@@ -97,11 +97,12 @@ def write_pt(path: Path, model: Pretrained, overwrite: bool) -> list[str]:
     """
     if path.exists() and not (overwrite and path.is_file()):
         raise UserError(f"{path} exists", "choose another name, or replace it (a file only) with --overwrite")
-    _, fitted = of_architecture(model)
+    architecture, fitted = of_architecture(model)
+    prefix = "bert." if architecture == "BertModel" else ""
+    weights = {prefix + name: weight for name, weight in fitted.weights.items()}
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        config = dataclasses.asdict(model.config)
-        torch.save({"model": fitted.weights, "configuration": {"model": config}}, temporary)
+        torch.save({"model": weights, "configuration": {"model": dataclasses.asdict(model.config)}}, temporary)
     return fitted.unused
 
 

@@ -20,12 +20,14 @@ from published_weights import (
     load_with_transformers,
     nvidia_state,
     parameters_equal,
+    published_weights,
     random_model,
+    write_folder,
     write_google,
 )
 
 from common.errors import run_main
-from modeling import BertForPreTraining, BertForQuestionAnswering
+from modeling import BertForPreTraining, BertForQuestionAnswering, BertModel
 from scripts.convert_checkpoint import main
 
 
@@ -124,6 +126,16 @@ def test_a_pt_file_is_replaced_only_when_asked(tmp_path, google_folder):
     assert convert(google_folder, "start.pt", "--overwrite", cwd=tmp_path)[0] == 0
     assert convert(google_folder, "folder.pt", "--to", "huggingface", cwd=tmp_path)[0] == 0
     load_with_transformers(tmp_path / "folder.pt", "BertForPreTraining")
+
+
+def test_a_pt_file_has_the_published_names_without_a_head_too(tmp_path):
+    model = random_model(BertModel)
+    write_folder(tmp_path / "hf", published_weights(model))
+    status, _, errors = convert("hf", "bare.pt", cwd=tmp_path)
+    assert (status, errors) == (0, "")
+    written = torch.load(tmp_path / "bare.pt")["model"]
+    assert written.keys() == published_weights(model).keys()
+    assert all(torch.equal(weight, written[name]) for name, weight in published_weights(model).items())
 
 
 def test_help_shows_how(tmp_path):
