@@ -15,7 +15,7 @@ from paths import ROOT
 from script_runs import BIN, environment
 
 from data.artifacts.manifest import FileRecord, Manifest
-from scripts.check_environment import conclusion, folder_finding, matrix_product_error, report
+from scripts.check_environment import all_reduce_finding, conclusion, folder_finding, matrix_product_error, report
 from scripts.data_checks import data_findings
 from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding
 
@@ -245,6 +245,13 @@ def test_processes_that_cannot_meet_are_a_problem(folder):
     assert ended.returncode == 1
     assert findings["all-reduce"]["state"] == PROBLEM
     assert "absent0" in findings["all-reduce"]["found"]
+
+
+def test_processes_that_are_killed_without_a_word_are_a_problem(monkeypatch):
+    killed = subprocess.CompletedProcess([], -9, stdout="", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    finding = all_reduce_finding(0)
+    assert (finding.state, finding.found) == (PROBLEM, "it ended with status -9 and said nothing")
 
 
 @pytest.mark.gpu
