@@ -39,8 +39,8 @@ def read_points(path: str | Path) -> list[Point]:
         try:
             point = json.loads(line)
         except json.JSONDecodeError:
-            if not line.endswith("\n"):
-                break
+            if not line.strip() or not line.endswith("\n"):
+                continue
             point = None
         known = point if isinstance(point, dict) else {}
         if known.get("schema") != SCHEMA or known.get("status") not in STATUSES or "configuration" not in known:

@@ -11,6 +11,8 @@ from common.errors import UserError
 @pytest.mark.parametrize("line", ["no JSON", '{"schema": 2}', "[]", '{"schema": 1, "status": "good"}'])
 def test_lines_that_are_no_points(tmp_path, line):
     good = {"schema": 1, "status": "failed", "configuration": {}}
+    (tmp_path / "points.jsonl").write_text(f"\n{json.dumps(good)}\n\n")
+    assert read_points(tmp_path) == [good]  # empty lines hide nothing
     (tmp_path / "points.jsonl").write_text(f"{json.dumps(good)}\n{line}\n")
     with pytest.raises(UserError, match="line 2 is no point of schema 1; remove the line"):
         read_points(tmp_path)
