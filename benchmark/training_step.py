@@ -29,7 +29,6 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.workloads.step_variants import MODELS, Variant, Workload, step_of, variants

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from common.errors import run_main
 from training.environment import description, machine_checks
 from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding, finding
