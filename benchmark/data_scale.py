@@ -112,6 +112,7 @@ def main() -> None:
             _, *most_mib = map(max, zip(*(run for of_n in runs.values() for run in of_n), strict=True))
             ratio = [f"{least[1]:.2f}", f"{least[1] / least[args.n_processes]:.2f}"] if 1 in least else ["-", "-"]
             rows.append([stage, f"{least[args.n_processes]:.2f}", *ratio, *(f"{mib:.0f}" for mib in most_mib)])
+            print(*rows[-1], file=sys.stderr, flush=True)  # a stage of a large corpus may take hours, and the next fail
     header = "stage", f"s, {args.n_processes} processes", "s, 1 process", "ratio", "main MiB", "worker MiB"
     print(markdown_table(header, rows))
 

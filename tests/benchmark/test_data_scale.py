@@ -52,9 +52,11 @@ def test_prints_its_table(tmp_path, capsys, monkeypatch):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("sys.argv", ["data_scale.py", *arguments, "--folder", str(tmp_path / "scratch")])
     data_scale.main()
-    _, _, _, *lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    _, _, _, *lines = printed.out.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [name for name, *_ in rows] == ["extraction", "sharding", "hdf5"]
+    assert [line.split() for line in printed.err.splitlines()] == rows
     for _, *numbers in rows:
         several, one, ratio, main, worker = map(float, numbers)
         # Both are rounded to hundredths of a second.
