@@ -88,7 +88,7 @@ def read_run(path: str | Path, label: str = "") -> Run:
             if trains and "sequences_per_second" in data:
                 phase.throughput = data
         elif trains and "average_loss" in data:
-            phase.steps[step[-1]] = data
+            phase.steps[step if isinstance(step, int) else step[-1]] = data
             phase.scores = {}  # they were of weights that have been trained further
         if trains and "eval_mlm_accuracy" in data:
             phase.scores = data
