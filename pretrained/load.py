@@ -195,9 +195,9 @@ def _locate(path: str | Path) -> Path:
             )
     if path.is_dir():
         return _best_in(path)
-    index = Path(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(path)) + ".index")
-    if index.is_file() or path.suffix == ".index":
-        return index
+    prefix = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(path))
+    if prefix != str(path) or Path(prefix + ".index").is_file():
+        return Path(prefix + ".index")
     if not path.is_file():
         raise UserError(f"There is no model {path}", WHAT_CAN_BE_READ)
     return path

@@ -284,6 +284,7 @@ def test_paths_with_nothing_or_too_much_are_refused(tmp_path, monkeypatch):
         (tmp_path / "nowhere", r"There is no model .*nowhere; give a checkpoint"),
         (tmp_path, "holds no weights that can be read"),
         (tmp_path / "x.ckpt.index", r"x\.ckpt\.index is missing"),
+        (tmp_path / "x.ckpt.data-00000-of-00001", r"x\.ckpt\.index is missing"),
         ("bert-base-uncased", r"uncased_L-12_H-768_A-12; unpack Google's"),
     ):
         with pytest.raises(UserError, match=sentence):
