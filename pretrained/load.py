@@ -139,7 +139,7 @@ def fit(
 
     Args:
         may_be_missing: beginnings of names that the file need not have, or may have in another shape.
-        may_be_unused: beginnings of names that the file may have and the model not; "" for all.
+        may_be_unused: beginnings of names that the file may have and the model not; "" for all but more layers.
 
     Raises:
         UserError: other weights are missing, of another shape or left over.
@@ -162,7 +162,8 @@ def fit(
     new = [name for name, shape in shapes.items() if found[name] != shape]
     wrong = [f"{name} {shapes[name]} is {found[name]}" for name in new if not name.startswith(may_be_missing)]
     unused = [name for name in weights if name not in shapes]
-    left = [f"{name} {tuple(weights[name].shape)}" for name in unused if not name.startswith(may_be_unused)]
+    excess = [name for name in unused if name.startswith("bert.encoder.") or not name.startswith(may_be_unused)]
+    left = [f"{name} {tuple(weights[name].shape)}" for name in excess]
     for what, names in (("does not hold the weights", wrong), ("holds more than the weights", left)):
         problems.check(
             not names,
@@ -284,10 +285,8 @@ def _read_values(path: str | Path) -> dict[str, Any]:
 def read_config(path: str | Path) -> BertConfig:
     """A model's shape from a config.json of Hugging Face's or a bert_config.json of Google's.
 
-    Their many other keys are ignored, but for those that would make it another model than the one here.
-
-    Raises:
-        UserError: it cannot be read, or says something that no model here can be; everything at once.
+    Their many other keys are ignored, but for those that would make it another model than the one here. Raises
+    UserError, with everything at once, where it cannot be read or is of such a model.
     """
     return config_from(_read_values(path), str(path))
 

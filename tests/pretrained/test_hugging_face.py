@@ -105,6 +105,12 @@ def test_weights_that_are_no_whole_model_are_not_written(tmp_path, change, sente
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_layer_is_left_out(tmp_path):
+    with pytest.raises(UserError, match=r"holds more than the weights of a BertForPreTraining .*encoder\.layer\.1\."):
+        write_folder(tmp_path / "hf", random_model().state_dict(), dataclasses.replace(TINY, num_hidden_layers=1))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_replaced_only_when_asked_and_only_if_it_is_a_model(tmp_path):
     folder = tmp_path / "hf"
     folder.mkdir()  # an empty one is no obstacle
