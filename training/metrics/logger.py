@@ -114,7 +114,7 @@ def _open_log(path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a buffer: a line that could not be written is gone, and does not fail again when the file is closed.
         file = path.open("a+b", buffering=0)
-        if size := file.tell():
+        if file.seekable() and (size := file.tell()):  # unlike /dev/stdout in a pipe
             file.seek(size - 1)
             if file.read(1) != b"\n":  # a killed run tore its last line
                 file.write(b"\n")

@@ -3,6 +3,8 @@
 import datetime
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +90,15 @@ def test_a_resumed_run_appends_after_a_torn_line(tmp_path):
         logger.log((2,), {"loss": 1.0})
     assert len(lines(path)) == 3
     assert [(event["step"], event["data"]["loss"]) for event in read_log(path)] == [([1], 2.0), ([2], 1.0)]
+
+
+def test_a_log_may_go_to_a_pipe():
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb"):
+        with MetricsLogger(Path(f"/dev/fd/{write_end}"), console=False) as logger:
+            logger.log((1,), {"loss": 2.0})
+        os.close(write_end)
+        assert b'"loss": 2.0' in os.read(read_end, 1000)
 
 
 def test_console_shows_formats_and_units_and_keeps_off_the_progress_bar(tmp_path, capsys):
