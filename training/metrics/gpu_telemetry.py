@@ -100,7 +100,7 @@ class GpuTelemetry:
             ("temperature_celsius", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             ("throttle_reasons", lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
         ):
-            with contextlib.suppress(nvml.NVMLError):
+            with contextlib.suppress(nvml.NVMLError, AttributeError):  # a version of the module may lack a function
                 value = read()
                 self._seen[name].append(value)
 

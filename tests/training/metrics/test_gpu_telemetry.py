@@ -66,6 +66,17 @@ def test_energy_is_that_between_resume_and_pause():
     assert telemetry.result()["energy_joules"] == 3.5
 
 
+def test_a_function_that_the_module_lacks_is_left_out():
+    class OtherVersion(Driver):
+        def __getattr__(self, name):
+            if "Throttle" in name:
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    gpu = watch(OtherVersion()).result()["gpu"]
+    assert (gpu["throttle_reasons"], gpu["sm_clock_mhz"]["mean"]) == ([], 1980)
+
+
 def test_quantities_and_reasons():
     driver = Driver(reasons=0x1)
     telemetry = watch(driver, clock=1500, power=500_000, reasons=0x4 | 0x20)
