@@ -330,8 +330,9 @@ def test_shards_are_found_in_the_working_folder(folder, capsys, monkeypatch):
     shards.parent.mkdir(parents=True)
     (folder / "data").rename(shards)
     monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(folder / "work"))
-    main(command(folder, input_dir=None, dataset="wikicorpus_en", max_steps=2))
+    main(command(folder, input_dir=None, dataset="wikicorpus_en", max_steps=2, measure_peak=True))
     printed = capsys.readouterr().out
+    assert "this device by itself: encoder's matmuls " in printed
     assert f"55 sequences: {shards}" in printed
     with pytest.raises(UserError, match="no shards of bookscorpus with seq_len_16_max_pred_3"):
         main(command(folder, input_dir=None, dataset="bookscorpus"))
