@@ -74,7 +74,8 @@ def read_squad(
         n_wrong, answers = len(wrong), []
         key, text = (_member(question, name, place, wrong) for name in ("id", "question"))
         is_impossible = _member({"is_impossible": False} | question, "is_impossible", place, wrong)
-        if not is_impossible and use != "answer":
+        # Scores are those of the official script, for which a question is impossible where it has no answers.
+        if use != "answer" and not (is_impossible and (use == "train" or "answers" not in question)):
             for answer, at in _objects(question, "answers", place, wrong):
                 start = _member(answer, "answer_start", at, wrong) if use == "train" else -1
                 answers.append((_member(answer, "text", at, wrong), start))

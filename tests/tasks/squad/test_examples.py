@@ -74,6 +74,11 @@ def test_files_to_score_need_no_places(write):
     assert "questions without an answer" in refusal(write(content(question(answers=()))), use="score")
 
 
+def test_scores_ask_for_answers_as_the_official_script_does(write):
+    path = write(content(question(is_impossible=True), {"id": "q2", "question": "Who?", "is_impossible": True}))
+    assert [example.answers for example in read_squad(path, True, use="score")] == [(Answer("cat"),), ()]
+
+
 def test_questions_of_a_paragraph_share_one_context(write):
     first, second = read_squad(write(content(question(), question("q2"))), False)
     assert first.context is second.context
