@@ -147,12 +147,10 @@ def _position_problem(position: dict[str, Any], task: Task) -> Problem | None:
 def _window_problem(settings: Settings, start: Start) -> Problem | None:
     """Why the window of the throughput measures nothing; None where it does."""
     first, stop, n_steps = start.window_start, settings.measurement.benchmark_stop, start.last_step - start.first_step
+    closes_early = stop is not None and stop <= first
     table = (
         (first < 0, f"--benchmark_start {first} must not be negative."),
-        (
-            stop is not None and stop <= first,
-            f"--benchmark_stop {stop} must be greater than --benchmark_start {first}.",
-        ),
+        (closes_early, f"--benchmark_stop {stop} must be greater than --benchmark_start {first}."),
         (first >= n_steps, f"--benchmark_start {first} leaves nothing to measure in a run of {n_steps} steps."),
     )
     return next((Problem(what) for is_wrong, what in table if is_wrong and n_steps > 0), None)

@@ -36,7 +36,7 @@ class Optimization:
 
     train_batch_size: int | None = flag(None, "sequences per GPU and optimizer step (default: 32)", positive=True)
     global_batch_size: int | None = flag(None, "instead of it, sequences per step over all GPUs", positive=True)
-    gradient_accumulation_steps: int | None = flag(None, "micro-batches that its batch is divided into", positive=True)
+    gradient_accumulation_steps: int | None = flag(None, "micro-batches per GPU and optimizer step", positive=True)
     micro_batch_size: int | None = flag(None, "sequences a GPU takes at once (default: what fits)", positive=True)
     optimizer: str = flag("lamb", "apex_* need NVIDIA's apex", choices=OPTIMIZERS)
     learning_rate: float = flag(5e-5, "the highest rate of the schedule", positive=True)
@@ -84,7 +84,7 @@ class Runtime:
 class Distribution:
     """How several processes, started by torchrun, share the work; one alone has no use for these."""
 
-    reduce_dtype: str | None = flag(None, "of averaging gradients (default: fp32)", choices=("fp32", "fp16", "bf16"))
+    reduce_dtype: str | None = flag(None, "for averaging gradients (default: fp32)", choices=("fp32", "fp16", "bf16"))
     allreduce_post_accumulation_fp16: bool = flag(False, "NVIDIA's name for --reduce_dtype fp16")
     allreduce_post_accumulation: bool = flag(True, "reduce gradients once per step, not per micro-batch")
     shard_optimizer: bool = flag(False, "each process keeps the optimizer's moments of its share only (ZeRO 1)")
