@@ -66,9 +66,7 @@ def completed(model: Pretrained, args: argparse.Namespace, scratch: Path) -> Pre
     """The model with the configuration and vocabulary of the command line, where it gives them.
 
     The configuration's vocabulary is the file's, where there is one: what else the weights have only fills it up.
-
-    Args:
-        scratch: a folder for a vocabulary that is not in a file of its own.
+    `scratch` is a folder for a vocabulary that is not in a file of its own.
     """
     vocab_file, do_lower_case = model.vocab_file, model.do_lower_case
     tokenizer_file = model.path.with_name(TOKENIZER_NAME)

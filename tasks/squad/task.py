@@ -56,6 +56,7 @@ class SquadTask(Task):
         self.pretrained: Pretrained | None = None
         self.examples: dict[str, list[SquadExample]] = {}
         self.predict_dataset: SquadDataset | None = None
+        self._fitted: Fitted | None = None
         self._initial: Fitted | None = None
         self._weights = "random weights"
         """Which weights the model began with, for people."""
@@ -74,6 +75,9 @@ class SquadTask(Task):
                 config = self.pretrained.known_config()
             else:
                 config = read_config(flags.config_file or BERT_CONFIGS[flags.bert_model or "large"])
+            if self.pretrained is not None:  # before questions are tokenized, which takes its time
+                heads = {"may_be_missing": ("qa_outputs.",), "may_be_unused": ("cls.", "bert.pooler.")}
+                self._fitted = fit(self.pretrained, self.model_class, config, **heads)
         return config
 
     def open_data(self, world: World, problems: Problems) -> None:
@@ -109,10 +113,7 @@ class SquadTask(Task):
             )
 
     def read_initial_weights(self, problems: Problems) -> None:
-        if self.pretrained is not None and self.settings.model is not None:
-            heads = {"may_be_missing": ("qa_outputs.",), "may_be_unused": ("cls.", "bert.pooler.")}
-            with problems.collect():
-                self._initial = fit(self.pretrained, self.model_class, self.settings.model, **heads)
+        self._initial = self._fitted
 
     def make_model(self) -> nn.Module:
         settings = self.settings
@@ -120,7 +121,7 @@ class SquadTask(Task):
         if self._initial is not None:
             model.load_state_dict(self._initial.weights, strict=False)
             self._weights = str(self._initial)
-        self.pretrained = self._initial = None  # BERT-large's weights take gigabytes
+        self.pretrained = self._fitted = self._initial = None  # BERT-large's weights take gigabytes
         prepare_model(model, settings.device, settings.execution)
         return model
 

@@ -229,6 +229,11 @@ def test_it_starts_from_pre_training(tmp_path, capsys):
     trained, before = (torch.load(tmp_path / name)["model"] for name in ("out/ckpt_1.pt", "pretrained/ckpt_2.pt"))
     name = "bert.embeddings.position_embeddings.weight"
     torch.testing.assert_close(trained[name], before[name], rtol=0, atol=0.01)
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": SHAPE["num_hidden_layers"] + 1}))
+    changes = {"init_checkpoint": tmp_path / "pretrained" / "ckpt_2.pt", "output_dir": tmp_path / "other"}
+    with pytest.raises(UserError, match="does not hold the weights of a BertForQuestionAnswering"):
+        main(command(tmp_path, **changes))
+    assert not (tmp_path / "other").exists()  # nothing was tokenized
 
 
 @pytest.mark.parametrize("kind", ["torch"])
