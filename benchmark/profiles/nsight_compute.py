@@ -37,7 +37,8 @@ def read_launches(path: Path) -> list[Launch]:
     """The launches that have a time and cycles, or a UserError. What was not measured of one is absent, not zero."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     try:
-        names, units, *rows = csv.reader((line for line in lines if line.startswith('"')), strict=True)
+        table = csv.reader((line for line in lines if line.startswith('"')), strict=True)
+        names, units, *rows = [*table] or ([], [])  # without a table, all columns are missing
         launches = list(_launches(names, units, rows))
     except (ValueError, csv.Error) as error:
         said = [line for line in lines if line.startswith("==ERROR==")] or [f"{error}"]
