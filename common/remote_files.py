@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def download(address: str, partial: Path, *, progress: bool = True, label: str =
     the remote file's strong ETag, if it has one.
 
     Raises:
-        UserError: refused by the server, or gave up after ATTEMPTS without progress; what has arrived stays.
+        UserError: refused by the server, too large for the disk, or gave up after ATTEMPTS without progress.
     """
     failures, furthest = 0, _size(partial)
     with tqdm(unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True) as bar:
@@ -94,11 +95,12 @@ def _attempt(address: str, partial: Path, bar: tqdm) -> str | None:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() else None
         else:
-            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-            if not span or int(span[1]) != start or found not in (None, etag):
+            whole = note.get("total") or r"\d+"
+            span = re.fullmatch(rf"bytes {start}-\d+/({whole})", response.headers.get("Content-Range", ""))
+            if not span or found not in (None, etag):
                 note_path.unlink(missing_ok=True)
                 raise _TryAgain("the file changed on the server")
-            found, total = etag, int(span[2])
+            found, total = etag, int(span[1])
         is_chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
         if total is None and not is_chunked:
             raise UserError(
@@ -110,6 +112,12 @@ def _attempt(address: str, partial: Path, bar: tqdm) -> str | None:
             partial.write_bytes(b"")  # first: bytes of one version must never lie beside the note of another
             note_path.write_text(
                 json.dumps({"url": shown(address), "validator": found, "total": total}), encoding="utf-8"
+            )
+        free = shutil.disk_usage(partial.parent).free
+        if total is not None and total - start > free:
+            raise UserError(
+                f"{partial.parent}: {shown(address)} needs {total - start:,} more bytes and the disk has {free:,} free",
+                "free some space or choose another folder, what has arrived is kept",
             )
         _receive(response, partial, start, total, bar)
     return found

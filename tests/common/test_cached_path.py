@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_gets_there(tmp_path, faults):
         assert cached_path(f"{server.url}/f", tmp_path, name="f").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("change", ["content", "etag", "416", "content_range", "ignore_range", "weak"])
+@pytest.mark.parametrize("change", ["content", "etag", "416", "content_range", "size", "ignore_range", "weak"])
 def test_partial_file_of_another_version_is_not_sewn_on(tmp_path, monkeypatch, change):
     first = b"x" * 500_000
     with serve({"f": first}, break_after=300_000, etag='W/"1"' if change == "weak" else '"1"') as server:
@@ -84,6 +85,8 @@ def test_partial_file_of_another_version_is_not_sewn_on(tmp_path, monkeypatch, c
         server.faults.ignore_range = change == "ignore_range"
         if change == "content_range":
             server.faults.etag, server.faults.content_range = '"1"', "bytes 7-9/10"
+        if change == "size":  # of a server whose tags do not change with the file
+            server.faults.etag = '"1"'
         assert cached_path(f"{server.url}/f", tmp_path, name="f").read_bytes() == server.files["f"]
 
 
@@ -123,6 +126,13 @@ def test_what_may_not_be_whole_is_never_accepted(tmp_path, faults, says):
     with serve({"f.bz2": DATA}, **faults) as server, pytest.raises(UserError, match=says):
         cached_path(f"{server.url}/f.bz2", tmp_path)
     assert visible(tmp_path) == []
+
+
+def test_too_little_space_is_said_before_a_byte(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(remote_files.shutil, "disk_usage", lambda _: usage)
+    with serve({"f": DATA}) as server, pytest.raises(UserError, match="needs 1,000,003 more bytes and the disk has 10"):
+        cached_path(f"{server.url}/f", tmp_path)
 
 
 def test_full_disk_keeps_what_arrived(tmp_path, monkeypatch):
