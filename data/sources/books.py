@@ -66,8 +66,11 @@ class Source(DocumentSource):
             for file in new.rglob("*"):
                 if file.is_file() and file.suffix != ".txt" and file.name != RESULTS:
                     file.unlink()
-            if not _texts(new):
-                raise UserError([_no_book_in(source)])
+            books = _texts(new)
+            if not books:
+                raise UserError(_no_book_in(source))
+            for book in books:
+                _read(book, book.relative_to(new))
             return facts
 
         asked = shown(source) if is_remote(source) else "local books"
@@ -79,14 +82,19 @@ class Source(DocumentSource):
 
     def documents(self, part: tuple[Path, int]) -> list[str]:
         """The book as one line."""
-        book, remedy = part[0], "take it away, or get the books again with --overwrite after converting it"
-        try:
-            text = book.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"The book {book} is not UTF-8 text ({error})", remedy) from error
-        if "\0" in text:
-            raise UserError(f"The book {book} holds zero bytes and is no text file", remedy)
-        return [" ".join(text.split())]
+        return [" ".join(_read(part[0], part[0]).split())]
+
+
+def _read(book: Path, name: Path) -> str:
+    """Its text. Raises UserError, which calls it by `name`, if it has none."""
+    remedy = "convert it or take it away where it is from, and get the books again with --overwrite"
+    try:
+        text = book.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"The book {name} is not UTF-8 text ({error})", remedy) from error
+    if "\0" in text:
+        raise UserError(f"The book {name} holds zero bytes and is no text file", remedy)
+    return text
 
 
 def _no_book_in(source: str) -> Problem:

@@ -168,6 +168,17 @@ def test_an_archive_without_books_or_that_climbs_out(layout, tmp_path):
     assert sorted(tree(tmp_path)) == ["climbs.zip", "none.zip"]
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"caf\xe9", r"deep/bad\.txt is not UTF-8 text"), (b"MZ\0\0", r"deep/bad\.txt holds zero bytes")],
+)
+def test_a_book_that_is_no_text_ends_the_download_and_not_the_formatting(layout, tmp_path, content, words):
+    source = write(tmp_path / "books", {**BOOKS, "deep/bad.txt": content})
+    with pytest.raises(UserError, match=f"^The book {words}"):
+        get(layout, source)
+    assert not layout.download.exists()
+
+
 def test_what_is_no_source_is_said_before_anything_is_done(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "b.pdf").write_bytes(b"x")
