@@ -149,6 +149,11 @@ def create_hdf5_files(
     problems.raise_if_any()
 
     unfinished = [folder for folder in folders if not finished[folder]]
+    if unfinished and (missing := [text for text in texts if not text.is_file()]):
+        raise UserError(
+            f"There is no text shard {missing[0]} ({len(missing)} of {len(texts)} are missing)",
+            "run --action sharding again, which makes them anew",
+        )
     for folder in unfinished:
         outputs[folder].start_journal(whole[folder])
         if preparation.overwrite:

@@ -228,7 +228,7 @@ def test_text_shards_are_found_without_their_numbers(working_dir, sharded):
     main([*hdf5, *numbers])  # named, they are the ones that it was made from
 
 
-def test_a_changed_text_shard_is_noticed_before_anything_is_written(working_dir, sharded):
+def test_a_changed_text_shard_is_noticed_and_a_lost_one_before_anything_is_replaced(working_dir, sharded):
     (working_dir / "mine.txt").write_text("".join(f"One {i}. Two {i}.\n" for i in range(20)), encoding="utf-8")
     main([*flags("sharding", "wikicorpus_en"), *TWO_AND_ONE, "--input_files", str(working_dir / "mine.txt")])
     text = Layout(working_dir, "wikicorpus_en").sharded(2, 1, 0.2) / "wikicorpus_en_training_1.txt"
@@ -236,6 +236,11 @@ def test_a_changed_text_shard_is_noticed_before_anything_is_written(working_dir,
     hdf5 = [*flags("create_hdf5_files", "wikicorpus_en", "--max_seq_length", 32), "--vocab_file", str(sharded)]
     (sentence,) = sentences_of(hdf5)
     assert "wikicorpus_en_training_1.txt is not as it was written; run --action sharding again" in sentence
+    text.unlink()
+    before = tree(working_dir)
+    (sentence,) = sentences_of([*hdf5, "--overwrite"])
+    assert "wikicorpus_en_training_1.txt (1 of 3 are missing); run --action sharding again" in sentence
+    assert tree(working_dir) == before
 
 
 def test_verify_passes_whole_shards_and_names_a_damaged_one(working_dir, sharded, capsys):
