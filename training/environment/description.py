@@ -26,6 +26,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = PROJECT_ROOT / "requirements.txt"
 SHARED_MEMORY = Path("/dev/shm")
 DRIVER_SETTINGS = Path("/proc/driver/nvidia/params")
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 PROCESS_STATUS = Path("/proc/self/status")
 CAP_SYS_ADMIN, CAP_PERFMON = 21, 38  # bits of a process's capabilities
 PROFILERS = ("ncu", "nsys")
@@ -80,7 +81,7 @@ def gpu_facts() -> dict[str, Any]:
         "gpus": [device.name for device in devices],
         "compute_capabilities": [f"{device.major}.{device.minor}" for device in devices],
         "gpu_memory_bytes": [device.total_memory for device in devices],
-        "driver": next((driver for _, driver in gpus_of_driver() or ()), None) if devices else None,
+        "driver": driver_version() if devices else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None,
@@ -90,7 +91,14 @@ def gpu_facts() -> dict[str, Any]:
 def gpus_of_driver() -> list[tuple[str, str]] | None:
     """Name and driver version of each GPU that nvidia-smi shows; None where it is missing or fails."""
     shown = _output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    return None if shown is None else [tuple(line.rsplit(", ", 1)) for line in shown.splitlines()]
+    # It warns of a GPU in lines of other forms.
+    return None if shown is None else [tuple(line.rsplit(", ", 1)) for line in shown.splitlines() if ", " in line]
+
+
+def driver_version(file: Path = DRIVER_VERSION) -> str | None:
+    """Of the kernel module, which containers without nvidia-smi show too, else by nvidia-smi."""
+    loaded = _line_of(file, r"NVRM.*?\s(\d+\.[\d.]+)\s")
+    return loaded or next((driver for _, driver in gpus_of_driver() or ()), None)
 
 
 def may_read_gpu_counters(settings: Path = DRIVER_SETTINGS, status: Path = PROCESS_STATUS) -> bool | None:
@@ -104,6 +112,8 @@ def may_read_gpu_counters(settings: Path = DRIVER_SETTINGS, status: Path = PROCE
 
 def other_versions(requirements: Path = REQUIREMENTS) -> list[str]:
     """Packages that are not of the version that is pinned, as `numpy 2.1.0 (2.4.6)` or `numpy is missing (2.4.6)`."""
+    if not requirements.is_file():
+        return ["requirements.txt is missing"]
     pins = re.findall(r"^([\w.-]+)==([\w.]+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
     installed = {name: _installed(name) for name, _ in pins}
     return [f"{name} {installed[name] or 'is missing'} ({pin})" for name, pin in pins if installed[name] != pin]

@@ -51,6 +51,7 @@ def test_nothing_fails_where_commands_and_files_are_absent(monkeypatch, tmp_path
     assert described["git_commit"] is described["git_dirty"] is described["shared_memory_bytes"] is None
     assert description.may_read_gpu_counters(tmp_path / "absent") is None
     assert description.gpus_of_driver() is None
+    assert description.other_versions(tmp_path / "absent") == ["requirements.txt is missing"]
 
 
 def test_commands_that_hang_or_fail_give_none(monkeypatch):
@@ -106,7 +107,16 @@ def test_nvidia_smi_is_asked_for_gpus_and_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
     command("printf 'NVIDIA H200, 575.57.08\\nNVIDIA H200, 575.57.08\\n'")
     assert description.gpus_of_driver() == [("NVIDIA H200", "575.57.08")] * 2
+    command("printf 'NVIDIA H200, 575.57.08\\nWARNING: infoROM is corrupted at gpu 0000:1B:00.0\\n'")
+    assert description.gpus_of_driver() == [("NVIDIA H200", "575.57.08")]
+    (tmp_path / "version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12.2.0\n",
+        encoding="utf-8",
+    )
+    assert description.driver_version(tmp_path / "version") == "580.65.06"
+    assert description.driver_version(tmp_path / "absent") == "575.57.08"
     command("echo 'no devices were found'; exit 6")
+    assert description.driver_version(tmp_path / "absent") is None
     assert description.gpus_of_driver() is None
 
 
