@@ -58,7 +58,8 @@ def check_shard(path: Path, expected: Expected) -> Findings:
     findings, problems, hashes = Findings(), Problems(), []
     n_rows = int(check_shards([path], expected.seq_length, expected.n_positions, problems)[0])
     if problems.found or not n_rows:
-        findings.offend(STRUCTURE, Offence(problems.found[0].problem if problems.found else "it has no rows"))
+        what = problems.found[0].problem.replace(str(path), "it", 1) if problems.found else "it has no rows"
+        findings.offend(STRUCTURE, Offence(what))
         return findings
     comparable = comparable_lengths(expected)
     step = max(1, TOKENS_PER_BLOCK // expected.seq_length)

@@ -349,7 +349,7 @@ def test_a_truncated_file(folder, vocab_file):
     path.write_bytes(path.read_bytes()[:-1000])
     report = run(folder, vocab_file=vocab_file)
     assert failed(report) == ["datasets"]
-    assert "corpus_training_1.hdf5" in str(report.failure())
+    assert f"{path} fails the check 'datasets': it cannot be read as HDF5" in str(report.failure())
 
 
 def test_damaged_compressed_data(folder, vocab_file):
