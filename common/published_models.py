@@ -83,4 +83,3 @@ PUBLISHED_MODELS = MappingProxyType(
 )
 
 PRETRAINED_MODELS = MappingProxyType({model.nvidia_name: model for model in PUBLISHED_MODELS.values()})
-"""The same by NVIDIA's names."""

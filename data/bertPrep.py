@@ -108,8 +108,7 @@ class Settings:
 
     flags: argparse.Namespace
     layout: Layout
-    shards: tuple[int, int, float]
-    """How many training and test shards there are, and which share of the sentences is for testing."""
+    shards: tuple[int, int, float]  # how many for training, for testing, and the test set's share of sentences
     lengths: Sequence[InstanceOptions]
 
     @property

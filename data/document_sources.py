@@ -21,8 +21,7 @@ from data.artifacts.manifest import FileRecord
 from data.artifacts.stage_output import Preparation
 from data.downloaders.folder import DownloadOptions
 
-COMBINED = MappingProxyType({BOTH: ("wikicorpus_en", "bookscorpus")})
-"""Datasets made of several sources' documents, from sharding on."""
+COMBINED = MappingProxyType({BOTH: ("wikicorpus_en", "bookscorpus")})  # made of several sources, from sharding on
 
 
 class DocumentSource:

@@ -112,8 +112,7 @@ def text_shards(preparation: Preparation, folder: Path | None) -> dict[Path, Fil
 class _ShardTask(NamedTuple):
     text: Path
     text_sha256: str
-    outputs: Sequence[tuple[InstanceOptions, Path]]
-    """The files that are to be made of it."""
+    outputs: Sequence[tuple[InstanceOptions, Path]]  # the files that are to be made of it
 
 
 def create_hdf5_files(
@@ -125,11 +124,7 @@ def create_hdf5_files(
     random_seed: int,
     compression: str,
 ) -> Iterator[str]:
-    """Text shards to HDF5 shards, all lengths in one pass over the text; a line for each length.
-
-    Args:
-        folders: where the shards of each length go.
-    """
+    """Text shards to HDF5 shards in `folders`, all lengths in one pass over the text; a line for each length."""
     ids = load_vocab(vocab_file)
     special = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK]}
     common = {

@@ -26,8 +26,7 @@ class FileRecord:
 
     bytes: int
     sha256: str
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """For example {"rows": 1000}, or documents and sentences."""
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # such as {"rows": 1000}, or sentences
 
     @classmethod
     def of(cls, path: Path, **counts: int) -> "FileRecord":
@@ -39,19 +38,13 @@ class FileRecord:
 class Manifest:
     """What a stage did. Written as JSON with these fields, and `format_version`."""
 
-    stage: str
-    """download, extraction, text_formatting, sharding or create_hdf5_files"""
+    stage: str  # download, extraction, text_formatting, sharding or create_hdf5_files
     dataset: str
-    parameters: Mapping[str, Any]
-    """What shapes the output, by the names of the flags."""
-    inputs: Mapping[str, FileRecord]
-    """By path: relative to the working folder, absolute or an address for what lies elsewhere."""
-    outputs: Mapping[str, FileRecord]
-    """By path relative to the manifest's folder."""
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Of Python, its Unicode tables and the libraries that had a part in it."""
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What only became known on the way, such as the date of the latest dump."""
+    parameters: Mapping[str, Any]  # what shapes the output, by the names of the flags
+    inputs: Mapping[str, FileRecord]  # by path from the working folder, or what else they are called
+    outputs: Mapping[str, FileRecord]  # by path relative to the manifest's folder
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of Python, Unicode and libraries
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # found on the way: a dump's date
 
     def total(self, count: str) -> int:
         """The sum of a count over the outputs."""

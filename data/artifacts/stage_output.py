@@ -85,10 +85,8 @@ def check_written_as(records: Mapping[Path, FileRecord], manifest: Path) -> None
 class StageOutput:
     """The output of one stage. The stage is locked: nobody else works on it."""
 
-    manifest_path: Path
-    """Beside the files it lists."""
-    wanted: Manifest
-    """What the stage is about to do: everything but the outputs."""
+    manifest_path: Path  # beside the files it lists
+    wanted: Manifest  # what the stage is about to do: everything but the outputs
     preparation: Preparation
 
     @property

@@ -19,10 +19,8 @@ from file_utils import cached_path, sha256_of, unpack
 
 ALL = "all"
 SQUAD_FILES = ("v1.1/train-v1.1.json", "v1.1/dev-v1.1.json", "v2.0/train-v2.0.json", "v2.0/dev-v2.0.json")
-OTHER_DOWNLOADS = (SQUAD, WEIGHTS, ALL)
-"""What can be downloaded besides documents."""
-WITH_SOURCE = "bookscorpus"
-"""Whose `--source` is given with `all`; everything else there is published."""
+OTHER_DOWNLOADS = (SQUAD, WEIGHTS, ALL)  # what can be downloaded besides documents
+WITH_SOURCE = "bookscorpus"  # whose `--source` is given with `all`; everything else there is published
 
 
 def download_problems(dataset: str, options: DownloadOptions) -> Iterator[Problem | None]:

@@ -64,8 +64,7 @@ class BatchStream(ABC, Generic[Batch]):
 class SampleStream(BatchStream[Batch]):
     """Batches of samples that lie in parts, each of which is read as a whole."""
 
-    num_workers = 0
-    """With any other number one thread reads the next part while another cuts batches out of the current one."""
+    num_workers = 0  # any other: a thread reads the next part while another cuts batches out of the current one
 
     def evaluation_batches(self) -> AbstractContextManager[Iterator[Batch]]:
         """Context of one pass over all samples in a fixed order.

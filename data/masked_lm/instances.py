@@ -34,8 +34,7 @@ class InstanceOptions:
     masked_lm_prob: float
     short_seq_prob: float
     dupe_factor: int
-    masking: str = "tokens"
-    """A key of MASKING_RULES."""
+    masking: str = "tokens"  # a key of MASKING_RULES
 
     def parameters(self) -> dict[str, object]:
         """As a manifest records them."""
@@ -50,20 +49,16 @@ class SpecialIds:
     sep: int
     mask: int
     vocab_size: int
-    is_continuation: np.ndarray | None = field(default=None, compare=False)
-    """(vocab_size,) bool: whether a token continues a word (##...); for rules that look at words."""
+    is_continuation: np.ndarray | None = field(default=None, compare=False)  # (vocab_size,) bool: continues a word (##)
 
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
     """Documents of at least one sentence, sentences of at least one token."""
 
-    ids: np.ndarray
-    """(tokens,) int32, all sentences one after the other."""
-    sentence_offsets: np.ndarray
-    """(sentences + 1,) int64: sentence s is ids[sentence_offsets[s]:sentence_offsets[s + 1]]."""
-    document_offsets: np.ndarray
-    """(documents + 1,) int64: document d is the sentences document_offsets[d] to document_offsets[d + 1] - 1."""
+    ids: np.ndarray  # (tokens,) int32, all sentences one after the other
+    sentence_offsets: np.ndarray  # (sentences + 1,) int64: where in `ids` each one begins, and the last one ends
+    document_offsets: np.ndarray  # (documents + 1,) int64: which sentence each one begins with; all of them last
 
 
 @dataclass(frozen=True)

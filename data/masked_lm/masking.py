@@ -36,12 +36,9 @@ class MaskingRule:
     choose: Callable[[Rows, np.ndarray, int, np.random.Generator], np.ndarray]
     """Takes rows, n_wanted (n,) int, the width, which bounds them, and a generator; returns (n, min(width, S)) int64:
     each row's chosen indices, ascending, then S where there is none."""
-    what: str
-    """What is chosen, for people."""
-    may_choose_fewer: bool = False
-    """Fewer than wanted, because what does not fit is passed over."""
-    comparable_bits: int = 40
-    """Two rows whose masks can be drawn in fewer than 2 ** this ways may be equal by chance."""
+    what: str  # what is chosen, for people
+    may_choose_fewer: bool = False  # fewer than wanted, because what does not fit is passed over
+    comparable_bits: int = 40  # two rows whose masks can be drawn in fewer than 2 ** this ways may be equal by chance
 
 
 def n_to_mask(lengths: np.ndarray, masked_lm_prob: float, max_predictions_per_seq: int) -> np.ndarray:

@@ -26,10 +26,8 @@ class Offence:
 class Findings:
     """What was found in one file."""
 
-    offences: dict[str, Offence] = dataclasses.field(default_factory=dict)
-    """By the name of the check."""
-    counts: dict[str, int | np.ndarray] = dataclasses.field(default_factory=dict)
-    """What adds up over files."""
+    offences: dict[str, Offence] = dataclasses.field(default_factory=dict)  # by the name of the check
+    counts: dict[str, int | np.ndarray] = dataclasses.field(default_factory=dict)  # what adds up over files
     hashes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
     """(n,) uint64, distinct and ascending: of the rows or documents that no other file should hold."""
 
@@ -51,14 +49,11 @@ class Check:
 
     name: str
     status: str = OK
-    n_files: int = 0
-    """That fail it, or that it warns of."""
-    n_rows: int = 0
-    """Rows or documents in them, where it looks at those."""
+    n_files: int = 0  # that fail it, or that it warns of
+    n_rows: int = 0  # rows or documents in them, where it looks at those
     first_file: str | None = None
     first_row: int | None = None
-    what: str = ""
-    """How the first one fails it."""
+    what: str = ""  # how the first one fails it
 
     def line(self, width: int) -> str:
         """The check as a line of a table, its name `width` characters wide."""
@@ -75,10 +70,8 @@ class Report:
 
     def __init__(self, folder: Path, checks: Iterable[str], notes: Iterable[str] = ()):
         self.folder = str(folder)
-        self.notes = list(notes)
-        """What the checks rest on; a sentence each."""
-        self.statistics: dict[str, Mapping[str, Any]] = {}
-        """By split: numbers, and tables of them, by their names."""
+        self.notes = list(notes)  # what the checks rest on; a sentence each
+        self.statistics: dict[str, Mapping[str, Any]] = {}  # by split: numbers, and tables of them, by their names
         self._checks = {name: Check(name) for name in checks}
 
     @property

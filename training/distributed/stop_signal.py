@@ -28,8 +28,7 @@ class StopSignal:
     """
 
     def __init__(self, world: World):
-        self.received: str | None = None
-        """Name of the first signal that this process got."""
+        self.received: str | None = None  # name of the first signal that this process got
         self._world = world
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
 

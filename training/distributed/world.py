@@ -37,10 +37,8 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    local_size: int = 1
-    """Processes on this host; 1 also where the launcher does not say."""
-    control_group: dist.ProcessGroup | None = None
-    """Over gloo, for Python values and votes, so that neither waits for a GPU; `connected` makes it."""
+    local_size: int = 1  # processes on this host; 1 also where the launcher does not say
+    control_group: dist.ProcessGroup | None = None  # over gloo: Python values and votes wait for no GPU
 
     @property
     def is_first(self) -> bool:
