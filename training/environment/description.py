@@ -53,13 +53,14 @@ def machine_facts() -> dict[str, Any]:
     """What needs no package; takes milliseconds."""
     locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     marked = (engine for mark, engine in CONTAINER_MARKS if Path(mark).exists())
+    unmarked = "kubernetes" if "KUBERNETES_SERVICE_HOST" in os.environ else None
     return {
         "python": platform.python_version(),
         "operating_system": platform.platform(),
         "cpu": _line_of(Path("/proc/cpuinfo"), r"model name\s*: (.+)") or platform.processor() or platform.machine(),
         "cpu_cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "container": os.environ.get("container") or next(marked, None),  # noqa: SIM112  # systemd's name, and enroot's
+        "container": os.environ.get("container") or next(marked, unmarked),  # noqa: SIM112  # systemd's, enroot's
         "shared_memory_bytes": shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None,
         "locked_memory_bytes": "unlimited" if locked == resource.RLIM_INFINITY else locked,
         "gpu_counters_readable": may_read_gpu_counters(),

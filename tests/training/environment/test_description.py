@@ -81,7 +81,10 @@ def test_commit_is_that_of_the_project_and_of_no_repository_around_it(monkeypatc
 def test_a_container_is_known_by_its_marks(tmp_path, monkeypatch):
     monkeypatch.setattr(description, "CONTAINER_MARKS", ((tmp_path / "mark", "docker"),))
     monkeypatch.delenv("container", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert machine_facts()["container"] is None
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert machine_facts()["container"] == "kubernetes"
     (tmp_path / "mark").touch()
     assert machine_facts()["container"] == "docker"
     monkeypatch.setenv("container", "enroot")
