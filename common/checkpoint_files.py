@@ -3,6 +3,7 @@
 torch checks no checksums when it reads; here all are checked first, so that no flipped bit is trained on.
 """
 
+import contextlib
 import pickle
 import re
 import zipfile
@@ -19,7 +20,10 @@ NAME = re.compile(r"ckpt_(\d+)\.pt")
 
 def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
     """(step, path) of each checkpoint in a folder, by rising step; none where there is no folder."""
-    named = ((NAME.fullmatch(path.name), path) for path in Path(output_dir).glob("ckpt_*.pt"))
+    paths = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # any other error must not pass for no checkpoint
+        paths = list(Path(output_dir).iterdir())
+    named = ((NAME.fullmatch(path.name), path) for path in paths)
     return sorted((int(match[1]), path) for match, path in named if match)
 
 

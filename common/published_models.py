@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 from types import MappingProxyType
 
-FILES = (
+FILES = (  # what each archive holds, in the order of their names
     "bert_config.json",
     "bert_model.ckpt.data-00000-of-00001",
     "bert_model.ckpt.index",
     "bert_model.ckpt.meta",
     "vocab.txt",
 )
-"""What each archive holds, in the order of their names."""
 
 
 @dataclasses.dataclass(frozen=True)

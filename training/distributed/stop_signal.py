@@ -14,8 +14,7 @@ import torch.distributed as dist
 
 from training.distributed.world import World
 
-REQUEUE_EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, try again. A batch script requeues the job on this and on no other."""
+REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again. A batch script requeues the job on this and no other
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

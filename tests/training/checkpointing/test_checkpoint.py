@@ -1,5 +1,7 @@
 """Checkpoints: bit-exact there and back, whole or not there, and clear about what they are not."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,20 @@ def state(**changes):
 
 def steps_in(folder):
     return [step for step, _ in find_checkpoints(folder)]
+
+
+def test_a_folder_that_cannot_be_listed_does_not_pass_for_one_without_checkpoints(tmp_path, monkeypatch):
+    """Or a run of days, started again, would begin at step 0."""
+
+    def fail(path="."):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    (tmp_path / "file").touch()
+    assert steps_in(tmp_path) == steps_in(tmp_path / "absent") == steps_in(tmp_path / "file") == []
+    monkeypatch.setattr(os, "listdir", fail)
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OSError, match="Stale file handle"):
+        steps_in(tmp_path)
 
 
 def test_training_goes_on_bit_for_bit(tmp_path):
