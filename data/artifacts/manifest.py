@@ -68,8 +68,8 @@ class Manifest:
         remedy = "make the data beside it anew, or remove this file to go without"
         fields = read_json(path, "manifest", remedy)
         try:
-            if fields.pop("format_version") != FORMAT_VERSION:
-                raise TypeError("another format_version")
+            if (version := fields.pop("format_version")) != FORMAT_VERSION:
+                raise TypeError(f"format_version {version}")
             return cls.from_fields(fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no manifest of format {FORMAT_VERSION} ({error!r})", remedy) from error

@@ -98,7 +98,7 @@ def test_a_damaged_manifest_is_a_sentence(tmp_path, text):
 def test_a_manifest_of_another_format_is_a_sentence(tmp_path):
     folder = write_shards(tmp_path)
     (folder / FILE_NAME).write_text(json.dumps({"format_version": 9}), encoding="utf-8")
-    assert "is no manifest of format 1" in problems_of(folder)[0]
+    assert "is no manifest of format 1 (TypeError('format_version 9'))" in problems_of(folder)[0]
 
 
 def test_the_vocabulary_must_be_the_one_of_the_shards(tmp_path):
