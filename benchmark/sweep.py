@@ -62,7 +62,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UserError with all that is wrong with the command line."""
+    """Raise UserError with every problem of the command line."""
     problems = Problems()
 
     def given(name: str) -> list:

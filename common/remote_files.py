@@ -55,7 +55,7 @@ def last_part(address: str) -> str:
 def download(address: str, partial: Path, *, progress: bool = True, label: str = "") -> str | None:
     """Bring `partial` to the whole file at https://, http:// or s3://bucket/key; synced to disk at the end.
 
-    It goes on from what is there already; `partial` with `.json` added notes the version that this belongs to. Returns
+    It resumes after what is there already; `partial` with `.json` added notes the version that this belongs to. Returns
     the remote file's strong ETag, if it has one.
 
     Raises:

@@ -97,7 +97,7 @@ def parse_arguments(
     group.add_argument("--do_lower_case", type=int, choices=(0, 1), default=1, help=cased)
     add_instance_arguments(group)
 
-    group = parser.add_argument_group("verify (of --input_files, folders, or all that was prepared of the dataset)")
+    group = parser.add_argument_group("verify (of --input_files, folders, or every folder of the dataset)")
     group.add_argument("--report_file", type=Path, help="write what was found there, as JSON")
     return parser.parse_args(arguments)
 

@@ -45,7 +45,7 @@ def row_key(seed, row):
 
 @triton.jit
 def key_from(key, column):
-    """The keys with which `is_kept` goes on from this column of the rows, a multiple of 32."""
+    """The keys with which `is_kept` continues at this column of the rows, a multiple of 32."""
     return key + tl.cast(column, tl.uint32) * WEYL_INCREMENT
 
 

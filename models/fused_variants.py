@@ -1,6 +1,6 @@
 """Which models the fused layers (kernels/fused/) compute: an allowlist, by the fields of the configuration.
 
-A field that nobody has listed is refused wherever it differs from its default. So a new variant of the model runs on
+A field that is not listed is refused wherever it differs from its default. So a new variant of the model runs on
 plain layers first, and the fused ones refuse it by name instead of computing something else.
 """
 

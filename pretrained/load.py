@@ -220,7 +220,7 @@ def _best_in(folder: Path) -> Path:
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in any file under its own names, and, of a file of torch.save, all that is in it."""
+    """The weights in any file under its own names, and, of a file of torch.save, the whole content."""
     if file.name.endswith(".index.json"):
         return {name: weight for part in _shards(file) for name, weight in _read(part)[0].items()}, {}
     if file.suffix == ".index":

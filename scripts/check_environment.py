@@ -1,4 +1,4 @@
-"""Says whether training can run here, and what to do where it cannot: a table, and a sentence for all that is amiss.
+"""Says whether training can run here, and what to do where it cannot: a table, and a sentence for every problem.
 
 Usually started as scripts/check_environment.sh. It needs nothing but Python: what cannot be imported is reported as
 that, and the checks that need it are left out. The facts are those that each run writes into its log; what they mean is
@@ -130,8 +130,8 @@ def report(findings: Sequence[Finding]) -> str:
     rows = [Finding("check", "found", "state"), *findings]
     width = max(len(row.check) for row in rows)
     lines = [f"{row.check:{width}}  {row.state:{len(WARNING)}}  {row.found}" for row in rows]
-    amiss = [f"{each.state}: {each.check}: {each.remedy}" for each in findings if each.state != OK]
-    return "\n".join([*lines, "", *amiss])
+    remedies = [f"{each.state}: {each.check}: {each.remedy}" for each in findings if each.state != OK]
+    return "\n".join([*lines, "", *remedies])
 
 
 def conclusion(findings: Sequence[Finding]) -> str:

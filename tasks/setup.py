@@ -41,7 +41,7 @@ def prepare(task: Task, world: World) -> tuple[Start, dict[str, Any] | None]:
     The task opens its data, and has the resolved settings afterwards.
 
     Raises:
-        UserError: all that is wrong; on rank 0 what any rank found, on the others nothing to show.
+        UserError: every problem; on rank 0 what any rank found, on the others nothing to show.
     """
     problems = Problems()
     problems.extend(shared_problems(task.settings))
@@ -159,7 +159,7 @@ def _window_problem(settings: Settings, start: Start) -> Problem | None:
 def _raise_if_any_rank_has_problems(problems: Problems, world: World) -> None:
     ranks_of: dict[Problem, list[int]] = {}
     for rank, found in enumerate(world.gather(problems.found)):
-        for problem in dict.fromkeys(found):  # a folder for training and evaluation is complained of twice
+        for problem in dict.fromkeys(found):  # a folder for training and evaluation is checked twice
             ranks_of.setdefault(problem, []).append(rank)
     named = []
     for problem, ranks in ranks_of.items():

@@ -31,7 +31,7 @@ Prepare = Callable[[Task, World], tuple[Start, dict[str, Any] | None]]
 def run_task(task: Task, prepare: Prepare) -> None:
     """Run a task, with its settings as parsed. Ends with the code that asks for a restart where a signal stopped it.
 
-    `prepare` resolves and validates the settings, or raises UserError with all that is wrong: `tasks.setup.prepare`.
+    `prepare` resolves and validates the settings, or raises UserError with every problem: `tasks.setup.prepare`.
     """
     started = time.perf_counter()
     settings = task.settings

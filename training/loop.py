@@ -106,8 +106,8 @@ def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
         raise UserError(
             f"the loss is {losses['loss']} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
             f"way back from that{_where_losses_ended(run)}",
-            "go on from an earlier checkpoint (--resume_from_checkpoint --resume_step) with a lower --learning_rate or "
-            "a longer warm-up",
+            "resume from an earlier checkpoint (--resume_from_checkpoint --resume_step) with a lower --learning_rate "
+            "or a longer warm-up",
         )
     return {f"final_{name}": value for name, value in losses.items()}
 
@@ -124,7 +124,7 @@ def log_skipped_step(run: TrainingRun, logger: MetricsLogger) -> None:
         raise UserError(
             f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {step}, down to a loss "
             f"scale of {scale.scale:g}{_where_losses_ended(run)}",
-            "go on from the last checkpoint with --precision bf16 or a lower --learning_rate, or raise "
+            "resume from the last checkpoint with --precision bf16 or a lower --learning_rate, or raise "
             "--max_skipped_steps",
         )
 

@@ -53,7 +53,7 @@ class Sweep:
         self.points = self._read_earlier()
 
     def run(self) -> None:
-        """Measure all that is missing: each batch size once, then those that fit again, round by round."""
+        """Measure every missing point: each batch size once, then those that fit again, round by round."""
         args = self.args
         doubling = (args.first_batch_size << times for times in itertools.count())
         sizes = args.batch_sizes or list(itertools.takewhile(lambda size: size <= args.last_batch_size, doubling))

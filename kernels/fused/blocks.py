@@ -137,7 +137,7 @@ class _Block(torch.autograd.Function):
         hidden_TH, inner_TI, output_TI, summed, mean, scale, seed, norm_weight, *others = ctx.saved_tensors
         n = ctx.n_per_weight
         first, last, saved = others[:n], others[n : 2 * n], others[2 * n :]
-        # Of outputs that nobody has used, the gradient is zeros.
+        # The gradient of an unused output is zeros.
         present = [gradient.contiguous() for gradient in gradients if gradient is not None]
         present = present or [torch.zeros_like(summed)]
         residual_gradient, last_gradient, sums_3H, rows = dropout_add_norm_backward(

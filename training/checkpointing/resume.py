@@ -37,7 +37,7 @@ def find_start(settings: Settings, stage: Stage, total_steps: float) -> dict[str
         if found and settings.trains and not settings.output.skip_checkpoint:
             raise UserError(
                 f"{output_dir} holds checkpoints already, up to {found[max(found)].name}",
-                "add --resume_from_checkpoint to go on from there, or choose another --output_dir",
+                "add --resume_from_checkpoint to resume from it, or choose another --output_dir",
             )
         return None
     asked = -1 if is_restart else flags.resume_step
@@ -46,7 +46,7 @@ def find_start(settings: Settings, stage: Stage, total_steps: float) -> dict[str
         if step not in found:
             flag = f", --resume_step and {stage.flag}" if stage.flag else " and --resume_step"
             raise UserError(
-                f"{output_dir} has no ckpt_{step}.pt to go on from (it has {sorted(found) or 'none'})",
+                f"{output_dir} has no ckpt_{step}.pt to resume from (it has {sorted(found) or 'none'})",
                 f"check --output_dir{flag}",
             )
         try:
@@ -77,7 +77,7 @@ def _steps_to_try(settings: Settings, stage: Stage, steps: list[int], total_step
             raise UserError(
                 f"{output_dir} holds ckpt_{newer[0]}.pt and {len(newer) - 1} more after --resume_step {asked}, and a "
                 "restart would take the newest",
-                "move those away, or go on from the newest",
+                "move those away, or resume from the newest",
             )
         return [asked]
     if of_this_stage:

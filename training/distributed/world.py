@@ -80,7 +80,7 @@ def read_world(local_rank: int = -1, use_env: bool = False, n_gpus: int = 0) -> 
         n_gpus: GPUs this process sees; 0 for a run on the CPU.
 
     Raises:
-        UserError: all that is wrong with RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+        UserError: every problem with RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
     """
     defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": max(local_rank, 0), "LOCAL_WORLD_SIZE": 1}
     values = {name: os.environ.get(name, str(default)) for name, default in defaults.items()}

@@ -27,7 +27,7 @@ class Finding:
     check: str
     found: str
     state: str = OK
-    remedy: str = ""  # for all that is not OK
+    remedy: str = ""  # for every finding that is not OK
 
 
 def finding(check: str, found: str, is_right: object, remedy: str, otherwise: str = WARNING) -> Finding:

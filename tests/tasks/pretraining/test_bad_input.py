@@ -192,7 +192,7 @@ def test_a_step_that_is_not_there(finished, tmp_path):
     (folder / "out" / "ckpt_8.pt").rename(folder / "ckpt_8.pt")
     (found,) = refusal(command(folder, resume_from_checkpoint=True, resume_step=6))
     (folder / "ckpt_8.pt").rename(folder / "out" / "ckpt_8.pt")
-    assert "has no ckpt_6.pt to go on from (it has [4])" in found
+    assert "has no ckpt_6.pt to resume from (it has [4])" in found
     (found,) = refusal(command(folder, resume_from_checkpoint=True, resume_step=9))
     assert "--resume_step 9 lies outside this phase, which goes from 0 to 8" in found
 
@@ -209,7 +209,7 @@ def test_phase_2_without_what_it_starts_from(finished, tmp_path):
     (found,) = refusal(command(folder, **phase2, phase1_end_step=8, resume_phase2=True))
     assert "has no checkpoint of phase 2" in found
     (found,) = refusal(command(folder, **phase2))
-    assert "has no ckpt_7038.pt to go on from (it has [4, 8])" in found
+    assert "has no ckpt_7038.pt to resume from (it has [4, 8])" in found
     assert "--phase1_end_step" in found
 
 
