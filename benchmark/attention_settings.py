@@ -5,8 +5,8 @@
   python3 benchmark/attention_settings.py --kernels keys --lengths 384 --tokens 12288
 
 For BERT-large in bf16. One kernel's settings are changed at a time, and the pass that it belongs to is timed, in turns
-and as a CUDA graph, so that short ones are not timed by what Python takes to launch them; the table has medians. What
-does not compile, or gives other values than the settings in use, is said in a line of its own.
+and as a CUDA graph, so that short ones are not timed by what Python takes to launch them; the tables have medians. What
+does not compile, or gives other values than the settings in use, is said in a line of its own. Compiling takes minutes.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from training.cuda_graphs import CudaRecorder
 from training.metrics.measured_peak import seconds_of
 
 HEADS, HEAD_SIZE, DROPOUT, SEED = 16, 64, 0.1, 1234
+HEADER = ("kernel", "length", "settings", "the pass, ms", "of that in use")
 TOLERANCE = 0.01  # of the norm: two roundings to bf16 apart
 
 # A kernel's function in kernels/attention/short.py, which returns its settings, and what to try. Those called whole are
@@ -141,21 +142,20 @@ def measured(kernel: str, inputs: AttentionInputs, repeats: int, most: int | Non
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Check all, time all, and print one table."""
+    """Check all, and print a table of each kernel at each length as soon as it is timed."""
     args = parse_arguments(arguments)
     check(args)
     from kernels.attention.short import is_whole  # needs Triton
 
     dtype = torch.float16 if args.device == "cpu" else torch.bfloat16  # Triton's interpreter multiplies no bf16
-    rows = []
     for length in args.lengths:
         n_tokens = args.tokens or (12288 if length == 384 else 131072)  # of 384, as SQuAD's steps have them
         n_sequences = max(1, n_tokens // length)
         inputs = random_inputs(n_sequences, length, None, (HEADS, HEAD_SIZE), dtype, args.device)
         for kernel in args.kernels:
             if kernel.startswith("whole") == is_whole(inputs.qkv, length):
-                rows += measured(kernel, inputs, args.repeats, args.most)
-    print(markdown_table(("kernel", "length", "settings", "the pass, ms", "of that in use"), rows))
+                rows = measured(kernel, inputs, args.repeats, args.most)
+                print(markdown_table(HEADER, rows), end="\n\n")
 
 
 if __name__ == "__main__":

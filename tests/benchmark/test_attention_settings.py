@@ -35,7 +35,7 @@ def test_what_fails_or_is_wrong_is_said_and_not_timed(capsys, monkeypatch):
     assert wrong.startswith("whole forward, 64: block 32, block_queries 32, num_warps 4, maxnreg 128: values are ")
     assert failing.startswith("whole forward, 64: block 48, block_queries 32, num_warps 4, maxnreg 128: ")
     assert "power of 2" in failing
-    assert len(table) == 3
+    assert len(list(filter(None, table))) == 3
 
 
 def test_settings_are_those_in_use_and_then_the_grid_and_in_use_again_afterwards():
