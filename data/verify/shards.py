@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
@@ -84,15 +85,7 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
         is_sampled |= len(findings.hashes) > limit
     if is_sampled:
         report.notes.append(f"Of each file, at most {limit:,} {kind.UNIT} were compared with other files'.")
-    splits = [split_of(file.name) for file in files]
-    repeated = repeated_between(hashes)
-    n_test = sum(len(each) for split, each in zip(splits, hashes, strict=True) if split == "test")
-    are_few = sum(n for a, b, n in repeated if splits[a] != splits[b]) <= SHARED_WITH_TEST * n_test
-    for a, b, n in repeated:
-        is_apart = kind is text and splits[a] != splits[b]
-        status = WARNING if kind is text and (are_few or not is_apart) else FAILED
-        offence = Offence(f"{n:,} of its {kind.UNIT} are in {files[a].name} too", n, status=status)
-        report.offend(text.IN_BOTH_SETS if is_apart else kind.REPEATED, files[b].name, offence)
+    _compare_files(report, kind, files, hashes)
     for split in sorted(totals, reverse=True):
         counts = totals[split].counts
         report.statistics[split] = rows.statistics(counts) if kind is rows else counts
@@ -124,6 +117,19 @@ def _verify_file(task: tuple[Path, FileRecord | None], check: Callable[[Path], F
         findings = Findings()
         findings.offend("readable", Offence(f"it cannot be read ({error})"))
     return findings
+
+
+def _compare_files(report: Report, kind: ModuleType, files: Sequence[Path], hashes: Sequence[np.ndarray]) -> None:
+    """Reports what several files hold; of texts, a failure only where both sets share more than stubs."""
+    splits = [split_of(file.name) for file in files]
+    repeated = repeated_between(hashes)
+    n_test = sum(len(each) for split, each in zip(splits, hashes, strict=True) if split == "test")
+    are_few = sum(n for a, b, n in repeated if splits[a] != splits[b]) <= SHARED_WITH_TEST * n_test
+    for a, b, n in repeated:
+        is_apart = kind is text and splits[a] != splits[b]
+        status = WARNING if kind is text and (are_few or not is_apart) else FAILED
+        offence = Offence(f"{n:,} of its {kind.UNIT} are in {files[a].name} too", n, status=status)
+        report.offend(text.IN_BOTH_SETS if is_apart else kind.REPEATED, files[b].name, offence)
 
 
 def repeated_between(hashes: Sequence[np.ndarray]) -> list[tuple[int, int, int]]:
