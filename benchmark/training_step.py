@@ -50,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = parser_of(__doc__)
     parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
     parser.add_argument("--task", choices=MODELS, default="pretraining", help="its heads")
-    usual = "if not eager and hf on a CPU; on a GPU all that it can, but fp8 and graphs only when named"
+    usual = "if not eager and hf on a CPU; on a GPU every one that it can run, but fp8 and graphs only when named"
     parser.add_argument("--variants", nargs="+", choices=list(variants()), help=usual)
     parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="sequences per step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")

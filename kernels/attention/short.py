@@ -4,7 +4,7 @@ FlashAttention-2 walks over sequences in blocks, adds the queries' gradients up 
 key and value as three tensors, and leaves the gradient of their bias to others. Here one thread block has the whole of
 a sequence of up to 128 tokens, for one head: it reads query, key and value from where their matmul has written them,
 writes all three gradients to where the matmul's backward reads them, and has the bias's sums on the way. Up to 512
-tokens it goes in blocks, as there, but without atomic additions. The same bits come every time.
+tokens it goes in blocks as FlashAttention-2 does, but without atomic additions. The same bits come every time.
 
 Whether a weight is dropped depends on the seed, the head, the query's token and the key's place in its sequence alone
 (`kernels.dropout_mask`), so all kernels and block shapes have the same mask, and none is stored.

@@ -117,7 +117,7 @@ class Heartbeat:
             self._on_lost(self._sentence)
 
     def _mark(self, state: str) -> None:
-        with contextlib.suppress(OSError, RuntimeError):  # without a store there is nobody who could read it
+        with contextlib.suppress(OSError, RuntimeError):  # without a store no rank could read it
             self._set(beat_key(self._rank), state)
 
     def _set(self, key: str, value: str) -> None:
