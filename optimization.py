@@ -41,6 +41,7 @@ class _AdaptiveMoments(torch.optim.Optimizer):
         weight_decay: decoupled decay of groups that name none.
         kernels: `torch` for PyTorch's operations, `triton` for kernels of our own, which want all parameters on one
             GPU. Raises UserError where they cannot run.
+        bias_correction: whether moments are divided by 1 - beta^step. Google's and NVIDIA's Adam for BERT does not.
     """
 
     divides_gradients = True
@@ -48,9 +49,10 @@ class _AdaptiveMoments(torch.optim.Optimizer):
     takes_ratios: bool
     """Whether updates are scaled by trust ratios."""
 
-    def __init__(self, params, lr, weight_decay=0.01, kernels="torch"):
+    def __init__(self, params, lr, weight_decay=0.01, kernels="torch", *, bias_correction=True):
         defaults = {"lr": lr, "betas": BETAS, "eps": EPSILON, "weight_decay": weight_decay, "n_blocks": 1}
         super().__init__(params, defaults)
+        self.bias_correction = bias_correction
         self._updates = None
         if kernels == "triton":
             device = self.param_groups[0]["params"][0].device
@@ -68,6 +70,8 @@ class _AdaptiveMoments(torch.optim.Optimizer):
         """
         for place, group in enumerate(self.param_groups):
             group["step"] = group.get("step", 0) + 1
+            # At step infinity the moments are no longer biased, and the corrections are 1.
+            corrected_at = group if self.bias_correction else group | {"step": math.inf}
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
@@ -77,11 +81,11 @@ class _AdaptiveMoments(torch.optim.Optimizer):
                     self.state[parameter] = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             moments = [[self.state[p][name] for p in parameters] for name in ("exp_avg", "exp_avg_sq")]
             if self._updates is not None:
-                self._updates[place](parameters, gradients, *moments, group, gradient_divisor)
+                self._updates[place](parameters, gradients, *moments, corrected_at, gradient_divisor)
                 continue
             if gradient_divisor is not None:
                 torch._foreach_div_(gradients, gradient_divisor)
-            self._update(parameters, gradients, *moments, group)
+            self._update(parameters, gradients, *moments, corrected_at)
 
     @staticmethod
     def _update(parameters, gradients, exp_avgs, exp_avg_sqs, group: dict) -> None:
@@ -94,7 +98,8 @@ class AdamW(_AdaptiveMoments):
 
     For a parameter p with gradient g:
     m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-    p = p - lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + decay p).
+    p = p - lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + decay p),
+    without the two corrections by 1 - b^step where `bias_correction` is off.
     """
 
     takes_ratios = False
@@ -221,7 +226,13 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict]
 
 
 def build_optimizer(
-    name: str, groups: list[dict], lr: float, max_grad_norm: float = 1.0, kernels: str = "torch"
+    name: str,
+    groups: list[dict],
+    lr: float,
+    max_grad_norm: float = 1.0,
+    kernels: str = "torch",
+    *,
+    bias_correction: bool = True,
 ) -> torch.optim.Optimizer:
     """An optimizer over these groups; raises UserError where apex or Triton is asked for and cannot be used.
 
@@ -231,15 +242,17 @@ def build_optimizer(
         lr: learning rate of the first step.
         max_grad_norm: for those that clip themselves, see `clips_itself`.
         kernels: `triton` takes kernels of our own, `torch` PyTorch's operations; apex's optimizers have theirs.
+        bias_correction: whether moments are divided by 1 - beta^step.
     """
     if name in ("lamb", "adamw"):
-        return {"lamb": LAMB, "adamw": AdamW}[name](groups, lr, kernels=kernels)
+        return {"lamb": LAMB, "adamw": AdamW}[name](groups, lr, kernels=kernels, bias_correction=bias_correction)
     if problem := unavailable(name):
         raise UserError(problem)
     apex = importlib.import_module("apex.optimizers")
+    shared = {"lr": lr, "betas": BETAS, "eps": EPSILON, "bias_correction": bias_correction}
     if name == "apex_fused_adam":
-        return apex.FusedAdam(groups, lr=lr, betas=BETAS, eps=EPSILON, adam_w_mode=True)
-    return apex.FusedLAMB(groups, lr=lr, betas=BETAS, eps=EPSILON, max_grad_norm=max_grad_norm)
+        return apex.FusedAdam(groups, **shared, adam_w_mode=True)
+    return apex.FusedLAMB(groups, **shared, max_grad_norm=max_grad_norm)
 
 
 def clips_itself(name: str) -> bool:

@@ -98,6 +98,16 @@ def test_lamb_equals_naive_lamb_at_any_scale(exponent, lr, max_norm, seed):
         torch.testing.assert_close(parameter.double(), naive.parameter(name), rtol=1e-5, atol=1e-6)
 
 
+def test_lamb_without_bias_correction_by_hand():
+    parameter = torch.nn.Parameter(torch.full((1,), 2.0))
+    groups = [{"params": [parameter], "weight_decay": 0.0}]
+    optimizer = build_optimizer("lamb", groups, lr=0.1, bias_correction=False)
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    # m = 0.1 and v = 0.001, as they are: the first step is 3.16 times the corrected one.
+    assert parameter.item() == pytest.approx(2.0 - 0.1 * 0.1 / (math.sqrt(0.001) + 1e-6))
+
+
 def test_lamb_by_hand():
     # |p| = 5. The first step's Adam direction is sign(g) = (1, 1); decay adds (0.03, 0.04), so |u| = sqrt(2.1425).
     parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -229,9 +239,11 @@ def test_groups_have_the_order_that_checkpoints_rely_on(model_class):
     assert [(group["weight_decay"], group["n_blocks"]) for group in groups] == [(0.02, 1), (0.02, 3), (0.0, 1)]
 
 
-def test_adamw_equals_naive_adamw_with_clipping():
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_adamw_equals_naive_adamw_with_clipping(bias_correction):
     parameters = named_parameters()
-    optimizer = build_optimizer("adamw", parameter_groups(module_of(parameters)), lr=0.05)
+    groups = parameter_groups(module_of(parameters))
+    optimizer = build_optimizer("adamw", groups, lr=0.05, bias_correction=bias_correction)
     naive = {name: (p.detach().double(), 0.0, 0.0) for name, p in parameters.items()}
     for step in range(1, 6):
         gradients = random_gradients(0.2 if step % 2 else 0.001, seed=step)
@@ -241,7 +253,8 @@ def test_adamw_equals_naive_adamw_with_clipping():
         for name, (p, m, v) in naive.items():
             decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else DECAY
             m, v = BETA1 * m + (1 - BETA1) * scaled[name], BETA2 * v + (1 - BETA2) * scaled[name] ** 2
-            direction = (m / (1 - BETA1**step)) / ((v / (1 - BETA2**step)).sqrt() + EPS)
+            corrections = (1 - BETA1**step, 1 - BETA2**step) if bias_correction else (1, 1)
+            direction = (m / corrections[0]) / ((v / corrections[1]).sqrt() + EPS)
             naive[name] = (p - 0.05 * (direction + decay * p), m, v)
             torch.testing.assert_close(parameters[name].double(), naive[name][0], rtol=1e-5, atol=1e-6)
 
@@ -307,7 +320,8 @@ def test_importable_apex_is_used(name, class_name, monkeypatch):
     assert isinstance(optimizer, Fused)
     # FusedLAMB clips in its kernels; Adam's gradients are clipped for it.
     assert clips_itself(name) == ("lamb" in name)
-    assert optimizer.options == ({"max_grad_norm": 0.5} if "lamb" in name else {"adam_w_mode": True})
+    own = {"max_grad_norm": 0.5} if "lamb" in name else {"adam_w_mode": True}
+    assert optimizer.options == own | {"bias_correction": True}
 
 
 @pytest.mark.parametrize(

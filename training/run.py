@@ -47,6 +47,7 @@ class TrainingRun:
         optimizer_clips = clips_itself(flags.optimizer) and not sharded
         norm_of_optimizer = flags.max_grad_norm if optimizer_clips else math.inf
         options = {"lr": flags.learning_rate, "max_grad_norm": norm_of_optimizer, "kernels": runtime.kernels}
+        options["bias_correction"] = flags.bias_correction
         build = functools.partial(build_optimizer, flags.optimizer, **options)
         groups = parameter_groups(self.model, flags.weight_decay)
         self.optimizer = ShardedOptimizer(build, groups, world.rank, world.size) if sharded else build(groups)

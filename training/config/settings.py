@@ -44,6 +44,7 @@ class Optimization:
     schedule: str = flag("poly", "how the rate falls after warm-up", choices=SCHEDULES)
     weight_decay: float = flag(0.01, "of all but biases and LayerNorm weights")
     max_grad_norm: float = flag(1.0, "the global gradient norm is clipped to this", positive=True)
+    bias_correction: bool = flag(True, "of LAMB's and AdamW's moments; Google's and NVIDIA's Adam for BERT has none")
     seed: int = flag(42, "of initialization, dropout and the order of the data")
 
 
