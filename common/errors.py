@@ -7,6 +7,7 @@ is checked as a whole first (`Problems`), so that one run tells all.
 import contextlib
 import dataclasses
 import errno
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
@@ -72,7 +73,12 @@ class Problems:
 
 
 def run_main(main: Callable[[], object]) -> None:
-    """Call `main`; what is wrong with its input or files becomes sentences on stderr and status 2, Ctrl-C 130."""
+    """Call `main`; what is wrong with its input or files becomes sentences on stderr and status 2, Ctrl-C 130.
+
+    Text that the locale's encoding cannot write is escaped: an answer in Chinese must not end a run under Latin-1.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except (UserError, OSError) as error:
