@@ -6,7 +6,9 @@ what it scores against each of a question's answers. Written from the definition
 which nothing is left once normalized differ, and so do the functions here.
 """
 
+import itertools
 import json
+import math
 import os
 import re
 import string
@@ -68,7 +70,9 @@ def evaluate_predictions(
     Returns:
         `exact_match`, `f1` and `total`, the questions. In v2.0 also `has_answer_...` and `no_answer_...` of these where
         there are such questions, and `best_exact_match`, `best_f1` and the thresholds that give them,
-        `best_exact_match_threshold` and `best_f1_threshold`.
+        `best_exact_match_threshold` and `best_f1_threshold`: as --null_score_diff_threshold they reproduce the score.
+        The official script does not: it names 0 where answering nothing is best, counts questions of equal odds one by
+        one, and answers of which nothing is left once normalized as wrong.
     """
     scores = _question_scores(examples, answers, version_2_with_negative)
     result = _means(scores, scores, "")
@@ -77,15 +81,15 @@ def evaluate_predictions(
         without = [example.id for example in examples if not example.answers]
         result |= _means(scores, with_answer, "has_answer_") | _means(scores, without, "no_answer_")
         scores = _question_scores(examples, best_answers, version_2_with_negative)
+        unanswered = _question_scores(examples, dict.fromkeys(scores, ""), version_2_with_negative)
         for kind, name in enumerate(NAMES):
-            # At a threshold, questions with odds up to it are answered, and the others are not. All unanswered is the
-            # beginning, with the official script's threshold of 0.
-            current = best = float(len(without))
-            threshold = 0.0
-            for key in sorted(scores, key=null_odds.__getitem__):
-                current += scores[key][kind] if key in with_answer else -bool(best_answers[key])
+            # At a threshold, questions with odds up to it are answered; below the least odds, none are.
+            current = best = sum(score[kind] for score in unanswered.values())
+            threshold = math.nextafter(min(null_odds.values()), -math.inf)
+            for odds, keys in itertools.groupby(sorted(scores, key=null_odds.__getitem__), null_odds.__getitem__):
+                current += sum(scores[key][kind] - unanswered[key][kind] for key in keys)
                 if current > best:
-                    best, threshold = current, null_odds[key]
+                    best, threshold = current, odds
             result |= {f"best_{name}": 100 * best / len(scores), f"best_{name}_threshold": threshold}
     return result
 
