@@ -208,8 +208,9 @@ def _answer_tokens(example: SquadExample, context: TokenOffsets) -> tuple[int, i
     answer = example.answers[0] if example.answers else None
     if answer is None or answer.start < 0:
         return None
-    covering = np.flatnonzero((context.starts < answer.start + len(answer.text)) & (context.ends > answer.start))
-    return (int(covering[0]), int(covering[-1])) if len(covering) else None
+    first = int(np.searchsorted(context.ends, answer.start, side="right"))
+    last = int(np.searchsorted(context.starts, answer.start + len(answer.text))) - 1
+    return (first, last) if first <= last else None
 
 
 def features_key(examples: Sequence[SquadExample], tokenizer: BertTokenizer, *lengths: int) -> str:
