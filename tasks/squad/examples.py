@@ -2,10 +2,11 @@
 
 A file that says wrongly where an answer starts trains a worse model without a word. So what training takes for granted
 is checked here, once, and what is wrong is named by its place in the file. What is not used is not demanded: scores
-compare texts alone, and a question that is only to be answered needs no answers. The format is that of
-https://rajpurkar.github.io/SQuAD-explorer/.
+compare texts alone, a question that is only to be answered needs no answers, and one to train on no id. The format is
+that of https://rajpurkar.github.io/SQuAD-explorer/.
 """
 
+import itertools
 import json
 import os
 import re
@@ -62,29 +63,33 @@ def read_squad(
         version_2_with_negative: questions without an answer are allowed, as in v2.0.
         skip_bad_answers: drop answers that are not in the context where they are said to start, questions that are left
             without one, and all but the first of questions with one id, and tell `report`; else they are an error.
+        use: what for, which says what a question must have.
 
     Raises:
-        UserError: no such file, not JSON, not SQuAD's structure, no questions, repeated ids; to train on, answers that
-            are not in their contexts; questions without an answer though the flag is not given.
+        UserError: no such file, not JSON, not SQuAD's structure, no questions; to score or answer, repeated ids; to
+            train on, answers that are not in their contexts; questions without an answer though the flag is not given.
     """
     content = read_json(path, "SQuAD file", "repair it or get it again")
     wrong, unanswered, bad, repeated = [], [], [], []
     examples, place_of = [], {}
     for context, question, place in _questions(content, wrong):
         n_wrong, answers = len(wrong), []
-        key, text = (_member(question, name, place, wrong) for name in ("id", "question"))
-        is_impossible = _member({"is_impossible": False} | question, "is_impossible", place, wrong)
+        # To train, a question needs no id: nothing is written under it.
+        key = question.get("id", place) if use == "train" else _member(question, "id", place, wrong)
+        text = _member(question, "question", place, wrong)
+        is_impossible = use != "answer" and _member({"is_impossible": False} | question, "is_impossible", place, wrong)
         # Scores are those of the official script, for which a question is impossible where it has no answers.
         if use != "answer" and not (is_impossible and (use == "train" or "answers" not in question)):
             for answer, at in _objects(question, "answers", place, wrong):
+                if _says_none(answer):
+                    continue
                 start = _member(answer, "answer_start", at, wrong) if use == "train" else -1
                 answers.append((_member(answer, "text", at, wrong), start))
         if len(wrong) > n_wrong:
             continue
-        if place_of.setdefault(str(key), place) != place:
+        if use != "train" and place_of.setdefault(str(key), place) != place:
             repeated.append(f"{place}: its id {key!r} is that of {place_of[str(key)]} too")
             continue
-        answers = [answer for answer in answers if answer != ("", -1)]  # how some say that there is none
         if not (answers or version_2_with_negative or use == "answer"):
             unanswered.append(f"{place}: question {key!r} has no answer")
         found = [_find(*answer, context) if use == "train" else Answer(answer[0]) for answer in answers]
@@ -115,11 +120,28 @@ def read_squad(
 def _questions(content: dict, wrong: list[str]) -> Iterator[tuple[str, dict, str]]:
     """Each question with its context before it and its place behind it."""
     for article, article_place in _objects(content, "data", "", wrong):
-        for paragraph, place in _objects(article, "paragraphs", article_place, wrong):
+        is_row = "question" in article and "paragraphs" not in article  # of Hugging Face's datasets
+        itself = [(article, article_place)]
+        for paragraph, place in itself if is_row else _objects(article, "paragraphs", article_place, wrong):
             context = _member(paragraph, "context", place, wrong)
-            for question, question_place in _objects(paragraph, "qas", place, wrong):
+            for question, question_place in itself if is_row else _objects(paragraph, "qas", place, wrong):
                 if context is not None:
-                    yield context, question, question_place
+                    yield context, _tidy(question), question_place
+
+
+def _tidy(question: dict) -> dict:
+    """Without keys that are null, which say nothing, and with Hugging Face's columns of answers as SQuAD's rows."""
+    tidy = {key: value for key, value in question.items() if value is not None}
+    columns = tidy.get("answers")
+    if isinstance(columns, dict) and all(isinstance(column, list) for column in columns.values()):
+        tidy["answers"] = [dict(zip(columns, row, strict=True)) for row in itertools.zip_longest(*columns.values())]
+    return tidy
+
+
+def _says_none(answer: dict) -> bool:
+    """Whether it is how some files say that there is no answer: blank, at no place or at the first."""
+    text = answer.get("text")
+    return isinstance(text, str) and not text.strip() and answer.get("answer_start") in (None, -1, 0)
 
 
 def _objects(parent: dict, key: str, place: str, wrong: list[str]) -> Iterator[tuple[dict, str]]:

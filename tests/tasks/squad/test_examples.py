@@ -51,7 +51,7 @@ def test_version_2(write):
 
 
 def test_what_annotation_tools_write(write):
-    none = [("", -1)]
+    none, elsewhere = [("", -1)], [{"text": " ", "answer_start": 0}, {"text": "", "answer_start": None}]
     questions = [
         question(4711),
         question("q2", answers=none, is_impossible=True),
@@ -60,10 +60,27 @@ def test_what_annotation_tools_write(write):
         question("q5", is_impossible=1),
         question("q6", is_impossible=0),
         question("q7", answers=[("cat", 4.0)]),
+        question("q8") | {"answers": elsewhere},
+        question("q9", is_impossible=True) | {"answers": None},
+        question("q10", is_impossible=None),
+        {"question": "Who sat?", "answers": [{"text": "cat", "answer_start": 4}]},
     ]
     found = {example.id: example.answers for example in read_squad(write(content(*questions)), True)}
     cat = (Answer("cat", 4),)
-    assert found == {"4711": cat, "q2": (), "q3": (), "q4": (), "q5": (), "q6": cat, "q7": cat}
+    with_cat = ("4711", "q6", "q7", "q10", "data[0].paragraphs[0].qas[10]")
+    assert found == dict.fromkeys(with_cat, cat) | dict.fromkeys(("q2", "q3", "q4", "q5", "q8", "q9"), ())
+
+
+def test_rows_and_columns_of_hugging_faces_datasets(write):
+    answers = {"text": ["cat", "The cat"], "answer_start": [4, 0]}
+    row = {"id": "q1", "title": "t", "context": CONTEXT, "question": "Who sat?", "answers": answers}
+    none = row | {"id": "q2", "answers": {"text": [], "answer_start": []}}
+    rows, inside = read_squad(write({"data": [row, none]}), True), read_squad(write(content(row)), True)
+    cats = SquadExample("q1", "Who sat?", CONTEXT, (Answer("cat", 4), Answer("The cat", 0)))
+    assert (rows, inside) == ([cats, SquadExample("q2", "Who sat?", CONTEXT)], [cats])
+    message = refusal(write({"data": [row | {"answers": {"text": ["cat", "mat"], "answer_start": [4]}}, {"id": "q3"}]}))
+    assert "data[0].answers[1].answer_start is null and must be an integer" in message
+    assert "data[1].paragraphs is missing" in message
 
 
 def test_files_to_score_need_no_places(write):
@@ -167,12 +184,13 @@ def test_a_skipped_answer_does_not_make_a_question_unanswerable(write):
 
 def test_repeated_ids(write):
     path = write(content(question("a"), question("b"), question("a", "Again?")))
-    message = refusal(path)
+    message = refusal(path, use="answer")
     assert "data[0].paragraphs[0].qas[2]: its id 'a' is that of data[0].paragraphs[0].qas[0] too" in message
     reported = []
-    examples = read_squad(path, False, skip_bad_answers=True, report=reported.append)
+    examples = read_squad(path, False, True, reported.append, use="score")
     assert [(example.id, example.question) for example in examples] == [("a", "Who sat?"), ("b", "Who sat?")]
     assert "ids of several questions" in reported[0]
+    assert [example.question for example in read_squad(path, False)] == ["Who sat?", "Who sat?", "Again?"]
 
 
 @pytest.mark.parametrize("more", [{"is_impossible": True}, {}])
@@ -224,8 +242,8 @@ def test_missing_files_and_folders(tmp_path):
         ({"data": [{"paragraphs": None}]}, "data[0].paragraphs is null and must be a list"),
         ({"data": [{"paragraphs": [{"qas": []}]}]}, "data[0].paragraphs[0].context is missing and must be a string"),
         ({"data": [{"paragraphs": [{"context": "c"}]}]}, "data[0].paragraphs[0].qas is missing"),
-        (content(question(None)), "qas[0].id is null and must be a string"),
-        (content(question(text=None)), "qas[0].question is null and must be a string"),
+        (content(question(text=None)), "qas[0].question is missing and must be a string"),
+        (content(question(text=7)), "qas[0].question is 7 and must be a string"),
         (content({"id": "a", "question": "b", "answers": ["cat"]}), 'qas[0].answers[0] is "cat" and must be an object'),
         (content(question(answers=[("cat", "4")])), 'answers[0].answer_start is "4" and must be an integer'),
         (content(question(answers=[("cat", True)])), "answers[0].answer_start is true and must be an integer"),
@@ -240,11 +258,11 @@ def test_wrong_structure_is_named_by_its_place(write, value, said):
 
 
 def test_all_that_is_wrong_is_said_at_once(write):
-    path = write(content(question(None), question("a", answers=[("dog", 0)]), question("b"), question("b")))
+    path = write(content(question(text=None), question("a", answers=[("dog", 0)]), question("b", answers=())))
     message = refusal(path)
     assert "format" in message
     assert "answer_start" in message
-    assert "ids of several questions" in message
+    assert "questions without an answer" in message
 
 
 def test_the_real_sample(reference_data):
