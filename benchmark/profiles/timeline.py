@@ -6,7 +6,6 @@ of a step follow each other, and cannot be mixed up. On a CPU the work is PyTorc
 """
 
 import gzip
-import json
 import re
 import sqlite3
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 
 from benchmark.profiles.kernel_names import short_name
 from common.errors import UserError
+from common.json_files import parse_json
 from training.metrics.step_times import PARTS
 
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -103,7 +103,7 @@ def read_torch_trace(path: Path) -> Trace:
     data = path.read_bytes()
     by_category: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
-        content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        content = parse_json(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
         for event in content["traceEvents"]:
             if event.get("ph") == "X":
                 times = {"start": event["ts"] / 1e6, "end": (event["ts"] + event["dur"]) / 1e6}

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmark.tables import number, text
 from common.errors import UserError
+from common.json_files import mismatch, parse_json
 
 SCHEMA = 1
 FILE_NAME = "points.jsonl"
@@ -37,13 +38,13 @@ def read_points(path: str | Path) -> list[Point]:
     points = []
     for place, line in enumerate(lines, 1):
         try:
-            point = json.loads(line)
-        except json.JSONDecodeError:
+            point = parse_json(line)
+        except ValueError:
             if not line.strip() or not line.endswith("\n"):
                 continue
             point = None
-        known = point if isinstance(point, dict) else {}
-        if known.get("schema") != SCHEMA or known.get("status") not in STATUSES or "configuration" not in known:
+        wrong = mismatch(point, {"schema": int, "status": str, "configuration": {str: object}})
+        if wrong or point["schema"] != SCHEMA or point["status"] not in STATUSES:
             remedy = "remove the line and measure that point again, or use the version that wrote it"
             raise UserError(f"{file}, line {place} is no point of schema {SCHEMA}", remedy)
         points.append(point)

@@ -9,7 +9,6 @@ become lines like any other, have fewer than eight words, and hardly any paragra
 
 import hashlib
 import html
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from common.errors import Problem, UserError
+from common.json_files import parse_json
 from common.remote_files import is_remote, shown
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import FILE_NAME
@@ -101,7 +101,7 @@ class Source(DocumentSource):
                 lines.readline()  # the end of a line of the part before, or only its newline
             while (at := lines.tell()) < start + BYTES_PER_TASK and (line := lines.readline()):
                 try:
-                    articles.append(_article_line(json.loads(line)["text"]))
+                    articles.append(_article_line(parse_json(line)["text"]))
                 except (ValueError, KeyError, TypeError) as error:
                     raise UserError(
                         f"What begins at byte {at} of {file} is no article in wikiextractor's JSON ({error})",

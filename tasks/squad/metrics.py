@@ -7,7 +7,6 @@ which nothing is left once normalized differ, and so do the functions here.
 """
 
 import itertools
-import json
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import UserError
+from common.json_files import parse_json
 from tasks.squad.examples import SquadExample
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -138,7 +138,7 @@ def run_official_script(
     try:
         # v1.1's prints one line; v2.0's an object over several, and perhaps words before it.
         printed = "" if ended.returncode else ended.stdout
-        return json.loads(printed[printed.index("{") :])
+        return parse_json(printed[printed.index("{") :])
     except ValueError as error:
         said = (ended.stderr.strip() or ended.stdout.strip() or "nothing").splitlines()[-1][-80:]
         raise UserError(

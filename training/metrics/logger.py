@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.json_files import parse_json
 
 PREFIX = "DLLL "
 
@@ -103,9 +104,9 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     """All events of a log in order; lines that are not DLLogger's, or torn by a killed run, are left out."""
     events = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError):
             if line.startswith(PREFIX):
-                events.append(json.loads(line.removeprefix(PREFIX)))
+                events.append(parse_json(line.removeprefix(PREFIX)))
     return events
 
 
