@@ -15,16 +15,16 @@ INTERPRETED_MULTIPROCESSORS = 2  # on a CPU: enough for several thread blocks, f
 
 
 def triton_problem(device: torch.device) -> str | None:
-    """Why Triton kernels cannot run on this device, a clause about "they"; None where they can."""
+    """Why Triton kernels cannot run on this device, a clause; None where they can."""
     if importlib.util.find_spec("triton") is None:
-        return "they need Triton, which PyTorch for CUDA brings along and this one did not"
+        return "Triton kernels need the package triton, which PyTorch for CUDA brings along and this one did not"
     if device.type != "cuda":
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
             return None
-        return f"they run on NVIDIA GPUs only, and this run is on {device.type}"
+        return f"Triton kernels run on NVIDIA GPUs only, and this run is on {device.type}"
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < MINIMUM_CAPABILITY:
         name = torch.cuda.get_device_name(device)
-        return f"they need an NVIDIA GPU of compute capability 8.0 or more, not {name}"
+        return f"Triton kernels need an NVIDIA GPU of compute capability 8.0 or more, not {name}"
     return None
 
 

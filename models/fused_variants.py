@@ -36,9 +36,11 @@ def fused_problems(config: BertConfig | None, layer_norm: str, in_fp8: bool) -> 
         if name in THESE_VALUES:
             if value not in THESE_VALUES[name]:
                 computed = " or ".join(THESE_VALUES[name])
-                yield Problem(f"--kernels triton computes {computed}, and the model's {name} is {value}", "use torch")
+                yield Problem(
+                    f"--kernels triton computes {computed}, and the model's {name} is {value}", "use --kernels torch"
+                )
         elif name not in ANY_VALUE and value != field.default:
-            yield Problem(f"--kernels triton does not compute the model's {name}, {value!r}", "use torch")
+            yield Problem(f"--kernels triton does not compute the model's {name}, {value!r}", "use --kernels torch")
     for name in ("hidden_size", "intermediate_size") if config and in_fp8 else ():
         if getattr(config, name) % FP8_MULTIPLE:
             yield Problem(

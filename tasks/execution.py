@@ -53,7 +53,7 @@ def execution_problems(settings: Settings, world_size: int) -> Iterator[Problem]
     reason = triton_problem(device)
     if flags.kernels == "triton":
         if reason:
-            yield Problem(f"--kernels triton: {reason}", "use torch")
+            yield Problem(f"--kernels triton: {reason}", "use --kernels torch")
         if config is not None:
             yield from fused_problems(config, flags.layer_norm, in_fp8=settings.precision_name == "fp8")
     else:

@@ -83,5 +83,7 @@ def test_refused(arguments, sentence):
 
 def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(UserError, match="--backends has triton: --attention triton: they run on NVIDIA GPUs only"):
+    with pytest.raises(
+        UserError, match="--backends has triton: --attention triton: Triton kernels run on NVIDIA GPUs only"
+    ):
         attention.check(attention.parse_arguments(["--device", "cpu", "--backends", "triton"]))

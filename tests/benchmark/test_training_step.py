@@ -158,7 +158,7 @@ def test_without_transformers_theirs_is_left_out_and_refused_when_named(capsys, 
         (["--batch_size", "0"], "--batch_size is 0"),
         (["--windows", "0"], "--windows is 0"),
         (["--precision", "tf32"], "tf32 exists on NVIDIA GPUs only"),
-        (["--variants", "triton"], "--variants has triton: they run on NVIDIA GPUs only"),
+        (["--variants", "triton"], "--variants has triton: Triton kernels run on NVIDIA GPUs only"),
         (
             ["--max_seq_length", "1024"],
             "--max_seq_length is 1024; the model's max_position_embeddings allows 512 at most",

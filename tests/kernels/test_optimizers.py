@@ -312,7 +312,7 @@ def test_they_are_chosen_by_name_and_refused_where_they_cannot_run(monkeypatch, 
     with pytest.raises(UserError, match=r"cannot run on meta .*take --kernels torch"):
         build_optimizer(name, [{"params": [elsewhere]}], lr=0.1, kernels="triton")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"cannot run on .* \(they need Triton"):
+    with pytest.raises(UserError, match=r"cannot run on .* \(Triton kernels need"):
         build(kernels="triton")
 
 

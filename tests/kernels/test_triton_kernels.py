@@ -123,7 +123,7 @@ def test_what_it_cannot_do_is_said(tmp_path, monkeypatch):
     with pytest.raises(UserError) as raised:
         main(command(tmp_path, kernels="triton", layer_norm="apex"))
     parts = (
-        "they run on NVIDIA GPUs only, and this run is on cpu",
+        "Triton kernels run on NVIDIA GPUs only, and this run is on cpu",
         "hidden_act is relu",
         "--layer_norm is apex",
         "apex",
@@ -173,7 +173,7 @@ def test_what_fp8_cannot_do_is_said(tmp_path, monkeypatch):
 def test_fp8_where_no_triton_runs_is_not_told_to_use_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     make_inputs(tmp_path)
-    with pytest.raises(UserError, match="they run on NVIDIA GPUs only, and this run is on cpu; use bf16"):
+    with pytest.raises(UserError, match="Triton kernels run on NVIDIA GPUs only, and this run is on cpu; use bf16"):
         main(command(tmp_path, precision="fp8"))
 
 
@@ -182,7 +182,7 @@ def test_without_triton(tmp_path, monkeypatch):
     write_config(tmp_path / "config.json")
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="they need Triton, which PyTorch for CUDA brings along"):
+    with pytest.raises(UserError, match="Triton kernels need the package triton, which PyTorch for CUDA brings along"):
         main(command(tmp_path, kernels="triton"))
     monkeypatch.delitem(sys.modules, "kernels.attention.short", raising=False)  # or it would be there already
     with pytest.raises(UserError, match="--attention triton is of the kernels written in Triton alone"):

@@ -29,7 +29,7 @@ def test_what_they_do_not_compute_is_named():
     config = dataclasses.replace(CONFIG, hidden_act="relu", hidden_size=24, intermediate_size=40)
     assert sentences(config, "apex") == [
         "--kernels triton has a LayerNorm of its own, and --layer_norm is apex; leave one out.",
-        "--kernels triton computes gelu, and the model's hidden_act is relu; use torch.",
+        "--kernels triton computes gelu, and the model's hidden_act is relu; use --kernels torch.",
     ]
     assert sentences(config, in_fp8=True)[1:] == [
         "--precision fp8 takes matrices whose sides are multiples of 16, and the model's hidden_size is 24; use bf16.",
@@ -41,7 +41,7 @@ def test_what_they_do_not_compute_is_named():
 def test_a_field_that_nobody_listed_is_refused_unless_it_has_its_default():
     assert sentences(StrangersConfig(100)) == []
     (sentence,) = sentences(StrangersConfig(100, norm_position="pre"))
-    assert sentence == "--kernels triton does not compute the model's norm_position, 'pre'; use torch."
+    assert sentence == "--kernels triton does not compute the model's norm_position, 'pre'; use --kernels torch."
 
 
 def test_without_a_configuration_flags_are_still_looked_at():
