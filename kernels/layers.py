@@ -1,5 +1,6 @@
 """Layers with fp32 weights that take part in the input's dtype; docs/design.md says why there is no autocast."""
 
+import functools
 import importlib
 from collections.abc import Callable
 from types import MappingProxyType
@@ -11,8 +12,20 @@ from torch import Tensor, nn
 from common.errors import UserError
 
 LAYER_NORM_EPS = 1e-12  # Google's and NVIDIA's
-# By the names that configurations give them. GELU is the exact one, with erf.
-ACTIVATIONS = MappingProxyType({"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu, "tanh": torch.tanh})
+GELU_TANH_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate")
+
+
+def quick_gelu(inputs: Tensor) -> Tensor:
+    """GELU's approximation by a sigmoid. Source: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415."""
+    return inputs * torch.sigmoid(1.702 * inputs)
+
+
+# By Hugging Face's names. "gelu" is the exact one, with erf.
+ACTIVATIONS = MappingProxyType(
+    {"gelu": F.gelu, "gelu_python": F.gelu}
+    | dict.fromkeys(GELU_TANH_NAMES, functools.partial(F.gelu, approximate="tanh"))
+    | {"quick_gelu": quick_gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu, "tanh": torch.tanh}
+)
 
 
 class Linear(nn.Linear):

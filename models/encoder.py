@@ -9,8 +9,8 @@ query-key-value weight and trim the padded vocabulary on the way out, and undo b
 
 Shape suffixes: T tokens, B sequences, H hidden size, N heads, D head size.
 
-Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and google-research/bert, whose initialization, dropout,
-exact GELU and LayerNorm epsilon (1e-12) are followed.
+Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and google-research/bert, whose initialization, dropout
+and LayerNorm epsilon (1e-12) are followed. The form of GELU is what `hidden_act` says, in Hugging Face's names.
 """
 
 import functools

@@ -8,6 +8,7 @@ import transformers
 from flat_batches import BATCH_LAYOUTS, as_padded, random_flat_batch
 
 from common.errors import UserError
+from kernels.layers import ACTIVATIONS
 from modeling import (
     BertConfig,
     BertForPreTraining,
@@ -32,9 +33,10 @@ def config(**changes):
     return BertConfig(**{**SHAPE, **WITHOUT_DROPOUT, **changes})
 
 
-def reference_model(model_class=transformers.BertForPreTraining):
+def reference_model(model_class=transformers.BertForPreTraining, **changes):
     torch.manual_seed(1)
-    model = model_class(transformers.BertConfig(**SHAPE, **WITHOUT_DROPOUT, attn_implementation="eager"))
+    values = {**SHAPE, **WITHOUT_DROPOUT, **changes}
+    model = model_class(transformers.BertConfig(**values, attn_implementation="eager"))
     with torch.no_grad():
         for (
             parameter
@@ -157,6 +159,24 @@ def test_a_missing_weight_is_not_loaded_in_silence():
     del state["bert.encoder.layer.1.attention.self.key.weight"]
     with pytest.raises(RuntimeError, match="query_key_value"):
         BertForPreTraining(config()).load_state_dict(state)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_those_of_hugging_face(activation):
+    """In the layers and in the masked-LM head; the forms of GELU differ by more than the tolerance."""
+    reference, ours = reference_model(hidden_act=activation), BertForPreTraining(config(hidden_act=activation))
+    ours.load_state_dict(reference.state_dict())
+    batch = layout("full")
+    inputs = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    padded = as_padded(batch)
+    with torch.no_grad():
+        for parameter in (*reference.parameters(), *ours.parameters()):
+            parameter.mul_(3)  # away from zero, where all forms are a half of x
+        found = ours.predict(*inputs, torch.arange(len(batch["input_ids"])), len(batch["next_sentence_labels"]))
+        wanted = reference(**{name: padded[name] for name in ("input_ids", "token_type_ids", "attention_mask")})
+    torch.testing.assert_close(
+        found.masked_lm_logits, wanted.prediction_logits[padded["attention_mask"].bool()], rtol=0, atol=2e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["unpadded", "full"])
