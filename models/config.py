@@ -1,6 +1,7 @@
 """What a BERT is, its shape in the keys of Google's `bert_config.json`, and how it is run."""
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ import torch
 
 from common.errors import Problem, Problems, UserError
 from common.json_files import read_json
-from kernels.layers import ACTIVATIONS
+from kernels.layers import ACTIVATIONS, LAYER_NORM_EPS
 
 VOCABULARY_MULTIPLE = 8  # tensor cores want the dimensions of the vocabulary's matmul in multiples of 16 bytes
 
@@ -23,6 +24,23 @@ BERT_CONFIGS = MappingProxyType(
         "large": _FOLDER / "large.json",
         "bert-base-uncased": _FOLDER / "base.json",
         "bert-large-uncased": _FOLDER / "large.json",
+    }
+)
+
+# A file with one of these keys is Hugging Face's, in which many others say nothing of what the model computes.
+_HUGGING_FACE_KEYS = frozenset(("model_type", "architectures", "transformers_version", "torchscript", "layer_norm_eps"))
+_GOOGLE_KEYS = ("directionality", "pooler_")  # beginnings of keys in Google's own files, whose code reads none of them
+# What changes the computation, with the value that the model here has; `auto_map` names code of the model's own.
+_ONLY_VALUES = MappingProxyType(
+    {
+        "model_type": "bert",
+        "position_embedding_type": "absolute",
+        "layer_norm_eps": LAYER_NORM_EPS,
+        "is_decoder": False,
+        "is_encoder_decoder": False,
+        "add_cross_attention": False,
+        "pruned_heads": {},
+        "auto_map": None,
     }
 )
 
@@ -67,25 +85,37 @@ class BertConfig:
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> "BertConfig":
-        """Read a configuration; raises UserError naming every unknown, missing or impossible value at once."""
-        values, problems = read_json(path, "model configuration", "check --config_file"), Problems()
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in sorted(values.keys() - known):
-            problems.add(f"{path}: unknown key {key!r}", f"remove it or correct it to one of {', '.join(known)}")
-        with problems.collect():
-            config = cls.from_values(values, str(path))
-        problems.raise_if_any()
-        return config
+        """Read a bert_config.json of Google's or a config.json of Hugging Face's; errors are those of `from_values`."""
+        return cls.from_values(read_json(path, "model configuration", "correct it, or get it again"), str(path))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], where: str) -> "BertConfig":
-        """From a JSON object, whose other keys are ignored; sentences about it begin with `where`."""
-        problems = Problems()
+        """From a JSON object; sentences about it begin with `where`.
+
+        Raises UserError naming at once every missing or impossible value, every key that makes it a model that is not
+        computed here, and every key that may be a misspelt one: any unknown one, but for those of Google's and
+        Hugging Face's that shape no BERT.
+        """
+        problems, known = Problems(), [field.name for field in dataclasses.fields(cls)]
+        for key, value in _ONLY_VALUES.items():
+            found = values.get(key) or None  # false, null and empty say the same
+            problems.check(
+                found in (value or None, None),
+                f"{where}: {key} is {found!r}",
+                f"only models whose {key} is {value!r} can be read",
+            )
+        is_hugging_face = not _HUGGING_FACE_KEYS.isdisjoint(values)
+        absent = [name for name in known if name not in values]
+        for key in sorted(values.keys() - known - _ONLY_VALUES.keys()):
+            meant = difflib.get_close_matches(key, absent, 1, cutoff=0.8)
+            is_ignored = is_hugging_face or key.startswith(_GOOGLE_KEYS)
+            remedy = f"remove it or correct it to {' or '.join(meant) or 'one of ' + ', '.join(known)}"
+            problems.check(is_ignored and not meant, f"{where}: unknown key {key!r}", remedy)
         missing = Problem(f"{where}: vocab_size is missing", "set it to the number of lines of the vocabulary file")
         problems.check("vocab_size" in values, missing)
-        known = {"vocab_size": 1, **values}
+        given = {"vocab_size": 1} | {name: values[name] for name in known if name in values}
         try:
-            config = cls(**{field.name: known[field.name] for field in dataclasses.fields(cls) if field.name in known})
+            config = cls(**given)
         except UserError as error:
             problems.extend(Problem(f"{where}: {each.problem}", each.remedy) for each in error.problems)
         problems.raise_if_any()

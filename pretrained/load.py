@@ -20,7 +20,6 @@ from common.checkpoint_files import find_checkpoints, read_plain, weights_in
 from common.errors import Problems, UserError
 from common.json_files import read_json
 from common.published_models import PUBLISHED_MODELS
-from kernels.layers import LAYER_NORM_EPS
 from modeling import BertModel
 from models.config import BertConfig
 from pretrained.tensorflow import read_google_weights
@@ -270,38 +269,12 @@ def _configuration(contents: Mapping[str, Any], file: Path) -> BertConfig | None
     """What is written in the file, or else beside it."""
     stated = contents.get("configuration")
     if isinstance(stated, dict) and isinstance(stated.get("model"), dict):
-        return config_from(stated["model"], f"the configuration in {file}")
+        return BertConfig.from_values(stated["model"], f"the configuration in {file}")
     for path in (file.with_name(CONFIG_NAME), file.with_name(GOOGLE_CONFIG_NAME)):
-        values = _read_values(path) if path.is_file() else {}
-        if "hidden_size" in values:  # other programs call their files config.json as well
-            return config_from(values, str(path))
+        # Other programs call their files config.json as well.
+        if path.is_file() and "hidden_size" in read_json(path, "model configuration", "get it again"):
+            return BertConfig.from_json_file(path)
     return None
-
-
-def _read_values(path: str | Path) -> dict[str, Any]:
-    return read_json(path, "model configuration", "correct it, or get it again")
-
-
-def read_config(path: str | Path) -> BertConfig:
-    """A model's shape from a config.json of Hugging Face's or a bert_config.json of Google's.
-
-    Their many other keys are ignored, but for those that would make it another model than the one here. Raises
-    UserError, with everything at once, where it cannot be read or is of such a model.
-    """
-    return config_from(_read_values(path), str(path))
-
-
-def config_from(values: Mapping[str, Any], where: str) -> BertConfig:
-    """`read_config` of what has been read already; `where` is what the sentences call it."""
-    problems = Problems()
-    expected = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
-    for key, value in (expected | {"layer_norm_eps": LAYER_NORM_EPS}).items():
-        found = values.get(key, value)
-        problems.check(found == value, f"{where}: {key} is {found!r}", f"only BERT, with {value!r}, can be read")
-    with problems.collect():
-        config = BertConfig.from_values(values, where)
-    problems.raise_if_any()
-    return config
 
 
 def lower_case_of(folder: Path) -> bool | None:

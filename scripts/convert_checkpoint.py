@@ -14,6 +14,7 @@ import torch
 
 from common.errors import UserError, run_main
 from file_utils import atomic_path
+from models.config import BertConfig
 from pretrained.hugging_face import (
     TOKENIZER_NAME,
     check_writable,
@@ -21,7 +22,7 @@ from pretrained.hugging_face import (
     of_architecture,
     write_hugging_face,
 )
-from pretrained.load import Pretrained, few, lower_case_of, read_config, read_pretrained
+from pretrained.load import Pretrained, few, lower_case_of, read_pretrained
 from tokenization import VOCAB_NAME, is_cased, load_vocab
 
 HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.
@@ -76,7 +77,7 @@ def completed(model: Pretrained, args: argparse.Namespace, scratch: Path) -> Pre
     elif vocab_file is None and tokenizer_file.is_file():
         vocab_file = scratch / VOCAB_NAME
         extract_vocabulary(tokenizer_file, vocab_file)
-    config = read_config(args.config_file) if args.config_file else model.known_config()
+    config = BertConfig.from_json_file(args.config_file) if args.config_file else model.known_config()
     if vocab_file is not None:
         vocab = load_vocab(vocab_file)
         config = dataclasses.replace(config, vocab_size=len(vocab))

@@ -12,7 +12,7 @@ from data.loading.synthetic import describe_lengths
 from modeling import BertForQuestionAnswering, prepare_model
 from models.config import BERT_CONFIGS, BertConfig
 from models.flops import encoder_matmuls, question_answering_flops
-from pretrained.load import Fitted, Pretrained, fit, read_config, read_pretrained
+from pretrained.load import Fitted, Pretrained, fit, read_pretrained
 from tasks.setup import note_differences
 from tasks.squad.answering import print_answers, score_tokens, write_and_score
 from tasks.squad.arguments import DESCRIPTION, SquadFlags, value_problems
@@ -74,7 +74,7 @@ class SquadTask(Task):
             if self.pretrained is not None and not (flags.config_file or flags.bert_model):
                 config = self.pretrained.known_config()
             else:
-                config = read_config(flags.config_file or BERT_CONFIGS[flags.bert_model or "large"])
+                config = BertConfig.from_json_file(flags.config_file or BERT_CONFIGS[flags.bert_model or "large"])
             if self.pretrained is not None:  # before questions are tokenized, which takes its time
                 heads = {"may_be_missing": ("qa_outputs.",), "may_be_unused": ("cls.", "bert.pooler.")}
                 self._fitted = fit(self.pretrained, self.model_class, config, **heads)

@@ -23,7 +23,6 @@ from common.errors import UserError
 from modeling import BertConfig, BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
 from pretrained import hugging_face
 from pretrained.hugging_face import extract_vocabulary
-from pretrained.load import read_config
 from tokenization import BertTokenizer
 
 ARCHITECTURES = (BertForPreTraining, BertForMaskedLM, BertForQuestionAnswering, BertModel)
@@ -170,21 +169,52 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 def test_configurations_of_transformers_and_google_are_read(tmp_path):
     theirs = transformers.BertConfig(vocab_size=99, hidden_size=24, num_attention_heads=3, hidden_act="relu")
     theirs.save_pretrained(tmp_path)
-    read = read_config(tmp_path / "config.json")
+    read = BertConfig.from_json_file(tmp_path / "config.json")
     for field in dataclasses.fields(BertConfig):
         assert getattr(read, field.name) == getattr(theirs, field.name), field.name
     google = {"vocab_size": 21128, "directionality": "bidi", "pooler_type": "first_token_transform"}
     (tmp_path / "bert_config.json").write_text(json.dumps(google))
-    assert read_config(tmp_path / "bert_config.json") == BertConfig(vocab_size=21128)
+    assert BertConfig.from_json_file(tmp_path / "bert_config.json") == BertConfig(vocab_size=21128)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("position_embedding_type", "relative_key_query"),
+        ("is_decoder", True),
+        ("add_cross_attention", True),
+        ("pruned_heads", {"0": [1]}),
+        ("auto_map", {"AutoModel": "modeling.MosaicBert"}),
+        ("model_type", "megatron-bert"),
+    ],
+)
+def test_what_changes_the_computation_is_refused_by_name(tmp_path, key, value):
+    transformers.BertConfig(vocab_size=99).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=rf"config\.json: {key} is .*; only models whose {key} is"):
+        BertConfig.from_json_file(path)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"model_type": "bert", "transformers_version": "5.17.0", "torch_dtype": "float32"}]
+)
+def test_a_misspelt_key_is_found_in_any_file(tmp_path, values):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values | {"vocab_size": 99, "num_hiden_layers": 4}))
+    with pytest.raises(UserError) as raised:
+        BertConfig.from_json_file(path)
+    expected = f"{path}: unknown key 'num_hiden_layers'; remove it or correct it to num_hidden_layers."
+    assert raised.value.sentences == [expected]
 
 
 def test_configurations_of_other_models_are_refused_whole(tmp_path):
     path = tmp_path / "config.json"
-    values = {"model_type": "roberta", "layer_norm_eps": 1e-5, "hidden_act": "gelu_new", "is_decoder": True}
+    values = {"model_type": "roberta", "layer_norm_eps": 1e-5, "hidden_act": "mish", "is_decoder": True}
     path.write_text(json.dumps(values | {"position_embedding_type": "relative_key"}))
     with pytest.raises(UserError) as raised:
-        read_config(path)
-    for part in ("'roberta'", "1e-05", "'gelu_new'", "is_decoder is True", "'relative_key'", "vocab_size is missing"):
+        BertConfig.from_json_file(path)
+    for part in ("'roberta'", "1e-05", "'mish'", "is_decoder is True", "'relative_key'", "vocab_size is missing"):
         assert part in str(raised.value)
     assert all(str(path) in sentence for sentence in raised.value.sentences)
     for content, sentence in (("[1]", "no JSON object"), ("{", "not JSON"), (None, "cannot be read")):
@@ -192,5 +222,5 @@ def test_configurations_of_other_models_are_refused_whole(tmp_path):
         if content is not None:
             path.write_text(content)
         with pytest.raises(UserError, match=sentence):
-            read_config(path)
+            BertConfig.from_json_file(path)
         path.touch()
