@@ -66,7 +66,7 @@ def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Se
         "fraction_test_set": plan.fraction_test_set,
         "segmentation_method": splitter_name(),
     }
-    output = preparation.output(folder / FILE_NAME, "sharding", parameters, surveyed, ["nltk"])
+    output = preparation.output(folder / FILE_NAME, "sharding", parameters, surveyed, ["nltk", "regex"])
     if finished := output.finished(sorted(folder.glob("*.txt"))):
         return finished.skipped(folder)
     taken = first_of_their_kind([hashes for _, hashes in surveys])

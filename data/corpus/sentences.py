@@ -1,11 +1,18 @@
-"""Documents to sentences, with NLTK's Punkt.
+"""Documents to sentences, with NLTK's Punkt; and what counts as a word, in scripts with and without spaces.
 
 Trained parameters (NLTK's `punkt_tab`) are used where they are installed. Without them Punkt works from its rules and
 the abbreviations below, and cuts a little more often after others. The sharding stage records which it was.
+
+Punkt knows the ASCII marks that a space follows. The marks of other scripts are those that Unicode lists (the property
+Sentence_Break, in the `regex` library), whatever follows them. Thai and its like have none: there, a text that runs on
+is cut by length, where it has a space if possible.
 """
 
 import functools
+import itertools
 
+import regex
+from nltk import redos
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktTokenizer
 
 # Common in English prose and in Wikipedia; without their last full stop, in lower case, as Punkt keeps them.
@@ -18,9 +25,56 @@ ABBREVIATIONS = """
 """
 
 
+# Scripts whose words have no spaces between them: ideographs with kana, and those that Unicode calls complex.
+_IDEOGRAPHS = r"[[\p{Line_Break=ID}\p{Line_Break=CJ}]&&\p{L}]"
+_COMPLEX = r"[\p{Line_Break=SA}\p{Line_Break=AK}\p{Line_Break=AS}\p{Script=Tibetan}]"
+_UNSPACED = rf"[{_IDEOGRAPHS}{_COMPLEX}]"
+LETTERS_PER_IDEOGRAPHIC_WORD, LETTERS_PER_COMPLEX_WORD = 2, 5
+# A full stop before a digit is a decimal point. "Yahoo!" is a name in Chinese text too, so that ASCII marks need
+# letters of such a script on both sides.
+_MARK = rf"[\p{{SB=STerm}}--[!?]]|[\p{{SB=ATerm}}--[.]](?!\p{{Nd}})|(?<={_UNSPACED})[!?]++(?={_UNSPACED})"
+_END = rf"(?:{_MARK})[\p{{SB=STerm}}\p{{SB=ATerm}}\p{{Pe}}\p{{Pf}}\"']*+"
+RUNS_ON = 256  # characters without a mark that ends a sentence, in a script of complex letters
+MAX_PIECE = 100  # characters of what is cut from it: BERT's tokenizer gives up on words that are longer
+# As many characters as there are up to a space, else up to a letter: not before its vowel signs.
+_PIECE = rf"(?s).{{1,{MAX_PIECE}}}(?:(?<=\s)|\Z)|.{{1,{MAX_PIECE}}}(?!\p{{M}})|.{{1,{MAX_PIECE}}}"
+
+
+def count_words(text: str) -> int:
+    """The number of words: what spaces separate or, where most letters are of a script without them, an estimate."""
+    n_words = len(text.split())
+    if text.isascii():
+        return n_words
+    ideographs, complex_letters = (len(_compiled(letters).findall(text)) for letters in (_IDEOGRAPHS, _COMPLEX))
+    if 2 * (ideographs + complex_letters) < sum(map(str.isalpha, text)):
+        return n_words
+    return max(n_words, ideographs // LETTERS_PER_IDEOGRAPHIC_WORD + complex_letters // LETTERS_PER_COMPLEX_WORD)
+
+
 def split_sentences(document: str) -> list[str]:
     """The sentences of a document, stripped; none is empty."""
-    return [sentence for piece in _punkt().tokenize(document) if (sentence := piece.strip())]
+    sentences = []
+    for part in [document] if document.isascii() else _split_at_marks(document):
+        for sentence in _punkt().tokenize(part):
+            sentences += [sentence] if sentence.isascii() else _cut_what_runs_on(sentence)
+    return [stripped for sentence in sentences if (stripped := sentence.strip())]
+
+
+def _split_at_marks(document: str) -> list[str]:
+    """What ends at the marks of other scripts."""
+    ends = [match.end() for match in _compiled(_END).finditer(document)]
+    return [document[start:end] for start, end in itertools.pairwise([0, *ends, len(document)])]
+
+
+def _cut_what_runs_on(sentence: str) -> list[str]:
+    if len(sentence) <= RUNS_ON or 2 * len(_compiled(_COMPLEX).findall(sentence)) <= len(sentence):
+        return [sentence]
+    return _compiled(_PIECE).findall(sentence)
+
+
+@functools.cache
+def _compiled(pattern: str) -> regex.Pattern:
+    return regex.compile(pattern, regex.VERSION1)
 
 
 def splitter_name() -> str:
@@ -31,6 +85,7 @@ def splitter_name() -> str:
 
 @functools.cache
 def _punkt() -> PunktSentenceTokenizer:
+    redos.DEFAULT_TIMEOUT = None  # the library's 5 s are for a whole document, however long it is and busy the machine
     try:
         return PunktTokenizer("english")
     except LookupError:

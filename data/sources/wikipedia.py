@@ -22,6 +22,7 @@ from data.artifacts.layout import Layout
 from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.extraction import extract_wikipedia, extracted_files
+from data.corpus.sentences import count_words
 from data.document_sources import DocumentSource
 from data.downloaders.folder import DownloadOptions, download_folder, link_or_copy
 from file_utils import cached_path
@@ -112,7 +113,7 @@ class Source(DocumentSource):
 
 def _article_line(text: str) -> str:
     paragraphs = (html.unescape(line).strip() for line in text.split("\n"))
-    return " ".join(" ".join(p.split()) for p in paragraphs if len(p.split()) >= MIN_WORDS and not CRUMBS.search(p))
+    return " ".join(" ".join(p.split()) for p in paragraphs if count_words(p) >= MIN_WORDS and not CRUMBS.search(p))
 
 
 def _is_local(source: str) -> bool:
