@@ -19,6 +19,7 @@ import numpy as np
 
 from data.masked_lm.masking import AS_MASK, MASKING_RULES, N_SPECIAL, UNCHANGED, Rows, n_to_mask, recorded_rule
 
+PIECES_PER_ROW = 4  # of what a long sentence is cut into: pieces much like sentences, so that both segments hold some
 ROWS_PER_BLOCK = 4096  # pairs assembled at a time: a few MB per intermediate array
 WIDE = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids")
 # Name in the file -> number of dimensions: (rows,), (rows, sequence length) or (rows, predictions).
@@ -71,6 +72,19 @@ class Instances:
     masked_lm_positions: np.ndarray  # (n, P) int32
     masked_lm_ids: np.ndarray  # (n, P) int32
     next_sentence_labels: np.ndarray  # (n,) int8, 1: the second segment is random
+
+
+def cut_long_sentences(documents: TokenizedDocuments, longest: int) -> TokenizedDocuments:
+    """The same with every sentence of more than `longest` tokens cut, so that all of it comes into rows.
+
+    Segments are whole sentences, and of one that no row can hold a row keeps what fits: all else would be lost.
+    """
+    offsets = documents.sentence_offsets
+    lengths, piece = np.diff(offsets), -(-longest // PIECES_PER_ROW)
+    n_pieces = np.where(lengths > longest, -(-lengths // piece), 1)
+    before = np.concatenate([[0], np.cumsum(n_pieces)])
+    starts = np.repeat(offsets[:-1] - piece * before[:-1], n_pieces) + piece * np.arange(before[-1])
+    return TokenizedDocuments(documents.ids, np.append(starts, offsets[-1]), before[documents.document_offsets])
 
 
 def choose_pairs(documents: TokenizedDocuments, options: InstanceOptions, seed: int) -> np.ndarray:
@@ -137,22 +151,39 @@ def truncate_pairs(pairs: np.ndarray, max_tokens: int, rng: np.random.Generator)
 
 
 def make_instances(
-    documents: TokenizedDocuments, options: InstanceOptions, special: SpecialIds, seed: np.random.SeedSequence
+    documents: TokenizedDocuments,
+    options: InstanceOptions,
+    special: SpecialIds,
+    seed: np.random.SeedSequence,
+    in_a_row: np.ndarray | None = None,
 ) -> tuple[int, Iterator[Instances]]:
-    """All instances of a shard in random order: how many, and the blocks of them, made one at a time."""
+    """All instances of a shard in random order: how many, and the blocks of them, made one at a time.
+
+    Sets in `in_a_row`, (tokens,) bool, what of `documents.ids` is in any of the rows made.
+    """
+    documents = cut_long_sentences(documents, options.max_seq_length - N_SPECIAL)
     rng = np.random.default_rng(seed)
     seeds = (int(child.generate_state(2, np.uint64)[0]) for child in seed.spawn(options.dupe_factor))
     pairs = np.concatenate([choose_pairs(documents, options, of_pass) for of_pass in seeds])
     order = rng.permutation(len(pairs))
     blocks = (pairs[order[start : start + ROWS_PER_BLOCK]] for start in range(0, len(pairs), ROWS_PER_BLOCK))
-    return len(pairs), (_make_block(documents.ids, block, options, special, rng) for block in blocks)
+    return len(pairs), (_make_block(documents.ids, block, options, special, rng, in_a_row) for block in blocks)
 
 
 def _make_block(
-    ids: np.ndarray, pairs: np.ndarray, options: InstanceOptions, special: SpecialIds, rng: np.random.Generator
+    ids: np.ndarray,
+    pairs: np.ndarray,
+    options: InstanceOptions,
+    special: SpecialIds,
+    rng: np.random.Generator,
+    in_a_row: np.ndarray | None,
 ) -> Instances:
     """[CLS] a [SEP] b [SEP] and zeros of each pair, masked."""
-    a_start, a_end, b_start, b_end, is_random = truncate_pairs(pairs, options.max_seq_length - N_SPECIAL, rng).T
+    pairs = truncate_pairs(pairs, options.max_seq_length - N_SPECIAL, rng)
+    a_start, a_end, b_start, b_end, is_random = pairs.T
+    if in_a_row is not None:
+        for start, end in pairs[:, :4].reshape(-1, 2).tolist():
+            in_a_row[start:end] = True
     first_sep = (a_end - a_start + 1).astype(np.int32)
     lengths = (first_sep + b_end - b_start + 2).astype(np.int32)
     columns = np.arange(options.max_seq_length, dtype=np.int32)

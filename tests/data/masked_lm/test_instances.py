@@ -1,5 +1,6 @@
 """Pairs and masks: exact invariants on every corpus."""
 
+import math
 import random
 
 import numpy as np
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 from published_instances import all_instances, published_truncation, unmasked
 
 import data.masked_lm.instances
-from data.masked_lm.instances import InstanceOptions, choose_pairs, make_instances, truncate_pairs
+from data.masked_lm.instances import (
+    InstanceOptions,
+    Instances,
+    choose_pairs,
+    cut_long_sentences,
+    make_instances,
+    truncate_pairs,
+)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(5, 60), st.integers(0, 2**32))
@@ -120,6 +128,36 @@ def test_rows(sizes, seq_length, n_predictions, masked_lm_prob, dupe_factor, see
             assert a[-1] < b[0]
             if length < seq_length:  # nothing was truncated between them
                 assert b[0] == a[-1] + 1
+
+
+@given(corpora, st.integers(5, 12))
+def test_only_long_sentences_are_cut(sizes, longest):
+    """Against a loop over lists."""
+    documents = cut_long_sentences(tokenized(sizes), longest)
+    piece = math.ceil(longest / 4)
+    expected = []
+    for sentences in sizes:
+        expected.append([])
+        for size in sentences:
+            whole, rest = divmod(size, piece)
+            expected[-1] += [size] if size <= longest else [piece] * whole + [rest] * (rest > 0)
+    wanted = tokenized(expected)
+    assert documents.sentence_offsets.tolist() == wanted.sentence_offsets.tolist()
+    assert documents.document_offsets.tolist() == wanted.document_offsets.tolist()
+
+
+@pytest.mark.parametrize("seq_length", [128, 512])
+def test_what_no_row_can_hold_is_in_several(seq_length):
+    """Of documents that are one sentence each, nearly all is in the rows of a single pass, and half of them go on."""
+    documents = tokenized([[n] for n in (900, 6000, 2, 40_000, 500, 130, 513, 1000)])
+    options = InstanceOptions(seq_length, 20, 0.15, 0.1, 1)
+    in_a_row = np.zeros(len(documents.ids), dtype=bool)
+    _, blocks = make_instances(documents, options, SPECIAL, np.random.SeedSequence(0), in_a_row)
+    rows = Instances(*(np.concatenate(parts) for parts in zip(*(vars(b).values() for b in blocks), strict=True)))
+    words = np.unique(unmasked(rows))
+    np.testing.assert_array_equal(np.flatnonzero(in_a_row) + SPECIAL.vocab_size, words[words >= SPECIAL.vocab_size])
+    assert in_a_row.mean() > 0.9
+    assert 0.4 < rows.next_sentence_labels.mean() < 0.65
 
 
 def test_types_and_shapes():
