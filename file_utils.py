@@ -25,7 +25,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from common.errors import UserError
-from common.json_files import read_json
+from common.json_files import read_json, regular
 from common.remote_files import download, is_remote, last_part, shown
 
 MAX_EXPANSION = 1000  # what an archive may unpack to, times its size: a bomb must not fill the disk
@@ -121,7 +121,7 @@ def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
 
 def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

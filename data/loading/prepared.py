@@ -4,7 +4,7 @@ It imports no PyTorch, since the preparation, which starts many processes, verif
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -12,17 +12,15 @@ import numpy as np
 
 from common.errors import Problem, Problems, UserError
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
-from data.masked_lm.instances import DATASETS
+from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_files, split_of
 from file_utils import sha256_of
-
-REMAKE = "make it again with data/bertPrep.py --action create_hdf5_files"
 
 
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
     """The folder of shards of these lengths: `folder`, or the only one, of the `dataset`, in this working folder."""
     if not folder.is_dir():
         raise UserError(f"There is no data folder {folder}", "give a folder with .hdf5 files")
-    if any(folder.glob("*.hdf5")) or (folder / FILE_NAME).exists() or (folder / JOURNAL_NAME).exists():
+    if shard_files(folder) or (folder / FILE_NAME).exists() or (folder / JOURNAL_NAME).exists():
         return folder
     lengths = f"seq_len_{max_seq_length}_max_pred_{max_predictions_per_seq}"
     prepared = sorted(path for path in folder.glob("hdf5_*/*") if path.is_dir())
@@ -38,16 +36,18 @@ def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: in
 
 
 def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
-    """The .hdf5 files of a folder with `split`, "training" or "test", in their names; all if no name has either word.
+    """The .hdf5 files of a folder of a `split`, "training" or "test", by their names; all if no name says either.
 
-    Adds to `problems` where there are none, or where they are not what a manifest says.
+    Adds to `problems` where there are none, where some names leave it open, or where they are not what a manifest says.
     """
-    files = sorted(file for file in folder.glob("*.hdf5") if not file.name.startswith("."))
-    named = any("training" in file.name or "test" in file.name for file in files)
-    taken = [file for file in files if split in file.name] if named else files
+    files = shard_files(folder)
+    splits = [split_of(file.name) for file in files]
+    named = set(splits) - {"all"}
+    taken = [file for file, its in zip(files, splits, strict=True) if its == split] if named else files
+    problems.extend([naming_problem(files)])
     if not taken:
         problems.add(
-            f"There is no .hdf5 file{f' with {split!r} in its name' if named else ''} in {folder}",
+            f"There is no .hdf5 file{f' with the word {split!r} in its name' if named else ''} in {folder}",
             "make them with data/bertPrep.py, or give another folder",
         )
     if (folder / JOURNAL_NAME).exists() and not (folder / FILE_NAME).exists():
@@ -103,11 +103,11 @@ def check_shards(
     found: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for i, file in enumerate(files):
         try:
-            with h5py.File(file, "r") as shard:
-                complaints = list(_complaints(shard, max_seq_length, max_predictions_per_seq))
-                rows_per_file[i] = 0 if complaints else len(shard["input_ids"])
-        except OSError as error:
-            complaints = [(f"cannot be read as HDF5 ({error})", REMAKE)]
+            with open_shard(file) as datasets:
+                complaints = list(_complaints(datasets, max_seq_length, max_predictions_per_seq))
+                rows_per_file[i] = 0 if complaints else len(datasets["input_ids"])
+        except UserError as error:
+            complaints = [(each.problem.removeprefix(f"{file} "), each.remedy) for each in error.problems]
         for complaint in complaints:
             found[complaint].append(file)
     for (what, remedy), where in found.items():
@@ -116,14 +116,10 @@ def check_shards(
     return rows_per_file
 
 
-def _complaints(shard: h5py.File, max_seq_length: int, max_predictions_per_seq: int) -> Iterator[tuple[str, str]]:
+def _complaints(
+    datasets: Mapping[str, h5py.Dataset], max_seq_length: int, max_predictions_per_seq: int
+) -> Iterator[tuple[str, str]]:
     """Yields pairs of what is wrong and its remedy, as halves of a sentence that starts with the file's name."""
-    datasets = {name: shard.get(name) for name in DATASETS}
-    for name, n_dimensions in DATASETS.items():
-        values = datasets[name]
-        if not isinstance(values, h5py.Dataset) or values.ndim != n_dimensions or values.dtype.kind not in "iu":
-            yield f"has no dataset {name} of integers in {n_dimensions} dimensions", f"give other shards, or {REMAKE}"
-            return
     if len({len(values) for values in datasets.values()}) > 1:
         yield "has datasets with different numbers of rows", REMAKE
     for names, asked, unit, flag in (

@@ -9,14 +9,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from common.errors import Problems, UserError
 from data.loading.flat_batch import PaddedSamples, PretrainingBatch, flatten
-from data.loading.prepared import REMAKE, check_shards, prepared_shards
+from data.loading.prepared import check_shards, prepared_shards
+from data.loading.shard_files import REMAKE, open_shard
 from data.loading.stream import SampleStream
-from data.masked_lm.instances import DATASETS
 
 
 class PretrainingDataset(SampleStream[PretrainingBatch]):
@@ -89,9 +88,11 @@ def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
     Masked positions are padded with zeros, as 0 is [CLS], which is never masked.
     """
     try:
-        with h5py.File(file, "r") as shard:
-            values = {name: shard[name][:] for name in DATASETS}
-    except (OSError, KeyError) as error:
+        with open_shard(file) as datasets:
+            values = {name: dataset[:] for name, dataset in datasets.items()}
+    except UserError:
+        raise
+    except Exception as error:  # there is hardly one that no damaged file makes h5py raise
         raise UserError(f"{file} cannot be read ({error})", REMAKE) from error
 
     n_ids = 2**31 if vocab_size is None else vocab_size

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from common.errors import Problems
 from data.loading.prepared import check_shards
+from data.loading.shard_files import open_shard
 from data.masked_lm.instances import DATASETS, SpecialIds
 from data.masked_lm.masking import AS_MASK, N_SPECIAL, UNCHANGED, MaskingRule, n_to_mask
 from data.verify.report import FAILED, WARNING, Findings, Offence
@@ -63,9 +63,9 @@ def check_shard(path: Path, expected: Expected) -> Findings:
         return findings
     comparable = comparable_lengths(expected)
     step = max(1, TOKENS_PER_BLOCK // expected.seq_length)
-    with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE, rdcc_nslots=10007) as file:
+    with open_shard(path, rdcc_nbytes=CHUNK_CACHE, rdcc_nslots=10007) as datasets:
         for start in range(0, n_rows, step):
-            values = {name: file[name][start : start + step] for name in DATASETS}
+            values = {name: dataset[start : start + step] for name, dataset in datasets.items()}
             sound = np.ones(len(values["input_ids"]), dtype=bool)
             for check, what, is_right in _row_checks(values, expected):
                 if (wrong := sound & ~is_right).any():

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.json_files import regular
 from common.workers import Workers
-from data.artifacts.layout import SPLITS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
 from data.loading.prepared import read_manifest, vocabulary_problem
+from data.loading.shard_files import naming_problem, open_shard, shard_files, split_of
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import rule_in
 from data.verify import rows, text
@@ -46,6 +46,8 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
         UserError: there are no shards, or they are unfinished; no vocabulary is known, or another than was given.
     """
     files, kind = _shards(folder, "hdf5"), rows
+    if problem := naming_problem(files):
+        raise UserError(problem)
     if not files:
         files, kind = _shards(folder, "txt"), text
     if not files:
@@ -94,13 +96,7 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
 
 def _shards(folder: Path, kind: str) -> list[Path]:
     # By split first: of the files that share something, neighbors are compared.
-    files = (file for file in folder.glob(f"*.{kind}") if not file.name.startswith("."))
-    return sorted(files, key=lambda file: (split_of(file.name), file.name))
-
-
-def split_of(name: str) -> str:
-    """training or test, as the file's name says; all if it says neither."""
-    return next((split for split in SPLITS if split in name), "all")
+    return sorted(shard_files(folder, kind), key=lambda file: split_of(file.name))
 
 
 def _task_name(task: tuple[Path, FileRecord | None]) -> str:
@@ -110,7 +106,7 @@ def _task_name(task: tuple[Path, FileRecord | None]) -> str:
 def _verify_file(task: tuple[Path, FileRecord | None], check: Callable[[Path], Findings]) -> Findings:
     path, record = task
     try:
-        findings = check(path)
+        findings = check(regular(path))
         if record is not None and sha256_of(path) != record.sha256:
             findings.offend("size and hash", Offence(f"it is not the file that {FILE_NAME} describes"))
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py raises any of them for damaged files
@@ -193,9 +189,9 @@ def _usual_widths(files: Sequence[Path]) -> tuple[int, int]:
     widths: Counter[tuple[int, int]] = Counter()
     for path in files:
         try:
-            with h5py.File(path, "r") as file:
-                widths[file["input_ids"].shape[1], file["masked_lm_positions"].shape[1]] += 1
-        except (OSError, RuntimeError, KeyError, AttributeError, IndexError):  # told where the file is verified
+            with open_shard(path) as datasets:
+                widths[datasets["input_ids"].shape[1], datasets["masked_lm_positions"].shape[1]] += 1
+        except UserError:  # told where the file is verified
             continue
     if not widths:
         raise UserError(f"{files[0]} is no pre-training shard, nor is any beside it", "give a folder of them")

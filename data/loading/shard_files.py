@@ -1,0 +1,105 @@
+"""The HDF5 files of a folder: which are training and which test data, and the one way to open them.
+
+HDF5 can keep data outside of its file, where neither a manifest nor a checksum covers them, declare more than it holds,
+and have a plugin of the machine unpack it. Such a file is refused by name, before anything of it is read.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import h5py
+
+from common.errors import Problem, UserError
+from common.json_files import regular
+from data.artifacts.layout import SPLITS
+from data.masked_lm.instances import DATASETS
+
+REMAKE = "get it again, or make it again with data/bertPrep.py --action create_hdf5_files"
+SPLIT_OF_WORD = MappingProxyType({"training": "training", "train": "training", "test": "test"})
+# Deflate, shuffle, Fletcher32, szip, n-bit and scale-offset are HDF5's own, and LZF is h5py's.
+FILTERS = frozenset((1, 2, 3, 4, 5, 6, 32000))
+# Real rows are packed to a tenth, padded ones to a fiftieth. Small files may declare more, as they do little harm.
+MAX_EXPANSION, HARMLESS_BYTES = 200, 2**28
+
+
+def shard_files(folder: Path, kind: str = "hdf5") -> list[Path]:
+    """The files of a kind in a folder, by name, without hidden ones; the case of the ending does not matter."""
+    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == f".{kind}")
+
+
+def split_of(name: str) -> str:
+    """The split that a word in a file's name says, as in `wiki_training_0.hdf5`; "all" where it says none, or both."""
+    found = {SPLIT_OF_WORD[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_OF_WORD}
+    return found.pop() if len(found) == 1 else "all"
+
+
+def naming_problem(files: Sequence[Path]) -> Problem | None:
+    """Which files' names leave open whether they are trained on; None where all are told apart, or none is."""
+    splits = {file: split_of(file.name) for file in files}
+    unclear = [file for file in files if splits[file] == "all"]
+    if not unclear or len({*splits.values()}) == 1:
+        return None
+    words = " nor ".join(repr(split) for split in SPLITS)
+    return Problem(
+        f"{unclear[0]} has neither the word {words} in its name, or both, and other files beside it have one "
+        f"({len(unclear)} such files)",
+        "rename or move it, so that it is known whether it is trained on",
+    )
+
+
+@contextlib.contextmanager
+def open_shard(path: Path, **options: Any) -> Iterator[dict[str, h5py.Dataset]]:
+    """The six datasets of a shard by name, all of which lie in the file as a whole; `options` are h5py.File's.
+
+    Raises:
+        UserError: it is no such file; the problem begins with its path.
+    """
+    try:
+        file = h5py.File(regular(path), "r", **options)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as HDF5 ({error.strerror or error})", REMAKE) from error
+    with file:
+        try:
+            fault = next(filter(None, (_fault(file, *described) for described in DATASETS.items())), None)
+            datasets = {} if fault else {name: file[name] for name in DATASETS}
+            declared = sum(map(_stored_bytes, datasets.values()))
+        except Exception as error:  # there is hardly one that no damaged file makes h5py raise
+            raise UserError(f"{path} cannot be read as HDF5 ({error})", REMAKE) from error
+        if fault:
+            raise UserError(f"{path} {fault}", f"give other shards, or {REMAKE}")
+        if declared > max(HARMLESS_BYTES, MAX_EXPANSION * path.stat().st_size):
+            raise UserError(f"{path} declares more rows than a file of its size holds", REMAKE)
+        yield datasets
+
+
+def _fault(file: h5py.File, name: str, n_dimensions: int) -> str | None:
+    """Why a dataset is none of a shard's, as the end of a sentence that starts with the file's name."""
+    if isinstance(file.get(name, getlink=True), h5py.SoftLink | h5py.ExternalLink):
+        return f"holds a link in place of the dataset {name}"
+    values = file.get(name)
+    if not isinstance(values, h5py.Dataset) or values.ndim != n_dimensions or values.dtype.kind not in "iu":
+        return f"has no dataset {name} of integers in {n_dimensions} dimensions"
+    how = values.id.get_create_plist()
+    if values.is_virtual or how.get_external_count():
+        return f"keeps {name} in other files, which nothing vouches for"
+    filters = {how.get_filter(index)[0] for index in range(how.get_nfilters())}
+    if filters - FILTERS:
+        return f"has {name} packed by the filter {min(filters - FILTERS)}, which takes a plugin of HDF5"
+    if _stored_bytes(values) is None:
+        return f"declares {len(values):,} rows of {name} and does not hold them all"
+    return None
+
+
+def _stored_bytes(values: h5py.Dataset) -> int | None:
+    """What a dataset takes in memory; None where a part of it was never written."""
+    size = values.dtype.itemsize
+    if values.chunks is None:
+        n_bytes = math.prod(values.shape) * size
+        return n_bytes if values.id.get_storage_size() == n_bytes else None
+    n_chunks = math.prod(-(-n // width) for n, width in zip(values.shape, values.chunks, strict=True))
+    return n_chunks * math.prod(values.chunks) * size if values.id.get_num_chunks() == n_chunks else None
