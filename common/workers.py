@@ -129,11 +129,18 @@ class _ProcessPool(Workers):
             threads.shutdown(wait=True)
 
 
-def _work_on_tasks(connection: Connection, function: Callable, parent: int) -> None:
+def end_with(parent: int) -> None:
+    """Tie this process to the one that forked it: it ends when that does, and leaves Ctrl-C to it."""
     # Ctrl-C reaches the whole group; the parent, who ends the workers, is to speak alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    while os.getppid() == parent:  # unless it died before the kernel was asked
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(0)
+
+
+def _work_on_tasks(connection: Connection, function: Callable, parent: int) -> None:
+    end_with(parent)
+    while True:
         task = connection.recv()
         try:
             answer = function(task), None
