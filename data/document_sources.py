@@ -64,8 +64,10 @@ class DocumentSource:
         parts = pool.map(self.documents, self.parts(files), "text_formatting", lambda part: str(part[0]))
         with open(formatted, "wb") as file:
             for documents in tqdm(parts, "text_formatting", unit="part"):
-                file.writelines(f"{document}\n".encode() for document in documents if document)
-                n_documents += sum(map(bool, documents))
+                # A text may hold half a surrogate pair, which no file can: references to them are in real dumps.
+                lines = [line for document in documents if (line := document.encode("utf-8", "ignore").strip())]
+                file.writelines(line + b"\n" for line in lines)
+                n_documents += len(lines)
         if n_documents == 0:
             raise UserError(
                 f"There is no prose in any document of {files[0].parent}", "check that it is what it should be"

@@ -18,6 +18,7 @@ from file_utils import atomic_write, sha256_of
 FILE_NAME = "manifest.json"
 JOURNAL_NAME = "manifest.unfinished.jsonl"  # what a stage has done so far; see data/artifacts/stage_output.py
 FORMAT_VERSION = 1
+NAMES_SHOWN = 10  # of what a stage left out; its manifest has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,25 @@ class FileRecord:
         return cls(path.stat().st_size, sha256_of(path), counts)
 
 
+class LeftOut(dict[str, int | list[str]]):
+    """What a stage did not take, by the reason: how many, or their names. As text it is the end of a sentence."""
+
+    def add(self, reason: str, name: str | None = None) -> None:
+        """Count one, and keep its name if it has one to keep."""
+        if name is None:
+            self[reason] = self.get(reason, 0) + 1
+        else:
+            self.setdefault(reason, []).append(name)
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, which in self.items():
+            names = [] if isinstance(which, int) else which
+            some = [*names[:NAMES_SHOWN], *(["..."] if len(names) > NAMES_SHOWN else [])]
+            parts.append(f"{len(names) or which:,} {reason}" + (f" ({', '.join(some)})" if some else ""))
+        return f"; left out: {', '.join(parts)}" if parts else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """What a stage did. Written as JSON with these fields, and `format_version`."""
@@ -44,7 +64,7 @@ class Manifest:
     inputs: Mapping[str, FileRecord]  # by path from the working folder, or what else they are called
     outputs: Mapping[str, FileRecord]  # by path relative to the manifest's folder
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of Python, Unicode and libraries
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # found on the way: a dump's date
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # found on the way, what was LeftOut too
 
     def total(self, count: str) -> int:
         """The sum of a count over the outputs."""

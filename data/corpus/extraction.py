@@ -8,25 +8,54 @@ workers map these into memory, so that there is one copy of them on each machine
 import bz2
 import contextlib
 import functools
+import html
 import io
 import itertools
 import mmap
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from tqdm import tqdm
 from wikiextractor import WikiExtractor, template_blob
 from wikiextractor.extract import _DEFAULT_IGNORED_TAG_PATTERNS, Extractor, ignoreTag
 
 from common.errors import UserError
+from common.limits import within_limits
 from common.workers import Workers
+from data.artifacts.manifest import LeftOut
 
 BYTES_PER_FILE = 100 * 2**20
-PAGES_PER_TASK = 32
+BYTES_PER_TASK = 2**20
+MAX_PAGE_BYTES = 2**24  # of XML, and of what is made of it: MediaWiki takes 2 MiB of text
+PAGE_SECONDS = 5  # of processor time
+PAGE_MEMORY = 2**30
 FETCH_AGAIN = "fetch it again with --action download --dataset wikicorpus_en --overwrite"
+BEGIN, END = b"<page>", b"</page>"
+TAIL = 64  # of what is passed over: </page> may be cut, or the dump end in </mediawiki>
+TITLE, NAMESPACE = re.compile(rb"<title>([^<]*)"), re.compile(rb"<ns>([^<]*)")
+
+REDIRECT, OTHER_NAMESPACE, NO_NAMESPACE = "redirects", "in other namespaces", "without <ns>"
+ENDLESS = f"without an end within {MAX_PAGE_BYTES // 2**20} MiB"
+FAILED = f"not read within {PAGE_SECONDS} s and {PAGE_MEMORY // 2**30} GiB, or not well formed"
+
+
+class Extraction(NamedTuple):
+    """What came of a dump."""
+
+    articles: dict[str, int]  # in each file, by its path
+    left_out: LeftOut
+
+
+class _Site(NamedTuple):
+    """What a dump says of its wiki before the first page."""
+
+    urlbase: str
+    namespaces: set[str]
+    template_prefix: str  # of the titles of templates
 
 
 def extracted_files(extracted: Path) -> list[Path]:
@@ -34,48 +63,121 @@ def extracted_files(extracted: Path) -> list[Path]:
     return sorted(path for path in extracted.rglob("wiki_*") if path.is_file())
 
 
-def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> dict[str, int]:
+def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> Extraction:
     """Write the articles of a dump (.xml or .xml.bz2) to AA/wiki_00 and so on in the folder `extracted`, which is new.
 
-    The bytes are those of `python -m wikiextractor.WikiExtractor --json --bytes 100M`. Returns the number of articles
-    of each file, by its path from `extracted`. Raises UserError if the dump is damaged, cut short or without articles.
+    The bytes are those of `python -m wikiextractor.WikiExtractor --json --bytes 100M`, but for articles whose titles
+    begin with the name of the templates' namespace, which are kept, and for those that meet a limit, which are left
+    out. Raises UserError if the dump is damaged, cut short or without articles.
     """
+    left_out = LeftOut()
     # Beside the output, where workers of a cluster see it too.
     with tempfile.TemporaryDirectory(prefix=".templates.", dir=extracted.parent) as folder:
-        urlbase, namespaces, template_namespace = _site(dump)
-        # The library skips pages of this name by a variable of its module.
-        WikiExtractor.templateNamespace = template_namespace
-        prefix = f"{template_namespace}:" if template_namespace else ""
-        prefix = _save_templates(_lines(dump, "reading templates"), Path(folder), prefix)
-        extract = functools.partial(_extract, Path(folder), urlbase, namespaces, prefix)
-        pages = WikiExtractor.collect_pages(_lines(dump, "extracting articles"))
-        batches = iter(lambda: list(itertools.islice(pages, PAGES_PER_TASK)), [])
-        articles = pool.map(extract, batches, "extraction", lambda batch: f"articles from {batch[0][2]!r} on")
-        counts = _write(itertools.chain.from_iterable(articles), extracted)
+        site = _site(next(_pages(dump), (b"", True))[0])
+        _save_templates(dump, Path(folder), site, pool, left_out)
+        extract = functools.partial(_extract, site, Path(folder))
+        articles = _results(extract, _articles(dump, left_out), pool, "extraction", left_out)
+        counts = _write(articles, extracted)
     if not counts:
-        raise UserError(f"wikiextractor found no article in {dump}", "check that it is a pages-articles dump")
-    return counts
+        raise UserError(f"wikiextractor found no article in {dump}{left_out}", "check that it is a pages-articles dump")
+    return Extraction(counts, left_out)
 
 
-def _lines(dump: Path, what: str | None = None) -> Iterator[str]:
-    """The dump's lines, with a bar of this name; raises UserError when it is damaged or ends before </mediawiki>."""
-    last, size = "", dump.stat().st_size
+def _pages(dump: Path, what: str | None = None) -> Iterator[tuple[bytes, bool]]:
+    """What comes up to each </page>, and whether that is all: of what is too long comes the beginning alone.
+
+    Args:
+        what: the name of a progress bar.
+
+    Raises:
+        UserError: the dump is damaged, or ends before </mediawiki>.
+    """
+    begin, rest, size = b"", b"", dump.stat().st_size
     with open(dump, "rb") as raw, tqdm.wrapattr(raw, "read", size, desc=what, disable=what is None) as counted:
-        content = bz2.BZ2File(counted) if dump.suffix == ".bz2" else raw
+        content = bz2.BZ2File(counted) if dump.suffix == ".bz2" else counted
         try:
-            for line in io.TextIOWrapper(content, encoding="utf-8"):
-                last = line if line.strip() else last
-                yield line
-        except (EOFError, OSError, UnicodeDecodeError) as error:
+            while block := content.read(BYTES_PER_TASK):
+                *pages, rest = (rest + block).split(END)
+                for page in pages:
+                    yield (begin or page), not begin
+                    begin = b""
+                if begin or len(rest) > MAX_PAGE_BYTES:
+                    begin, rest = begin or rest[:BYTES_PER_TASK], rest[-TAIL:]
+        except (EOFError, OSError) as error:
             raise UserError(f"The dump {dump} is damaged or cut short ({error})", FETCH_AGAIN) from error
-    if not last.rstrip().endswith("</mediawiki>"):
+    if not rest.rstrip().endswith(b"</mediawiki>"):
         raise UserError(f"The dump {dump} ends without </mediawiki>: it is cut short, or no dump", FETCH_AGAIN)
+    if begin or BEGIN in rest:
+        yield (begin or rest), False
 
 
-def _site(dump: Path) -> tuple[str, set[str], str]:
-    """What a dump says of its wiki before the first page: address, namespaces, and which of them is the templates'."""
-    urlbase, namespaces, template_namespace = "", {"Template"}, ""
-    for line in _lines(dump):
+def _lines(page: bytes) -> Iterable[str]:
+    return io.TextIOWrapper(io.BytesIO(page + b"\n" + END), encoding="utf-8")
+
+
+def _title(page: bytes) -> str:
+    match = TITLE.search(page)
+    return html.unescape(match[1].decode("utf-8", "replace")) if match else "a page without a title"
+
+
+def _articles(dump: Path, left_out: LeftOut) -> Iterator[bytes]:
+    """The pages that are articles. wikiextractor says nothing of the others, so they are counted here."""
+    for piece, is_whole in _pages(dump, "extracting articles"):
+        before, _, page = piece.rpartition(BEGIN)
+        for unclosed in before.split(BEGIN)[1:] + ([] if is_whole else [page]):
+            left_out.add(ENDLESS, _title(unclosed))
+        namespace = NAMESPACE.search(page)
+        if not is_whole:
+            continue
+        if namespace is None:
+            left_out.add(NO_NAMESPACE, _title(page))
+        elif namespace[1] != b"0":
+            left_out.add(OTHER_NAMESPACE)
+        elif b"<redirect" in page.partition(b"<text")[0]:
+            left_out.add(REDIRECT)
+        else:
+            yield page
+
+
+def _results(
+    function: Callable[[bytes], Any],
+    pages: Iterable[bytes],
+    pool: Workers,
+    stage: str,
+    left_out: LeftOut,
+    failed: str = FAILED,
+) -> Iterator[Any]:
+    """`function` of each page; those of which it makes nothing are counted, as `failed` where it failed."""
+    limited = functools.partial(_within_limits, function)
+    for results in pool.map(limited, _batches(pages), stage, lambda batch: f"pages from {_title(batch[0])!r} on"):
+        for title, result in results:
+            if result is None:
+                left_out.add(failed, title)
+            else:
+                yield result
+
+
+def _batches(pages: Iterable[bytes]) -> Iterator[list[bytes]]:
+    batch, size = [], 0
+    for page in pages:
+        batch.append(page)
+        size += len(page)
+        if size >= BYTES_PER_TASK:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _within_limits(function: Callable[[bytes], Any], batch: list[bytes]) -> list[tuple[str, Any]]:
+    return list(zip(map(_title, batch), within_limits(function, batch, PAGE_SECONDS, PAGE_MEMORY), strict=True))
+
+
+def _site(piece: bytes) -> _Site:
+    """From the first piece of a dump."""
+    urlbase, namespaces, template_namespace = "", {"Template"}, "Template"
+    header = piece.partition(BEGIN)[0].decode("utf-8", "replace")
+    for line in io.StringIO(header, newline=None):
         if not (match := WikiExtractor.tagRE.search(line)):
             continue
         tag, content = match[2], match[3]
@@ -85,9 +187,7 @@ def _site(dump: Path) -> tuple[str, set[str], str]:
             namespaces.add(content)
             if 'key="10"' in line:
                 template_namespace = content
-        elif tag in ("/siteinfo", "page"):
-            break
-    return urlbase, namespaces, template_namespace
+    return _Site(urlbase, namespaces, f"{template_namespace}:")
 
 
 class _TemplateFiles(template_blob.StreamingTemplateBlobBuilder):
@@ -98,23 +198,39 @@ class _TemplateFiles(template_blob.StreamingTemplateBlobBuilder):
         self.content = content
 
     def add(self, title: str, text: str) -> None:
-        encoded = text.encode("utf-8")
+        encoded = text.encode("utf-8", "ignore")  # a reference may be to half a surrogate pair
         self._metadata.append((title, self._content_offset, len(encoded)))
         self._content_offset += len(encoded)
         self.content.write(encoded)
 
 
-def _save_templates(lines: Iterable[str], folder: Path, prefix: str) -> str:
+class _Pairs(list[tuple[str, str]]):
+    """Stands for a builder of the library where its pieces are made."""
+
+    def add(self, title: str, text: str) -> None:
+        self.append((title, text))
+
+
+def _save_templates(dump: Path, folder: Path, site: _Site, pool: Workers, left_out: LeftOut) -> None:
+    prefix = site.template_prefix.encode()
+    pieces = (page for page, is_whole in _pages(dump, "reading templates") if is_whole)
+    pages = (page for page in pieces if (title := TITLE.search(page)) and title[1].startswith(prefix))
+    found = _results(functools.partial(_templates, site), pages, pool, "templates", left_out, f"templates {FAILED}")
     with open(folder / "templates2", "wb") as templates_file, open(folder / "redirects2", "wb") as redirects_file:
-        templates, redirects = _TemplateFiles(templates_file), _TemplateFiles(redirects_file)
-        _, prefix = WikiExtractor.load_templates(
-            lines, blob_builder=templates, redirects_blob_builder=redirects, template_prefix=prefix
-        )
-    for kind, builder in (("templates", templates), ("redirects", redirects)):
+        builders = {"templates": _TemplateFiles(templates_file), "redirects": _TemplateFiles(redirects_file)}
+        for kind, title, text in itertools.chain.from_iterable(found):
+            builders[kind].add(title, text)
+    for kind, builder in builders.items():
         records, titles, _ = builder.finish()
         (folder / f"{kind}0").write_bytes(records)
         (folder / f"{kind}1").write_bytes(titles)
-    return prefix
+
+
+def _templates(site: _Site, page: bytes) -> list[tuple[str, str, str]]:
+    pairs = {"templates": _Pairs(), "redirects": _Pairs()}
+    builders = dict(zip(("blob_builder", "redirects_blob_builder"), pairs.values(), strict=True))
+    WikiExtractor.load_templates(_lines(page), **builders, template_prefix=site.template_prefix)
+    return [(kind, *pair) for kind in pairs for pair in pairs[kind]]
 
 
 @functools.lru_cache(maxsize=2)
@@ -126,25 +242,28 @@ def _mapped(folder: Path, kind: str) -> template_blob.CompactedTemplates:
     return template_blob.CompactedTemplates(*parts)
 
 
-def _extract(templates: Path, urlbase: str, namespaces: set[str], prefix: str, batch: list[tuple]) -> list[str]:
-    articles = []
-    for number, revision, title, lines in batch:
-        out = io.StringIO()
+def _extract(site: _Site, templates: Path, page: bytes) -> str:
+    """The article as a line of JSON."""
+    # The library skips titles that begin with this; which pages are templates, their namespace says.
+    WikiExtractor.templateNamespace = "\0"
+    out = io.StringIO()
+    for number, revision, title, lines in WikiExtractor.collect_pages(_lines(page)):
         Extractor(
             number,
             revision,
-            urlbase,
+            site.urlbase,
             title,
             lines,
             templates=_mapped(templates, "templates"),
             redirects=_mapped(templates, "redirects"),
-            templatePrefix=prefix,
-            knownNamespaces=set(namespaces),
+            templatePrefix=site.template_prefix,
+            knownNamespaces=set(site.namespaces),
             ignored_tag_patterns=[*_DEFAULT_IGNORED_TAG_PATTERNS, ignoreTag("a")],
             to_json=True,
         ).extract(out)
-        articles.append(out.getvalue())
-    return articles
+    if not 0 < out.tell() <= MAX_PAGE_BYTES:
+        raise ValueError("no article, or one that its templates made too long")
+    return out.getvalue()
 
 
 def _write(articles: Iterable[str], extracted: Path) -> dict[str, int]:

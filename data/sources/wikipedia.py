@@ -45,7 +45,7 @@ class Source(DocumentSource):
 
     def problem(self, source: str | None) -> Problem | None:
         path = Path(source or LATEST).expanduser()
-        if source is None or not _is_local(source) or (path.is_file() and path.suffix == ".bz2"):
+        if source is None or not _is_local(source) or (path.is_file() and path.suffix.lower() == ".bz2"):
             return None
         wanted = "latest, a date (YYYYMMDD), an address, or a dump as it is downloaded (.xml.bz2)"
         return Problem(f"--source {source} is no .bz2 file", f"give {wanted}")
@@ -77,10 +77,11 @@ class Source(DocumentSource):
             return finished.skipped(folder)
 
         def extract_articles(new: Path) -> tuple[Mapping[str, Mapping[str, int]], Mapping[str, Any]]:
-            return {name: {"articles": n} for name, n in extract_wikipedia(dump, new, preparation.pool).items()}, {}
+            articles, left_out = extract_wikipedia(dump, new, preparation.pool)
+            return {name: {"articles": n} for name, n in articles.items()}, {"left_out": left_out}
 
         manifest = output.make_folder(extract_articles)
-        return f"{manifest.total('articles'):,} articles extracted to {folder}"
+        return f"{manifest.total('articles'):,} articles extracted to {folder}{manifest.facts['left_out']}"
 
     def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
         """What was extracted."""
