@@ -24,9 +24,10 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from common.addresses import is_remote, last_part, shown
 from common.errors import UserError
 from common.json_files import read_json, regular
-from common.remote_files import download, is_remote, last_part, shown
+from common.remote_files import download
 
 MAX_EXPANSION = 1000  # what an archive may unpack to, times its size: a bomb must not fill the disk
 UNFINISHED = ".unfinished"  # how the names of temporary folders end
@@ -200,8 +201,8 @@ def unpack(archive: str | os.PathLike, destination: str | os.PathLike) -> None:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the archive's
                 raise
             what = "not an archive (zip, tar, tar.gz, tar.bz2), or cut short"
-            where = f"{member!r}: damaged or encrypted" if member else what
-            raise UserError(f"{archive}: {where} ({error})", "get the archive again") from error
+            where = f"{member!r}: damaged or encrypted ({error})" if member else what
+            raise UserError(f"{archive}: {where}", "get the archive again") from error
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], IO[bytes]]]]:

@@ -11,6 +11,8 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from common.addresses import without_secrets
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -20,7 +22,7 @@ class Problem:
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.problem}; {self.remedy}." if self.remedy else self.problem
+        return without_secrets(f"{self.problem}; {self.remedy}." if self.remedy else self.problem)
 
 
 class UserError(Exception):

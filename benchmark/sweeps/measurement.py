@@ -20,6 +20,7 @@ import psutil
 
 from benchmark.logs import Run, read_run
 from benchmark.sweeps.points import SCHEMA, Point
+from common.addresses import without_secrets
 from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     summary = run.summary
     run.environment.pop("command_line", None)
     point: Point = {"schema": SCHEMA, "status": "ok", "error": None, "configuration": configuration, "repeat": repeat}
-    point |= {"command": shlex.join(words), "environment": run.environment}
+    point |= {"command": shlex.join(map(without_secrets, words)), "environment": run.environment}
     if status == 0 and summary.get("measured_steps"):
         separate = {name: summary.pop(name, None) for name in ("utilisation", "measured_peak")}
         summary.pop("e2e_time", None)
@@ -86,7 +87,7 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     }
     said += "\n" + ends.get(status, "")
     point["status"] = "out_of_memory" if OUT_OF_MEMORY.search(said) and status is not None else "failed"
-    point["error"] = "\n".join(said.strip().splitlines()[-LAST_LINES:])
+    point["error"] = without_secrets("\n".join(said.strip().splitlines()[-LAST_LINES:]))
     return point
 
 

@@ -12,6 +12,7 @@ import torch
 from benchmark.sweeps.measurement import command, measure
 from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, Repeats, read_points, settings, subject
 from benchmark.timing import in_fresh_process
+from common.addresses import without_secrets
 from common.errors import UserError
 from file_utils import atomic_write
 from kernels.defaults import fast_paths
@@ -109,7 +110,7 @@ class Sweep:
         point = measure(configuration, repeat, words, folder, self.args.timeout)
         self.points.append(point)
         with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
+            file.write(without_secrets(json.dumps(point)) + "\n")
         repeats = Repeats(configuration, points=[point])
         told = f"{repeats.cells()['sequences/s']} sequences/s" if point["status"] == "ok" else repeats.status
         told += f", WRONG: {repeats.problem}" if repeats.problem else ""

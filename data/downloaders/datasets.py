@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.addresses import below, shown
 from common.errors import Problem, UserError
 from common.json_files import read_json
 from common.published_models import FILES, PRETRAINED_MODELS
 from data.artifacts.layout import BOTH, SQUAD, WEIGHTS
 from data.artifacts.stage_output import Preparation
 from data.document_sources import COMBINED, document_sources
-from data.downloaders.folder import DownloadOptions, download_folder, link_or_copy
-from file_utils import cached_path, sha256_of, unpack
+from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
+from file_utils import sha256_of, unpack
 
 ALL = "all"
 SQUAD_FILES = ("v1.1/train-v1.1.json", "v1.1/dev-v1.1.json", "v2.0/train-v2.0.json", "v2.0/dev-v2.0.json")
@@ -46,14 +47,14 @@ def download(preparation: Preparation, options: DownloadOptions) -> Iterator[str
             yield from download(dataclasses.replace(preparation, layout=layout), of_each)
     elif dataset == SQUAD:
         local = {name: _find(options.source, name) for name in SQUAD_FILES} if options.source else {}
-        asked = "a local folder" if options.source else options.squad_mirror
+        asked = "a local folder" if options.source else shown(options.squad_mirror)
         make = functools.partial(_take_squad, local=local, mirror=options.squad_mirror)
         yield download_folder(preparation, folder, "SQuAD", asked, make, local)
     elif dataset == WEIGHTS:
         for name in options.models:
-            address = f"{options.weights_mirror}/{PRETRAINED_MODELS[name].archive}"
+            address = below(options.weights_mirror, PRETRAINED_MODELS[name].archive)
             make = functools.partial(_take_weights, name=name, address=address)
-            yield download_folder(preparation, folder / PRETRAINED_MODELS[name].folder, name, address, make)
+            yield download_folder(preparation, folder / PRETRAINED_MODELS[name].folder, name, shown(address), make)
     else:
         yield document_sources()[dataset].download(preparation, options)
 
@@ -68,28 +69,25 @@ def _find(folder: str, name: str) -> Path:
 def _take_squad(new: Path, pieces: Path, local: Mapping[str, Path], mirror: str) -> Mapping[str, Any]:
     for name in SQUAD_FILES:
         version, file_name = name.split("/")
-        path = local.get(name) or cached_path(f"{mirror}/{file_name}", pieces, name=file_name)
-        remedy = "get it again, or give a folder by --source"
-        found = read_json(path, "SQuAD file", remedy).get("version")
-        if found not in (version, version.removeprefix("v")):
-            raise UserError(f"{path} is SQuAD of version {found}, not {version}", remedy)
-        link_or_copy(path, new / name)
+        address = os.fspath(local[name]) if local else below(mirror, file_name)
+        with checked_file(address, pieces, file_name) as path:
+            found = read_json(path, "SQuAD file", "").get("version")
+            if found not in (version, version.removeprefix("v")):
+                raise UserError(f"{path}, from {shown(address)}, is SQuAD of version {found}, not {version}")
+            link_or_copy(path, new / name)
     return {}
 
 
 def _take_weights(new: Path, pieces: Path, name: str, address: str) -> Mapping[str, Any]:
     model = PRETRAINED_MODELS[name]
-    archive = cached_path(address, pieces, name=f"{model.folder}.zip")
-    unpacked = new.parent / "unpacked"
-    unpack(archive, unpacked)
-    for file in FILES:
-        if (unpacked / model.folder / file).is_file():
-            os.replace(unpacked / model.folder / file, new / file)
-    sums = "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(new.iterdir()))
-    if hashlib.sha256(sums.encode()).hexdigest() != model.sha256:
-        archive.unlink()
-        raise UserError(
-            f"The files in {address} are not those that were published, their SHA-256 are {sums.split()}",
-            "the archive was removed, try again",
-        )
+    with checked_file(address, pieces, f"{model.folder}.zip") as archive:
+        unpacked = new.parent / "unpacked"
+        unpack(archive, unpacked)
+        for file in FILES:
+            if (unpacked / model.folder / file).is_file():
+                os.replace(unpacked / model.folder / file, new / file)
+        sums = "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(new.iterdir()))
+        if hashlib.sha256(sums.encode()).hexdigest() != model.sha256:
+            found = f"their SHA-256 are {sums.split()}"
+            raise UserError(f"The files in {shown(address)} are not those that were published, {found}")
     return {}

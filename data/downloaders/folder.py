@@ -1,15 +1,19 @@
 """Where a download goes: recognized by its hashes when it is there, and whole or not there at all."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.addresses import is_remote
+from common.errors import UserError
 from common.published_models import PRETRAINED_MODELS
 from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation
+from file_utils import cached_path
 
 SQUAD_MIRROR = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
 WEIGHTS_MIRROR = "https://storage.googleapis.com/bert_models"
@@ -65,6 +69,24 @@ def download_folder(
     n_bytes = sum(record.bytes for record in manifest.outputs.values())
     facts = "".join(f", {name} {value}" for name, value in manifest.facts.items())
     return f"{what}: {len(manifest.outputs):,} files, {n_bytes / 1e6:,.1f} MB, in {folder}{facts}"
+
+
+@contextlib.contextmanager
+def checked_file(address: str, pieces: Path, name: str | None = None, progress: bool = True) -> Iterator[Path]:
+    """`file_utils.cached_path` for a block that checks the file, and raises UserError for one that cannot be used.
+
+    A download that is refused so is removed, or the next start would take it for finished. A local file, as of a mirror
+    that is a folder, is its owner's and stays.
+    """
+    path = cached_path(address, pieces, name=name, progress=progress)
+    try:
+        yield path
+    except UserError as error:
+        remedy = f"put the right file at {path}, or give another address"
+        if is_remote(address):
+            path.unlink()
+            remedy = "the download was removed, so start again to download it once more, or give another address"
+        raise UserError([dataclasses.replace(problem, remedy=remedy) for problem in error.problems]) from error
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from common.addresses import is_remote, last_part, path_of, shown
 from common.errors import Problem, UserError
-from common.remote_files import is_remote, last_part, shown
 from data.artifacts.layout import Layout
 from data.artifacts.stage_output import Preparation
 from data.document_sources import DocumentSource
-from data.downloaders.folder import DownloadOptions, download_folder, link_or_copy
+from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
 from file_utils import cached_path, unpack
 
 AT_ONCE = 2
@@ -38,7 +37,7 @@ class Source(DocumentSource):
             return Problem(f"The books need --source, {WANTED}", "or prepare Wikipedia alone, --dataset wikicorpus_en")
         path = Path(source).expanduser()
         if is_remote(source):
-            known = _is_archive(source) or urlsplit(source).path.endswith(".txt")
+            known = _is_archive(source) or path_of(source).endswith(".txt")
         elif path.is_dir():
             known = bool(_texts(path))
         else:
@@ -55,7 +54,8 @@ class Source(DocumentSource):
         def take_books(new: Path, pieces: Path) -> Mapping[str, Any]:
             facts = {}
             if _is_archive(source):
-                unpack(cached_path(source, pieces), new)
+                with checked_file(source, pieces) as archive:
+                    unpack(archive, new)
             elif is_remote(source):
                 link_or_copy(cached_path(source, pieces), new / last_part(source))
             elif addresses := _addresses(path):
@@ -98,8 +98,7 @@ def _read(book: Path, name: Path) -> str:
 
 
 def _no_book_in(source: str) -> Problem:
-    where = shown(source) if is_remote(source) else source
-    return Problem(f"There is no book in --source {where}", f"give {WANTED}")
+    return Problem(f"There is no book in --source {shown(source)}", f"give {WANTED}")
 
 
 def _texts(folder: Path) -> list[Path]:
@@ -107,7 +106,7 @@ def _texts(folder: Path) -> list[Path]:
 
 
 def _is_archive(source: str) -> bool:
-    return (urlsplit(source).path if is_remote(source) else source).lower().endswith(ARCHIVES)
+    return (path_of(source) if is_remote(source) else source).lower().endswith(ARCHIVES)
 
 
 def _addresses(path: Path) -> list[str]:
@@ -126,7 +125,7 @@ def _download_list(addresses: Sequence[str], pieces: Path, folder: Path, max_fai
     def fetch(address: str) -> Path | Exception:
         try:
             return cached_path(address, pieces, progress=False)
-        except (UserError, ValueError, OSError) as error:  # urlsplit refuses some addresses
+        except (UserError, OSError) as error:
             return error
 
     pieces.mkdir(parents=True, exist_ok=True)
@@ -137,9 +136,9 @@ def _download_list(addresses: Sequence[str], pieces: Path, folder: Path, max_fai
         if isinstance(result, Path):
             name = f"{number:06d}-{last_part(address).removesuffix('.txt')}.txt"
             link_or_copy(result, folder / name)
-            rows.append((address, "ok", name))
+            rows.append((shown(address), "ok", name))
         else:
-            rows.append((address, "failed", " ".join(str(result).split())))
+            rows.append((shown(address), "failed", " ".join(str(result).split())))
     with open(pieces / RESULTS, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
     failures = [error for _, result, error in rows if result == "failed"]

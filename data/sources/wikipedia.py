@@ -15,16 +15,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from common.addresses import below, is_remote, shown
 from common.errors import Problem, UserError
 from common.json_files import parse_json
-from common.remote_files import is_remote, shown
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.extraction import extract_wikipedia, extracted_files
 from data.corpus.sentences import count_words
 from data.document_sources import DocumentSource
-from data.downloaders.folder import DownloadOptions, download_folder, link_or_copy
+from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
 from file_utils import cached_path
 
 LATEST = "latest"
@@ -61,7 +61,7 @@ class Source(DocumentSource):
             link_or_copy(dump, new / DUMP)  # a link: should this be killed, the download is still among the pieces
             return facts
 
-        asked = "a local dump" if local else shown(source) if is_remote(source) else source
+        asked = "a local dump" if local else shown(source)
         return download_folder(preparation, preparation.layout.download, "the dump", asked, take_dump, local)
 
     def extract(self, preparation: Preparation) -> str:
@@ -126,25 +126,21 @@ def _fetch(source: str, pieces: Path, mirror: str) -> tuple[Path, Mapping[str, s
     if is_remote(source):
         return cached_path(source, pieces, name=DUMP), {"address": shown(source)}
     # The list of sums is kept with the pieces, so that a download goes on with the dump that it began with.
-    address = f"{mirror.rstrip('/')}/enwiki/{source}/enwiki-{source}-sha1sums.txt"
+    address = below(mirror, f"enwiki/{source}/enwiki-{source}-sha1sums.txt")
     try:
-        sums = cached_path(address, pieces, name=f"sha1sums-{source}.txt", progress=False)
+        with checked_file(address, pieces, f"sha1sums-{source}.txt", progress=False) as sums:
+            text = sums.read_text(encoding="utf-8", errors="replace")
+            match = re.search(r"^([0-9a-f]{40})\s+(enwiki-(20\d{6})-pages-articles\.xml\.bz2)$", text, re.MULTILINE)
+            if match is None:
+                raise UserError(f"{shown(address)} lists no pages-articles dump, so it may not be finished yet")
     except UserError as error:
         raise UserError([*error.problems, REMEDY]) from error
-    text = sums.read_text(encoding="utf-8", errors="replace")
-    match = re.search(r"^([0-9a-f]{40})\s+(enwiki-(20\d{6})-pages-articles\.xml\.bz2)$", text, re.MULTILINE)
-    if match is None:
-        sums.unlink()
-        raise UserError(f"{address} lists no pages-articles dump, so it may not be finished yet. {REMEDY}")
     sha1, name, date = match.groups()
-    address = f"{mirror.rstrip('/')}/enwiki/{date}/{name}"
-    dump = cached_path(address, pieces, name=DUMP)
-    print("comparing the download with its published SHA-1", flush=True)
-    with open(dump, "rb") as file:
-        found = hashlib.file_digest(file, "sha1").hexdigest()
-    if found != sha1:
-        dump.unlink()
-        raise UserError(
-            f"{address} came with the SHA-1 {found}, and {sha1} was published", "it was removed, start again"
-        )
-    return dump, {"address": address, "date": date, "sha1": sha1}
+    address = below(mirror, f"enwiki/{date}/{name}")
+    with checked_file(address, pieces, DUMP) as dump:
+        print("comparing the dump with its published SHA-1", flush=True)
+        with open(dump, "rb") as file:
+            found = hashlib.file_digest(file, "sha1").hexdigest()
+        if found != sha1:
+            raise UserError(f"{shown(address)} has the SHA-1 {found}, and {sha1} was published")
+    return dump, {"address": shown(address), "date": date, "sha1": sha1}

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common.addresses import without_secrets
 from common.workers import usable_cores
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +41,7 @@ def describe_environment() -> dict[str, Any]:
 
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command_line": shlex.join(sys.argv),
+        "command_line": shlex.join(map(without_secrets, sys.argv)),
         **_git(),
         "numpy": numpy.__version__,
         "torch_threads": torch.get_num_threads(),

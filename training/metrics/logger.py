@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.addresses import without_secrets
 from common.errors import UserError
 from common.json_files import parse_json
 
@@ -84,7 +85,7 @@ class MetricsLogger:
             "datetime": str(now),
             "elapsedtime": str((now - self._start).total_seconds()),
         }
-        line = PREFIX + json.dumps({**header, **_plain(event)}, allow_nan=False) + "\n"
+        line = PREFIX + without_secrets(json.dumps({**header, **_plain(event)}, allow_nan=False)) + "\n"
         try:
             self._file.write(line.encode())
         except OSError as error:

@@ -1,5 +1,6 @@
 """One measurement: its command line, what its end is taken for, and that nothing of it runs on."""
 
+import json
 import subprocess
 import sys
 import time
@@ -83,6 +84,15 @@ def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     point = measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=3.0)
     assert point["status"] == "failed"
     assert not is_running(int(place.read_text()))
+
+
+def test_addresses_are_recorded_without_secrets(tmp_path):
+    said = "import sys; sys.exit('no https://u:PASSWORD@h/x?SIGNATURE here')"
+    words = [sys.executable, "-c", said, "--input", "s3://b/x?SIGNATURE"]
+    point = measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=30.0)
+    assert point["error"] == "no https://h/x here"
+    assert point["command"].endswith(" --input s3://b/x")
+    assert not any(secret in json.dumps(point) for secret in ("PASSWORD", "SIGNATURE"))
 
 
 def test_whoever_interrupts_twice_does_not_wait_and_leaves_nothing(tmp_path, monkeypatch):

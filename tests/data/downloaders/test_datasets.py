@@ -85,6 +85,35 @@ def test_what_is_not_squad_is_refused(tmp_path, content, words):
     assert not (tmp_path / "download" / "squad").exists()
 
 
+def test_a_file_that_is_no_squad_is_downloaded_again(tmp_path):
+    with serve({**squad_files(), "dev-v2.0.json": b"<html>"}) as server:
+        with pytest.raises(UserError, match="the download was removed, so start again"):
+            get(tmp_path, "squad", squad_mirror=server.url)
+        server.files = squad_files()
+        get(tmp_path, "squad", squad_mirror=server.url)
+
+
+def test_secrets_of_mirrors_are_not_written_down(tiny):
+    files = {**squad_files(), "2020/tiny_bert.zip": archive({**FILES, "vocab.txt": b"other"})}
+    with serve(files) as server:
+        mirror = server.url.replace("//", "//user:PASSWORD@") + "?sig=SIGNATURE"
+        get(tiny, "squad", squad_mirror=mirror)
+        with pytest.raises(UserError) as raised:
+            get(tiny, "google_pretrained_weights", weights_mirror=mirror, models=["bert_tiny"])
+    written = str(raised.value).encode() + b"".join(tree(tiny).values())
+    assert f"{server.url}/2020/tiny_bert.zip".encode() in written
+    assert not any(secret in written for secret in (b"PASSWORD", b"SIGNATURE"))
+
+
+def test_an_archive_of_a_folder_stays_there(tiny, tmp_path):
+    file = tmp_path / "mirror" / "2020" / "tiny_bert.zip"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(archive({**FILES, "vocab.txt": b"other"}))
+    with pytest.raises(UserError, match=f"not those that were published.*put the right file at {file}"):
+        get(tiny, "google_pretrained_weights", weights_mirror=f"{tmp_path}/mirror/", models=["bert_tiny"])
+    assert file.read_bytes() == archive({**FILES, "vocab.txt": b"other"})
+
+
 def archive(files):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as zipped:

@@ -147,6 +147,26 @@ def test_a_line_that_is_no_address_fails_alone(layout, tmp_path):
     assert [r["result"] for r in results_in(layout.download / "results.tsv")] == ["ok", "ok", "failed"]
 
 
+def test_secrets_in_a_list_are_not_written_down(layout, tmp_path):
+    with serve({"a.txt": b"Book."}) as server:
+        host = server.url.removeprefix("http://")
+        addresses = [f"http://user:PASSWORD@{host}/{name}.txt?X-Amz-Signature=SIGNATURE" for name in ("a", "none")]
+        line = get(layout, list_of(tmp_path / "urls.txt", addresses), max_failed_share=0.5)
+    written = b"".join([line.encode(), *tree(layout.working_dir).values()])
+    assert f"http://{host}/none.txt: HTTP status 404".encode() in written
+    assert not any(secret in written for secret in (b"PASSWORD", b"SIGNATURE"))
+
+
+def test_a_damaged_archive_is_downloaded_again(layout):
+    whole = archived(layout.working_dir.with_name("b.zip"), {"a.txt": b"Book."}).read_bytes()
+    with serve({"b.zip": whole[:60]}) as server:
+        with pytest.raises(UserError, match=r"not an archive.*the download was removed, so start again"):
+            get(layout, f"{server.url}/b.zip")
+        server.files = {"b.zip": whole}
+        get(layout, f"{server.url}/b.zip")
+    assert books_in(layout) == {"a.txt": b"Book."}
+
+
 def test_signatures_are_not_written_down(layout):
     with serve({"a.txt": b"Book."}) as server:
         source = f"{server.url}/a.txt?X-Amz-Signature=SECRET"

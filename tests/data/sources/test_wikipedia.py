@@ -111,11 +111,25 @@ def test_a_download_that_is_not_the_published_one_is_removed(layout):
     files = published(DUMP, "20260101", latest="20260101")
     files["enwiki/20260101/enwiki-20260101-pages-articles.xml.bz2"] = NEWER
     with serve(files) as server:
-        with pytest.raises(UserError, match=rf"came with the SHA-1 {hashlib.sha1(NEWER).hexdigest()}.*start again"):
+        with pytest.raises(UserError, match=rf"has the SHA-1 {hashlib.sha1(NEWER).hexdigest()}.*start again"):
             get(layout, wiki_mirror=server.url)
         server.files = published(DUMP, "20260101", latest="20260101")
         get(layout, wiki_mirror=server.url)
     assert dump_in(layout).read_bytes() == DUMP
+
+
+@pytest.mark.parametrize("damaged", ["dump", "sums"])
+def test_a_folder_as_a_mirror_loses_nothing(layout, tmp_path, damaged):
+    mirror = tmp_path / "mirror"
+    for name, content in published(DUMP, "20260101", latest="20260101").items():
+        (mirror / name).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / name).write_bytes(content)
+    date = "enwiki/20260101/enwiki-20260101-"
+    (mirror / f"{date}{'pages-articles.xml.bz2' if damaged == 'dump' else 'sha1sums.txt'}").write_bytes(NEWER)
+    before = tree(mirror)
+    with pytest.raises(UserError, match=f"put the right file at {mirror}/enwiki/20260101/.*, or give another"):
+        get(layout, source="20260101", wiki_mirror=str(mirror))
+    assert tree(mirror) == before
 
 
 def test_an_unfinished_dump_lists_no_sum(layout):

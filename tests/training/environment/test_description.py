@@ -30,6 +30,15 @@ def test_describes_this_machine_in_json():
     assert described.items() >= machine_facts().items()
 
 
+def test_secrets_of_the_command_line_are_left_out(monkeypatch):
+    monkeypatch.setattr(description.sys, "argv", ["run.py", "--source=https://u:PASSWORD@h/a?SIGNATURE&x", "C D"])
+    monkeypatch.setenv("WANDB_API_KEY", "TOKEN")
+    monkeypatch.setenv("HTTPS_PROXY", "http://u:PROXY@h")
+    described = describe_environment()
+    assert described["command_line"] == "run.py --source=https://h/a 'C D'"
+    assert not any(secret in json.dumps(described) for secret in ("TOKEN", "PROXY"))
+
+
 def test_the_facts_of_this_machine_cost_little():
     machine_facts()
     begin = time.process_time()

@@ -47,6 +47,15 @@ def test_lines_have_dlloggers_fields_in_dlloggers_order(tmp_path):
     assert 0 <= float(step["elapsedtime"]) < 60
 
 
+def test_addresses_are_logged_without_secrets(tmp_path):
+    with MetricsLogger(tmp_path / "log.json") as logger:
+        logger.parameters(
+            {"command_line": "run.py --input 'https://u:PASSWORD@h/x'", "input_dir": "s3://b/x?SIGNATURE"}
+        )
+    (event,) = read_log(tmp_path / "log.json")
+    assert event["data"] == {"command_line": "run.py --input 'https://h/x'", "input_dir": "s3://b/x"}
+
+
 def test_each_line_is_on_disk_when_it_is_logged(tmp_path):
     with MetricsLogger(tmp_path / "log.json") as logger:
         logger.log((1,), {"loss": 1.0})
