@@ -6,12 +6,15 @@ synced, and renamed. Downloads and unpacked archives keep the same promise.
 """
 
 import contextlib
+import datetime
+import errno
 import functools
 import hashlib
 import json
 import lzma
 import os
 import shutil
+import socket
 import stat
 import sys
 import tarfile
@@ -30,6 +33,8 @@ from common.json_files import read_json, regular
 from common.remote_files import download
 
 MAX_EXPANSION = 1000  # what an archive may unpack to, times its size: a bomb must not fill the disk
+SECONDS_TO_WAIT = 6 * 3600  # for another process that makes what this one needs; then it is taken to hang
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks, as Lustre may be mounted
 UNFINISHED = ".unfinished"  # how the names of temporary folders end
 # gzip and bz2 report damage as OSError, zipfile what it cannot read, encrypted members among it, as RuntimeError.
 DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -97,23 +102,42 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
-    """Of the processes that lock the file `path`, one at a time is inside. The file stays, empty.
+def locked(path: Path, waiting: str | None = None, remedy: str = "wait until it ends") -> Iterator[None]:
+    """Of the processes that lock the file `path`, one at a time is inside. The file stays, and names the last of them.
+
+    The kernel frees the lock when its owner ends, whatever it dies of. Where the file system has no locks, a warning
+    says so.
 
     Args:
-        waiting: where another process is inside, print this on stderr (nothing if empty) and wait; None: raise
-            UserError.
+        waiting: where another process is inside, print this on stderr (nothing if empty) and wait, for as long as
+            SECONDS_TO_WAIT; None: do not wait.
+        remedy: what to do where another process is inside.
+
+    Raises:
+        UserError: another process is inside, by its host, its number and its command.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)  # a file that locks by being there would outlive its owner
     try:
-        lock.acquire(blocking=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if waiting is None:
+                raise
+            if waiting:
+                print(waiting, file=sys.stderr, flush=True)
+            lock.acquire(timeout=SECONDS_TO_WAIT, poll_interval=0.1)
+        with contextlib.suppress(OSError):  # a full disk does not unlock it
+            since = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+            path.write_text(f"{Path(sys.argv[0]).name}, process {os.getpid()} on {socket.gethostname()}, since {since}")
     except Timeout as error:
-        if waiting is None:
-            raise UserError(f"Another process is at work here, since it holds {path}", "wait until it ends") from error
-        if waiting:
-            print(waiting, file=sys.stderr, flush=True)
-        lock.acquire(poll_interval=0.1)
+        owner = path.read_text(encoding="utf-8", errors="replace") or "another process"
+        raise UserError(f"{path.parent} is in use by {owner}", remedy) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        told = f"warning: {path.parent} cannot be locked ({error.strerror}); start no second command there"
+        print(told, file=sys.stderr, flush=True)
     try:
         yield
     finally:

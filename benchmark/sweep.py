@@ -24,6 +24,7 @@ from benchmark.reports.tables import throughput_table
 from benchmark.sweeps.points import START, STEPS_IN_WINDOW
 from benchmark.sweeps.sweep import Sweep
 from common.errors import Problems, run_main
+from file_utils import locked
 from models.config import BERT_CONFIGS
 from optimization import OPTIMIZERS
 from training.config.precision import PRECISIONS
@@ -93,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     check(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sweep = Sweep(args)
-    sweep.run()
+    with locked(args.output_dir / ".lock", remedy="wait until it ends, or choose another --output_dir"):
+        sweep = Sweep(args)
+        sweep.run()
     for group in measured([Result("", sweep.points)]):
         print(f"\n{throughput_table(group).markdown()}")
     failed = sum(point["status"] == "failed" for point in sweep.points)

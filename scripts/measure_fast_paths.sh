@@ -89,12 +89,12 @@ train() { # NAME FLAGS...: a run on real shards, for its curve
 
 measure_curves() {
   [[ -n $DATA_DIR ]] || { echo "curves: left out, as DATA_DIR names no shards"; return; }
-  rm -rf "$RESULTS_DIR/curves" # a log is appended to
   part curve_bf16 train bf16 --precision bf16 --kernels torch
   part curve_triton train triton --precision bf16 --kernels triton --attention triton
   part curve_fp8 train fp8 --precision fp8 --kernels triton --attention triton
   local name
-  for name in triton fp8; do
+  for name in triton fp8; do # a log is appended to: where training failed, its last curve is an earlier run's
+    if [[ " ${failed[*]} " == *" curve_bf16 "* || " ${failed[*]} " == *" curve_$name "* ]]; then continue; fi
     part "curves_bf16_$name" python3 "$PROJECT_DIR/benchmark/curves.py" "$RESULTS_DIR/curves/bf16/dllogger.json" \
       "$RESULTS_DIR/curves/$name/dllogger.json" --bound "$CURVE_BOUND"
   done

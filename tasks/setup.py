@@ -6,7 +6,7 @@ caches of a task's data, and no training begins before all of it holds, on all r
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,11 @@ def parse_arguments(task: type[Task], arguments: Sequence[str] | None = None) ->
     return Settings(*shared, task=own, record=record)
 
 
-def prepare(task: Task, world: World) -> tuple[Start, dict[str, Any] | None]:
+def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple[Start, dict[str, Any] | None]:
     """Resolve and validate a task's settings, and say where the run starts and what it resumes. All ranks call it.
 
-    The task opens its data, and has the resolved settings afterwards.
+    The task opens its data, and has the resolved settings afterwards. `own_folder` is called on rank 0, where all else
+    is right, before the checkpoint is chosen: another run must not write one meanwhile.
 
     Raises:
         UserError: every problem; on rank 0 what any rank found, on the others nothing to show.
@@ -60,7 +61,7 @@ def prepare(task: Task, world: World) -> tuple[Start, dict[str, Any] | None]:
     task.settings = settings
     task.open_data(world, problems)
     n_steps = _count_steps(settings, task.dataset and task.dataset.n_samples)
-    resumed = _find_resumed(settings, task.stage, n_steps, world, problems)
+    resumed = _find_resumed(settings, task.stage, n_steps, world, problems, own_folder)
     if resumed is None:
         task.read_initial_weights(problems)
     start = _start(settings, task.stage, n_steps, resumed)
@@ -106,13 +107,20 @@ def _count_steps(settings: Settings, n_samples: int | None) -> int | None:
 
 
 def _find_resumed(
-    settings: Settings, stage: Stage, n_steps: int | None, world: World, problems: Problems
+    settings: Settings,
+    stage: Stage,
+    n_steps: int | None,
+    world: World,
+    problems: Problems,
+    own_folder: Callable[[], object],
 ) -> dict[str, Any] | None:
     resumed = None
     # Rank 0 alone chooses, or ranks might see different ones in a folder that changes. What is only checked may resume
     # from a checkpoint that is yet to be written.
     if world.is_first and not settings.runtime.check_only:
         with problems.collect():
+            if not problems.found:
+                own_folder()
             resumed = find_start(settings, stage, n_steps or math.inf)
     step = world.broadcast(resumed and resumed["step"])
     if step is not None and not world.is_first:

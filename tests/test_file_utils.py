@@ -1,6 +1,9 @@
 """Files are whole or absent."""
 
+import errno
+import fcntl
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -8,6 +11,7 @@ import sys
 import pytest
 from paths import ROOT
 
+import file_utils
 from common.errors import UserError
 from file_utils import atomic_folder, atomic_path, atomic_write, locked, remove_leftovers
 
@@ -140,7 +144,8 @@ def test_one_at_a_time_and_a_killed_one_does_not_count(tmp_path, capsys):
         return process
 
     killed = holder(60)
-    with pytest.raises(UserError, match=r"Another process is at work .* \S+x\.lock; wait"), locked(lock):
+    owner = rf"{tmp_path} is in use by -c, process {killed.pid} on {socket.gethostname()}, since 20.*; wait"
+    with pytest.raises(UserError, match=owner), locked(lock):
         pass
     with locked(tmp_path / "y.lock"):
         pass
@@ -152,3 +157,21 @@ def test_one_at_a_time_and_a_killed_one_does_not_count(tmp_path, capsys):
     with locked(lock, "waiting"):
         assert capsys.readouterr().err == "waiting\n"
     waited_for.communicate()
+
+
+def test_a_wait_for_a_process_that_hangs_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_utils, "SECONDS_TO_WAIT", 0.2)
+    refused = pytest.raises(UserError, match=f"is in use by .*process {os.getpid()} on")
+    with locked(tmp_path / "lock"), refused, locked(tmp_path / "lock", waiting=""):
+        pass
+
+
+def test_a_file_system_without_locks_is_told_of_and_ends_nothing(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path / "lock"):
+        pass
+    expected = f"warning: {tmp_path} cannot be locked (No locks available); start no second command there\n"
+    assert capsys.readouterr().err == expected

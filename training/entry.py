@@ -1,17 +1,20 @@
 """From a task's parsed settings to a finished run: processes, signals, the log, the last line."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
+from file_utils import locked
 from training.announcement import announce
 from training.checkpointing.writer import CheckpointWriter
 from training.determinism import deterministic
@@ -25,13 +28,15 @@ from training.run import TrainingRun
 from training.task import Start, Task
 from training.verdict import verdict
 
-Prepare = Callable[[Task, World], tuple[Start, dict[str, Any] | None]]
+Prepare = Callable[[Task, World, Callable[[], object]], tuple[Start, dict[str, Any] | None]]
+LOCK = ".lock"  # of an output folder, held by the first rank of the run that writes there
 
 
 def run_task(task: Task, prepare: Prepare) -> None:
     """Run a task, with its settings as parsed. Ends with the code that asks for a restart where a signal stopped it.
 
-    `prepare` resolves and validates the settings, or raises UserError with every problem: `tasks.setup.prepare`.
+    `prepare` resolves and validates the settings, or raises UserError with every problem: `tasks.setup.prepare`. It
+    calls its last argument on the first rank before it looks for a checkpoint: from then on the folder is this run's.
     """
     started = time.perf_counter()
     settings = task.settings
@@ -47,8 +52,13 @@ def run_task(task: Task, prepare: Prepare) -> None:
     shared = {name: value for name, value in settings.record.items() if name != "local_rank"}
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
     description = f"torch {torch.__version__}, arguments {digest}"
-    with connected(world, device, flags.startup_timeout, description) as world:
-        start, resumed = prepare(task, world)
+    folder = Path(settings.output.output_dir)
+    lock = locked(folder / LOCK, remedy="wait until it ends, or choose another --output_dir")
+    with (
+        connected(world, device, flags.startup_timeout, description) as world,
+        contextlib.ExitStack() as owned,
+    ):
+        start, resumed = prepare(task, world, lambda: owned.enter_context(lock))
         settings = task.settings
         if settings.runtime.check_only:
             if world.is_first:

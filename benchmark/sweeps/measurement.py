@@ -61,10 +61,18 @@ def command(configuration: dict[str, Any], data: list[str], output_dir: Path) ->
 
 
 def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder: Path, timeout: float) -> Point:
-    """Run a measurement, in a folder of its own that is made anew, and return what it comes to."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Run a measurement, in a folder of its own that is made anew, and return what it comes to.
+
+    Raises:
+        UserError: what lies there is no measurement's folder.
+    """
+    log = folder / "output.log"  # a measurement's first file, and so the mark of its folder
+    if log.is_file():
+        shutil.rmtree(folder)
+    elif folder.exists():
+        raise UserError(f"{folder} is there and no measurement made it", "move it away, or choose another --output_dir")
     folder.mkdir(parents=True)
-    with (folder / "output.log").open("wb") as output:
+    with log.open("wb") as output:
         status = _run(words, output, timeout)
     run = Run()
     with contextlib.suppress(UserError):  # it ended before it logged anything
@@ -79,7 +87,7 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
         for rate in ("sequences_per_second", "tokens_per_second"):
             summary[f"{rate}_per_gpu"] = summary[rate] / configuration["n_gpus"]
         return point | {"measured": summary} | separate
-    said = (folder / "output.log").read_text(encoding="utf-8", errors="replace")
+    said = log.read_text(encoding="utf-8", errors="replace")
     ends = {
         -signal.SIGKILL: "killed (SIGKILL), which is what the system does to the largest process when memory runs out",
         None: f"stopped: it had run for {timeout:g} seconds",

@@ -17,6 +17,7 @@ from benchmark.sweeps import sweep as sweep_module
 from benchmark.sweeps.points import read_points
 from benchmark.sweeps.sweep import Sweep
 from common.errors import UserError
+from file_utils import locked
 
 
 @pytest.fixture
@@ -133,6 +134,13 @@ def test_started_again_it_measures_what_is_missing_and_what_failed(made_up, tmp_
     assert len(points) == 4
     assert all(point["status"] == "ok" for point in points)
     assert "batch     4 | 2/2 | 41.0 sequences/s\n" in capsys.readouterr().out
+
+
+def test_a_second_sweep_is_refused_by_the_owner_of_the_folder(made_up, tmp_path):
+    asked, _ = made_up
+    with locked(tmp_path / ".lock"), pytest.raises(UserError, match=rf"{tmp_path} is in use by .* on .*, since"):
+        main(["pretrain", "--output_dir", str(tmp_path), *TINY, "--batch_sizes", "4", "--repeats", "1"])
+    assert asked == []
 
 
 def test_other_flags_are_another_measurement(made_up, tmp_path):

@@ -106,5 +106,5 @@ def copied(finished, tmp_path):
 
 
 def contents(folder):
-    """Every file under a folder and what it holds; None if there is no folder."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} if folder.exists() else None
+    """Every file under a folder, if there is one, but for a lock, and what it holds."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}

@@ -21,6 +21,23 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_written(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_curves_remove_nothing_and_are_compared_only_where_both_were_trained(tmp_path, status):
+    mine = tmp_path / "results" / "curves" / "bf16" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    stub = tmp_path / "bin" / "python3"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\necho "$1"\nexit {status}\n')
+    stub.chmod(0o755)
+    variables = {"PATH": f"{stub.parent}{os.pathsep}{os.environ['PATH']}", "PARTS": "curves", "DATA_DIR": tmp_path}
+    ended = run(SCRIPT, cwd=tmp_path, RESULTS_DIR=tmp_path / "results", **variables)
+    assert ended.returncode == status
+    assert mine.exists()
+    assert ended.stdout.count("run_pretraining.py\n") == 3
+    assert ended.stdout.count("benchmark/curves.py\n") == (0 if status else 2)
+
+
 @pytest.mark.slow
 def test_a_part_is_measured_kept_and_shown(tmp_path):
     results = tmp_path / "my results"

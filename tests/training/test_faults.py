@@ -33,6 +33,7 @@ import run_pretraining
 import training.run as training_run
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
+from file_utils import locked
 from training.checkpointing import writer as checkpoint_writer
 from training.distributed.stop_signal import REQUEUE_EXIT_CODE
 from training.run import TrainingRun
@@ -287,6 +288,14 @@ def test_an_error_that_all_ranks_find_is_told_once(folder):
     assert (first.status, second.status) == (2, 2)
     assert first.output.count("error: ") == 1
     assert str(folder / "nowhere") in first.output
+    assert second.output == ""
+
+
+def test_a_folder_in_use_is_refused_once_for_all_ranks(folder):
+    with locked(folder / "in_use" / ".lock"):
+        first, second = run_forked(phase1(folder, "in_use"), 2)
+    assert (first.status, second.status) == (2, 2)
+    assert f"error: rank 0: {folder / 'in_use'} is in use by " in first.output
     assert second.output == ""
 
 

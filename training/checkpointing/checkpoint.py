@@ -9,7 +9,6 @@ counting on from where phase 1 ended. A phase removes only checkpoints of its ow
 one that it started from.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 
 from common.checkpoint_files import find_checkpoints, read_plain
 from common.errors import UserError
-from file_utils import atomic_path
+from file_utils import atomic_path, remove_leftovers
 
 FORMAT = "bert-benchmark checkpoint, version 2"
 REMEDY = "check folder and step, or use an earlier one"  # of a file that cannot be read
@@ -36,7 +35,7 @@ def save_checkpoint(
     """Write `ckpt_{step}.pt`, then remove this phase's oldest until `keep` are left.
 
     Args:
-        output_dir: made where it is missing.
+        output_dir: made where it is missing. It is this run's alone: what another left half-written is removed.
         step: the optimizer step after which the state was taken, counted over both phases.
         state: the `PARTS`, in tensors and primitives.
         keep: how many checkpoints of this phase stay, 1 or more.
@@ -49,8 +48,7 @@ def save_checkpoint(
     path = Path(output_dir) / f"ckpt_{step}.pt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for torn in path.parent.glob(".ckpt_*"):
-            shutil.rmtree(torn, ignore_errors=True)  # a run was killed while it wrote this, and it can be gigabytes
+        remove_leftovers(path.parent, "ckpt_*")  # a run was killed while it wrote them, and they can be gigabytes
         # A file opened here, since of one that torch opens by name it does not say why it could not be written.
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, "step": step, **state}, file)

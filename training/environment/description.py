@@ -31,6 +31,7 @@ DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 PROCESS_STATUS = Path("/proc/self/status")
 CAP_SYS_ADMIN, CAP_PERFMON = 21, 38  # bits of a process's capabilities
 PROFILERS = ("ncu", "nsys")
+NOT_RUN = (":!docs", ":!tests", ":!*.md")  # for git: files that are there for people
 CONTAINER_MARKS = (("/.singularity.d", "apptainer"), ("/run/.containerenv", "podman"), ("/.dockerenv", "docker"))
 
 
@@ -129,11 +130,14 @@ def _installed(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any]:
-    """Commit, and whether files differ from it; None where the project is not itself a git checkout."""
+    """Commit, and whether what can change a result differs from it; None where the project is no git checkout itself.
+
+    Nothing reads a file that git does not know, unless one that it knows is changed too.
+    """
     in_project = ("git", "-C", str(PROJECT_ROOT))
     if _output_of(*in_project, "rev-parse", "--show-toplevel") != str(PROJECT_ROOT):
         return {"git_commit": None, "git_dirty": None}
-    changes = _output_of(*in_project, "status", "--porcelain")
+    changes = _output_of(*in_project, "status", "--porcelain", "--untracked-files=no", "--", ".", *NOT_RUN)
     dirty = None if changes is None else bool(changes)
     return {"git_commit": _output_of(*in_project, "rev-parse", "HEAD"), "git_dirty": dirty}
 

@@ -13,6 +13,7 @@ from paths import ROOT
 
 from benchmark.sweeps import measurement
 from benchmark.sweeps.measurement import OUT_OF_MEMORY, command
+from common.errors import UserError
 
 CONFIGURATION = configuration(max_seq_length=512, compile=True, n_gpus=4, accumulation_steps=2, flags="--seed 3")
 
@@ -113,3 +114,15 @@ def test_whoever_interrupts_twice_does_not_wait_and_leaves_nothing(tmp_path, mon
         measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=100.0)
     assert len(waited) == 2  # for its end, and for that after SIGTERM
     assert not any(map(is_running, (waited[0], int(place.read_text()))))
+
+
+def test_a_measurements_folder_is_made_anew_and_nobody_elses(tmp_path):
+    folder = tmp_path / "run"
+    for _ in range(2):
+        measurement.measure(CONFIGURATION, 0, ["true"], folder, timeout=9.0)
+        (folder / "dllogger.json").touch()
+    assert [path.name for path in folder.iterdir()] == ["output.log", "dllogger.json"]
+    (folder / "output.log").rename(folder / "mine.txt")
+    with pytest.raises(UserError, match=f"{folder} is there and no measurement made it; move it away"):
+        measurement.measure(CONFIGURATION, 0, ["true"], folder, timeout=9.0)
+    assert (folder / "mine.txt").exists()

@@ -25,6 +25,7 @@ from shards import write_shards
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from data.loading.pretraining_dataset import PretrainingDataset
+from file_utils import locked
 from modeling import BertForPreTraining
 from models.config import BertConfig
 from run_pretraining import main
@@ -145,7 +146,7 @@ def test_checkpoints_are_kept_and_named_as_asked(folder, capsys):
 def test_the_summary_goes_where_it_is_told(folder):
     main(command(folder, skip_checkpoint=True, **{"json-summary": folder / "logs" / "run.json"}))
     assert len(read_log(folder / "logs" / "run.json")) > 8
-    assert not (folder / "out").exists()
+    assert os.listdir(folder / "out") == [".lock"]
 
 
 # What starts and ends it.
@@ -352,3 +353,19 @@ def test_evaluations_on_the_way_come_after_a_checkpoint_and_the_last_one_is_logg
     }
     assert [step[-1] for step in evaluated if step] == [3, 6, 8]
     assert {name: evaluated[()][name] for name in evaluated[1, 8]} == evaluated[1, 8]
+
+
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    before = contents(folder)
+    with locked(folder / "out" / ".lock"):
+        with pytest.raises(UserError) as refused:
+            main(command(folder, max_steps=12, resume_from_checkpoint=True))
+        main(command(folder, max_steps=12, resume_from_checkpoint=True, check_only=True))
+        assert contents(folder) == before
+    (sentence,) = refused.value.sentences
+    assert f"{folder / 'out'} is in use by " in sentence
+    assert f"process {os.getpid()} on" in sentence
+    assert sentence.endswith("wait until it ends, or choose another --output_dir.")
+    main(command(folder, max_steps=12, resume_from_checkpoint=True))
+    assert len(losses(folder / "out")) == 12

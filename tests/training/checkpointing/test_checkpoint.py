@@ -205,7 +205,7 @@ def test_errors_that_are_not_the_disks_are_not_blamed_on_it(tmp_path, monkeypatc
 
 
 def test_the_torn_file_of_a_killed_run_is_removed(tmp_path):
-    torn = tmp_path / ".ckpt_7.pt.abc"
+    torn = tmp_path / ".ckpt_7.pt.abc.unfinished"
     torn.mkdir()
     (torn / "ckpt_7.pt").write_bytes(b"half")
     save_checkpoint(tmp_path, 8, state())

@@ -87,6 +87,34 @@ def test_commit_is_that_of_the_project_and_of_no_repository_around_it(monkeypatc
     assert (described["git_commit"], described["git_dirty"]) == expected
 
 
+def test_only_what_can_change_a_result_counts_as_a_change(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.invalid")
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    def is_dirty():
+        return description._git()["git_dirty"]
+
+    monkeypatch.setattr(description, "PROJECT_ROOT", tmp_path)
+    for name in ("modeling.py", "docs/data.md", "tests/test_data.py", "README.md", "bert_configs/tiny.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "all")
+    assert is_dirty() is False
+    for name in ("books/a.txt", "docs/data.md", "tests/test_data.py", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("changed")
+    assert is_dirty() is False
+    (tmp_path / "bert_configs" / "tiny.json").write_text("changed")
+    assert is_dirty() is True
+    git("checkout", "-q", "bert_configs")
+    (tmp_path / "new.py").touch()
+    git("add", "new.py")
+    assert is_dirty() is True
+
+
 def test_a_container_is_known_by_its_marks(tmp_path, monkeypatch):
     monkeypatch.setattr(description, "CONTAINER_MARKS", ((tmp_path / "mark", "docker"),))
     monkeypatch.delenv("container", raising=False)
