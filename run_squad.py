@@ -5,6 +5,8 @@ The task is tasks/squad/; tasks/setup.py resolves and validates its settings bef
 training/entry.py runs it: one process on one GPU or on the CPU, or one process per GPU, started by torchrun.
 """
 
+if __name__ == "__main__":
+    __import__("common.packages").packages.explain_missing()
 from common.errors import run_main
 from tasks.setup import run
 from tasks.squad.task import SquadTask

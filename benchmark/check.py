@@ -15,8 +15,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from benchmark.sweeps.points import Repeats, by_configuration, read_points, settings, subject
+from common.command_line import CommandLine
 from common.errors import Problems, UserError, run_main
 
 RATE = "sequences_per_second"
@@ -24,7 +27,7 @@ RATE = "sequences_per_second"
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("baseline", metavar="BASELINE", help="a points.jsonl, or the folder of a sweep")
     parser.add_argument("result", metavar="RESULT", help="likewise, to be judged")
     about = "share of the baseline's throughput that may be lost (default: 0.05)"

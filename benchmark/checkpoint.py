@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.command_line import count_problems, parser_of
 from common.errors import run_main
 from modeling import BertForPreTraining

@@ -2,19 +2,13 @@
 
 import argparse
 
+from common.command_line import CommandLine, DefaultsFormatter
 from common.errors import Problems
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The docstring as it is written, and behind the help of each flag its default, if it has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def parser_of(docstring: str | None) -> argparse.ArgumentParser:
+def parser_of(docstring: str | None) -> CommandLine:
     """A parser that explains itself by a module's docstring."""
-    return argparse.ArgumentParser(description=docstring, formatter_class=_Help)
+    return CommandLine(docstring, DefaultsFormatter)
 
 
 def count_problems(args: argparse.Namespace, *names: str) -> Problems:

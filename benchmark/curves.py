@@ -17,15 +17,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from benchmark.logs import read_phases
 from benchmark.tables import markdown_table
+from common.command_line import CommandLine
 from common.errors import Problems, UserError, run_main
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("baseline", metavar="BASELINE", help="the dllogger.json of a run")
     parser.add_argument("result", metavar="RESULT", help="likewise, to be judged")
     parser.add_argument("--phase", type=int, choices=(1, 2), default=1, help="of pre-training (default: 1)")

@@ -21,9 +21,11 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.timing import in_turns, spread

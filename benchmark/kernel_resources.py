@@ -25,9 +25,11 @@ from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.command_line import parser_of
 from benchmark.tables import markdown_table
 from common.errors import UserError, run_main

@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 import h5py
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.command_line import count_problems, parser_of
 from common.errors import run_main
 from data.loading.pretraining_dataset import PretrainingDataset

@@ -13,8 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from benchmark.workloads.made_corpus import documents
+from common.command_line import CommandLine
+from common.errors import run_main
 from file_utils import atomic_write
 
 SIZE = 6000  # bytes of a context
@@ -34,7 +38,7 @@ def made_squad(n_questions: int) -> dict:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("file", type=Path, help="to write")
     parser.add_argument("--n_questions", type=int, default=40, help="(default: 40)")
     return parser.parse_args(arguments)
@@ -49,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from benchmark.command_line import parser_of
 from common.errors import UserError, run_main
 

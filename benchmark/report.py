@@ -18,10 +18,13 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from benchmark.reports.data import read_results
 from benchmark.reports.figures import make_figures
 from benchmark.reports.tables import points_table, report_tables
+from common.command_line import CommandLine
 from common.errors import run_main
 from file_utils import atomic_write
 
@@ -30,11 +33,8 @@ FRAME = Path(__file__).with_name("reports") / "page.html"  # needs nothing else:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `compare` tells whether results are put side by side."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [compare] RESULT [RESULT ...] [--output_dir DIR] [--title TITLE]",
-    )
+    usage = "%(prog)s [compare] RESULT [RESULT ...] [--output_dir DIR] [--title TITLE]"
+    parser = CommandLine(__doc__, usage=usage)
     parser.add_argument("results", metavar="RESULT", nargs="+", help="folder of a sweep, of a run or of a profile")
     parser.add_argument("--output_dir", type=Path, help="where the report goes (default: report/ in the first result)")
     parser.add_argument("--title", help="heading of the page (default: of what is in it)")

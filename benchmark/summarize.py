@@ -13,15 +13,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from benchmark.logs import read_phases
 from benchmark.tables import Table
+from common.command_line import CommandLine
 from common.errors import Problems, run_main
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, description: str | None = __doc__) -> argparse.Namespace:
     """A command line of logs alone."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description)
     parser.add_argument("logs", nargs="+", metavar="LOG", help="the dllogger.json of a run")
     return parser.parse_args(arguments)
 

@@ -18,11 +18,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from benchmark.reports.data import Result, measured
 from benchmark.reports.tables import throughput_table
 from benchmark.sweeps.points import START, STEPS_IN_WINDOW
 from benchmark.sweeps.sweep import Sweep
+from common.command_line import CommandLine
 from common.errors import Problems, run_main
 from file_utils import locked
 from models.config import BERT_CONFIGS
@@ -34,7 +37,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line; what stands behind `--` is in `extra`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     own, extra = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("workload", choices=("pretrain", "squad"))
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the points; made where it is missing")
     parser.add_argument("--bert_model", default="large", help="a shipped model, or a bert_config.json (default: large)")

@@ -26,9 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.workloads.step_variants import MODELS, Variant, Workload, step_of, variants

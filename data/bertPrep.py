@@ -23,9 +23,10 @@ from pathlib import Path
 
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
+    __import__("common.packages").packages.explain_missing()
+from common.command_line import CommandLine
 from common.dask_workers import scheduler_problem
-from common.errors import Problems, UserError, run_main
+from common.errors import Problems, run_main
 from common.published_models import PRETRAINED_MODELS
 from common.workers import usable_cores, workers
 from data import stages
@@ -44,18 +45,9 @@ ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files", "veri
 SHARDS = (256, 256, 0.2)  # the defaults of --n_training_shards, --n_test_shards and --fraction_test_set
 
 
-class RaisingParser(argparse.ArgumentParser):
-    """For programs that ask whether a command line will do: raises UserError where argparse ends the process."""
-
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
-def parse_arguments(
-    arguments: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
-) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = parser_class(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     add = parser.add_argument
     add("--action", choices=ACTIONS, required=True, help="the stage to run")
     add("--dataset", choices=(*datasets(), *OTHER_DOWNLOADS), required=True)
@@ -128,11 +120,7 @@ class Settings:
         return [layout.hdf5(bool(flags.do_lower_case), flags.random_seed, length) for length in self.lengths]
 
 
-def read_settings(
-    arguments: Sequence[str] | None = None,
-    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
-    to_run: bool = True,
-) -> Settings:
+def read_settings(arguments: Sequence[str] | None = None, to_run: bool = True) -> Settings:
     """What the command line asks for.
 
     Args:
@@ -141,7 +129,7 @@ def read_settings(
     Raises:
         UserError: everything that is wrong with it.
     """
-    flags = parse_arguments(arguments, parser_class)
+    flags = parse_arguments(arguments)
     problems = Problems()
     given = (flags.n_training_shards, flags.n_test_shards, flags.fraction_test_set)
     shards = tuple(default if number is None else number for number, default in zip(given, SHARDS, strict=True))

@@ -13,11 +13,11 @@ from types import MappingProxyType
 
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
+    __import__("common.packages").packages.explain_missing()
 from common.errors import Problems, UserError, run_main
 from common.published_models import PRETRAINED_MODELS
 from data.artifacts.layout import WEIGHTS, Layout, default_working_dir
-from data.bertPrep import RaisingParser, parse_arguments, read_settings
+from data.bertPrep import parse_arguments, read_settings
 from data.document_sources import COMBINED
 
 SOURCES = MappingProxyType({"wikicorpus_en": "WIKI_SOURCE", "bookscorpus": "BOOKS_SOURCE"})
@@ -86,7 +86,7 @@ class Datasets:
             problems.check(self.downloads_vocabulary, "VOCAB_FILE is empty", how)
         for flag in self.flags:
             with problems.collect():
-                parse_arguments(["--action", "verify", "--dataset", "all", *flag], RaisingParser)
+                parse_arguments(["--action", "verify", "--dataset", "all", *flag])
                 readable.append(flag)
         self.flags = readable  # the others are told of, and must not hide what else is wrong
         for stage in self.stages:
@@ -97,7 +97,7 @@ class Datasets:
                     problems.add("BOOKS_SOURCE is empty", remedy)
                     continue
                 with problems.collect():
-                    read_settings(self.call(stage, dataset), RaisingParser, to_run=False)
+                    read_settings(self.call(stage, dataset), to_run=False)
         if problems.found:
             raise UserError(dict.fromkeys(problems.found))
 
@@ -117,7 +117,7 @@ class Datasets:
 
     def output_dirs(self, stage: str) -> list[str]:
         """The folders that a stage writes."""
-        settings = read_settings(self.call(stage, self.corpus), RaisingParser, to_run=False)
+        settings = read_settings(self.call(stage, self.corpus), to_run=False)
         return list(map(str, settings.output_dirs()))
 
 

@@ -18,11 +18,12 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
+import numpy as np
 
+from common.command_line import CommandLine
 from common.errors import Problems, UserError, run_main
 from data.artifacts.manifest import FileRecord
 from data.masked_lm.hdf5_writer import COMPRESSIONS, write_instances
@@ -37,7 +38,7 @@ MAX_TEXT_BYTES = 200 * 10**6  # of one shard, whose tokens and pairs are in memo
 
 def parse_arguments() -> argparse.Namespace:
     """The flags of NVIDIA's script of this name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     add = parser.add_argument
     add("--input_file", type=Path, required=True, help="a text shard, or a folder whose .txt files become one")
     add("--output_file", type=Path, required=True, nargs="+", help="the HDF5 file to write, one for each length")

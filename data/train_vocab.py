@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.trainers import WordPieceTrainer
 from tqdm import tqdm
 
-# Run as a script, Python's path holds data/ and not the root.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common.command_line import CommandLine
 from common.errors import UserError, run_main
 from file_utils import atomic_write
 from tokenization import SPECIAL_TOKENS, UNK, BasicTokenizer, split_words
@@ -80,7 +82,7 @@ def train_wordpiece_vocab(counts: Counter[str], vocab_size: int) -> list[str]:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = CommandLine(__doc__.split("\n", 1)[0])
     parser.add_argument("--input_files", nargs="+", required=True, help="UTF-8 text files, or folders of .txt files")
     parser.add_argument("--vocab_file", required=True, help="the vocab.txt to write, one token per line")
     parser.add_argument("--vocab_size", type=int, default=30522, help="tokens at most (default: %(default)s, BERT's)")

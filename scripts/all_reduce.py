@@ -10,9 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 import torch
 
+from common.command_line import CommandLine
 from common.errors import UserError, run_main
 from training.distributed.world import connected, read_world
 from training.metrics.measured_peak import mean_seconds
@@ -22,7 +25,7 @@ REPETITIONS = 5
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--megabytes", type=int, default=64, help="of the tensor that is added up (default: 64)")
     parser.add_argument("--startup_timeout", type=float, default=60, help="seconds to wait for all (default: 60)")
     args = parser.parse_args(argv)

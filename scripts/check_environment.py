@@ -18,7 +18,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
+from common.command_line import CommandLine
 from common.errors import run_main
 from training.environment import description, machine_checks
 from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding, finding
@@ -32,8 +35,8 @@ ALL_REDUCE_SECONDS = 120
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Check hardware, software, folders and data before training.",
+    parser = CommandLine(
+        "Check hardware, software, folders and data before training.",
         epilog="Ends with 0 where training can run, if only on the CPU, and with 1 where it cannot.",
     )
     data = os.environ.get("BERT_PREP_WORKING_DIR") or PROJECT / "data"

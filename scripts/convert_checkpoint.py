@@ -9,9 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 import torch
 
+from common.command_line import CommandLine
 from common.errors import UserError, run_main
 from file_utils import atomic_path
 from models.config import BertConfig
@@ -46,9 +49,7 @@ EXAMPLES = """examples:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=HELP, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(HELP, epilog=EXAMPLES)
     parser.add_argument("source", metavar="FROM", help="the model to read")
     parser.add_argument("target", metavar="TO", type=Path, help="the folder or the .pt file to write")
     parser.add_argument("--to", choices=("huggingface", "pt"), help="by default pt if TO ends in .pt, else huggingface")

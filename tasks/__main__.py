@@ -2,6 +2,8 @@
 
 import sys
 
+if __name__ == "__main__":
+    __import__("common.packages").packages.explain_missing()
 from common.errors import UserError, run_main
 from tasks.setup import run
 from tasks.table import TASKS

@@ -167,6 +167,7 @@ def test_importing_does_nothing_and_globals_are_immutable(path):
 
 
 COMMAND_LINES = (
+    "common/command_line.py",
     "training/config/flags.py",
     "data/bertPrep.py",
     "data/create_pretraining_data.py",

@@ -36,6 +36,7 @@ import tasks.pretraining.task
 import tasks.setup
 import tasks.squad.task
 from benchmark.sweeps.points import by_configuration, read_points
+from common.errors import UserError
 from tasks.table import TASKS
 from training.config.settings import SHARED
 
@@ -131,14 +132,13 @@ def complaint_about_command(command):
 def complaint_of_parser(script, arguments):
     if script not in PARSERS:
         return f"starts {script}, whose flags this test does not know"
-    said = io.StringIO()
     before = sys.argv
     sys.argv = [script, *arguments]  # some of them take no arguments but these
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):  # --help
             PARSERS[script]()
-    except SystemExit as ended:
-        return said.getvalue().splitlines()[-1] if ended.code else None
+    except UserError as error:
+        return str(error)
     finally:
         sys.argv = before
     return None

@@ -10,12 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, where there is one to show, and keeps the description's line breaks."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+from common.command_line import CommandLine, DefaultsFormatter
 
 
 def flag(default: Any, help: str, *names: str, positive: bool = False, title: str = "", **options: Any) -> Any:
@@ -42,7 +37,7 @@ def parse(
         defaults: by field name, in place of the classes' own.
         arguments: the command line; None: the process's own.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = CommandLine(description, DefaultsFormatter)
     titled: dict[str, Any] = {}
     for kind in groups:
         hints = typing.get_type_hints(kind)

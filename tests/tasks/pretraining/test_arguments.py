@@ -6,11 +6,11 @@ import os
 import pytest
 import torch
 
+from common.command_line import DefaultsFormatter
 from models.config import BERT_CONFIGS
 from tasks.pretraining.arguments import PretrainingFlags
 from tasks.pretraining.task import PretrainingTask
 from tasks.setup import parse_arguments
-from training.config.flags import HelpFormatter
 from training.config.problems import shared_problems
 from training.config.settings import SHARED
 
@@ -161,8 +161,8 @@ def test_help_explains_every_flag_and_shows_defaults_where_there_are_any(capsys)
 
 def test_every_flag_has_help(monkeypatch):
     actions = []
-    add_argument = HelpFormatter.add_argument
-    monkeypatch.setattr(HelpFormatter, "add_argument", lambda self, a: (actions.append(a), add_argument(self, a)))
+    add_argument = DefaultsFormatter.add_argument
+    monkeypatch.setattr(DefaultsFormatter, "add_argument", lambda self, a: (actions.append(a), add_argument(self, a)))
     with pytest.raises(SystemExit):
         parsed("--help")
     assert len(POSITIVE) > 15
