@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from common.lifetime import die_with_parent
+
 
 def in_turns(measurements: Mapping[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[Any]]:
     """What each measurement gives, `repeats` times: the first of all, the second of all, and so on."""
@@ -22,5 +24,6 @@ def spread(found: Mapping[Any, Sequence[float]]) -> float:
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a call in a process that has done nothing before, so that nothing is remembered."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=die_with_parent) as pool:
         return pool.submit(function, *arguments).result()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from common.addresses import without_secrets
+from common.lifetime import end_with_launchers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +78,13 @@ class Problems:
 def run_main(main: Callable[[], object]) -> None:
     """Call `main`; what is wrong with its input or files becomes sentences on stderr and status 2, Ctrl-C 130.
 
+    When the command that started this one ends, this one does (common/lifetime.py).
+
     Text that the locale's encoding cannot write is escaped: an answer in Chinese must not end a run under Latin-1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    end_with_launchers()
     try:
         main()
     except (UserError, OSError) as error:

@@ -7,7 +7,6 @@ died: each asks the kernel for a signal then.
 
 import concurrent.futures
 import contextlib
-import ctypes
 import functools
 import multiprocessing
 import os
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.errors import UserError
+from common.lifetime import die_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 TASKS_AHEAD = 4  # per process: enough to keep them busy, few enough that results do not pile up
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def usable_cores() -> int:
@@ -133,7 +132,7 @@ def end_with(parent: int) -> None:
     """Tie this process to the one that forked it: it ends when that does, and leaves Ctrl-C to it."""
     # Ctrl-C reaches the whole group; the parent, who ends the workers, is to speak alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:  # it died before the kernel was asked
         os._exit(0)
 

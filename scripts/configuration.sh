@@ -6,6 +6,7 @@
 # that is checked which bash itself computes with; all else is checked by the Python program that gets it as a flag.
 
 problems=()
+export BERT_LAUNCHERS="${BERT_LAUNCHERS:+$BERT_LAUNCHERS }$$" # whose end is that of all they started (common/lifetime.py)
 
 read_hardware() { # TASK: settings for CONFIG, a name in scripts/hardware.txt or the path of a file that is sourced
   if [[ -z $CONFIG ]]; then return; fi

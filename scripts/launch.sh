@@ -6,7 +6,8 @@
 # before a job's time is over, go on to all of them: they save, and the script ends with status 75, which asks to be
 # started again. So does SIGHUP, of a terminal that is closed. Ctrl-C does the same and ends with 130; a second one does
 # not wait. From the line that sources this file on, no signal is lost: one that comes between two launches ends the
-# script, and one that comes as a launch ends well is left in `stopped`.
+# script, and one that comes as a launch ends well is left in `stopped`. Where this script is killed itself, its processes
+# notice (common/lifetime.py), save and end.
 
 NUM_GPUS=${NUM_GPUS:-}                          # processes on this machine, one per GPU; empty: all its GPUs, else 1
 NNODES=${NNODES:-${SLURM_NNODES:-1}}            # machines; MIN:MAX lets torchrun go on with fewer after a failure
@@ -79,10 +80,10 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
   local command=(python3) profile=() profiler=()
   profiler_command || return
   if [[ $NNODES != 1 ]]; then
-    command+=(-m torch.distributed.run --nnodes "$NNODES" --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS"
+    command+=("$PROJECT_DIR/scripts/torchrun.py" --nnodes "$NNODES" --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS"
       --rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv_id "bert-${SLURM_JOB_ID:-$MASTER_PORT}")
   elif ((NUM_GPUS > 1 || MAX_RESTARTS > 0)); then
-    command+=(-m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS")
+    command+=("$PROJECT_DIR/scripts/torchrun.py" --standalone --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS")
   fi
 
   if ((${#command[@]} > 1)); then # torchrun would give each process one thread, and say so at length

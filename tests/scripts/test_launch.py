@@ -88,7 +88,7 @@ def started(tmp_path, **variables):
 
 
 def test_how_processes_are_started(tmp_path):
-    torchrun = "-m torch.distributed.run"
+    torchrun = f"{ROOT}/scripts/torchrun.py"
     assert started(tmp_path, NUM_GPUS=1) == "train.py --flag a b"
     on_one = f"{torchrun} --standalone --nproc_per_node 8 --max_restarts 0 train.py --flag a b"
     assert started(tmp_path, NUM_GPUS=8) == on_one

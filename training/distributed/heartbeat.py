@@ -64,8 +64,6 @@ class Heartbeat:
         self._interval, self._limit = limit / 15, limit
         # What fails on all ranks is to be told by each: one that says itself that it failed is lost after a while only.
         self._grace = limit / 6
-        # Without torchrun nobody could end this process any more.
-        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._ages = dict.fromkeys(range(1, len(names)) if rank == 0 else (0,), 0.0)  # seconds since a beat changed
         self._beats = dict.fromkeys(self._ages, "0")
         self._finish, self._found = threading.Event(), threading.Event()
@@ -135,8 +133,6 @@ class Heartbeat:
         *beats, verdict, suspicion = map(bytes.decode, self._store.multi_get(keys))
         if verdict:
             return verdict
-        if self._launcher not in (None, os.getppid()):
-            return f"the torchrun of {self._names[self._rank]} is gone, so its ranks end too."
         if suspicion:
             self._limit, self._grace = 2.5 * self._interval, 0.0
         for rank, value in zip(self._ages, beats, strict=True):

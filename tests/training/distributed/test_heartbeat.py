@@ -141,16 +141,6 @@ def test_rank_0_waits_for_the_others_last_words_but_not_for_ever(beats):
     assert time.monotonic() - begin < 5
 
 
-def test_ranks_end_when_their_launcher_is_gone_and_not_while_it_is_there(beats, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    beats.start(0, 1, 2)
-    time.sleep(LIMIT / 3)
-    assert not any(beats.lost.values())
-    beats.ranks[1]._launcher = -1
-    wait_until(lambda: beats.lost[1])
-    assert beats.lost[1] == ["the torchrun of rank 1 on host beta is gone, so its ranks end too."]
-
-
 def end_while_main_thread_hangs():
     threading.Timer(0.2, heartbeat.end_process, ["rank 7 is gone."]).start()
     os.read(os.pipe()[0], 1)

@@ -1,0 +1,54 @@
+"""No process of ours outlives the command that started it, whatever that dies of, however many lie between the two.
+
+A command's own children can be asked of the kernel to die with it. But a training process stands behind a shell script,
+perhaps behind a second one, torchrun or a profiler, in a session of its own. So each script and each Python command
+adds its number to a variable that its children inherit, and each Python command watches all whose numbers it finds.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+import time
+
+LAUNCHERS = "BERT_LAUNCHERS"
+SECONDS_TO_END = 150  # in which a run may write its checkpoint; launch.sh gives torchrun as many
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with_launchers() -> None:
+    """Send this process SIGTERM when any of its launchers ends, and kill it where it does not end by that."""
+    launchers = os.environ.get(LAUNCHERS, "").split()
+    own = str(os.getpid())
+    if own not in launchers:  # a script that became this process by exec
+        os.environ[LAUNCHERS] = " ".join([*launchers, own])
+    watched = [int(number) for number in launchers if number.isdecimal() and number != own]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        watched.append(os.getppid())  # torchrun, which is not ours
+    if watched:
+        threading.Thread(target=_watch, args=(watched,), name="launchers", daemon=True).start()
+
+
+def _watch(launchers: list[int]) -> None:
+    poll = select.poll()
+    try:
+        for number in launchers:
+            poll.register(os.pidfd_open(number), select.POLLIN)
+        poll.poll()
+    except ProcessLookupError:
+        pass  # it ended before
+    except OSError:
+        return  # a kernel before Linux 5.3, or a container that forbids it
+    with contextlib.suppress(OSError):  # of the end of a pipe, perhaps
+        print("warning: the command that started this one has ended, so it ends too", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_END)
+    os.kill(os.getpid(), signal.SIGKILL)
