@@ -15,7 +15,7 @@ import hashlib
 import sys
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
@@ -29,7 +29,8 @@ from data.artifacts.manifest import FileRecord
 from data.masked_lm.hdf5_writer import COMPRESSIONS, write_instances
 from data.masked_lm.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
 from data.masked_lm.masking import MASKING_RULES
-from tokenization import BertTokenizer
+from data.masked_lm.shares import unknown_problem
+from tokenization import UNK, BertTokenizer
 
 SHORTEST_SEQUENCE = 8  # [CLS] a [SEP] b [SEP] with something to truncate
 BYTES_AT_A_TIME = 2**22  # of text: strings take many times the memory of their tokens
@@ -102,17 +103,19 @@ def _tokenizer(vocab_file: str | Path, do_lower_case: bool) -> BertTokenizer:
     return BertTokenizer(vocab_file, do_lower_case)
 
 
-def read_documents(inputs: Sequence[Path], tokenizer: BertTokenizer) -> tuple[TokenizedDocuments, list[str]]:
+def read_documents(
+    inputs: Sequence[Path], tokenizer: BertTokenizer
+) -> tuple[TokenizedDocuments, list[str], dict[str, int]]:
     """Text shards as token ids; sentences without a token and documents without a sentence are left out.
 
     Returns:
-        the documents, and of each file the SHA-256 of what was read.
+        the documents, of each file the SHA-256 of what was read, and what was counted.
 
     Raises:
         UserError: a shard is not UTF-8 text, or there is too much for one HDF5 shard.
     """
     # They grow in place; arrays of numpy would have to be joined, which takes all memory twice.
-    ids, line_lengths, document_ends = array("i"), array("i"), array("q", [0])
+    ids, line_lengths, has_text = array("i"), array("i"), bytearray()
     hashes, n_bytes = [], 0
     for path in inputs:
         digest = hashlib.sha256()
@@ -128,25 +131,44 @@ def read_documents(inputs: Sequence[Path], tokenizer: BertTokenizer) -> tuple[To
                             "shard, which would take a process more than 1 GiB of memory",
                             "make more shards (--n_training_shards, --n_test_shards)",
                         )
-                    text = block.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+                    # Lone surrogates, which other programs write, are deleted by the tokenizer like control characters.
+                    text = block.decode("utf-8", "surrogatepass").replace("\r\n", "\n").replace("\r", "\n")
                     lines = text.removesuffix("\n").split("\n")
                     block_ids, offsets = tokenizer.encode_batch(lines)
-                    document_ends.extend(len(line_lengths) + i for i, line in enumerate(lines) if not line.strip())
+                    has_text.extend(bool(line.strip()) for line in lines)
                     ids.frombytes(block_ids.view(np.uint8))
                     line_lengths.frombytes(np.diff(offsets).astype(np.intc).view(np.uint8))
         except (OSError, UnicodeDecodeError) as error:
             remedy = "make it again with --action sharding"
             raise UserError(f"The text shard {path} cannot be read ({error})", remedy) from error
-        document_ends.append(len(line_lengths))
+        line_lengths.append(0)  # a document ends with its file
+        has_text.append(False)
         hashes.append(digest.hexdigest())
-    lengths = np.frombuffer(line_lengths, np.intc)
-    sentences_before = np.concatenate([[0], np.cumsum(lengths > 0)])
+    documents, counts = _documents_of_lines(np.frombuffer(ids, np.intc), line_lengths, has_text)
+    return documents, hashes, {**counts, "unknown_tokens": int(np.count_nonzero(documents.ids == tokenizer.vocab[UNK]))}
+
+
+def _documents_of_lines(
+    ids: np.ndarray, line_lengths: array, has_text: bytearray
+) -> tuple[TokenizedDocuments, dict[str, int]]:
+    """Documents out of lines, of which those without text end one; and how many of what there is."""
+    lengths, is_sentence = np.frombuffer(line_lengths, np.intc), np.frombuffer(has_text, bool)
+    ends = np.flatnonzero(~is_sentence)
+    # Per document: its sentences, and those that have a token.
+    given, kept = (np.diff(np.cumsum(lines)[ends], prepend=0) for lines in (is_sentence, lengths > 0))
     documents = TokenizedDocuments(
-        ids=np.frombuffer(ids, np.intc),
+        ids=ids,
         sentence_offsets=np.concatenate([[0], np.cumsum(lengths[lengths > 0], dtype=np.int64)]),
-        document_offsets=np.unique(sentences_before[document_ends]),
+        document_offsets=np.concatenate([[0], np.cumsum(kept[kept > 0])]),
     )
-    return documents, hashes
+    counts = {
+        "documents": kept > 0,
+        "sentences": lengths > 0,
+        "documents_of_one_sentence": kept == 1,
+        "documents_without_a_token": (given > 0) & (kept == 0),
+        "sentences_without_a_token": is_sentence & (lengths == 0),
+    }
+    return documents, {name: int(np.count_nonzero(each)) for name, each in counts.items()} | {"text_tokens": len(ids)}
 
 
 def create_shards(
@@ -168,19 +190,18 @@ def create_shards(
         text_sha256: of a single input, as it was written.
 
     Returns:
-        each file's record, with the counts rows, tokens, masked, documents and sentences.
+        each file's record, with what was counted in its text and in its rows.
 
     Raises:
         UserError: the text cannot be read, is another than expected, holds fewer than two documents or is too large.
     """
     tokenizer = _tokenizer(vocab_file, do_lower_case)
-    documents, hashes = read_documents(inputs, tokenizer)
+    documents, hashes, of_text = read_documents(inputs, tokenizer)
     if text_sha256 not in (None, hashes[0]):
         raise UserError(f"{inputs[0]} is not as it was written", "run --action sharding again, which makes it anew")
-    n_documents, n_sentences = len(documents.document_offsets) - 1, len(documents.sentence_offsets) - 1
-    if n_documents < 2:
+    if of_text["documents"] < 2:
         raise UserError(
-            f"{inputs[0]} holds {n_documents} documents, and a random next sentence needs two",
+            f"{inputs[0]} holds {of_text['documents']} documents, and a random next sentence needs two",
             "make fewer shards, or give more text",
         )
     is_continuation = np.array([token.startswith("##") for token in tokenizer.vocab])
@@ -190,10 +211,28 @@ def create_shards(
     records = []
     for options, output in outputs:
         seed = np.random.SeedSequence([random_seed, zlib.crc32(output.name.encode())])
-        record = write_instances(output, *make_instances(documents, options, special, seed), compression)
-        counts = {**record.counts, "documents": n_documents, "sentences": n_sentences}
+        in_a_row = np.zeros(len(documents.ids), dtype=bool)
+        record = write_instances(output, *make_instances(documents, options, special, seed, in_a_row), compression)
+        counts = {**record.counts, **of_text, "text_tokens_in_no_row": int(np.count_nonzero(~in_a_row))}
         records.append(dataclasses.replace(record, counts=counts))
     return records
+
+
+def describe(count: Callable[[str], int], do_lower_case: bool | None) -> Iterator[str]:
+    """What became of the text, in lines for people, the last of them a warning where much of it is unknown.
+
+    Args:
+        count: a number by its name, of one record of `create_shards` or summed over several.
+    """
+    n_tokens, n_unknown, n_in_no_row = map(count, ("text_tokens", "unknown_tokens", "text_tokens_in_no_row"))
+    shares = f"{n_unknown / max(1, n_tokens):.2%} are [UNK], and {n_in_no_row / max(1, n_tokens):.2%} are in no row"
+    single = f"{count('documents_of_one_sentence'):,} of {count('documents'):,} documents have one sentence"
+    yield f"  of {n_tokens:,} tokens of text {shares}; {single}"
+    left_out = {what: count(f"{what}_without_a_token") for what in ("documents", "sentences")}
+    if any(left_out.values()):
+        yield f"  left out: {left_out['documents']:,} documents and {left_out['sentences']:,} sentences without a token"
+    if problem := unknown_problem(n_unknown, n_tokens, do_lower_case):
+        yield f"warning: {problem}"
 
 
 def main() -> None:
@@ -215,6 +254,7 @@ def main() -> None:
     records = create_shards(inputs, pairs, args.vocab_file, args.do_lower_case, args.random_seed, args.compression)
     for output, record in zip(outputs, records, strict=True):
         print(f"{record.counts['rows']:,} training instances in {output}")
+        print(*describe(record.counts.__getitem__, args.do_lower_case), sep="\n")
 
 
 if __name__ == "__main__":

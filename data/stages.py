@@ -19,7 +19,7 @@ from data.artifacts.manifest import FILE_NAME, FileRecord
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.sentences import splitter_name
 from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
-from data.create_pretraining_data import create_shards
+from data.create_pretraining_data import create_shards, describe
 from data.document_sources import document_sources, formatted_texts
 from data.loading.prepared import read_manifest
 from data.masked_lm.instances import InstanceOptions
@@ -173,6 +173,7 @@ def create_hdf5_files(
         remove_leftovers(folder)  # of Dask's workers one may have been killed, and the stage went on
         manifest = outputs[folder].finish({(name := f"{text.stem}.hdf5"): whole[folder][name] for text in texts})
         yield f"{manifest.total('rows'):,} training instances in {len(texts)} shards in {folder}"
+        yield from describe(manifest.total, do_lower_case)
 
 
 def _create_shards(task: _ShardTask, how: tuple[Path, bool, int, str]) -> list[FileRecord]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 import time
 
 import h5py
@@ -11,7 +12,7 @@ from corpora import WORDS, read_as_nvidia, tree, write_text_shard, write_vocab
 
 import data.create_pretraining_data
 from common.errors import UserError
-from data.create_pretraining_data import create_shards, read_documents
+from data.create_pretraining_data import create_shards, describe, read_documents
 from data.loading.pretraining_dataset import PretrainingDataset
 from data.masked_lm.instances import InstanceOptions, choose_pairs
 from tokenization import SPECIAL_TOKENS, BertTokenizer
@@ -41,7 +42,7 @@ def sha256(path):
 def documents_of(path, vocab):
     """Texts as lists of documents, sentences and tokens."""
     tokenizer = BertTokenizer(vocab)
-    documents, _ = read_documents([path], tokenizer)
+    documents, *_ = read_documents([path], tokenizer)
     offsets = documents.sentence_offsets
     sentences = [
         tokenizer.convert_ids_to_tokens(documents.ids[start:end].tolist()) for start, end in itertools.pairwise(offsets)
@@ -69,7 +70,7 @@ def test_sentences_and_documents(tmp_path, vocab, text):
 def test_several_files_are_one_shard(tmp_path, vocab):
     for name in "ab":
         (tmp_path / name).write_text(f"{WORDS[ord(name)]}\n", encoding="utf-8")
-    documents, hashes = read_documents([tmp_path / "a", tmp_path / "b"], BertTokenizer(vocab))
+    documents, hashes, _ = read_documents([tmp_path / "a", tmp_path / "b"], BertTokenizer(vocab))
     assert hashes == [sha256(tmp_path / name) for name in "ab"]
     assert documents.document_offsets.tolist() == [0, 1, 2]
 
@@ -178,7 +179,7 @@ def count_calls(calls, function):
 def test_lengths_do_not_repeat_each_others_draws(tmp_path, vocab):
     """The seed is the same; which pairs begin at a place with a random next sentence is not."""
     shard = write_text_shard(tmp_path / "shard.txt", n_documents=600, seed=5)
-    documents, _ = read_documents([shard], BertTokenizer(vocab))
+    documents, *_ = read_documents([shard], BertTokenizer(vocab))
     of_length = []
     for length in (64, 128):
         pairs = choose_pairs(documents, InstanceOptions(length, 10, 0.15, 0.1, 1), 7)
@@ -204,7 +205,48 @@ def test_records(tmp_path, vocab, shard):
         "masked": masked,
         "documents": len(texts),
         "sentences": sentences,
+        "documents_of_one_sentence": sum("\n" not in text for text in texts),
+        "documents_without_a_token": 0,
+        "sentences_without_a_token": 0,
+        "text_tokens": len(BertTokenizer(vocab).tokenize(" ".join(texts))),
+        "unknown_tokens": 0,
+        "text_tokens_in_no_row": record.counts["text_tokens_in_no_row"],
     }
+
+
+def test_what_is_left_out_and_what_is_unknown_is_counted_and_said(tmp_path, vocab):
+    text = "Bala qqq\n\x7f\nbari\n\n\x7f\n\n\u200b\n\x00\n\nbaso\n\n \n\nbala qqq\nbane"
+    (tmp_path / "shard.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "more.txt").write_text("\x7f\n\nbaso", encoding="utf-8")
+    options = InstanceOptions(32, 5, 0.15, 0.1, 1)
+    counts = create_shard([tmp_path / "shard.txt", tmp_path / "more.txt"], tmp_path / "x.hdf5", vocab, options).counts
+    wanted = {
+        "documents": 4,
+        "sentences": 6,
+        "documents_of_one_sentence": 2,
+        "documents_without_a_token": 3,
+        "sentences_without_a_token": 5,
+        "text_tokens": 8,
+        "unknown_tokens": 2,
+        "text_tokens_in_no_row": 0,
+    }
+    assert {name: counts[name] for name in wanted} == wanted
+    assert [*describe(counts.__getitem__, True)] == [
+        "  of 8 tokens of text 25.00% are [UNK], and 0.00% are in no row; 2 of 4 documents have one sentence",
+        "  left out: 3 documents and 5 sentences without a token",
+    ]
+    many = {name: 1000 * number for name, number in counts.items()}
+    for do_lower_case, flag in ((True, "--no-do_lower_case"), (False, "--do_lower_case"), (None, "--vocab_file")):
+        assert re.fullmatch(
+            rf"warning: 25\.0% of 8,000 tokens are \[UNK\], more than 2%: .*give.* {flag}.*\.",
+            list(describe(many.__getitem__, do_lower_case))[-1],
+        )
+
+
+def test_a_lone_surrogate_in_a_shard_is_passed_over(tmp_path, vocab):
+    text = "bala\nba\ud800ne \udfff bari\n\nbaso\n".encode("utf-8", "surrogatepass")
+    (tmp_path / "shard.txt").write_bytes(text)
+    assert documents_of(tmp_path / "shard.txt", vocab) == [[["bala"], ["bane", "bari"]], [["baso"]]]
 
 
 def test_text_is_read_in_pieces(tmp_path, vocab, shard, monkeypatch):
