@@ -18,7 +18,7 @@ from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.sentences import splitter_name
-from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
+from data.corpus.sharding import FACTS, ShardingPlan, first_of_their_kind, survey, write_shards
 from data.create_pretraining_data import create_shards, describe
 from data.document_sources import document_sources, formatted_texts
 from data.loading.prepared import read_manifest
@@ -74,13 +74,14 @@ def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Se
     n_repeated = n_documents - int(sum(of_file.sum() for of_file in taken))
 
     def write(new: Path) -> tuple[Mapping[str, Mapping[str, int]], Mapping[str, Any]]:
-        return write_shards(dict(zip(inputs, taken, strict=True)), new, plan, pool), {"repeated_documents": n_repeated}
+        counts, facts = write_shards(dict(zip(inputs, taken, strict=True)), new, plan, pool)
+        return counts, {**facts, "repeated_documents": n_repeated}
 
     manifest = output.make_folder(write)
-    left_out = f"; {n_repeated:,} documents that repeat an earlier one were left out" if n_repeated else ""
+    notes = "".join(f"; {number:,} {FACTS[name]}" for name, number in manifest.facts.items() if number)
     return (
         f"{manifest.total('documents'):,} documents, {manifest.total('sentences'):,} sentences by {splitter_name()}, "
-        f"in {len(manifest.outputs)} shards in {folder}{left_out}"
+        f"in {len(manifest.outputs)} shards in {folder}{notes}"
     )
 
 

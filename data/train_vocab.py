@@ -35,7 +35,7 @@ def count_words(files: Sequence[Path], do_lower_case: bool) -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in tqdm(files, desc="reading", unit="file", disable=None):
         try:
-            with open(path, encoding="utf-8") as lines:
+            with open(path, encoding="utf-8", errors="surrogatepass") as lines:  # lone ones are deleted like controls
                 raw = Counter(word for line in lines for word in split_words(line))
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text ({error})", "convert it or leave it out") from error

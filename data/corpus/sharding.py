@@ -14,6 +14,7 @@ import itertools
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from tqdm import tqdm
@@ -27,6 +28,15 @@ BATCH_CHARACTERS = 2**18  # text per task: large beside the cost of handing it o
 BUFFERED_BYTES = 2**18  # text per shard that is held back, so that 512 shards need not be open at once
 MAX_DOCUMENT_BYTES = 2**26  # of one line; the longest books have a tenth of it
 MIN_DOCUMENTS = 2  # per shard: a random next sentence comes from another document of the same shard
+# What is counted of the corpus beside its shards, and how it is said.
+FACTS = MappingProxyType(
+    {
+        "repeated_documents": "documents that repeat an earlier one were left out",
+        "documents_without_a_sentence": "documents without a sentence were left out",
+        "documents_of_one_sentence": "documents have one sentence",
+        "lone_surrogates": "lone surrogates, which are no characters, were taken out",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +79,10 @@ def first_of_their_kind(hashes: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def write_shards(
     inputs: Mapping[Path, np.ndarray], folder: Path, plan: ShardingPlan, pool: Workers
-) -> dict[str, dict[str, int]]:
-    """Write documents (one per line) as shards into the empty `folder`; returns each one's documents and sentences.
+) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """Write documents (one per line) as shards into the empty `folder`.
+
+    Returns each one's documents and sentences, and FACTS of all together, but for the documents left out before.
 
     `inputs` are the files, and which of their lines to take, (lines,) bool; see `first_of_their_kind`. Raises UserError
     where one is not UTF-8 text, or a shard would get fewer than two documents.
@@ -80,8 +92,12 @@ def write_shards(
     shards = {kind: [_Shard(folder / f"{name}.txt") for name in kinds[kind]] for kind in kinds}
     heaps = {kind: [(0, index, shard) for index, shard in enumerate(shards[kind])] for kind in kinds}
     totals = dict.fromkeys(kinds, 0)
+    facts = dict.fromkeys(FACTS, 0)
     with tqdm(total=n_documents, unit="document", desc="sharding") as progress:
-        for documents in pool.map(_split_all, _batches(inputs), "sharding"):
+        for documents, n_surrogates in pool.map(_split_all, _batches(inputs), "sharding"):
+            facts["lone_surrogates"] += n_surrogates
+            facts["documents_without_a_sentence"] += documents.count([])
+            facts["documents_of_one_sentence"] += sum(len(sentences) == 1 for sentences in documents)
             for sentences in filter(None, documents):
                 # Before this document counts: if its length had a say, the test set would gather the short ones.
                 kind = "test" if totals["test"] < plan.fraction_test_set * sum(totals.values()) else "training"
@@ -99,7 +115,7 @@ def write_shards(
                 f"documents and needs {MIN_DOCUMENTS}",
                 f"with a test share of {plan.fraction_test_set}, ask for fewer shards of its kind",
             )
-    return {shard.path.name: shard.counts for shard in written}
+    return {shard.path.name: shard.counts for shard in written}, facts
 
 
 class _Shard:
@@ -123,8 +139,10 @@ class _Shard:
         self._held.clear()
 
 
-def _split_all(documents: list[str]) -> list[list[str]]:
-    return [split_sentences(document) for document in documents]
+def _split_all(documents: list[str]) -> tuple[list[list[str]], int]:
+    """The sentences of each, and how many lone surrogates, which no UTF-8 file may hold, were taken out of all."""
+    sound = [document.encode(errors="ignore").decode() for document in documents]
+    return list(map(split_sentences, sound)), sum(map(len, documents)) - sum(map(len, sound))
 
 
 def _batches(inputs: Mapping[Path, np.ndarray]) -> Iterator[list[str]]:
@@ -133,7 +151,7 @@ def _batches(inputs: Mapping[Path, np.ndarray]) -> Iterator[list[str]]:
     for path, taken in inputs.items():
         try:
             # Only "\n" ends a document, here as where they are counted; a stray "\r" must not end a sentence either.
-            with open(path, encoding="utf-8", newline="\n") as lines:
+            with open(path, encoding="utf-8", errors="surrogatepass", newline="\n") as lines:
                 for line in itertools.compress(lines, taken):
                     batch.append(line.replace("\r", " "))
                     size += len(line)

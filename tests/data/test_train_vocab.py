@@ -85,3 +85,8 @@ def test_bad_input_is_named_and_leaves_the_old_vocabulary(corpus, tmp_path, monk
     with pytest.raises((UserError, FileNotFoundError), match=sentence):
         main(["--input_files", *files, "--vocab_file", "vocab.txt", "--vocab_size", size])
     assert Path("vocab.txt").read_text() == "old"
+
+
+def test_a_lone_surrogate_is_no_character(tmp_path):
+    (tmp_path / "a.txt").write_bytes("ca\ud800t \udfff dog".encode("utf-8", "surrogatepass"))
+    assert count_words([tmp_path / "a.txt"], do_lower_case=True) == {"cat": 1, "dog": 1}

@@ -28,7 +28,7 @@ def make_shards(inputs, folder, plan, n_processes=1):
     taken = first_of_their_kind([survey(path)[1] for path in inputs])
     folder.mkdir()
     with workers(n_processes) as pool:
-        return write_shards(dict(zip(inputs, taken, strict=True)), folder, plan, pool)
+        return write_shards(dict(zip(inputs, taken, strict=True)), folder, plan, pool)[0]
 
 
 def write_documents(path, sizes):
@@ -124,6 +124,21 @@ def test_empty_lines_and_documents_without_a_sentence_count_for_nothing(tmp_path
     records = make_shards([tmp_path / "in.txt"], tmp_path / "out", plan_of(1, 0, 0.0))
     assert (tmp_path / "out" / "x_training_0.txt").read_text(encoding="utf-8") == "One.\nTwo.\n\nThree.\nFour.\n\n"
     assert records["x_training_0.txt"] == {"documents": 2, "sentences": 4}
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    text = "One. Two.\n\u3000\u3000\nJust one.\nTh\ud800ree\udfff.\ud8ff Four.\n\u2003\n\ud801\n"
+    (tmp_path / "in.txt").write_bytes(text.encode("utf-8", "surrogatepass"))
+    taken = dict.fromkeys([tmp_path / "in.txt"], np.ones(6, dtype=bool))
+    with workers(1) as pool:
+        _, facts = write_shards(taken, tmp_path, plan_of(1, 0, 0.0), pool)
+    assert (tmp_path / "x_training_0.txt").read_text("utf-8") == "One.\nTwo.\n\nJust one.\n\nThree.\nFour.\n\n"
+    assert facts == {
+        "repeated_documents": 0,  # they are found before
+        "documents_without_a_sentence": 3,
+        "documents_of_one_sentence": 1,
+        "lone_surrogates": 4,
+    }
 
 
 def test_carriage_returns_end_neither_sentences_nor_documents(tmp_path):
