@@ -35,6 +35,8 @@ from common.remote_files import download
 MAX_EXPANSION = 1000  # what an archive may unpack to, times its size: a bomb must not fill the disk
 SECONDS_TO_WAIT = 6 * 3600  # for another process that makes what this one needs; then it is taken to hang
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks, as Lustre may be mounted
+MAX_NAME_BYTES = 255  # of Linux's file systems
+LINK = "a link or device"
 UNFINISHED = ".unfinished"  # how the names of temporary folders end
 # gzip and bz2 report damage as OSError, zipfile what it cannot read, encrypted members among it, as RuntimeError.
 DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -196,11 +198,20 @@ def _is_whole(target: Path, record_file: Path, key: str) -> bool:
         return False
 
 
-def unpack(archive: str | os.PathLike, destination: str | os.PathLike) -> None:
+def unpack(
+    archive: str | os.PathLike,
+    destination: str | os.PathLike,
+    leave_out: Callable[[str, str], bool] = lambda member, problem: False,
+) -> None:
     """Unpack zip or tar (.gz, .bz2, .xz) into a folder, which appears whole or not at all, in place of an older one.
 
-    Raises UserError where it is no archive, or damaged, or a member is encrypted, absolute, outside of the folder, a
-    link or a device, or has another's name.
+    Args:
+        leave_out: whether to go on without a member, of this path and with this problem, which is empty if there is
+            none so far.
+
+    Raises:
+        UserError: it is no archive, or cut short, or a member is absolute or outside of the folder; or one that is not
+            to be left out is damaged, encrypted, a link or a device, or has another's name.
     """
     archive, member = Path(archive), ""
     left = max(MAX_EXPANSION * archive.stat().st_size, 2**20)
@@ -208,25 +219,43 @@ def unpack(archive: str | os.PathLike, destination: str | os.PathLike) -> None:
         try:
             for member, is_file, open_member in _members(archive):
                 path = PurePosixPath(member.replace("\\", "/"))
-                if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                is_drive = member[1:2] == ":"
+                if not path.parts or path.is_absolute() or ".." in path.parts or is_drive or "\0" in member:
                     raise UserError(f"{archive}: {member!r}: the member's path leaves the folder", "not unpacked")
-                if not is_file:
-                    raise UserError(f"{archive}: {member!r}: a link or device", "not unpacked")
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                with open_member() as content, open(folder / path, "xb") as file:
-                    while block := content.read(2**20):
-                        left -= len(block)
-                        if left < 0:
-                            raise UserError(f"{archive}: unpacks to {MAX_EXPANSION:,} times its size", "not unpacked")
-                        file.write(block)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{archive}: {member!r}: the name collides with another's", "not unpacked") from error
+                problem = "" if is_file else LINK
+                if leave_out(member, problem):
+                    continue
+                problem = problem or _unpack_member(open_member, folder / path, left)
+                if problem and not leave_out(member, problem):
+                    raise UserError(f"{archive}: {member!r}: {problem}", "get or make the archive again")
+                left -= 0 if problem else (folder / path).stat().st_size
+                if left < 0:
+                    raise UserError(f"{archive}: unpacks to {MAX_EXPANSION:,} times its size", "not unpacked")
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the archive's
                 raise
             what = "not an archive (zip, tar, tar.gz, tar.bz2), or cut short"
-            where = f"{member!r}: damaged or encrypted ({error})" if member else what
+            where = f"{member!r}: damaged ({error})" if member else what
             raise UserError(f"{archive}: {where}", "get the archive again") from error
+
+
+def _unpack_member(open_member: Callable[[], IO[bytes]], path: Path, most: int) -> str:
+    """Write no more than a block beyond `most` bytes of a member; returns what is wrong with it, if anything."""
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
+        return f"its name has more than {MAX_NAME_BYTES} bytes"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_member() as content, open(path, "xb") as file:
+            while file.tell() <= most and (block := content.read(2**20)):
+                file.write(block)
+    except (FileExistsError, NotADirectoryError):
+        return "the name collides with another's"
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        path.unlink(missing_ok=True)
+        return f"damaged or encrypted ({error})"
+    return ""
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], IO[bytes]]]]:

@@ -131,3 +131,38 @@ def test_what_was_there_is_replaced_by_a_whole_archive_only(tmp_path):
     unpack(archive, out)
     assert not (out / "mine").exists()
     assert (out / "a.txt").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_that_are_left_out_leave_the_others(tmp_path, name):
+    """The kinds that end an archive otherwise, and one that is not wanted; but none that climbs out."""
+    long = "l" * 256
+    archive = make(tmp_path / name, [("Ab: c", b"1"), ("big", bytes(9)), ("Ab: c", b"2"), (long, b"3"), ("z", b"4")])
+    told = []
+
+    def leave_out(member, problem):
+        told.append((member, problem))
+        return bool(problem) or member == "big"
+
+    unpack(archive, tmp_path / "out", leave_out)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {"Ab: c": b"1", "z": b"4"}
+    assert [member for member, problem in told if problem] == ["Ab: c", long]
+
+
+def test_a_zero_byte_in_a_name(tmp_path):
+    info = tarfile.TarInfo("a")
+    info.pax_headers = {"path": "a\0b"}
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        file.addfile(info)
+    refused(tmp_path, tmp_path / "x.tar", "leaves the folder")
+
+
+def test_a_damaged_member_of_a_zip_is_left_out_alone(tmp_path):
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in (("a", b"one"), ("b", b"two"), ("c", b"three")):
+            file.writestr(name, content)
+    archive.write_bytes(archive.read_bytes().replace(b"two", b"twx"))
+    unpack(archive, tmp_path / "out", lambda member, problem: "damaged" in problem)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {"a": b"one", "c": b"three"}
