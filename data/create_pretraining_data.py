@@ -16,7 +16,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -26,6 +26,7 @@ import numpy as np
 from common.command_line import CommandLine
 from common.errors import Problems, UserError, run_main
 from data.artifacts.manifest import FileRecord
+from data.corpus.text_files import why_not
 from data.masked_lm.hdf5_writer import COMPRESSIONS, write_instances
 from data.masked_lm.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
 from data.masked_lm.masking import MASKING_RULES
@@ -241,7 +242,9 @@ def main() -> None:
     problems = Problems()
     options = instance_options(args, problems)
     source, outputs, n_lengths = args.input_file, args.output_file, len(args.max_seq_length)
-    inputs = sorted(source.glob("*.txt")) if source.is_dir() else [source]
+    inputs = (
+        sorted(path for path in source.iterdir() if not why_not(PurePath(path.name))) if source.is_dir() else [source]
+    )
     problems.check(inputs and inputs[0].is_file(), f"There is no text at {source}", "give --input_file a text shard")
     problems.check(
         len(outputs) == n_lengths == len({output.absolute() for output in outputs}),

@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from common.command_line import CommandLine
 from common.errors import UserError, run_main
+from common.json_files import regular
+from data.corpus.text_files import texts_in
 from file_utils import atomic_write
 from tokenization import SPECIAL_TOKENS, UNK, BasicTokenizer, split_words
 
@@ -35,7 +37,7 @@ def count_words(files: Sequence[Path], do_lower_case: bool) -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in tqdm(files, desc="reading", unit="file", disable=None):
         try:
-            with open(path, encoding="utf-8", errors="surrogatepass") as lines:  # lone ones are deleted like controls
+            with open(regular(path), encoding="utf-8", errors="surrogatepass") as lines:  # lone ones are deleted
                 raw = Counter(word for line in lines for word in split_words(line))
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text ({error})", "convert it or leave it out") from error
@@ -99,10 +101,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train a vocabulary."""
     args = parse_arguments(arguments)
-    inputs = {path: sorted(path.rglob("*.txt")) if path.is_dir() else [path] for path in map(Path, args.input_files)}
-    if empty := [path for path, files in inputs.items() if not files]:
-        raise UserError(f"There is no .txt file in {empty[0]}", "give text to train on")
-    counts = count_words([file for files in inputs.values() for file in files], bool(args.do_lower_case))
+    files = []
+    for path in map(Path, args.input_files):
+        texts, left_out = texts_in(path) if path.is_dir() else ({path.name: path}, "")
+        if not texts:
+            raise UserError(f"There is no .txt file in {path}{left_out}", "give text to train on")
+        print(f"{path}: {len(texts):,} files{left_out}")
+        files += texts.values()
+    counts = count_words(files, bool(args.do_lower_case))
     if not counts:
         raise UserError(f"There is no word in {' '.join(args.input_files)}", "give text to train on")
     vocab = train_wordpiece_vocab(counts, args.vocab_size)

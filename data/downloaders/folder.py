@@ -67,8 +67,9 @@ def download_folder(
     manifest = output.make_folder(fill)
     shutil.rmtree(pieces, ignore_errors=True)
     n_bytes = sum(record.bytes for record in manifest.outputs.values())
-    facts = "".join(f", {name} {value}" for name, value in manifest.facts.items())
-    return f"{what}: {len(manifest.outputs):,} files, {n_bytes / 1e6:,.1f} MB, in {folder}{facts}"
+    facts = "".join(f", {name} {value}" for name, value in manifest.facts.items() if name != "left_out")
+    left_out = manifest.facts.get("left_out", "")
+    return f"{what}: {len(manifest.outputs):,} files, {n_bytes / 1e6:,.1f} MB, in {folder}{facts}{left_out}"
 
 
 @contextlib.contextmanager

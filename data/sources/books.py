@@ -4,10 +4,12 @@ There is no crawler: the pages that the first BookCorpus was made from forbid it
 """
 
 import csv
+import functools
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tqdm import tqdm
@@ -15,14 +17,18 @@ from tqdm import tqdm
 from common.addresses import is_remote, last_part, path_of, shown
 from common.errors import Problem, UserError
 from data.artifacts.layout import Layout
+from data.artifacts.manifest import LeftOut
 from data.artifacts.stage_output import Preparation
+from data.corpus.sharding import MAX_DOCUMENT_BYTES
+from data.corpus.text_files import texts_in, why_not
 from data.document_sources import DocumentSource
 from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
-from file_utils import cached_path, unpack
+from file_utils import LINK, cached_path, unpack
 
 AT_ONCE = 2
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 RESULTS = "results.tsv"
+REMEDY = "convert it or take it away where it is from, and get the books again with --overwrite"
 WANTED = "a folder of .txt files, such a file, an archive of them, the address of either, or a file of addresses"
 
 
@@ -35,74 +41,107 @@ class Source(DocumentSource):
     def problem(self, source: str | None) -> Problem | None:
         if not source:
             return Problem(f"The books need --source, {WANTED}", "or prepare Wikipedia alone, --dataset wikicorpus_en")
-        path = Path(source).expanduser()
+        path, left_out = Path(source).expanduser(), LeftOut()
         if is_remote(source):
-            known = _is_archive(source) or path_of(source).endswith(".txt")
+            known = _is_archive(source) or _is_text(path_of(source))
         elif path.is_dir():
-            known = bool(_texts(path))
+            texts, left_out = texts_in(path)
+            known = bool(texts)
         else:
-            known = path.is_file() and (_is_archive(source) or path.suffix == ".txt" or bool(_addresses(path)))
-        return None if known else _no_book_in(source)
+            known = path.is_file() and (_is_archive(source) or _is_text(path.name) or bool(_addresses(path)))
+        return None if known else _no_book_in(source, left_out)
 
     def download(self, preparation: Preparation, options: DownloadOptions) -> str:
-        """The books, .txt files, alone. Raises UserError where they cannot be had, or too many of a list failed."""
+        """The books, .txt files, alone. Raises UserError where they cannot be had, or too many cannot be used."""
         source = options.source
-        path = Path(source).expanduser()
-        files = [] if is_remote(source) else _texts(path) if path.is_dir() else [path]
-        local = {(file.relative_to(path).as_posix() if path.is_dir() else file.name): file for file in files}
+        path, is_folder = Path(source).expanduser(), not is_remote(source) and Path(source).expanduser().is_dir()
+        found, left_out = texts_in(path) if is_folder else ({}, LeftOut())
+        failed = {name: problem for name, file in found.items() if (problem := _file_problem(file, name))}
+        local = {name: file for name, file in found.items() if name not in failed}
+        if not is_folder and not is_remote(source):
+            local = {path.name: path}
 
         def take_books(new: Path, pieces: Path) -> Mapping[str, Any]:
-            facts = {}
-            if _is_archive(source):
+            if not is_folder and _is_archive(source):
                 with checked_file(source, pieces) as archive:
-                    unpack(archive, new)
+                    unpack(archive, new, functools.partial(_leave_out, left_out, failed))
             elif is_remote(source):
                 link_or_copy(cached_path(source, pieces), new / last_part(source))
-            elif addresses := _addresses(path):
-                facts = _download_list(addresses, pieces, new, options.max_failed_share)
+            elif not is_folder and (addresses := _addresses(path)):
+                return _download_list(addresses, pieces, new, options.max_failed_share)
             else:
                 for name, file in local.items():
                     link_or_copy(file, new / name)
-            for file in new.rglob("*"):
-                if file.is_file() and file.suffix != ".txt" and file.name != RESULTS:
-                    file.unlink()
-            books = _texts(new)
-            if not books:
-                raise UserError(_no_book_in(source))
-            for book in books:
-                _read(book, book.relative_to(new))
-            return facts
+            _remove_unreadable(texts_in(new)[0], failed, options.max_failed_share)
+            if not texts_in(new)[0]:
+                raise UserError(_no_book_in(source, left_out))
+            for problem in failed.values():
+                left_out.add("that cannot be used", problem.problem)
+            return {"left_out": left_out} if left_out else {}
 
         asked = shown(source) if is_remote(source) else "local books"
         return download_folder(preparation, preparation.layout.download, "books", asked, take_books, local)
 
     def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
         """The .txt files that were downloaded, in the order of their names."""
-        return layout.download, _texts(layout.download)
+        return layout.download, list(texts_in(layout.download)[0].values())
 
     def documents(self, part: tuple[Path, int]) -> list[str]:
         """The book as one line."""
         return [" ".join(_read(part[0], part[0]).split())]
 
 
-def _read(book: Path, name: Path) -> str:
+def _file_problem(book: Path, name: str | Path) -> Problem | None:
+    """Why a file, which is called `name`, is not to be read."""
+    if (size := book.stat().st_size) > MAX_DOCUMENT_BYTES:
+        return Problem(f"The book {name} has {size:,} bytes, and a document may have {MAX_DOCUMENT_BYTES:,}", REMEDY)
+    return None if os.access(book, os.R_OK) else Problem(f"The book {name} may not be read", REMEDY)
+
+
+def _read(book: Path, name: str | Path) -> str:
     """Its text. Raises UserError, which calls it by `name`, if it has none."""
-    remedy = "convert it or take it away where it is from, and get the books again with --overwrite"
+    if problem := _file_problem(book, name):
+        raise UserError(problem)
     try:
         text = book.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"The book {name} is not UTF-8 text ({error})", remedy) from error
+        raise UserError(f"The book {name} is not UTF-8 text ({error})", REMEDY) from error
     if "\0" in text:
-        raise UserError(f"The book {name} holds zero bytes and is no text file", remedy)
+        raise UserError(f"The book {name} holds zero bytes and is no text file", REMEDY)
     return text
 
 
-def _no_book_in(source: str) -> Problem:
-    return Problem(f"There is no book in --source {shown(source)}", f"give {WANTED}")
+def _leave_out(left_out: LeftOut, failed: dict[str, Problem], member: str, problem: str) -> bool:
+    """Whether to go without a member of an archive; what should have been a book counts as failed."""
+    name = PurePath(member.replace("\\", "/"))
+    if reason := why_not(name) or (problem if problem == LINK else None):
+        left_out.add(reason, name.as_posix())
+    elif problem:
+        failed[name.as_posix()] = Problem(f"The book {name} cannot be unpacked ({problem})", REMEDY)
+    return bool(reason or problem)
 
 
-def _texts(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.txt") if path.is_file())
+def _remove_unreadable(books: Mapping[str, Path], failed: dict[str, Problem], max_failed_share: float) -> None:
+    """Move the books that are no text to those that failed. Raises UserError, with all of these, if too many did."""
+    n_books = len(books) + len(failed)
+    for name, book in books.items():
+        try:
+            _read(book, name)
+        except UserError as error:
+            failed[name] = error.problems[0]
+            book.unlink()
+    if len(failed) > max_failed_share * n_books:
+        share = f"{len(failed)} of {n_books} books cannot be used, more than --max_failed_share {max_failed_share}"
+        remedy = "mend them, or give a larger share to leave them out"
+        raise UserError([*(failed[name] for name in sorted(failed)), Problem(share, remedy)])
+
+
+def _no_book_in(source: str, left_out: LeftOut) -> Problem:
+    return Problem(f"There is no book in --source {shown(source)}{left_out}", f"give {WANTED}")
+
+
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(".txt")
 
 
 def _is_archive(source: str) -> bool:
@@ -112,8 +151,8 @@ def _is_archive(source: str) -> bool:
 def _addresses(path: Path) -> list[str]:
     """The addresses in a file that holds nothing else but comments and empty lines; none if it is another file."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (UnicodeDecodeError, IsADirectoryError):
+        lines = [] if _file_problem(path, path) else path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
         return []
     addresses = [line for each in lines if (line := each.strip()) and not line.startswith("#")]
     return list(dict.fromkeys(addresses)) if all(map(is_remote, addresses)) else []
@@ -124,7 +163,9 @@ def _download_list(addresses: Sequence[str], pieces: Path, folder: Path, max_fai
 
     def fetch(address: str) -> Path | Exception:
         try:
-            return cached_path(address, pieces, progress=False)
+            with checked_file(address, pieces, progress=False) as book:
+                _read(book, shown(address))
+                return book
         except (UserError, OSError) as error:
             return error
 

@@ -1,6 +1,8 @@
 """Books from folders, archives, addresses and lists of addresses; what is no book is named, and nothing is lost."""
 
 import csv
+import os
+import stat
 import tarfile
 import zipfile
 from urllib.parse import unquote
@@ -17,7 +19,7 @@ from data.artifacts.manifest import Manifest
 from data.artifacts.stage_output import Preparation
 from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
-from data.sources.books import AT_ONCE
+from data.sources.books import AT_ONCE, Source
 
 BOOKS = {"a.txt": b"Once upon a time.", "deep/er/b.txt": "Zwölf Bücher.".encode()}
 
@@ -197,6 +199,73 @@ def test_a_book_that_is_no_text_ends_the_download_and_not_the_formatting(layout,
     with pytest.raises(UserError, match=f"^The book {words}"):
         get(layout, source)
     assert not layout.download.exists()
+
+
+LATIN = "Le vieux pont a été bâti par le roi.".encode("latin-1")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz"])
+def test_a_few_bad_books_are_left_out_and_too_many_are_named_at_once(layout, tmp_path, kind):
+    files = {f"{i}.TXT": LATIN if i in (3, 6, 8) else b"A book." for i in range(10)}
+    files |= {"._1.txt": b"\0\5", "__MACOSX/._1.txt": b"\0", "notes.md": b"No book."}
+    source = write(tmp_path / "books", files) if kind == "folder" else archived(tmp_path / f"books.{kind}", files)
+    with pytest.raises(UserError) as raised:
+        get(layout, source)
+    *named, last = raised.value.sentences
+    assert [sentence.partition(" is not UTF-8 text")[0] for sentence in named] == [
+        f"The book {i}.TXT" for i in (3, 6, 8)
+    ]
+    assert last.startswith("3 of 10 books cannot be used, more than --max_failed_share 0.05; ")
+    assert not layout.download.exists()
+    line = get(layout, source, max_failed_share=0.3)
+    kept = {f"{i}.TXT" for i in range(10) if i not in (3, 6, 8)}
+    assert set(tree(layout.download)) == {"manifest.json", *kept}
+    left_out = Manifest.read(layout.download / "manifest.json").facts["left_out"]
+    assert {reason: len(names) for reason, names in left_out.items()} == {
+        "hidden or made by an operating system": 2,
+        "not .txt": 1,
+        "that cannot be used": 3,
+    }
+    assert "1 not .txt (notes.md)" in line
+    assert "3 that cannot be used (The book 3.TXT is not UTF-8 text" in line
+    with workers(1) as pool:
+        source = Source()
+        assert source.write_documents(source.texts(layout)[1], tmp_path / "f", pool).counts == {"documents": 7}
+
+
+def test_a_link_and_a_damaged_member_of_an_archive_cost_themselves_alone(layout, tmp_path):
+    archive = archived(tmp_path / "books.zip", {f"{i}.txt": f"Book {i}.".encode() for i in range(20)})
+    with zipfile.ZipFile(archive, "a") as file:
+        link = zipfile.ZipInfo("link.txt")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(link, "0.txt")
+    archive.write_bytes(archive.read_bytes().replace(b"Book 7.", b"Bxxk 7."))
+    line = get(layout, archive)
+    assert "1 a link or device (link.txt), 1 that cannot be used (The book 7.txt cannot be unpacked (damaged" in line
+    assert sorted(books_in(layout)) == sorted(f"{i}.txt" for i in range(20) if i != 7)
+
+
+def test_a_bad_book_of_a_list_is_a_failed_row(layout, tmp_path):
+    with serve({"a.txt": b"A book.", "b.txt": LATIN}) as server:
+        addresses = [f"{server.url}/a.txt", f"{server.url}/b.txt"]
+        assert "asked_for 2, failed 1" in get(layout, list_of(tmp_path / "urls.txt", addresses), max_failed_share=0.5)
+    assert [row["result"] for row in results_in(layout.download / "results.tsv")] == ["ok", "failed"]
+    assert list(books_in(layout).values()) == [b"A book."]
+
+
+def test_a_book_without_an_end_is_neither_read_nor_hashed(layout, tmp_path):
+    source = write(tmp_path / "books", BOOKS)
+    with open(source / "sparse.txt", "wb") as file:
+        file.truncate(2**40)
+    os.mkfifo(source / "pipe.txt")
+    with pytest.raises(UserError, match=r"The book sparse\.txt has 1,099,511,627,776 bytes"):
+        get(layout, source)
+    line = get(layout, source, max_failed_share=0.5)
+    assert "(pipe.txt)" in line
+    assert books_in(layout) == BOOKS
+    for single in ("sparse.txt", "pipe.txt"):
+        options = DownloadOptions(source=str(source / single))
+        assert (next(download_problems("bookscorpus", options)) is None) == (single == "sparse.txt")
 
 
 def test_what_is_no_source_is_said_before_anything_is_done(tmp_path):
