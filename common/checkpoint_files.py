@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from common.errors import UserError
 
@@ -51,14 +50,3 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
             ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"{subject} is damaged or no {what} ({reason})", remedy) from error
-
-
-def weights_in(contents: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a file holds, under "model" or "state_dict" or the whole; raises UserError without one."""
-    state = contents if isinstance(contents, dict) else {}
-    weights = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
-    if not weights or not all(torch.is_tensor(weight) for weight in weights.values()):
-        raise UserError(
-            f"{path} holds no weights", "give a file with a state dict, alone or under the key 'model' or 'state_dict'"
-        )
-    return {str(name): weight for name, weight in weights.items()}

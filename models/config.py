@@ -29,7 +29,8 @@ BERT_CONFIGS = MappingProxyType(
 
 # A file with one of these keys is Hugging Face's, in which many others say nothing of what the model computes.
 _HUGGING_FACE_KEYS = frozenset(("model_type", "architectures", "transformers_version", "torchscript", "layer_norm_eps"))
-_GOOGLE_KEYS = ("directionality", "pooler_")  # beginnings of keys in Google's own files, whose code reads none of them
+# Beginnings of keys in Google's own files, whose code reads none of them; and what the tokenizer reads.
+_OTHER_KEYS = ("directionality", "pooler_", "do_lower_case")
 # What changes the computation, with the value that the model here has; `auto_map` names code of the model's own.
 _ONLY_VALUES = MappingProxyType(
     {
@@ -108,7 +109,7 @@ class BertConfig:
         absent = [name for name in known if name not in values]
         for key in sorted(values.keys() - known - _ONLY_VALUES.keys()):
             meant = difflib.get_close_matches(key, absent, 1, cutoff=0.8)
-            is_ignored = is_hugging_face or key.startswith(_GOOGLE_KEYS)
+            is_ignored = is_hugging_face or key.startswith(_OTHER_KEYS)
             remedy = f"remove it or correct it to {' or '.join(meant) or 'one of ' + ', '.join(known)}"
             problems.check(is_ignored and not meant, f"{where}: unknown key {key!r}", remedy)
         missing = Problem(f"{where}: vocab_size is missing", "set it to the number of lines of the vocabulary file")

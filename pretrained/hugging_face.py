@@ -58,8 +58,7 @@ def of_architecture(model: Pretrained) -> tuple[str, Fitted]:
     Raises UserError where some are missing or not of the configuration's shape.
     """
     build = next(build for telling, build in ARCHITECTURES.items() if telling in model.weights)
-    may_be_missing = ("bert.pooler.",) if build is BertModel else ()
-    fitted = fit(model, build, model.known_config(), may_be_missing, may_be_unused=("",))
+    fitted = fit(model, build, model.known_config(), heads_may_be_new=build is BertModel)
     weights = {name: weight.detach().float().contiguous() for name, weight in fitted.weights.items()}
     return build.__name__, dataclasses.replace(fitted, weights=weights)
 

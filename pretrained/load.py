@@ -8,7 +8,7 @@ primitives in it is refused. Files are mapped, so that a weight is copied once, 
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint_files import find_checkpoints, read_plain, weights_in
+from common.checkpoint_files import find_checkpoints, read_plain
 from common.errors import Problems, UserError
 from common.json_files import read_json
 from common.published_models import PUBLISHED_MODELS
 from modeling import BertModel
-from models.config import BertConfig
+from models.config import BERT_CONFIGS, BertConfig
+from pretrained.names import EMBEDDINGS, MASKED_LM_BIAS, WHAT_CAN_BE_READ, equal, few, published_weights
 from pretrained.tensorflow import read_google_weights
-from tokenization import VOCAB_NAME, configured_do_lower_case
+from tokenization import VOCAB_NAME, configured_do_lower_case, load_vocab
 
 CONFIG_NAME, GOOGLE_CONFIG_NAME = "config.json", "bert_config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -35,33 +36,22 @@ WEIGHTS_NAMES = (
     "pytorch_model.bin.index.json",
     "bert_model.ckpt.index",
 )
-WHAT_CAN_BE_READ = (
-    "give a checkpoint of this program (ckpt_1000.pt) or of NVIDIA's (.pt), a Hugging Face folder (config.json and "
-    "model.safetensors or pytorch_model.bin), Google's TensorFlow checkpoint (bert_model.ckpt) or the name of a "
-    "published model that was downloaded before, such as bert-large-uncased"
-)
-
-EMBEDDINGS, MASKED_LM_BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
 DECODER = "cls.predictions.decoder.weight"  # the embeddings once more
-BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")  # constants, not weights
 # Rows of the vocabulary that only fill it up, for the hardware's sake, are fewer than this.
 MAX_VOCABULARY_PADDING = 128
-
-# Patterns in the names of all tools -> the published names, one after the other.
-PUBLISHED_NAMES = (
-    (r"^(module\.|_orig_mod\.)+", ""),  # what DistributedDataParallel and torch.compile put before names
-    (r"/", "."),  # Google's, as the following
-    (r"\.layer_(\d+)\.", r".layer.\1."),
-    (r"^cls\.squad\.output_", "qa_outputs."),
-    (r"^cls\.(seq_relationship|predictions)\.output_", r"cls.\1."),
-    (r"^output_", "classifier."),
-    (r"\.(gamma|weights|kernel)$", ".weight"),
-    (r"\.beta$", ".bias"),
-    (r"_embeddings$", "_embeddings.weight"),
-    (r"\.dense_act\.", ".dense."),  # NVIDIA's
-    (r"^(embeddings|encoder|pooler)\.", r"bert.\1."),  # Hugging Face's, of a model without a head
-    (r"^cls\.predictions\.decoder\.bias$", MASKED_LM_BIAS),
+# What a task adds to the encoder.
+HEADS = ("bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "qa_outputs.")
+# The sizes of a configuration that weights tell: field, weight, dimension.
+SIZES = (
+    ("vocab_size", EMBEDDINGS, 0),
+    ("hidden_size", EMBEDDINGS, 1),
+    ("max_position_embeddings", "bert.embeddings.position_embeddings.weight", 0),
+    ("type_vocab_size", "bert.embeddings.token_type_embeddings.weight", 0),
+    ("intermediate_size", "bert.encoder.layer.0.intermediate.dense.bias", 0),
 )
+# Files of trainers that hold no weights of a model.
+NO_MODEL = re.compile(r"optim|scheduler|scaler|random_states|rng_state|training_args")
+SUFFIXES = (".index", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +66,8 @@ class Pretrained:
     vocab_file: Path | None
     do_lower_case: bool | None
     """Whether the vocabulary is lower-cased; None where nothing says so."""
+    remark: str = ""
+    """Where in the file the weights were, " from 'state_dict' without the prefix 'model.'"; or nothing."""
 
     def known_config(self) -> BertConfig:
         """The configuration. Raises UserError where there is none."""
@@ -98,11 +90,13 @@ class Fitted:
     """The model's that the file does not have in this shape: they keep their initial values."""
     unused: list[str]
     """The file's that the model has no place for."""
+    remark: str = ""
+    """Where the weights were, and what was left out of one."""
 
     def __str__(self) -> str:
         new = f"\n  randomly initialized, as the file has none of their shape: {few(self.new)}" if self.new else ""
         unused = f"\n  in the file and not used: {few(self.unused)}" if self.unused else ""
-        return f"{self.path}: {len(self.weights)} weights loaded{new}{unused}"
+        return f"{self.path}: {len(self.weights)} weights loaded{self.remark}{new}{unused}"
 
 
 def read_pretrained(path: str | Path) -> Pretrained:
@@ -116,71 +110,96 @@ def read_pretrained(path: str | Path) -> Pretrained:
         UserError: nothing there; damaged; not a BERT; the file could run code.
     """
     file = _locate(path)
-    weights, contents = _read(file)
+    contents = _read(file)
+    weights, remark = published_weights(contents, file)
     vocab_file = file.with_name(VOCAB_NAME)
     return Pretrained(
         path=file,
-        weights=_published(weights, file),
+        weights=weights,
         config=_configuration(contents, file),
         vocab_file=vocab_file if vocab_file.is_file() else None,
         do_lower_case=lower_case_of(file.parent),
+        remark=remark,
     )
 
 
 def fit(
-    pretrained: Pretrained,
-    model_class: type[nn.Module],
-    config: BertConfig,
-    may_be_missing: tuple[str, ...] = (),
-    may_be_unused: tuple[str, ...] = (),
+    pretrained: Pretrained, model_class: type[nn.Module], config: BertConfig, heads_may_be_new: bool = False
 ) -> Fitted:
-    """The weights that a model of this class and shape takes; rows that only fill up the vocabulary are left out.
+    """The weights that a model of this class and shape takes.
+
+    Rows of the embeddings that no token has are left out: what fills the vocabulary up for the hardware's sake, and
+    what is more than the configuration says where the vocabulary beside the weights has no more tokens either.
 
     Args:
-        may_be_missing: beginnings of names that the file need not have, or may have in another shape.
-        may_be_unused: beginnings of names that the file may have and the model not; "" for all but more layers.
+        heads_may_be_new: the file need not have the weights of a head, or have all of them in another shape.
 
     Raises:
-        UserError: other weights are missing, of another shape or left over.
+        UserError: other weights are missing, of another shape, or left over in the encoder.
     """
     prefix = "bert." if model_class is BertModel else ""
     with torch.device("meta"):
         shapes = {prefix + name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
     weights, problems = dict(pretrained.weights), Problems()
-    if DECODER in weights and _equal(weights[DECODER], weights[EMBEDDINGS]):
+    if DECODER in weights and equal(weights[DECODER], weights[EMBEDDINGS]):
         del weights[DECODER]
     problems.check(
         shapes.pop(DECODER, None) is None or DECODER not in weights,
         f"{pretrained.path}: {DECODER} differs from {EMBEDDINGS}",
         "here the two are one, as in the published BERT, so this masked-LM head cannot be used",
     )
-    for name in (EMBEDDINGS, MASKED_LM_BIAS):
-        if name in weights and name in shapes and 0 <= len(weights[name]) - shapes[name][0] < MAX_VOCABULARY_PADDING:
-            weights[name] = weights[name][: shapes[name][0]]
+    n_spare = _n_spare_rows(pretrained, config)
+    for name in (EMBEDDINGS, MASKED_LM_BIAS) if n_spare else ():
+        if name in weights:
+            weights[name] = weights[name][: config.vocab_size]
     found = {name: tuple(weights[name].shape) if name in weights else "missing" for name in shapes}
     new = [name for name, shape in shapes.items() if found[name] != shape]
-    wrong = [f"{name} {shapes[name]} is {found[name]}" for name in new if not name.startswith(may_be_missing)]
+    heads = {head: [name for name in shapes if name.startswith(head)] for head in HEADS}
+    new_heads = tuple(head for head, names in heads.items() if names and set(names) <= set(new))
+    if not heads_may_be_new:
+        new_heads = tuple(head for head in new_heads if not any(name.startswith(head) for name in weights))
+    problems.check(
+        heads_may_be_new or not new_heads,
+        f"{pretrained.path} has no weights of the names {few([head + '*' for head in new_heads])}, which a "
+        f"{model_class.__name__} has",
+        "give a model that was trained with them",
+    )
+    wrong = [f"{name} {shapes[name]} is {found[name]}" for name in new if not name.startswith(new_heads)]
     unused = [name for name in weights if name not in shapes]
-    excess = [name for name in unused if name.startswith("bert.encoder.") or not name.startswith(may_be_unused)]
+    excess = [name for name in unused if name.startswith("bert.") and not name.startswith(HEADS)]
     left = [f"{name} {tuple(weights[name].shape)}" for name in excess]
+    cause, remedy = _difference(weights, config)
     for what, names in (("does not hold the weights", wrong), ("holds more than the weights", left)):
-        problems.check(
-            not names,
-            f"{pretrained.path} {what} of a {model_class.__name__} of this configuration: {few(names)}",
-            "give the configuration and the vocabulary that it was trained with",
-        )
+        of = f"of a {model_class.__name__} of this configuration"
+        problems.check(not names, f"{pretrained.path} {what} {of}: {few(names)}{cause}", remedy)
     problems.raise_if_any()
     kept = {name.removeprefix(prefix): weights[name] for name in shapes if name not in new}
-    return Fitted(pretrained.path, kept, new, unused)
+    rows = f", but for the last {n_spare:,} rows of the embeddings, which no token has" if n_spare else ""
+    return Fitted(pretrained.path, kept, new, unused, pretrained.remark + rows)
 
 
-def few(names: Sequence[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+def _n_spare_rows(pretrained: Pretrained, config: BertConfig) -> int:
+    """How many rows of the embeddings, the last, a model of this configuration leaves out."""
+    n_more = len(pretrained.weights[EMBEDDINGS]) - config.vocab_size
+    if n_more >= MAX_VOCABULARY_PADDING:
+        has_more_tokens = not pretrained.vocab_file or len(load_vocab(pretrained.vocab_file)) > config.vocab_size
+        return 0 if has_more_tokens else n_more
+    return max(0, n_more)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool((one == other).all())
+def _difference(weights: Mapping[str, Tensor], config: BertConfig) -> tuple[str, str]:
+    """In which sizes weights differ from a configuration, ", as its hidden_size is 768, not 1024"; and the remedy."""
+    sizes = {field: weights[name].shape[dim] for field, name, dim in SIZES if name in weights}
+    layers = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in weights)
+    sizes["num_hidden_layers"] = len({layer[1] for layer in layers if layer})
+    differing = {field: size for field, size in sizes.items() if size != getattr(config, field)}
+    said = [f"{field} is {size}, not {getattr(config, field)}" for field, size in differing.items()]
+    remedy = "give the configuration and the vocabulary that it was trained with"
+    for name in ("tiny", "base", "large") if differing else ():
+        shipped = dataclasses.asdict(BertConfig.from_json_file(BERT_CONFIGS[name]))
+        if sizes.items() <= shipped.items():
+            remedy = f"give --config_file bert_configs/{name}.json"
+    return f" (its {', its '.join(said)})" if said else "", remedy
 
 
 def _locate(path: str | Path) -> Path:
@@ -209,25 +228,35 @@ def _best_in(folder: Path) -> Path:
         return named[0]
     if checkpoints := find_checkpoints(folder):
         return checkpoints[-1][1]
-    others = sorted([*folder.glob("*.index"), *folder.glob("*.pt")])
-    if len(others) > 1:
-        names = few([path.name for path in others])
-        raise UserError(f"The folder {folder} holds several models ({names})", "give the path of one of them")
-    if not others:
-        raise UserError(f"The folder {folder} holds no weights that can be read", WHAT_CAN_BE_READ)
-    return others[0]
+    if others := _models_in(folder):
+        if len(others) > 1:
+            names = few([path.name for path in others])
+            raise UserError(f"The folder {folder} holds several models ({names})", "give the path of one of them")
+        return others[0]
+    if any(folder.glob("*.distcp")):
+        raise UserError(
+            f"The folder {folder} holds the shards of torch.distributed.checkpoint",
+            f"python3 -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt merges them",
+        )
+    inner = sorted(str(path) for path in folder.iterdir() if path.is_dir() and _models_in(path))
+    remedy = f"give a folder in it that does ({few(inner)})" if inner else WHAT_CAN_BE_READ
+    raise UserError(f"The folder {folder} holds no weights that can be read", remedy)
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in any file under its own names, and, of a file of torch.save, the whole content."""
+def _models_in(folder: Path) -> list[Path]:
+    files = (path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    return sorted(path for path in files if not NO_MODEL.search(path.name))
+
+
+def _read(file: Path) -> Any:
+    """What is in any file of weights: tensors under its own names, or of torch.save the whole content."""
     if file.name.endswith(".index.json"):
-        return {name: weight for part in _shards(file) for name, weight in _read(part)[0].items()}, {}
+        return {name: value for part in _shards(file) for name, value in _read(part).items()}
     if file.suffix == ".index":
-        return read_google_weights(file), {}
+        return read_google_weights(file)
     if file.suffix == ".safetensors":
-        return _read_safetensors(file), {}
-    contents = read_plain(file, str(file), "model", WHAT_CAN_BE_READ)
-    return weights_in(contents, file), contents
+        return _read_safetensors(file)
+    return read_plain(file, str(file), "model", WHAT_CAN_BE_READ)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -246,28 +275,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing, damaged or no safetensors file ({error})", "get it again") from error
 
 
-def _published(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The weights under the published names and once each, without constants."""
-    renamed: dict[str, Tensor] = {}
-    for original, weight in weights.items():
-        name = original
-        for pattern, replacement in PUBLISHED_NAMES:
-            name = re.sub(pattern, replacement, name)
-        if name in BUFFERS:
-            continue
-        if not weight.is_floating_point():
-            raise UserError(f"{path}: {name} is of type {weight.dtype}", "give a model that is not quantized")
-        if name in renamed and not _equal(renamed[name], weight):
-            raise UserError(f"{path} holds {name} twice, under two names", "use a file that holds it once")
-        renamed[name] = weight
-    if EMBEDDINGS not in renamed or renamed[EMBEDDINGS].dim() != 2:
-        raise UserError(f"{path} holds no BERT, but {few(list(renamed)) or 'nothing'}", WHAT_CAN_BE_READ)
-    return renamed
-
-
-def _configuration(contents: Mapping[str, Any], file: Path) -> BertConfig | None:
+def _configuration(contents: Any, file: Path) -> BertConfig | None:
     """What is written in the file, or else beside it."""
-    stated = contents.get("configuration")
+    stated = contents.get("configuration")  # of a dict, as it has weights
     if isinstance(stated, dict) and isinstance(stated.get("model"), dict):
         return BertConfig.from_values(stated["model"], f"the configuration in {file}")
     for path in (file.with_name(CONFIG_NAME), file.with_name(GOOGLE_CONFIG_NAME)):

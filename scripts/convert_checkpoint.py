@@ -25,7 +25,7 @@ from pretrained.hugging_face import (
     of_architecture,
     write_hugging_face,
 )
-from pretrained.load import Pretrained, few, lower_case_of, read_pretrained
+from pretrained.load import EMBEDDINGS, Pretrained, few, lower_case_of, read_pretrained
 from tokenization import VOCAB_NAME, is_cased, load_vocab
 
 HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.
@@ -67,7 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def completed(model: Pretrained, args: argparse.Namespace, scratch: Path) -> Pretrained:
     """The model with the configuration and vocabulary of the command line, where it gives them.
 
-    The configuration's vocabulary is the file's, where there is one: what else the weights have only fills it up.
+    A vocabulary corrects the configuration's `vocab_size` where that has fewer rows, or more than the weights.
     `scratch` is a folder for a vocabulary that is not in a file of its own.
     """
     vocab_file, do_lower_case = model.vocab_file, model.do_lower_case
@@ -81,7 +81,8 @@ def completed(model: Pretrained, args: argparse.Namespace, scratch: Path) -> Pre
     config = BertConfig.from_json_file(args.config_file) if args.config_file else model.known_config()
     if vocab_file is not None:
         vocab = load_vocab(vocab_file)
-        config = dataclasses.replace(config, vocab_size=len(vocab))
+        if not len(vocab) <= config.vocab_size <= len(model.weights[EMBEDDINGS]):
+            config = dataclasses.replace(config, vocab_size=len(vocab))
         if args.do_lower_case is not None:
             do_lower_case = args.do_lower_case
         elif do_lower_case is None:
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         check_writable(args.target, args.overwrite)
     with tempfile.TemporaryDirectory() as scratch:
         model = completed(read_pretrained(args.source), args, Path(scratch))
-        print(f"{model.path}: {len(model.weights)} weights")
+        print(f"{model.path}: {len(model.weights)} weights{model.remark}")
         unused = (write_pt if to_pt else write_hugging_face)(args.target, model, args.overwrite)
     if not to_pt and model.vocab_file is None:
         print("no vocabulary was found, so there is no tokenizer in the folder; --vocab_file adds it")

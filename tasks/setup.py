@@ -85,10 +85,10 @@ def note_differences(what: str, value: Any, world: World, problems: Problems) ->
     )
 
 
-def vocabulary_problem(vocab_file: str, config: BertConfig) -> Problem | None:
-    """Why a vocabulary is not this model's; None where it may be."""
+def vocabulary_problem(vocab_file: str, config: BertConfig, has_weights: bool) -> Problem | None:
+    """Why a vocabulary is not this model's; None where it may be: with weights of others, a smaller one too."""
     n_tokens = len(load_vocab(vocab_file))
-    if n_tokens == config.vocab_size:
+    if n_tokens == config.vocab_size or (has_weights and n_tokens < config.vocab_size):
         return None
     return Problem(
         f"the vocabulary {vocab_file} has {n_tokens} entries and the model's configuration says vocab_size "

@@ -41,6 +41,8 @@ class PretrainingTask(Task):
         super().__init__(settings)
         self.eval_dataset = None
         self._initial: Fitted | None = None
+        self._weights = ""
+        """Which weights the model began with, for people; "" for random ones."""
 
     def problems(self) -> Iterator[Problem]:
         return value_problems(self.settings)
@@ -50,7 +52,8 @@ class PretrainingTask(Task):
         with problems.collect():
             config = BertConfig.from_json_file(flags.config_file or BERT_CONFIGS[flags.bert_model])
             if flags.vocab_file:
-                problems.extend([vocabulary_problem(flags.vocab_file, config)])
+                has_weights = self.settings.checkpoints.init_checkpoint is not None
+                problems.extend([vocabulary_problem(flags.vocab_file, config, has_weights)])
         return config
 
     def open_data(self, world: World, problems: Problems) -> None:
@@ -66,14 +69,14 @@ class PretrainingTask(Task):
             with problems.collect():
                 pretrained = read_pretrained(path)
                 if self.settings.model is not None:
-                    self._initial = fit(pretrained, self.model_class, self.settings.model)
+                    self._initial = fit(pretrained, self.model_class, self.settings.model, self.settings.trains)
 
     def make_model(self) -> nn.Module:
         settings = self.settings
         model = BertForPreTraining(settings.model, settings.runtime.layer_norm)
         if self._initial is not None:
             model.load_state_dict(self._initial.weights, strict=False)
-            self._initial = None  # BERT-large's weights take gigabytes
+            self._weights, self._initial = str(self._initial), None  # BERT-large's weights take gigabytes
         prepare_model(model, settings.device, settings.execution)
         model.cls.predictions.is_dense = not settings.task.no_dense_sequence_output
         return model
@@ -106,6 +109,8 @@ class PretrainingTask(Task):
         """Device, size and data; without training, whose weights are scored."""
         settings = self.settings
         yield f"{devices} | {self.dataset.n_samples:,} sequences: {self.dataset.source}"
+        if self._weights:
+            yield self._weights
         if not settings.trains:
             step = self.stage.first_step + start.first_step
             resumed = f"step {step} in {settings.output.output_dir}"

@@ -33,7 +33,7 @@ def open_tokenizer(flags: SquadFlags, config: BertConfig | None, pretrained: Pre
             f"{pretrained.path} has no vocabulary beside it", "give --vocab_file the one it was trained with"
         )
     tokenizer = tokenization.open_tokenizer(vocab_file, flags.do_lower_case, pretrained and pretrained.do_lower_case)
-    if config is not None and tokenizer.vocab_size != config.vocab_size:
+    if config is not None and tokenizer.vocab_size > config.vocab_size:  # rows that no token has are never met
         raise UserError(
             f"the vocabulary {vocab_file} has {tokenizer.vocab_size} entries and the model's configuration says "
             f"vocab_size {config.vocab_size}",

@@ -76,8 +76,7 @@ class SquadTask(Task):
             else:
                 config = BertConfig.from_json_file(flags.config_file or BERT_CONFIGS[flags.bert_model or "large"])
             if self.pretrained is not None:  # before questions are tokenized, which takes its time
-                heads = {"may_be_missing": ("qa_outputs.",), "may_be_unused": ("cls.", "bert.pooler.")}
-                self._fitted = fit(self.pretrained, self.model_class, config, **heads)
+                self._fitted = fit(self.pretrained, self.model_class, config, heads_may_be_new=self.settings.trains)
         return config
 
     def open_data(self, world: World, problems: Problems) -> None:

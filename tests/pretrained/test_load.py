@@ -11,14 +11,17 @@ import pytest
 import torch
 import transformers
 from hypothesis import given, settings
+from paths import ROOT
 from published_weights import (
     CONFIGS,
     DECODER,
     EMBEDDINGS,
     TINY,
+    TOKENS,
     assert_equal_outputs,
     nvidia_state,
     parameters_equal,
+    published_weights,
     random_model,
     write_folder,
     write_google,
@@ -26,7 +29,8 @@ from published_weights import (
 
 from common.errors import UserError
 from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
-from pretrained.load import fit, read_pretrained
+from models.config import BertConfig
+from pretrained.load import Pretrained, fit, read_pretrained
 from training.checkpointing.checkpoint import save_checkpoint
 
 
@@ -41,7 +45,7 @@ def reference_model(build, config=TINY, seed=0):
     return model
 
 
-FINE_TUNING = {"may_be_missing": ("qa_outputs.",), "may_be_unused": ("cls.", "bert.pooler.")}
+FINE_TUNING = {"heads_may_be_new": True}
 
 
 def loaded(path, build, config=TINY, **may):
@@ -72,10 +76,10 @@ def test_what_transformers_saves_loads_with_equal_outputs(tmp_path, theirs, ours
     assert_equal_outputs(model, reference)
 
 
-def test_a_large_shape_in_shards_loads_with_equal_outputs(tmp_path):
-    large = dataclasses.replace(TINY, hidden_size=1024, num_attention_heads=16, intermediate_size=4096)
+def test_a_model_in_shards_loads_with_equal_outputs(tmp_path):
+    large = dataclasses.replace(TINY, hidden_size=256, num_attention_heads=4, intermediate_size=1024)
     reference = reference_model(transformers.BertForQuestionAnswering, large)
-    reference.save_pretrained(tmp_path, max_shard_size="30MB")
+    reference.save_pretrained(tmp_path, max_shard_size="2MB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert_equal_outputs(loaded(tmp_path, BertForQuestionAnswering, large)[0], reference)
     next(tmp_path.glob("model-00002-of-*")).unlink()
@@ -133,7 +137,7 @@ def test_google_checkpoints_load(tmp_path, build, what):
     pretrained = read_pretrained(folder / what)
     assert (pretrained.path, pretrained.config) == (folder / "bert_model.ckpt.index", TINY)
     assert (pretrained.vocab_file, pretrained.do_lower_case) == (folder / "vocab.txt", None)
-    model, _ = loaded(folder / what, build, may_be_unused=("bert.pooler.",))
+    model, _ = loaded(folder / what, build)
     assert parameters_equal(model, ours)
 
 
@@ -187,8 +191,10 @@ def without(*names):
         (without("qa_outputs.bias", "bert.embeddings.LayerNorm.bias"), [r"LayerNorm.bias \(32,\) is missing"]),
         (lambda s: s.update({"bert.encoder.layer.2.output.dense.bias": torch.ones(3)}), [r"holds more .*2.*\(3,\)"]),
         (
-            lambda s: s.update({"bert.encoder.layer.0.intermediate.dense.bias": torch.ones(128), "new": torch.ones(1)}),
-            [r"dense.bias \(64,\) is \(128,\)", r"holds more .* new \(1,\)"],
+            lambda s: s.update(
+                {"bert.encoder.layer.0.intermediate.dense.bias": torch.ones(128), "bert.new": torch.ones(1)}
+            ),
+            [r"dense.bias \(64,\) is \(128,\)", r"holds more .* bert.new \(1,\)"],
         ),
         (lambda s: s.update({EMBEDDINGS: torch.ones(88, 32)}), [r"word_embeddings.weight \(89, 32\) is \(88, 32\)"]),
         (lambda s: s.update({EMBEDDINGS: torch.ones(89 + 128, 32)}), [r"word_embeddings.weight .* is \(217, 32\)"]),
@@ -212,6 +218,56 @@ def test_a_model_of_more_layers_or_of_another_size_is_refused(tmp_path):
         loaded(tmp_path / "hf", BertForPreTraining, dataclasses.replace(TINY, num_hidden_layers=3))
     with pytest.raises(UserError, match=r"word_embeddings\.weight \(89, 16\) is \(89, 32\)"):
         loaded(tmp_path / "hf", BertForPreTraining, dataclasses.replace(TINY, hidden_size=16))
+
+
+def test_rows_that_no_token_has_are_left_out_where_the_vocabulary_shows_it(tmp_path):
+    """1,000 more rows than the configuration has: of its own vocabulary, of a larger one, of one that nobody knows."""
+    more = dataclasses.replace(TINY, vocab_size=1089)
+    reference = reference_model(transformers.BertForPreTraining, more)
+    reference.save_pretrained(tmp_path)
+    vocab = tmp_path / "vocab.txt"
+    for tokens, is_read in ((TOKENS, True), ([*TOKENS, "larger"], False), (None, False)):
+        vocab.unlink() if tokens is None else vocab.write_text("\n".join(tokens) + "\n")
+        if not is_read:
+            with pytest.raises(UserError, match=r"is \(1089, 32\).*its vocab_size is 1089, not 89"):
+                loaded(tmp_path, BertForPreTraining)
+            continue
+        model, fitted = loaded(tmp_path, BertForPreTraining)
+        assert "but for the last 1,000 rows of the embeddings, which no token has" in str(fitted)
+        embeddings = model.bert.embeddings.word_embeddings.weight[: len(TOKENS)]
+        assert torch.equal(embeddings, reference.bert.embeddings.word_embeddings.weight[: len(TOKENS)])
+    assert loaded(tmp_path, BertForPreTraining, more)[1].new == []
+
+
+def test_a_wrong_configuration_is_told_by_its_sizes_with_the_shipped_one_that_fits(tmp_path):
+    """BERT-base's shapes in a model of BERT-large's: three tensors, a count, and the configuration to give."""
+    base, large = (BertConfig.from_json_file(ROOT / f"bert_configs/{name}.json") for name in ("base", "large"))
+    with torch.device("meta"):
+        state = BertForPreTraining(base).state_dict()
+    weights = {name: weight for name, weight in state.items() if name != DECODER}
+    with pytest.raises(UserError) as raised:
+        fit(Pretrained(tmp_path / "base.pt", weights, None, None, None), BertForPreTraining, large)
+    (sentence,) = raised.value.sentences
+    assert sentence.count(" is (") == 3
+    assert " and 393 more (its hidden_size is 768, not 1024, its intermediate_size is 3072, not 4096" in sentence
+    assert sentence.endswith("its num_hidden_layers is 12, not 24); give --config_file bert_configs/base.json.")
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
+def test_a_head_is_new_as_a_whole_or_not_at_all(tmp_path, kind):
+    write_folder(tmp_path / "hf", published_weights(random_model(kind)), TINY)
+    with pytest.raises(
+        UserError, match=r"has no weights of the names .*cls\.seq_relationship\.\*.*; give a model that"
+    ):
+        loaded(tmp_path / "hf", BertForPreTraining)
+    fitted = loaded(tmp_path / "hf", BertForPreTraining, heads_may_be_new=True)[1]
+    assert {"cls.seq_relationship.weight", "cls.seq_relationship.bias"} <= set(fitted.new)
+    assert ("cls.predictions.bias" in fitted.new) == (kind is BertModel)
+    half = published_weights(random_model())
+    del half["cls.predictions.transform.dense.weight"]
+    torch.save(half, tmp_path / "half.pt")
+    with pytest.raises(UserError, match=r"transform\.dense\.weight \(32, 32\) is missing"):
+        loaded(tmp_path / "half.pt", BertForPreTraining, heads_may_be_new=True)
 
 
 def test_an_untied_head_is_refused_only_where_it_would_be_used(tmp_path):
