@@ -49,14 +49,14 @@ pytorch_index() { # VARIANT: where it lies; nothing where the usual index has it
 choose_variant() { # into `variant`, from the driver and the GPUs; says why
   local driver major lowest highest capabilities gpus=
   driver=$(nvidia_smi driver_version | sed -n 1p)
-  if [[ ! $driver =~ ^[0-9]+\. ]]; then
+  if [[ ! $driver =~ ^[1-9][0-9]{0,8}\. ]]; then
     variant=${CUDA_VARIANT:-cu130}
     echo "No NVIDIA driver answers here. Building for CUDA ${cuda_of[$variant]}; where the image runs on GPUs, it needs driver ${driver_of[$variant]} or newer."
     return
   fi
   major=${driver%%.*}
   # In tenths: 7.0 is 70. A driver that cannot tell is an old one.
-  mapfile -t capabilities < <(nvidia_smi compute_cap | tr -d . | grep -E '^[0-9]+$' | sort -n)
+  mapfile -t capabilities < <(nvidia_smi compute_cap | tr -d . | grep -E '^[1-9][0-9]{1,8}$' | sort -n)
   lowest=${capabilities[0]:-} highest=${capabilities[*]: -1}
   if [[ -n $lowest ]]; then
     gpus=", GPUs of compute capability ${lowest%?}.${lowest: -1}"
@@ -107,7 +107,7 @@ for name in SSL_CERT_FILE PIP_CERT REQUESTS_CA_BUNDLE CURL_CA_BUNDLE; do
 done
 if check_docker; then
   free=$(free_gb)
-  if [[ -n $free ]] && ((free < DISK_GB)); then
+  if [[ $free =~ ^[0-9]{1,18}$ ]] && ((free < DISK_GB)); then
     problems+=("Docker has $free GB of free disk space in $(docker info --format '{{.DockerRootDir}}'), and building takes $DISK_GB; free some (docker system prune), or set DISK_GB to less if you know better.")
   fi
 fi
@@ -129,15 +129,15 @@ give() { # NAME [VALUE]: to the Dockerfile, unless it is empty
   if [[ -n ${2:-} ]]; then arguments+=(--build-arg "$1=$2"); fi
 }
 give BASE_IMAGE "${BASE_IMAGE:-${base_of[$variant]}}"
-give TORCH_INDEX_URL "${TORCH_INDEX_URL:-$(pytorch_index "$variant")}"
+[[ -n $TORCH_INDEX_URL ]] || give TORCH_INDEX_URL "$(pytorch_index "$variant")"
 for name in WITH_APEX WITH_NSIGHT WITH_PUNKT APEX_COMMIT BUILD_JOBS; do give "$name" "${!name}"; done
 give TORCH_CUDA_ARCH_LIST "${TORCH_CUDA_ARCH_LIST:-${architectures_of[$variant]}}"
 give USER_NAME "$(user_name)"
 give USER_ID "$(user_id)"
 give GROUP_ID "$(group_id)"
-# By name only, so that no password of a proxy is in the list of processes.
-for name in {HTTP,HTTPS,FTP,NO,ALL}_PROXY {http,https,ftp,no,all}_proxy PIP_INDEX_URL PIP_EXTRA_INDEX_URL \
-  PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT; do
+# By name only, so that no password of a proxy or an index is in the list of processes.
+for name in {HTTP,HTTPS,FTP,NO,ALL}_PROXY {http,https,ftp,no,all}_proxy TORCH_INDEX_URL PIP_INDEX_URL \
+  PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT; do
   if [[ -n ${!name:-} ]]; then export "${name?}" && arguments+=(--build-arg "$name"); fi
 done
 # A folder of the host is not in the image.

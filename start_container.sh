@@ -37,11 +37,12 @@ if [[ ${1:-} == --profile ]]; then
 fi
 
 absolute() { # FOLDER: its path without links
+  if [[ $1 != /* ]]; then set -- "./$1"; fi # `-` alone would be the folder before
   (CDPATH='' cd -- "$1" && pwd -P)
 }
 
 mount() { # SOURCE TARGET: for docker, whose options are fields of CSV
-  arguments+=(--mount "type=bind,\"source=${1//\"/\"\"}\",target=$2")
+  arguments+=(--mount "type=bind,\"source=${1//\"/\"\"}\",\"target=${2//\"/\"\"}\"")
 }
 
 resolve_gpus() { # adds --gpus where the GPUs can be reached; says so where not
@@ -70,7 +71,12 @@ mount_views() {
     "hdf5_lower_case_1_seq_len_128_max_pred_20_$recipe" "hdf5_lower_case_1_seq_len_512_max_pred_80_$recipe")
   for folder in "$dataset"/{sharded,hdf5}_*/; do
     name=${folder%/} name=${name##*/}
-    [[ $name == *'*' || " ${names[*]} " == *" $name "* ]] || names+=("$name")
+    if [[ ! -d $folder || " ${names[*]} " == *" $name "* ]]; then continue; fi
+    if [[ $name == *[[:cntrl:]]* ]]; then
+      echo "warning: the folder ${name@Q} of the dataset is left out of data/, as its name has a control character." >&2
+    else
+      names+=("$name")
+    fi
   done
   for name in "${names[@]}"; do
     # A dataset folder that may only be read shows what it has.
@@ -97,6 +103,10 @@ fi
 if (($# == 0)) && [[ ! -t 0 || ! -t 1 ]]; then
   problems+=("There is no terminal for a shell; give a command: bash start_container.sh DATASET_FOLDER COMMAND...")
 fi
+for folder in "$PROJECT_DIR" "$RESULTS_DIR" "$dataset"; do
+  [[ $folder != *[[:cntrl:]]* ]] || problems+=("The path ${folder@Q} has a control character, and Docker cannot mount it; rename the folder.")
+done
+[[ $IMAGE != -* ]] || problems+=("IMAGE is '$IMAGE', which docker would read as an option; set it to the name of an image.")
 expect_switches CHECK_ENVIRONMENT
 [[ $SHM_SIZE =~ ^[1-9][0-9]*[bkmgBKMG]?$ ]] || problems+=("SHM_SIZE is '$SHM_SIZE'; set it to a size such as 16g.")
 

@@ -10,12 +10,16 @@ set -euo pipefail
 FIRST_ORDINARY_ID=1000
 
 name=$1 user_id=$2 group_id=$3
-if ((user_id == 0)); then exit 0; fi
+if [[ ! $user_id:$group_id =~ ^[0-9]{1,10}:[0-9]{1,10}$ ]]; then # before bash computes with them
+  echo "error: USER_ID is '$user_id' and GROUP_ID is '$group_id'; give build_image.sh's arguments as numbers." >&2
+  exit 1
+fi
+if ((10#$user_id == 0)); then exit 0; fi
 
 if holder=$(getent passwd "$user_id"); then userdel "${holder%%:*}"; fi
 if holder=$(getent passwd "$name"); then
   IFS=: read -r _ _ holder_id _ <<<"$holder"
-  if ((holder_id >= FIRST_ORDINARY_ID)); then userdel "$name"; else name=bert; fi
+  if [[ $holder_id =~ ^[0-9]+$ ]] && ((holder_id >= FIRST_ORDINARY_ID)); then userdel "$name"; else name=bert; fi
 fi
 getent group "$group_id" >/dev/null || groupadd --gid "$group_id" bert
 # No skeleton: its .bashrc would set another prompt. No log: it would be as large as the id.

@@ -4,6 +4,10 @@
 # shellcheck source=scripts/configuration.sh
 source "$PROJECT_DIR/scripts/configuration.sh" # show_help, problems and report_problems
 
+for name in SUDO_UID SUDO_GID; do # which go into the image's build and to docker
+  [[ ${!name:-0} =~ ^[0-9]{1,10}$ ]] || problems+=("$name is '${!name}', which is no number; start again after: unset $name")
+done
+
 check_docker() { # whether Docker is there, runs, and may be used
   local answer
   if ! command -v docker >/dev/null; then
@@ -54,6 +58,6 @@ user_name() { # in letters that Linux distributions allow
 
 make_folder() { # FOLDER: for the user of the container
   [[ -d $1 ]] && return
-  mkdir -p "$1" 2>/dev/null || return
-  if [[ -n ${SUDO_UID:-} ]]; then chown "$(user_id):$(group_id)" "$1"; fi
+  mkdir -p -- "$1" 2>/dev/null || return
+  if [[ -n ${SUDO_UID:-} ]]; then chown -- "$(user_id):$(group_id)" "$1"; fi
 }

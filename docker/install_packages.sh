@@ -16,7 +16,7 @@ give_up() {
 if [[ -n ${TORCH_INDEX_URL:-} ]]; then
   torch=$(grep --only-matching '^torch==[0-9.]*' "$requirements")
   python3 -m pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" "$torch" ||
-    give_up "$torch could not be installed from $TORCH_INDEX_URL; name another index that has it for this CUDA by TORCH_INDEX_URL, or take another CUDA_VARIANT"
+    give_up "$torch could not be installed from ${TORCH_INDEX_URL/:\/\/*@/://}; name another index that has it for this CUDA by TORCH_INDEX_URL, or take another CUDA_VARIANT"
 fi
 python3 -m pip install --no-cache-dir --requirement "$requirements" ||
   give_up "What requirements.txt pins could not be installed; name a package index that this network reaches by PIP_INDEX_URL, or its proxy by HTTPS_PROXY"

@@ -49,6 +49,25 @@ def test_all_arguments_are_known_to_the_dockerfile(machine):
     assert {"APEX_COMMIT", "BUILD_JOBS", "TORCH_INDEX_URL", "BASE_IMAGE", "PIP_FIND_LINKS"} <= given
 
 
+def test_passwords_of_indexes_are_not_among_the_arguments(machine):
+    address = "https://user:PASSWORD@index/simple?token=TOKEN"
+    variables = {"TORCH_INDEX_URL": address, "PIP_INDEX_URL": address, "HTTPS_PROXY": address}
+    arguments, printed = build(machine, **variables)
+    assert {*variables} <= set(values(arguments, "--build-arg"))
+    shown = machine.run("build_image.sh", "--help", **variables).stdout
+    assert "TORCH_INDEX_URL=https://index/simple\n" in shown
+    assert not any(secret in text for secret in ("PASSWORD", "TOKEN") for text in (str(arguments), printed, shown))
+
+
+def test_code_in_numbers_is_not_run(machine):
+    code = f"BASH_VERSINFO[$(touch {machine.folder}/ran)]"
+    ended = machine.run("build_image.sh", DISK_GB=code, BUILD_JOBS=code, SUDO_UID=code, FREE_GB=code)
+    assert [sentence.split()[0] for sentence in errors(ended)] == ["SUDO_UID", "BUILD_JOBS", "DISK_GB"]
+    (machine.bin / "touch").symlink_to(shutil.which("touch"))
+    assert step(machine, "add_user.sh", "me", code, "1000").returncode == 1
+    assert not (machine.folder / "ran").exists()
+
+
 def test_a_machine_of_very_many_gpus(machine):
     """More lines than a pipe holds: whoever stops reading after the first would kill the one that writes."""
     machine.command("nvidia-smi", NVIDIA_SMI.replace('echo "$DRIVER"; echo "$DRIVER"', 'yes "$DRIVER" | head -n 9999'))

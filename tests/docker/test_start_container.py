@@ -106,6 +106,30 @@ def test_names_of_folders(machine, name):
     assert mounts(start(machine, folder)[0])["/workspace/dataset"] == str(folder)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["hdf5_a,readonly", "hdf5_b,source=etc", 'sharded_"c"', "hdf5_d e", "hdf5_*", "hdf5_e:ro", "sharded_ü", "hdf5_'f'"],
+)
+def test_names_of_folders_add_no_options(machine, name):
+    data = machine.folder / "data"
+    (data / name).mkdir()
+    arguments, _ = start(machine, data)
+    assert mounts(arguments)[f"/workspace/bert/data/{name}"] == str(data / name)
+    fields = [next(csv.reader([value], strict=True)) for value in values(arguments, "--mount")]
+    assert {tuple(field.split("=")[0] for field in row) for row in fields} == {("type", "source", "target")}
+
+
+def test_line_breaks_are_not_mounted(machine):
+    (machine.folder / "data" / "hdf5_a\nb").mkdir()
+    arguments, printed = start(machine, machine.folder / "data")
+    assert "warning: the folder $'hdf5_a\\nb' of the dataset is left out" in printed
+    assert not any("\n" in argument for argument in arguments)
+    machine.calls.unlink()
+    (machine.folder / "a\nb").mkdir()
+    (sentence,) = errors(machine.run("start_container.sh", "a\nb", "true"))
+    assert "a\\nb' has a control character, and Docker cannot mount it" in sentence
+
+
 def test_relative_paths_and_links(machine):
     (machine.folder / "link").symlink_to(machine.folder / "data")
     for given in ("data", "./data/", "../" + machine.folder.name + "/data", "link"):
@@ -142,6 +166,8 @@ def test_wrong_arguments(machine, given, complaint):
         ({"IMAGE_MISSING": "1"}, "There is no image tbd-bert-pytorch:latest; build it: bash build_image.sh"),
         ({"GPUS": "some"}, "GPUS is 'some'; set it to all, none, or numbers such as 0,1."),
         ({"SHM_SIZE": "plenty"}, "SHM_SIZE is 'plenty'"),
+        ({"IMAGE": "--privileged"}, "IMAGE is '--privileged', which docker would read as an option"),
+        ({"SUDO_UID": "0 --privileged"}, "SUDO_UID is '0 --privileged', which is no number"),
         ({"CHECK_ENVIRONMENT": "yes"}, "CHECK_ENVIRONMENT is 'yes'"),
         ({"RESULTS_DIR": "/dev/null/results"}, "/dev/null/results cannot be made; set RESULTS_DIR"),
     ],
