@@ -30,6 +30,10 @@ read_hardware() { # TASK: settings for CONFIG, a name in scripts/hardware.txt or
   exit 2
 }
 
+without_secrets() { # a filter: addresses lose user, password, query and fragment
+  sed -E 's|(://)[^/?#[:space:]]*@|\1|g; s|(://[^?#[:space:]]*)[?#][^[:space:]]*|\1|g'
+}
+
 show_help() { # ARGUMENT [FILES...]: if it asks for help, the head of the script, its settings and those of the files it sources
   if [[ ${1:-} != --help && ${1:-} != -h ]]; then return; fi
   shift
@@ -39,7 +43,7 @@ show_help() { # ARGUMENT [FILES...]: if it asks for help, the head of the script
   echo "Variables and their values now:"
   while read -r name; do
     echo "  $name=${!name}"
-  done < <(sed -snE '1,/^show_help/s/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:?-.*/\2/p' "$0" "$@")
+  done < <(sed -snE '1,/^show_help/s/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:?-.*/\2/p' "$0" "$@") | without_secrets
   exit 0
 }
 
@@ -53,8 +57,8 @@ expect_switches() { # NAMES...
 expect_numbers() { # NAMES...: what is empty is left to a default; returns 1 where one is no number
   local name status=0
   for name in "$@"; do
-    if [[ ! ${!name} =~ ^([1-9][0-9]*)?$ ]]; then
-      problems+=("$name is '${!name}'; set it to a whole number from 1 on.")
+    if [[ ! ${!name} =~ ^([1-9][0-9]{0,8})?$ ]]; then
+      problems+=("$name is '${!name}'; set it to a whole number from 1 to 999999999.")
       status=1
     fi
   done
@@ -89,7 +93,7 @@ refuse_flags() { # FLAGS -- ARGUMENTS...: arguments may not repeat what the sett
 
 report_problems() { # ends the script if there are any
   if ((${#problems[@]} == 0)); then return; fi
-  printf 'error: %s\n' "${problems[@]}" >&2
+  printf 'error: %s\n' "${problems[@]}" | without_secrets >&2
   exit 2
 }
 

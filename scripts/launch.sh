@@ -11,8 +11,12 @@
 
 NUM_GPUS=${NUM_GPUS:-}                          # processes on this machine, one per GPU; empty: all its GPUs, else 1
 NNODES=${NNODES:-${SLURM_NNODES:-1}}            # machines; MIN:MAX lets torchrun go on with fewer after a failure
+if [[ ! ${SLURM_JOB_ID:-0} =~ ^[0-9]{1,18}$ ]]; then # looked at before bash computes with it, which would run code in it
+  problems+=("SLURM_JOB_ID is '$SLURM_JOB_ID', which is no number of a job; start again after: unset SLURM_JOB_ID")
+  unset SLURM_JOB_ID
+fi
 MASTER_ADDR=${MASTER_ADDR:-}                    # one of them, by name; empty: the first of the Slurm job, else this one
-MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}
+MASTER_PORT=${MASTER_PORT:-$((20000 + 10#${SLURM_JOB_ID:-9500} % 20000))}
 MAX_RESTARTS=${MAX_RESTARTS:-0}                 # times that torchrun starts all processes again after a failure
 
 # shellcheck source=scripts/profilers.sh
@@ -54,8 +58,8 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
   fi
   expect_numbers NUM_GPUS MASTER_PORT || true
-  [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
-  if [[ ! $NNODES =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]]; then
+  [[ $MAX_RESTARTS =~ ^(0|[1-9][0-9]{0,8})$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
+  if [[ ! $NNODES =~ ^[1-9][0-9]{0,8}(:[1-9][0-9]{0,8})?$ ]]; then
     problems+=("NNODES is '$NNODES'; set it to a number of machines, or to MIN:MAX.")
   elif [[ $NNODES != 1 && -z $MASTER_ADDR ]]; then
     problems+=("NNODES is $NNODES and MASTER_ADDR is empty; name the machine where all are to meet.")

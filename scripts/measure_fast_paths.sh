@@ -40,6 +40,8 @@ known PARTS tests kernels steps curves
 known WORKLOADS phase1 phase2 unpadded squad
 known VARIANTS {eager,compiled,triton,triton-attention,fp8}{,+graphs} hf hf-compiled
 known BERT_MODEL tiny base large
+[[ " $PHASE2_BATCH_SIZES" =~ ^([[:space:]]+[1-9][0-9]{0,8})*[[:space:]]*$ ]] ||
+  problems+=("PHASE2_BATCH_SIZES is '$PHASE2_BATCH_SIZES'; set it to whole numbers from 1 to 999999999.")
 if [[ -n $DATA_DIR && ! -d $DATA_DIR ]]; then
   problems+=("DATA_DIR is '$DATA_DIR', and there is no such folder; name one that data/create_datasets_from_start.sh filled.")
 fi

@@ -41,7 +41,7 @@ else
 fi
 steps=()
 while ((${#steps[@]} < 2)) && [[ ${1:-} =~ ^[^-] ]]; do
-  [[ $1 =~ ^[0-9]+$ ]] || problems+=("'$1' is no optimizer step; give the steps as two whole numbers, START STOP.")
+  [[ $1 =~ ^[0-9]{1,9}$ ]] || problems+=("'$1' is no optimizer step; give the steps as two whole numbers, START STOP.")
   steps+=("$1")
   shift
 done

@@ -66,7 +66,7 @@ def test_without_nvidia_smi_there_is_one_process(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"NUM_GPUS": "all"}, "NUM_GPUS is 'all'; set it to a whole number from 1 on."),
+        ({"NUM_GPUS": "all"}, "NUM_GPUS is 'all'; set it to a whole number from 1 to 999999999."),
         ({"NUM_GPUS": 1, "NNODES": "two"}, "NNODES is 'two'"),
         ({"NUM_GPUS": 1, "NNODES": 2}, "MASTER_ADDR is empty; name the machine"),
         ({"NUM_GPUS": 1, "MAX_RESTARTS": "-1"}, "MAX_RESTARTS is '-1'"),
@@ -76,6 +76,24 @@ def test_settings_that_make_no_sense(variables, sentence):
     ended = bash(LAUNCH + 'printf "%s\\n" "${problems[@]}"', **variables)
     (line,) = ended.stdout.splitlines()
     assert sentence in line
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_NNODES", "NUM_GPUS", "MASTER_PORT", "MAX_RESTARTS"])
+def test_code_in_a_number_is_not_run(tmp_path, name):
+    """Bash runs $(...) in the value of a variable that it computes with."""
+    usual = {"NUM_GPUS": "2", "MASTER_ADDR": "here"}
+    ended = bash(LAUNCH + "report_problems; n_processes", **usual | {name: f"BASH_VERSINFO[$(touch {tmp_path}/ran)]"})
+    assert (ended.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert ended.stderr.startswith(f"error: {name.replace('SLURM_NN', 'NN')} is 'BASH_VERSINFO[")
+
+
+@pytest.mark.parametrize("number", ["08", "99999999999999999999"])
+def test_numbers_that_bash_misreads(number):
+    """A zero before them makes numbers octal, and large ones wrap around."""
+    ended = bash(LAUNCH + "report_problems", NUM_GPUS="1", MAX_RESTARTS=number)
+    assert ended.stderr == f"error: MAX_RESTARTS is '{number}'; set it to a whole number.\n"
+    ended = bash(LAUNCH + 'report_problems; echo "$MASTER_PORT"', NUM_GPUS="1", SLURM_JOB_ID="0020008")
+    assert (ended.stdout, ended.stderr) == ("20008\n", "")
 
 
 def started(tmp_path, **variables):

@@ -38,6 +38,13 @@ def test_curves_remove_nothing_and_are_compared_only_where_both_were_trained(tmp
     assert ended.stdout.count("benchmark/curves.py\n") == (0 if status else 2)
 
 
+def test_code_in_batch_sizes_is_not_run(tmp_path):
+    sizes = f"32 BASH_VERSINFO[$(touch\t{tmp_path}/ran)]"  # bash doubles them
+    ended = run(SCRIPT, cwd=tmp_path, WORKLOADS="unpadded", PARTS="steps", PHASE2_BATCH_SIZES=sizes)
+    assert ended.stderr == f"error: PHASE2_BATCH_SIZES is '{sizes}'; set it to whole numbers from 1 to 999999999.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_part_is_measured_kept_and_shown(tmp_path):
     results = tmp_path / "my results"

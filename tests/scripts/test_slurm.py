@@ -160,12 +160,15 @@ def test_the_job_goes_back_into_the_queue_only_when_it_was_stopped(stubbed, stat
         ({"CONTAINER_RUNTIME": "docker", "CONTAINER_IMAGE": "x"}, "CONTAINER_RUNTIME is 'docker'; set it to pyxis"),
         ({"CONTAINER_RUNTIME": "apptainer"}, "CONTAINER_RUNTIME is apptainer and CONTAINER_IMAGE is empty"),
         ({"CONTAINER_RUNTIME": "none", "CONTAINER_IMAGE": "x"}, "CONTAINER_IMAGE is x and CONTAINER_RUNTIME is none"),
+        ({"CONTAINER_IMAGE": "x", "OUTPUT_DIR": "/tmp/a\nb"}, "/tmp/a\\nb"),
+        ({"CONTAINER_IMAGE": "-x"}, "CONTAINER_IMAGE is -x, which would be read as an option"),
+        ({"CONTAINER_RUNTIME": "none", "CONTAINER_IMAGE": "docker://u:p@h/x?s"}, "is docker://h/x and"),
         ({"CONTAINER_IMAGE": "/no/bert.sqsh"}, "There is no image /no/bert.sqsh"),
         ({"BERT_PREP_WORKING_DIR": "/no/data"}, "There is no folder /no/data"),
         ({"PROJECT_DIR": "/no/project"}, "There is no /no/project/scripts/run_pretraining.sh; submit the job from"),
         (
             {"CONTAINER_IMAGE": "x", "OUTPUT_DIR": "/tmp/a,b"},
-            "with a colon or a comma in their paths cannot be mounted",
+            "with a colon, a comma or a line break in their paths cannot be mounted",
         ),
     ],
 )
