@@ -11,6 +11,7 @@
 set -euo pipefail
 
 DATA_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+PROJECT_DIR=$(dirname "$DATA_DIR")
 
 set -a # data/create_datasets.py reads these
 CORPUS=${CORPUS:-books_wiki_en_corpus}   # wikicorpus_en, bookscorpus, or books_wiki_en_corpus for both
@@ -36,7 +37,9 @@ BERT_PREP_WORKING_DIR=${BERT_PREP_WORKING_DIR:-$DATA_DIR}
 set +a
 
 # shellcheck source=scripts/configuration.sh
-source "$DATA_DIR/../scripts/configuration.sh"
+source "$PROJECT_DIR/scripts/configuration.sh"
 show_help "${1:-}"
+check_settings "$@"
+if [[ $PYTHON == python3 ]]; then activate_environment h5py || report_problems; fi
 
 exec "$PYTHON" "$DATA_DIR/create_datasets.py" "$@"

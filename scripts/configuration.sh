@@ -34,17 +34,29 @@ without_secrets() { # a filter: addresses lose user, password, query and fragmen
   sed -E 's|(://)[^/?#[:space:]]*@|\1|g; s|(://[^?#[:space:]]*)[?#][^[:space:]]*|\1|g'
 }
 
+settings=() # names of the variables that the script reads
+
 show_help() { # ARGUMENT [FILES...]: if it asks for help, the head of the script, its settings and those of the files it sources
-  if [[ ${1:-} != --help && ${1:-} != -h ]]; then return; fi
+  local name wanted=${1:-}
   shift
-  local name
+  mapfile -t settings < <(sed -snE '1,/^show_help/s/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:?-.*/\2/p' "$0" "$@")
+  if [[ $wanted != --help && $wanted != -h ]]; then return; fi
   sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"
   echo
   echo "Variables and their values now:"
-  while read -r name; do
+  for name in "${settings[@]}"; do
     echo "  $name=${!name}"
-  done < <(sed -snE '1,/^show_help/s/^(export )?([A-Z][A-Z0-9_]*)=\$\{\2:?-.*/\2/p' "$0" "$@") | without_secrets
+  done | without_secrets
   exit 0
+}
+
+check_settings() { # ARGUMENTS...: ends the script where its user speaks NVIDIA's names, or names that are almost its own
+  local n_gpus=${NUM_GPUS:-} found status=0
+  if [[ -z $n_gpus ]] && declare -F count_gpus >/dev/null; then n_gpus=$(count_gpus); fi
+  found=$(NUM_GPUS=$n_gpus python3 "$PROJECT_DIR/scripts/settings_check.py" "$0" "${settings[@]}" -- "$@") || status=$?
+  if ((status != 2)); then return; fi # a broken Python is told of later
+  mapfile -t -O "${#problems[@]}" problems < <(without_secrets <<<"$found")
+  report_problems
 }
 
 expect_switches() { # NAMES...
@@ -65,17 +77,21 @@ expect_numbers() { # NAMES...: what is empty is left to a default; returns 1 whe
   return "$status"
 }
 
-flag() { # NAME VALUE: into the array `flags`, unless the value is empty
-  if [[ -n $2 ]]; then flags+=("$1" "$2"); fi
+declare -A variable_of # which setting a flag comes from
+
+flag() { # NAME SETTING: into the array `flags`, unless the setting is empty
+  variable_of[$1]=$2
+  if [[ -n ${!2} ]]; then flags+=("$1" "${!2}"); fi
 }
 
-flags_of() { # NAMES...: of settings that have the names of their flags
+flags_of() { # SETTINGS...: that have the names of their flags
   local name
-  for name in "$@"; do flag "--${name,,}" "${!name}"; done
+  for name in "$@"; do flag "--${name,,}" "$name"; done
 }
 
-switch() { # NAME VALUE: into the array `flags`, if the value is 1
-  if [[ $2 == 1 ]]; then flags+=("$1"); fi
+switch() { # NAME SETTING: into the array `flags`, if the setting is 1
+  variable_of[$1]=$2
+  if [[ ${!2} == 1 ]]; then flags+=("$1"); fi
 }
 
 refuse_flags() { # FLAGS -- ARGUMENTS...: arguments may not repeat what the settings come to
@@ -85,8 +101,9 @@ refuse_flags() { # FLAGS -- ARGUMENTS...: arguments may not repeat what the sett
     shift
   done
   for given in "${@:2}"; do
-    if [[ $given == --* && $taken == *" ${given%%=*} "* ]]; then
-      problems+=("${given%%=*} is set by the configuration of $0; change it there.")
+    given=${given%%=*}
+    if [[ $given == --* && $taken == *" $given "* ]]; then
+      problems+=("$given is set by ${variable_of[$given]:-$0}${variable_of[$given]:+ of $0}; ${variable_of[$given]:+set that variable, and }leave the flag out.")
     fi
   done
 }
@@ -97,30 +114,42 @@ report_problems() { # ends the script if there are any
   exit 2
 }
 
-has_torch() {
-  python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null
+lacks() { # PACKAGE
+  ! python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)' "$1" 2>/dev/null
 }
 
-activate_environment() { # the project's own where none with PyTorch is active; where there is none, to `problems`
-  if ! has_torch && [[ -f $PROJECT_DIR/.venv/bin/activate ]]; then
+activate_environment() { # [PACKAGE]: the project's own where none with PyTorch, or PACKAGE, is active; where there is none, to `problems`
+  local package=${1:-torch}
+  if lacks "$package" && [[ -f $PROJECT_DIR/.venv/bin/activate ]]; then
     # shellcheck disable=SC1091  # made by scripts/environment.sh
     source "$PROJECT_DIR/.venv/bin/activate"
   fi
-  if ! has_torch; then
-    problems+=("No Python environment with PyTorch is active and $PROJECT_DIR/.venv has none; activate one with requirements.txt installed, or let 'bash scripts/quickstart.sh' make .venv.")
+  if lacks "$package"; then
+    problems+=("No Python environment with the package $package is active, and $PROJECT_DIR/.venv has none; activate one with requirements.txt installed, or let this make .venv: bash $PROJECT_DIR/scripts/quickstart.sh.")
     return 1
   fi
 }
 
+only_checks() { # ARGUMENTS...
+  [[ " $* " == *" --check_only "* ]]
+}
+
 entry_problems() { # PREFIX ENTRY [FLAGS]: what run_*.py finds wrong with its flags and files, to `problems`
-  local prefix=$1 entry=$2 found line
+  local prefix=$1 entry=$2 found line name names=()
   shift 2
+  echo "== ${prefix}checking the settings, the model and the data"
   found=$(python3 "$PROJECT_DIR/$entry" "$@" --check_only 2>&1 >/dev/null) && return
+  for name in "${!variable_of[@]}"; do # the user knows the variable
+    if [[ " ${*} " == *" $name "* ]]; then names+=(-e "s/$name([^a-z_-]|$)/${variable_of[$name]}\1/g"); fi
+  done
+  if ((${#names[@]})); then found=$(sed -E "${names[@]}" <<<"$found"); fi
   if [[ $found != *"error: "* ]]; then # no complaint of ours, so something broke
     problems+=("$prefix$found")
     return
   fi
   while IFS= read -r line; do
-    if [[ $line == *"error: "* ]]; then problems+=("$prefix${line#*error: }"); fi
+    if [[ $line != *"error: "* ]]; then continue; fi
+    line=${line#*error: }
+    if [[ ${problems[*]} != *"$line"* ]]; then problems+=("$prefix$line"); fi # said of one phase, it holds for the next
   done <<<"$found"
 }

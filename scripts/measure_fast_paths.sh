@@ -28,6 +28,7 @@ RESULTS_DIR=${RESULTS_DIR:-$PROJECT_DIR/results/fast_paths}
 # shellcheck source=scripts/configuration.sh
 source "$PROJECT_DIR/scripts/configuration.sh"
 show_help "${1:-}"
+check_settings "$@"
 
 known() { # NAME ALLOWED...: each word of the variable is one of these
   local name=$1 word
@@ -45,6 +46,7 @@ known BERT_MODEL tiny base large
 if [[ -n $DATA_DIR && ! -d $DATA_DIR ]]; then
   problems+=("DATA_DIR is '$DATA_DIR', and there is no such folder; name one that data/create_datasets_from_start.sh filled.")
 fi
+activate_environment || true
 report_problems
 
 mkdir -p "$RESULTS_DIR"

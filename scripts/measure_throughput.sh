@@ -21,14 +21,15 @@ flags=()
 sweep() { # WORKLOAD [START [STOP]] FLAGS...: measure all points; benchmark/sweep.py checks what it is told
   local workload=$1 name list
   shift
-  if [[ ${1:-} =~ ^[^-] ]]; then flag --start "$1" && shift; fi
-  if [[ ${1:-} =~ ^[^-] ]]; then flag --stop "$1" && shift; fi
+  check_settings "$@"
+  if [[ ${1:-} =~ ^[^-] ]]; then flags+=(--start "$1") && shift; fi
+  if [[ ${1:-} =~ ^[^-] ]]; then flags+=(--stop "$1") && shift; fi
   for name in BATCH_SIZES PRECISIONS NUM_GPUS COMPILE; do
     read -r -a list <<<"${!name}"
     if ((${#list[@]})); then flags+=("--${name,,}" "${list[@]}"); fi
   done
   expect_switches MEASURE_PEAK
-  switch --measure_peak "$MEASURE_PEAK"
+  switch --measure_peak MEASURE_PEAK
   activate_environment || true
   report_problems
   exec python3 "$PROJECT_DIR/benchmark/sweep.py" "$workload" --output_dir "$RESULTS_DIR" --bert_model "$BERT_MODEL" \

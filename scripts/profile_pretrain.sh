@@ -33,6 +33,7 @@ source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, LAUNCH_COUNT, CLOCK_CONTROL 
 
 show_help "${1:-}" "$PROJECT_DIR/scripts/launch.sh" "$PROJECT_DIR/scripts/profilers.sh"
 
+check_settings "$@"
 if [[ -z ${1:-} || ${1:-} == -* ]]; then
   problems+=("No profiler is named; give nsys, ncu or torch first.")
 else
@@ -69,15 +70,16 @@ flags=(--do_train "${lengths[@]}" --train_batch_size "$BATCH_SIZE"
   --profile-start "$start" --profile-steps "$((stop - start))" --output_dir "$OUTPUT_DIR")
 # The throughput that the log names is of the steps before: those that are profiled are slower.
 if ((start > 0)); then flags+=(--benchmark_start "$((start / 2))" --benchmark_stop "$start"); fi
-if [[ $BERT_MODEL == *.json ]]; then flag --config_file "$BERT_MODEL"; else flag --bert_model "$BERT_MODEL"; fi
-if [[ -n $DATA_DIR ]]; then flag --input_dir "$DATA_DIR"; else flag --synthetic "$SYNTHETIC"; fi
+if [[ $BERT_MODEL == *.json ]]; then flag --config_file BERT_MODEL; else flag --bert_model BERT_MODEL; fi
+if [[ -n $DATA_DIR ]]; then flag --input_dir DATA_DIR; else flag --synthetic SYNTHETIC; fi
 flags_of OPTIMIZER PRECISION KERNELS
-switch --compile "$COMPILE"
+switch --compile COMPILE
 
 # What an earlier profile left there would be taken for this one's.
-rm -f "$OUTPUT_DIR"/profile/{ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
+only_checks "$@" || rm -f "$OUTPUT_DIR"/profile/{ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
   "$OUTPUT_DIR"/profile/trace_rank*.json "$OUTPUT_DIR"/profile/*.timeline.json
 launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" || exit
+if only_checks "$@"; then exit; fi
 
 files=("$OUTPUT_DIR"/profile/trace_rank*.json)
 case $PROFILER in

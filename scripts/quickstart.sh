@@ -38,6 +38,7 @@ export NUM_GPUS=${NUM_GPUS:-1}                 # batches this small gain nothing
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 show_help "${1:-}" "$PROJECT_DIR/scripts/environment.sh" # INSTALL, PYTHON
+check_settings "$@"
 
 SAMPLE=$PROJECT_DIR/data/sample
 MARK=$OUTPUT_DIR/.quickstart # says that the folder is a quickstart's, so that replacing it loses nothing of yours

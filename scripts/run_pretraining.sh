@@ -71,6 +71,7 @@ source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, PROFILER and what else conce
 show_help "${1:-}" "$PROJECT_DIR"/scripts/{launch,profilers}.sh
 
 are_numbers=1 # those that are computed with here
+check_settings "$@"
 resolve_launch || are_numbers=0
 expect_numbers PHASE1_STEPS PHASE{1,2}_{GLOBAL,MICRO}_BATCH || are_numbers=0
 expect_switches RUN_PHASE1 RUN_PHASE2 COMPILE EVALUATE SHARD_OPTIMIZER TENSORBOARD
@@ -94,23 +95,24 @@ elif [[ $RUN_PHASE2 == 1 && ! -f $phase1_end ]] && ((are_numbers && newest > PHA
 fi
 
 phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the array `flags`
-  local data=PHASE$1_DATA_DIR global=PHASE$1_GLOBAL_BATCH micro=PHASE$1_MICRO_BATCH steps=PHASE$1_STEPS
-  local rate=PHASE$1_LEARNING_RATE warmup=PHASE$1_WARMUP
-  flags=(--do_train --input_dir "${!data}" --dataset "$DATASET" --output_dir "$OUTPUT_DIR"
-    --global_batch_size "${!global}" --resume_from_checkpoint
-    --max_steps "${!steps}" --learning_rate "${!rate}" --warmup_proportion "${!warmup}"
-    --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT" --keep_checkpoints "$KEEP_CHECKPOINTS")
-  if [[ -n $CONFIG_FILE ]]; then flag --config_file "$CONFIG_FILE"; else flag --bert_model "$BERT_MODEL"; fi
-  flag --micro_batch_size "${!micro}"
-  flags_of OPTIMIZER SCHEDULE SEED LOG_FREQ PRECISION KERNELS REDUCE_DTYPE KEEP_EVERY
-  flag --num_steps_per_evaluation "$STEPS_PER_EVALUATION"
-  switch --compile "$COMPILE"
-  switch --shard_optimizer "$SHARD_OPTIMIZER"
-  if [[ $EVALUATE == 1 ]]; then flag --eval_dir "${!data}"; fi
-  if [[ $TENSORBOARD == 1 ]]; then flag --tensorboard_dir "$OUTPUT_DIR/tensorboard"; fi
+  flags=(--do_train --resume_from_checkpoint)
+  flag --input_dir "PHASE$1_DATA_DIR"
+  flag --global_batch_size "PHASE$1_GLOBAL_BATCH"
+  flag --micro_batch_size "PHASE$1_MICRO_BATCH"
+  flag --max_steps "PHASE$1_STEPS"
+  flag --learning_rate "PHASE$1_LEARNING_RATE"
+  flag --warmup_proportion "PHASE$1_WARMUP"
+  flag --num_steps_per_checkpoint STEPS_PER_CHECKPOINT
+  flag --num_steps_per_evaluation STEPS_PER_EVALUATION
+  flags_of DATASET OUTPUT_DIR OPTIMIZER SCHEDULE SEED LOG_FREQ PRECISION KERNELS REDUCE_DTYPE KEEP_CHECKPOINTS KEEP_EVERY
+  if [[ -n $CONFIG_FILE ]]; then flag --config_file CONFIG_FILE; else flag --bert_model BERT_MODEL; fi
+  switch --compile COMPILE
+  switch --shard_optimizer SHARD_OPTIMIZER
+  if [[ $EVALUATE == 1 ]]; then flag --eval_dir "PHASE$1_DATA_DIR"; fi
+  if [[ $TENSORBOARD == 1 ]]; then flags+=(--tensorboard_dir "$OUTPUT_DIR/tensorboard"); fi
   if [[ $1 == 1 ]]; then
     flags+=(--max_seq_length 128 --max_predictions_per_seq 20)
-    flag --init_checkpoint "$INIT_CHECKPOINT"
+    flag --init_checkpoint INIT_CHECKPOINT
   else
     flags+=(--max_seq_length 512 --max_predictions_per_seq 80 --phase2 --phase1_end_step "$PHASE1_STEPS")
   fi
@@ -140,6 +142,7 @@ if [[ $RUN_PHASE1$RUN_PHASE2 == 11 ]]; then
   done
 fi
 report_problems
+if only_checks "$@" && (($(n_processes) == 1)); then phases=(); fi # done; several processes are yet to meet
 
 for phase in "${phases[@]}"; do
   # Came as the last step of phase 1 was done; phase 2 would hear of it no more.
@@ -149,7 +152,7 @@ for phase in "${phases[@]}"; do
     echo "== phase 1 is done: $phase1_end"
     continue
   fi
-  if [[ $phase == 2 && ! -f $phase1_end ]]; then
+  if [[ $phase == 2 && ! -f $phase1_end ]] && ! only_checks "$@"; then
     echo "Stopped before the end of phase 1; start again to go on: $OUTPUT_DIR"
     exit 0
   fi
@@ -157,4 +160,4 @@ for phase in "${phases[@]}"; do
   phase_flags "$phase"
   launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@"
 done
-echo "Results: $OUTPUT_DIR"
+if only_checks "$@"; then echo "Nothing is wrong; nothing was trained."; else echo "Results: $OUTPUT_DIR"; fi

@@ -55,6 +55,7 @@ source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, PROFILER and what else conce
 show_help "${1:-}" "$PROJECT_DIR"/scripts/{launch,profilers}.sh
 
 are_numbers=1 # those that are computed with here
+check_settings "$@"
 resolve_launch || are_numbers=0
 expect_numbers GLOBAL_BATCH MICRO_BATCH || are_numbers=0
 expect_switches COMPILE
@@ -64,23 +65,27 @@ if ((are_numbers)); then
   expect_divisible GLOBAL_BATCH MICRO_BATCH || MICRO_BATCH= # the program need not say it again
 fi
 
-flags=(--resume_from_checkpoint --num_train_epochs "$EPOCHS" --global_batch_size "$GLOBAL_BATCH"
-  --predict_batch_size "$PREDICT_BATCH" --warmup_proportion "$WARMUP" --num_steps_per_checkpoint "$STEPS_PER_CHECKPOINT")
+flags=(--resume_from_checkpoint)
+flag --num_train_epochs EPOCHS
+flag --global_batch_size GLOBAL_BATCH
+flag --micro_batch_size MICRO_BATCH
+flag --predict_batch_size PREDICT_BATCH
+flag --warmup_proportion WARMUP
+flag --num_steps_per_checkpoint STEPS_PER_CHECKPOINT
 flags_of OUTPUT_DIR INIT_CHECKPOINT VOCAB_FILE CONFIG_FILE BERT_MODEL EVAL_SCRIPT MAX_STEPS LEARNING_RATE MAX_SEQ_LENGTH \
   DOC_STRIDE PRECISION KERNELS SEED LOG_FREQ
-flag --micro_batch_size "$MICRO_BATCH"
-switch --compile "$COMPILE"
+switch --compile COMPILE
 read -ra modes <<<"$MODE"
 ((${#modes[@]})) || problems+=("MODE is empty; its words are train, predict and eval.")
 for mode in "${modes[@]}"; do
   case $mode in
-    train) flags+=(--do_train --train_file "$TRAIN_FILE") ;;
+    train) flags+=(--do_train) && flag --train_file TRAIN_FILE ;;
     predict) flags+=(--do_predict) ;;
     eval) flags+=(--do_eval) ;;
     *) problems+=("MODE holds '$mode'; its words are train, predict and eval.") ;;
   esac
 done
-if [[ " $MODE " == *" predict "* || " $MODE " == *" eval "* ]]; then flag --predict_file "$PREDICT_FILE"; fi
+if [[ " $MODE " == *" predict "* || " $MODE " == *" eval "* ]]; then flag --predict_file PREDICT_FILE; fi
 if [[ $SQUAD_VERSION == 2.0 ]]; then flags+=(--version_2_with_negative); fi
 
 refuse_flags "${flags[@]}" --train_batch_size -- "$@"
@@ -89,5 +94,9 @@ if activate_environment && ((are_numbers)); then
 fi
 report_problems
 
+if only_checks "$@" && (($(n_processes) == 1)); then
+  echo "Nothing is wrong; nothing was trained."
+  exit
+fi
 launch "$PROJECT_DIR/run_squad.py" "${flags[@]}" "$@"
-echo "Results: $OUTPUT_DIR"
+only_checks "$@" || echo "Results: $OUTPUT_DIR"

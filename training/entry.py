@@ -62,7 +62,7 @@ def run_task(task: Task, prepare: Prepare) -> None:
         settings = task.settings
         if settings.runtime.check_only:
             if world.is_first:
-                print("the flags, the configuration and the data are in order")
+                print("the flags, the model and the data are in order; checkpoints to resume were not read")
             return
         try:
             finished = run_prepared(task, start, resumed, world, started)

@@ -48,7 +48,7 @@ def python_that_only(folder, checks="true", trains="true"):
     lines = [
         "#!/bin/bash",
         'case "$*" in',
-        "*importlib*) ;;",
+        "*importlib* | *settings_check.py*) ;;",
         f"*--check_only*) {checks} ;;",
         f"*) {trains} ;;",
         "esac",

@@ -28,7 +28,7 @@ def test_curves_remove_nothing_and_are_compared_only_where_both_were_trained(tmp
     mine.touch()
     stub = tmp_path / "bin" / "python3"
     stub.parent.mkdir()
-    stub.write_text(f'#!/bin/sh\necho "$1"\nexit {status}\n')
+    stub.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit\necho "$1"\nexit {status}\n')
     stub.chmod(0o755)
     variables = {"PATH": f"{stub.parent}{os.pathsep}{os.environ['PATH']}", "PARTS": "curves", "DATA_DIR": tmp_path}
     ended = run(SCRIPT, cwd=tmp_path, RESULTS_DIR=tmp_path / "results", **variables)

@@ -61,7 +61,7 @@ def test_settings_become_flags(tmp_path):
     variables |= {"MODE": "predict eval", "MAX_STEPS": 9, "COMPILE": 1, "MICRO_BATCH": 4, "PREDICT_FILE": "a b"}
     ended = run(SCRIPT, "--max_answer_length", 40, cwd=tmp_path, **variables)
     assert ended.returncode == 0, ended.stderr
-    flags = ended.stdout.splitlines()[0]
+    flags = ended.stdout.splitlines()[1]
     assert flags.startswith(f"{ROOT}/run_squad.py --resume_from_checkpoint ")
     assert f" --output_dir {tmp_path} --init_checkpoint bert-large-uncased " in flags
     for part in ("--do_predict --do_eval --predict_file a b", "--max_steps 9", "--micro_batch_size 4", "--compile"):
@@ -75,7 +75,7 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
     wrong = {"SQUAD_VERSION": "3", "COMPILE": "yes", "MODE": "train guess", "PROFILER": "gprof", "MICRO_BATCH": 3}
     wrong |= {"TRAIN_FILE": tmp_path / "absent.json", "WARMUP": 2}
     ended = run(SCRIPT, "--learning_rate", 1, cwd=tmp_path, **settings(folder, tmp_path, **wrong))
-    assert (ended.returncode, ended.stdout) == (2, "")
+    assert (ended.returncode, ended.stdout) == (2, "== checking the settings, the model and the data\n")
     lines = ended.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines)
     for said in (
@@ -85,8 +85,8 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
         "PROFILER is 'gprof'",
         "GLOBAL_BATCH 8 is not a multiple of 3",
         "absent.json cannot be read (No such file",
-        "--warmup_proportion is 2",
-        "--learning_rate is set by the configuration",
+        "error: WARMUP is 2",
+        "--learning_rate is set by LEARNING_RATE of ",
     ):
         assert any(said in line for line in lines), (said, lines)
     assert not (tmp_path / "out").exists()

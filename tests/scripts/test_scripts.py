@@ -27,6 +27,7 @@ STARTED_BY_USERS = (
     "data/create_datasets_from_start.sh",
     "scripts/measure_fast_paths.sh",
 )
+CHECKING = "".join(f"== phase {phase}: checking the settings, the model and the data\n" for phase in (1, 2))
 
 
 def test_shellcheck_finds_nothing():
@@ -119,8 +120,8 @@ def test_pretraining_says_how_to_get_pytorch(tmp_path):
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     ended = run(tmp_path / "scripts" / "run_pretraining.sh", cwd=tmp_path, PATH=path)
     assert ended.returncode == 2
-    assert "No Python environment with PyTorch is active" in ended.stderr
-    assert "bash scripts/quickstart.sh" in ended.stderr
+    assert "No Python environment with the package torch is active" in ended.stderr
+    assert f"bash {tmp_path}/scripts/quickstart.sh" in ended.stderr
 
 
 UNTIL_SENT = "until [[ -e sent ]]; do sleep 0.05; done"
@@ -161,7 +162,7 @@ def test_a_signal_before_training_has_begun_is_not_lost(tmp_path, number, status
 def test_a_signal_at_the_very_end_of_phase_1_does_not_let_phase_2_begin(tmp_path):
     variables = python_that_only(tmp_path, trains=f"trap '' TERM; touch now; {UNTIL_SENT}; touch ckpt_7.pt")
     status, output = signalled(tmp_path, os.kill, signal.SIGTERM, variables)
-    assert (status, output) == (75, "== phase 1\n")
+    assert (status, output) == (75, CHECKING + "== phase 1\n")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)])
@@ -197,7 +198,7 @@ def test_a_phase_2_that_does_not_fit_the_gpu_is_told_before_phase_1(tmp_path):
 def test_a_phase_1_that_ends_early_is_no_start_for_phase_2(tmp_path):
     ended = run("scripts/run_pretraining.sh", cwd=tmp_path, **python_that_only(tmp_path))
     assert (ended.returncode, ended.stderr) == (0, "")
-    said = f"== phase 1\nStopped before the end of phase 1; start again to go on: {tmp_path}\n"
+    said = f"{CHECKING}== phase 1\nStopped before the end of phase 1; start again to go on: {tmp_path}\n"
     assert ended.stdout == said
 
 
@@ -205,7 +206,7 @@ def test_started_again_it_resumes_in_phase_2_where_phase_1_is_done(tmp_path):
     for step in (7, 9):
         (tmp_path / f"ckpt_{step}.pt").touch()
     ended = run("scripts/run_pretraining.sh", cwd=tmp_path, **python_that_only(tmp_path, trains='echo "$*"'))
-    first, second, flags, last = ended.stdout.splitlines()
+    first, second, flags, last = ended.stdout.removeprefix(CHECKING).splitlines()
     assert (first, second) == (f"== phase 1 is done: {tmp_path}/ckpt_7.pt", "== phase 2")
     assert "--resume_from_checkpoint" in flags
     assert last == f"Results: {tmp_path}"
@@ -219,7 +220,7 @@ def test_settings_become_flags(tmp_path):
     assert ended.returncode == 0, ended.stderr
     first, second = (tmp_path / "flags").read_text(encoding="utf-8").splitlines()
     for flags in (first, second):
-        assert flags.startswith(f"{ROOT}/run_pretraining.py --do_train --input_dir ")
+        assert flags.startswith(f"{ROOT}/run_pretraining.py --do_train --resume_from_checkpoint --input_dir ")
         assert flags.endswith(" --max_grad_norm 2")
         for pair in ("--bert_model base", "--precision tf32", "--compile", f"--tensorboard_dir {tmp_path}/tensorboard"):
             assert f" {pair} " in flags
@@ -252,7 +253,7 @@ def test_quickstart_with_an_unknown_flag_keeps_what_an_earlier_one_made(tmp_path
     (tmp_path / "pretraining" / "ckpt_3.pt").write_text("weights", encoding="utf-8")
     ended = run("scripts/quickstart.sh", "--bogus", cwd=tmp_path, OUTPUT_DIR=tmp_path)
     assert ended.returncode == 2
-    assert ended.stderr.endswith("error: unrecognized arguments: --bogus\n")
+    assert ended.stderr.endswith("error: unrecognized arguments: --bogus; --help lists all flags.\n")
     assert (tmp_path / "pretraining" / "ckpt_3.pt").read_text(encoding="utf-8") == "weights"
 
 
