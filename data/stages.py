@@ -25,7 +25,7 @@ from data.loading.prepared import read_manifest
 from data.masked_lm.instances import InstanceOptions
 from data.verify.shards import verify
 from file_utils import atomic_path, atomic_write, remove_leftovers, sha256_of
-from tokenization import CLS, MASK, SEP, load_vocab
+from tokenization import CLS, MASK, SEP, UNK, load_vocab
 
 
 def format_text(preparation: Preparation) -> str:
@@ -172,7 +172,8 @@ def create_hdf5_files(
             yield finished[folder].skipped(folder)
             continue
         remove_leftovers(folder)  # of Dask's workers one may have been killed, and the stage went on
-        manifest = outputs[folder].finish({(name := f"{text.stem}.hdf5"): whole[folder][name] for text in texts})
+        files = {(name := f"{text.stem}.hdf5"): whole[folder][name] for text in texts}
+        manifest = outputs[folder].finish(files, unk=ids[UNK])
         yield f"{manifest.total('rows'):,} training instances in {len(texts)} shards in {folder}"
         yield from describe(manifest.total, do_lower_case)
 

@@ -164,9 +164,9 @@ class StageOutput:
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self, outputs: Mapping[str, FileRecord]) -> Manifest:
-        """Write the manifest; the output is finished."""
-        manifest = dataclasses.replace(self.wanted, outputs=outputs)
+    def finish(self, outputs: Mapping[str, FileRecord], **facts: object) -> Manifest:
+        """Write the manifest, with what was found on the way; the output is finished."""
+        manifest = dataclasses.replace(self.wanted, outputs=outputs, facts=facts)
         manifest.write(self.manifest_path)
         (self.folder / JOURNAL_NAME).unlink(missing_ok=True)
         return manifest

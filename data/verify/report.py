@@ -79,6 +79,10 @@ class Report:
         """All of them, in their order."""
         return list(self._checks.values())
 
+    def status(self, name: str) -> str:
+        """OK, or what was found so far."""
+        return self._checks[name].status
+
     def offend(self, name: str, file: str, offence: Offence) -> None:
         """Note that a file fails a check."""
         check = self._checks[name]

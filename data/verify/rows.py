@@ -19,12 +19,13 @@ from data.loading.prepared import check_shards
 from data.loading.shard_files import open_shard
 from data.masked_lm.instances import DATASETS, SpecialIds
 from data.masked_lm.masking import AS_MASK, N_SPECIAL, UNCHANGED, MaskingRule, n_to_mask
+from data.masked_lm.shares import exceeds, unknown_problem
 from data.verify.report import FAILED, WARNING, Findings, Offence
 
 STRUCTURE, FURTHER_SPECIAL = "datasets", "further special tokens"
 UNIT, REPEATED = "rows", "rows repeated"
-REPLACEMENT, BALANCE = "80/10/10 replacement", "next-sentence balance"
-OF_VALUES = ("special tokens", FURTHER_SPECIAL, REPLACEMENT, BALANCE, REPEATED)
+REPLACEMENT, BALANCE, UNKNOWN = "80/10/10 replacement", "next-sentence balance", "unknown tokens"
+OF_VALUES = ("special tokens", FURTHER_SPECIAL, REPLACEMENT, BALANCE, UNKNOWN, REPEATED)
 CHECKS = tuple(itertools.chain([STRUCTURE], DATASETS, OF_VALUES))
 
 TOKENS_PER_BLOCK = 2**20  # a few MB per array: much larger ones are slower, and smaller ones reread NVIDIA's chunks
@@ -51,6 +52,8 @@ class Expected:
     n_positions: int
     masked_lm_prob: float
     masking: MaskingRule
+    unknown: int | None = None  # the id of [UNK]; None: not known
+    do_lower_case: bool | None = None  # likewise
 
 
 def check_shard(path: Path, expected: Expected) -> Findings:
@@ -85,7 +88,8 @@ def check_shard(path: Path, expected: Expected) -> Findings:
     further = findings.offences.get(FURTHER_SPECIAL)
     if further and further.n_rows <= FURTHER_SPECIAL_SHARE * n_rows:
         findings.offences[FURTHER_SPECIAL] = dataclasses.replace(further, status=WARNING)
-    _check_shares(findings, expected)
+    _check_replacement(findings, expected)
+    check_shares(findings, expected)
     return findings
 
 
@@ -154,14 +158,19 @@ def _count(values: Mapping[str, np.ndarray], expected: Expected, findings: Findi
     """Counts what the statistics need of sound rows; returns their lengths, (rows,)."""
     used = values["masked_lm_positions"] > 0
     now = np.take_along_axis(values["input_ids"], values["masked_lm_positions"], axis=1)[used]
+    labels = values["masked_lm_ids"][used]
     lengths = values["input_mask"].sum(axis=1)
     findings.count(
         lengths=np.bincount(lengths, minlength=expected.seq_length + 1),
         masked=len(now),
         as_mask=int(np.count_nonzero(now == expected.special.mask)),
-        kept=int(np.count_nonzero(now == values["masked_lm_ids"][used])),
+        kept=int(np.count_nonzero(now == labels)),
         random_next=int(np.count_nonzero(values["next_sentence_labels"])),
     )
+    if (unknown := expected.unknown) is not None:
+        in_text = np.count_nonzero((values["input_ids"] == unknown) & (values["input_mask"] != 0))
+        masked_since = np.count_nonzero(labels == unknown) - np.count_nonzero(now == unknown)
+        findings.count(unknown=int(in_text + masked_since), words=int(lengths.sum()) - N_SPECIAL * len(lengths))
     return lengths
 
 
@@ -193,8 +202,8 @@ def _hash_rows(values: Mapping[str, np.ndarray]) -> np.ndarray:
     return total * np.uint64(0x9E3779B97F4A7C15)
 
 
-def _check_shares(findings: Findings, expected: Expected) -> None:
-    """What became of masked tokens, and how many next sentences are random, within the error of so many draws."""
+def _check_replacement(findings: Findings, expected: Expected) -> None:
+    """What became of masked tokens, within the error of so many draws."""
     counts = findings.counts
     n = counts["masked"]
     # A tenth is replaced by any token, which now and then is [MASK], or the token that was there.
@@ -207,11 +216,18 @@ def _check_shares(findings: Findings, expected: Expected) -> None:
     if n and any(abs(number - n * share) > 1 + n * _margin(share, n) for number, share in shares.values()):
         numbers = ", ".join(f"{number / n:.2%} {what}" for what, (number, _) in shares.items())
         findings.offend(REPLACEMENT, Offence(f"of {n:,} masked tokens are {numbers}"))
-    n, (low, high) = int(counts["lengths"].sum()), RANDOM_NEXT_BOUNDS
-    share = counts["random_next"] / max(1, n)
-    if n and not low - _margin(low, n) <= share <= high + _margin(high, n):
+
+
+def check_shares(findings: Findings, expected: Expected) -> None:
+    """How many next sentences are random and tokens [UNK], beyond chance; of one file or of several."""
+    counts, (low, high) = findings.counts, RANDOM_NEXT_BOUNDS
+    n, n_random = int(np.sum(counts.get("lengths", 0))), counts.get("random_next", 0)
+    if exceeds(n_random, n, high) or exceeds(n - n_random, n, 1 - low):
+        share = n_random / n
         what = f"{share:.1%} of {n:,} next sentences are random, not {low:.0%} to {high:.0%}"
         findings.offend(BALANCE, Offence(what, status=WARNING if high < share < RANDOM_NEXT_LIMIT else FAILED))
+    if problem := unknown_problem(counts.get("unknown", 0), counts.get("words", 0), expected.do_lower_case):
+        findings.offend(UNKNOWN, Offence(str(problem), status=WARNING))
 
 
 def _margin(share: float, n: int) -> float:
@@ -235,5 +251,6 @@ def statistics(counts: Mapping[str, Any]) -> dict[str, Any]:
         "of these random": (masked - as_mask - kept) / max(1, masked),
         "of these kept": kept / max(1, masked),
         "share of random next sentences": random_next / n_rows,
+        **({"share of [UNK]": counts["unknown"] / max(1, counts["words"])} if "unknown" in counts else {}),
         "lengths": {f"{a + 1}-{b}": int(rows_of_length[a + 1 : b + 1].sum()) for a, b in itertools.pairwise(edges)},
     }

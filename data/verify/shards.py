@@ -6,6 +6,7 @@ none; what it would say is taken from the vocabulary that is given, the folder's
 Of text shards the documents are compared: what is in both sets spoils the test loss, and nothing later can show it.
 """
 
+import dataclasses
 import functools
 import re
 from collections import Counter
@@ -25,9 +26,9 @@ from data.loading.shard_files import naming_problem, open_shard, shard_files, sp
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import rule_in
 from data.verify import rows, text
-from data.verify.report import FAILED, WARNING, Findings, Offence, Report
+from data.verify.report import FAILED, OK, WARNING, Findings, Offence, Report
 from file_utils import sha256_of
-from tokenization import CLS, MASK, SEP, load_vocab
+from tokenization import CLS, MASK, SEP, UNK, load_vocab
 
 BY_MANIFEST = ("files", "size and hash")
 SOURCE = "made from these text shards"
@@ -56,10 +57,11 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     if manifest is None and (folder / JOURNAL_NAME).exists():
         raise UserError(f"The shards in {folder} are unfinished", "run --action create_hdf5_files to its end")
     notes = [] if manifest else [f"There is no {FILE_NAME}; hashes and lost files cannot be checked."]
-    check_file = text.check_text
+    check_file, check_shares = text.check_text, text.check_shares
     if kind is rows:
         expected, more_notes = _expected(folder, files, manifest, vocab_file)
         check_file = functools.partial(rows.check_shard, expected=expected)
+        check_shares = functools.partial(rows.check_shares, expected=expected)
         notes += more_notes
     sources = _sources(folder, manifest)
     checks = (*(BY_MANIFEST if manifest else ()), *([SOURCE] if sources else ()), "readable", *kind.CHECKS)
@@ -90,6 +92,13 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     _compare_files(report, kind, files, hashes)
     for split in sorted(totals, reverse=True):
         counts = totals[split].counts
+        check_shares(totals[split])  # each file may be too small to tell
+        for name, offence in totals[split].offences.items():
+            if report.status(name) == OK:
+                first = next(file.name for file in files if split_of(file.name) == split)
+                report.offend(
+                    name, first, dataclasses.replace(offence, what=f"with the others of its set, {offence.what}")
+                )
         report.statistics[split] = rows.statistics(counts) if kind is rows else counts
     return report
 
@@ -167,7 +176,7 @@ def _expected(
         ids = load_vocab(vocab_file)
         if problem := vocabulary_problem(folder, str(vocab_file), len(ids)):
             raise UserError(problem)
-        vocabulary = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK], "size": len(ids)}
+        vocabulary = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK], "unk": ids[UNK], "size": len(ids)}
     if not vocabulary:
         raise UserError(f"No {FILE_NAME} in {folder} says which vocabulary the shards have", "give --vocab_file")
     special = SpecialIds(*(vocabulary[name] for name in ("cls", "sep", "mask", "size")))
@@ -181,7 +190,11 @@ def _expected(
         probability = float(named[1]) if named else DEFAULT_MASKED_LM_PROB
         source = "as the folder's name says" if named else "as published"
         notes.append(f"A share of {probability} of each row's tokens should be masked, {source}.")
-    return rows.Expected(special, *widths, probability, rule_in(parameters)), notes
+    unknown = vocabulary.get("unk", manifest.facts.get("unk") if manifest else None)
+    if unknown is None:
+        notes.append(f"No {FILE_NAME} says which token is [UNK], so none was counted; --vocab_file does.")
+    lower_case = parameters.get("do_lower_case")
+    return rows.Expected(special, *widths, probability, rule_in(parameters), unknown, lower_case), notes
 
 
 def _usual_widths(files: Sequence[Path]) -> tuple[int, int]:

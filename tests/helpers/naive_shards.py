@@ -8,7 +8,7 @@ import numpy as np
 from tokenization import SPECIAL_TOKENS
 
 S, P, VOCAB = 64, 10, 300
-UNUSED, CLS, SEP, MASK = 0, 2, 3, 4
+UNUSED, UNK, CLS, SEP, MASK = range(5)
 N_ROWS = 400
 
 

@@ -3,6 +3,7 @@
 The sound shards are made without the project's code (naive_shards.py).
 """
 
+import dataclasses
 import json
 import random
 import shutil
@@ -12,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from corpora import write_text_shard, write_vocab
-from naive_shards import CLS, MASK, N_ROWS, SEP, VOCAB, P, S, make_row, make_rows, save, write_vocabulary
+from naive_shards import CLS, MASK, N_ROWS, SEP, UNK, VOCAB, P, S, make_row, make_rows, save, write_vocabulary
 
 from common.errors import UserError
 from common.workers import workers
@@ -22,6 +23,7 @@ from data.masked_lm.instances import InstanceOptions
 from data.verify import rows
 from data.verify.report import FAILED, OK, WARNING, Report
 from data.verify.shards import BY_MANIFEST, verify
+from file_utils import sha256_of
 
 
 def write_manifest(folder, **parameters):
@@ -468,6 +470,47 @@ def test_few_special_tokens_in_the_text_and_many_single_sentences_are_warnings(t
         "further special tokens": WARNING,
         "next-sentence balance": WARNING,
     }
+    assert report.failure() is None
+
+
+@pytest.mark.parametrize(("value", "status"), [(1, FAILED), (0, FAILED), (None, OK)])
+def test_files_too_small_to_tell_are_told_together(tmp_path, vocab_file, value, status):
+    """12 rows each: of one file any share may be chance, of eight it is none."""
+    for file in range(8):
+        arrays = make_rows(n_rows=12, seed=file)
+        if value is not None:
+            arrays["next_sentence_labels"][:] = value
+        save(tmp_path / f"training_{file}.hdf5", arrays)
+        if file in (0, 7):
+            check = by_name(run(tmp_path, vocab_file=vocab_file), "next-sentence balance")
+            assert check.status == (status if file else OK)
+    assert value is None or "with the others of its set" in check.what
+
+
+@pytest.mark.parametrize(("n_unknown", "is_told"), [(1, False), (18, True)])  # words of the 295
+@pytest.mark.parametrize("given", [True, False])
+def test_unknown_tokens(folder, vocab_file, n_unknown, is_told, given):
+    """The share is that of a plain count, with the vocabulary given or its [UNK] in the manifest."""
+    number = words = 0
+    for seed in (0, 1):
+        arrays = make_rows(seed=seed)
+        for name in ("input_ids", "masked_lm_ids"):
+            arrays[name][(arrays[name] > MASK) & (arrays[name] <= MASK + n_unknown)] = UNK
+        save(folder / f"corpus_training_{seed}.hdf5", arrays)
+        for row, ids in enumerate(arrays["input_ids"].tolist()):
+            for place, label in zip(arrays["masked_lm_positions"][row], arrays["masked_lm_ids"][row], strict=True):
+                if place:
+                    ids[place] = label
+            number, words = number + ids.count(UNK), words + arrays["input_mask"][row].sum() - 3
+    vocabulary = {"sha256": sha256_of(vocab_file), "size": VOCAB, "cls": CLS, "sep": SEP, "mask": MASK}
+    write_manifest(folder, do_lower_case=False, vocabulary=vocabulary)
+    if not given:
+        manifest = Manifest.read(folder / "manifest.json")
+        dataclasses.replace(manifest, facts={"unk": UNK}).write(folder / "manifest.json")
+    report = run(folder, vocab_file=vocab_file if given else None)
+    assert report.statistics["training"]["share of [UNK]"] == pytest.approx(number / words)
+    check = by_name(report, "unknown tokens")
+    assert (check.status, "give --do_lower_case" in check.what) == ((WARNING, True) if is_told else (OK, False))
     assert report.failure() is None
 
 

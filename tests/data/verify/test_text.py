@@ -57,8 +57,8 @@ def test_sound_shards_pass_every_check(folder, n_processes):
         (*BY_MANIFEST, "readable", *text.CHECKS), OK
     )
     assert report.statistics == {
-        "training": {"files": 3, "documents": 9, "sentences": 120},
-        "test": {"files": 2, "documents": 6, "sentences": 80},
+        "training": {"files": 3, "documents": 9, "sentences": 120, "documents of one sentence": 0},
+        "test": {"files": 2, "documents": 6, "sentences": 80, "documents of one sentence": 0},
     }
     assert report.failure() is None
 
@@ -94,9 +94,28 @@ def test_documents_that_repeat_within_a_set_are_a_warning(folder):
 
 @pytest.mark.parametrize(("n_shared", "status"), [(2, WARNING), (3, FAILED)])
 def test_a_thousandth_of_the_test_set_may_be_stubs_of_the_training_set(tmp_path, n_shared, status):
-    save(tmp_path, "c_training_0", [[f"stub {number}"] for number in range(n_shared)] + [["an article"]])
-    save(tmp_path, "c_test_0", [[f"stub {number}"] for number in range(2000)])
+    save(tmp_path, "c_training_0", [["a stub", str(number)] for number in range(n_shared)] + [["an article"]])
+    save(tmp_path, "c_test_0", [["a stub", str(number)] for number in range(2000)])
     assert found(run(tmp_path)) == {"training apart from test": (status, "c_training_0.txt")}
+
+
+@pytest.mark.parametrize(
+    ("single", "longer", "files", "is_told"),
+    [(40, 0, 1, True), (6, 0, 1, False), (6, 0, 8, True), (200, 10, 1, True), (50, 50, 2, False), (60, 40, 1, False)],
+)
+def test_documents_of_one_sentence_beyond_chance(tmp_path, single, longer, files, is_told):
+    for file in range(files):
+        documents = [[f"Book {number} of {file} has no end."] for number in range(single)]
+        documents += [[f"Book {number} of {file} has one.", "It is here."] for number in range(longer)]
+        save(tmp_path, f"c_training_{file}", documents)
+    report = run(tmp_path)
+    assert report.statistics["training"]["documents of one sentence"] == files * single
+    name = "documents of one sentence"
+    assert found(report) == ({name: (WARNING, "c_training_0.txt")} if is_told else {})
+    if is_told:
+        line = next(line for line in report.text().splitlines() if line.startswith(WARNING))
+        assert f"{single / (single + longer):.0%} have one sentence" in line
+        assert ("with the others of its set" in line) == (files > 1)
 
 
 def test_every_document_of_both_sets_is_found_among_many(tmp_path):
