@@ -1,0 +1,20 @@
+"""One reader of text files, for all that users and other programs give."""
+
+import os
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark, whose lines end with "\\n" however they did.
+
+    Raises:
+        UserError: it cannot be read or is no UTF-8; `what` ("vocabulary") is what the sentence calls it.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"The {what} {path} cannot be read ({error.strerror})", remedy) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"The {what} {path} is not UTF-8 text (byte {error.start})", remedy) from error
