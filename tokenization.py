@@ -21,18 +21,29 @@ import numpy as np
 from tokenizers.models import WordPiece
 
 from common.errors import UserError
-from common.json_files import read_json
 from common.published_models import PUBLISHED_MODELS
-
-VOCAB_NAME = "vocab.txt"
-PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
-
-# Longer words become [UNK]. NVIDIA's and Hugging Face's WordPiece take 100; Google's later revisions 200.
-MAX_CHARS_PER_WORD = 100
+from common.tokenizer_files import (
+    CLS,
+    MASK,
+    MAX_CHARS_PER_WORD,
+    RULES,
+    SEP,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG_NAME,
+    TOKENIZER_NAME,
+    UNK,
+    VOCAB_NAME,
+    Stated,
+    read_vocabulary,
+    stated_rules,
+    vocabulary_in,
+)
 
 # Some 90 MB per process when full; later words are not kept.
 MAX_CACHED_WORDS = 2**18
+
+# Of a vocabulary's words with letters: so small a share of odd ones says nothing of all, nor do so few words.
+ODD_SHARE, FEW_WORDS = 0.05, 50
 
 CJK_BLOCKS = (
     (0x4E00, 0x9FFF),
@@ -50,44 +61,26 @@ _CONTROLS_THAT_SPLIT = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 
 
 def load_vocab(vocab_file: str | os.PathLike) -> dict[str, int]:
-    """Read a vocabulary, one token per line; the line's number, from 0, is the token's id."""
-    path = Path(vocab_file)
-    if not path.is_file():
-        raise UserError(f"There is no vocabulary file at {path}", "give --vocab_file the path of a BERT vocab.txt")
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"The vocabulary {path} is not UTF-8 text ({error})", "give a BERT vocab.txt") from error
-    vocab: dict[str, int] = {}
-    for index, line in enumerate(lines):
+    """Read a vocabulary, a vocab.txt or a tokenizer.json: each token's id, in the order of the ids, from 0.
+
+    Of a token that is there several times the last counts, as in transformers. An id without a token of its own has a
+    name with a space in it, which is no word.
+    """
+    tokens: list[str] = []
+    last: dict[str, int] = {}
+    for index, line in enumerate(read_vocabulary(vocab_file)):
         token = line.strip()
         # Published vocabularies hold entries that are whitespace only; they match no word but have their ids.
-        if not token or token in vocab:
+        if not token or token in last:
             token = line
-        if token in vocab or not token:
-            what = f"repeats the token {token!r} of line {vocab[token] + 1}" if token else "is blank"
-            raise UserError(f"Line {index + 1} of the vocabulary {path} {what}", "remove it or use another vocabulary")
-        vocab[token] = index
-    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
+        last[token] = index
+        tokens.append(token)
+    if missing := [token for token in SPECIAL_TOKENS if token not in last]:
         raise UserError(
-            f"The vocabulary {path} lacks {', '.join(missing)}",
+            f"The vocabulary {vocab_file} lacks {', '.join(missing)}",
             "use a BERT vocabulary, or make one with data/train_vocab.py",
         )
-    return vocab
-
-
-def is_cased(vocab: Iterable[str]) -> bool:
-    """Whether words of the vocabulary have capitals; special tokens and Google's [unused1] do not count."""
-    return any(token != token.lower() for token in vocab if token not in SPECIAL_TOKENS and token[:1] != "[")
-
-
-def check_casing(vocab_file: str | os.PathLike, do_lower_case: bool) -> None:
-    """Raises UserError if the vocabulary cannot be read, or has words with capitals, which lower-casing never makes."""
-    if is_cased(load_vocab(vocab_file)) and do_lower_case:
-        raise UserError(
-            f"The vocabulary {vocab_file} is a cased one, and lower-cased text would not find many of its words",
-            "set --do_lower_case 0 (DO_LOWER_CASE=0), or give an uncased one",
-        )
+    return {token if last[token] == i else f"{token} (line {i + 1})": i for i, token in enumerate(tokens)}
 
 
 def split_words(text: str) -> list[str]:
@@ -102,10 +95,12 @@ def _clean(code_point: int) -> str:
     char, category = chr(code_point), unicodedata.category(chr(code_point))
     if char in " \t\n\r" or category == "Zs":
         return " "
-    if char in "\0\ufffd" or category.startswith("C"):
-        return ""
-    is_cjk = any(first <= code_point <= last for first, last in CJK_BLOCKS)
-    return f" {char} " if is_cjk else char
+    return "" if char in "\0\ufffd" or category.startswith("C") else char
+
+
+def _clean_isolate_cjk(code_point: int) -> str:
+    cleaned = _clean(code_point)
+    return f" {cleaned} " if cleaned and any(first <= code_point <= last for first, last in CJK_BLOCKS) else cleaned
 
 
 def _isolate_punctuation(code_point: int) -> str:
@@ -141,12 +136,26 @@ class BasicTokenizer:
 
     A special token such as [MASK] that stands alone, after cleaning, between whitespace or CJK characters is kept whole
     (NVIDIA's `never_split`); one that touches other text is split like any text.
+
+    Args:
+        do_lower_case: lower-case.
+        strip_accents: remove accents and vowel signs (category Mn); None: as `do_lower_case`.
+        tokenize_chinese_chars: each CJK character is a word.
     """
 
-    def __init__(self, do_lower_case: bool = True) -> None:
+    def __init__(
+        self, do_lower_case: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
+    ) -> None:
         self.do_lower_case = do_lower_case
-        self._clean = _Computed(_clean)
-        self._split = _Computed(_strip_accent_isolate_punctuation if do_lower_case else _isolate_punctuation)
+        self.strip_accents = do_lower_case if strip_accents is None else strip_accents
+        self.tokenize_chinese_chars = tokenize_chinese_chars
+        self._clean = _Computed(_clean_isolate_cjk if tokenize_chinese_chars else _clean)
+        self._split = _Computed(_strip_accent_isolate_punctuation if self.strip_accents else _isolate_punctuation)
+
+    def __str__(self) -> str:
+        case = "lower-cases text" if self.do_lower_case else "keeps capitals"
+        accents = "strips accents" if self.strip_accents else "keeps accents"
+        return f"{case}, {accents}" + ("" if self.tokenize_chinese_chars else ", joins Chinese characters")
 
     def tokenize(self, text: str) -> list[str]:
         """The words of `text`; none is empty or holds whitespace."""
@@ -157,8 +166,8 @@ class BasicTokenizer:
                 continue
             if self.do_lower_case:
                 word = word.lower()
-                if not word.isascii():
-                    word = unicodedata.normalize("NFD", word)
+            if self.strip_accents and not word.isascii():
+                word = unicodedata.normalize("NFD", word)
             words += word.translate(self._split).split()
         return words
 
@@ -167,40 +176,60 @@ class BertTokenizer:
     """Text to WordPiece tokens and their ids, as BERT's published tokenizer gives them.
 
     Args:
-        vocab_file: one token per line.
-        do_lower_case: lower-case and strip accents; must be what the vocabulary was made with.
+        vocab_file: a vocab.txt, one token per line, or a tokenizer.json.
+        do_lower_case, strip_accents, tokenize_chinese_chars: see BasicTokenizer; must be what the vocabulary was made
+            with, which `open_tokenizer` finds out.
     """
 
-    def __init__(self, vocab_file: str | os.PathLike, do_lower_case: bool = True) -> None:
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike,
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        tokenize_chinese_chars: bool = True,
+    ) -> None:
+        self.vocab_file = vocab_file
         self.vocab = load_vocab(vocab_file)
         self.vocab_size = len(self.vocab)
-        self.do_lower_case = do_lower_case
         self.cls_token_id, self.sep_token_id, self.mask_token_id = (self.vocab[token] for token in (CLS, SEP, MASK))
-        self.basic_tokenizer = BasicTokenizer(do_lower_case)
+        self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents, tokenize_chinese_chars)
+        self.rules = {rule: getattr(self.basic_tokenizer, rule) for rule in RULES}
+        # Those that do not follow from do_lower_case, as transformers takes for granted that they do.
+        usual = {"strip_accents": do_lower_case, "tokenize_chinese_chars": True}
+        self.unusual_rules = {rule: self.rules[rule] for rule, value in usual.items() if self.rules[rule] != value}
+        self.decided_by = "the program"
         self._tokens = dict(enumerate(self.vocab))
         self._wordpiece = WordPiece(self.vocab, unk_token=UNK, max_input_chars_per_word=MAX_CHARS_PER_WORD)
         # Text -> its token ids as the bytes of an int32 array.
         self._ids_of_basic_token = _Computed(self._encode_basic_token)
         self._ids_of_word = _Computed(self._encode_word)
 
+    def __str__(self) -> str:
+        """What it does to text, and who says so."""
+        return f"the vocabulary {self.vocab_file}: {self.basic_tokenizer}, according to {self.decided_by}"
+
+    @property
+    def do_lower_case(self) -> bool:
+        return self.basic_tokenizer.do_lower_case
+
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None, **kwargs
+        cls,
+        name_or_path: str | os.PathLike,
+        cache_dir: str | os.PathLike | None = None,
+        do_lower_case: bool | None = None,
     ) -> "BertTokenizer":
-        """The tokenizer of a vocabulary file, of a folder with one, or of a published model that was downloaded.
+        """`open_tokenizer` of a vocabulary file, of a folder with one, or of a published model that was downloaded.
 
-        `do_lower_case`, unless given, is what the configurations beside the vocabulary say, else what the published
-        model's name says, else True. `cache_dir` is where published models lie, see `PublishedModel.downloaded_to`.
+        `cache_dir` is where published models lie, see `PublishedModel.downloaded_to`.
         """
         path = Path(name_or_path)
         model = None if path.exists() else PUBLISHED_MODELS.get(os.fspath(name_or_path))
         if model is not None:
-            path = model.downloaded_to(cache_dir) / VOCAB_NAME
-        elif path.is_dir():
-            path /= VOCAB_NAME
-        by_name = True if model is None else model.do_lower_case
-        kwargs.setdefault("do_lower_case", configured_do_lower_case(path.parent, by_name))
-        return cls(path, **kwargs)
+            path = model.downloaded_to(cache_dir)
+        if model is not None or path.is_dir():
+            path = vocabulary_in(path) or path / VOCAB_NAME
+        return open_tokenizer(path, do_lower_case)
 
     def _encode_basic_token(self, token: str) -> bytes:
         if token in SPECIAL_TOKENS:
@@ -240,33 +269,79 @@ class BertTokenizer:
 
 
 def open_tokenizer(
-    vocab_file: str | os.PathLike, do_lower_case: bool | None = None, configured: bool | None = None
+    vocab_file: str | os.PathLike,
+    do_lower_case: bool | None = None,
+    model_folder: Path | None = None,
+    flags: tuple[str, str] = ("--no-do_lower_case", "--do_lower_case"),
 ) -> BertTokenizer:
-    """The tokenizer of a vocabulary that was given, whose own words tell whether text has to be lower-cased.
+    """The tokenizer of a vocabulary: every entry opens it here.
+
+    What the user says counts, then what the files beside the vocabulary say, then those of the model, then the name
+    that Google gave to the folder, then the vocabulary's own words.
 
     Args:
         do_lower_case: what the user says; None: nothing.
-        configured: what is written beside the vocabulary; None: nothing.
+        model_folder: where the weights are.
+        flags: how the user says False and True.
 
-    Raises UserError where the vocabulary contradicts them.
+    Raises UserError where they contradict each other, or ask for another tokenizer than BERT's.
     """
-    cased = is_cased(load_vocab(vocab_file))
-    stated = configured if do_lower_case is None else do_lower_case
-    # Where nobody lower-cases a vocabulary without capitals it may be of a script that has none.
-    if stated == cased and (cased or do_lower_case is False):
-        what, remedy = ("a cased", "--no-do_lower_case") if cased else ("an uncased", "--do_lower_case")
+    folder, letters = Path(vocab_file).parent, _Letters(load_vocab(vocab_file))
+    _check_same_vocabulary(Path(vocab_file))
+    of_model, beside = stated_rules(model_folder) if model_folder else {}, stated_rules(folder)
+    for rule in of_model.keys() & beside.keys():
+        one, other = of_model[rule], beside[rule]
+        if one.value != other.value and (rule != "do_lower_case" or do_lower_case is None):
+            what = f"{one.where} says {rule} {one.value}, and {other.where} says {other.value}"
+            raise UserError(what, "give --vocab_file the model's own vocabulary, or correct the wrong file")
+    by_files = of_model | beside
+    stated = {"do_lower_case": Stated(not letters.are_cased, "the capitals in its words")} | by_files
+    if do_lower_case is not None:
+        stated["do_lower_case"] = Stated(do_lower_case, flags[do_lower_case])
+    tokenizer = BertTokenizer(vocab_file, **{rule: found.value for rule, found in stated.items()})
+    tokenizer.decided_by = ", ".join(dict.fromkeys(found.where for found in stated.values()))
+    lower_cases, what = tokenizer.do_lower_case, f"the vocabulary {vocab_file}"
+    if letters.are_cased if lower_cases else do_lower_case is False and letters.are_lower_cased:
+        kind = "a cased" if lower_cases else "an uncased"
+        what += f" is {kind} one, and most words would not be found in it with do_lower_case {lower_cases}"
+        raise UserError(what, f"give {flags[not lower_cases]}")
+    is_written = by_files.keys() & {"do_lower_case", "strip_accents"}
+    if tokenizer.rules["strip_accents"] and letters.have_marks and not is_written:
         raise UserError(
-            f"the vocabulary {vocab_file} is {what} one, and most words would not be found in it with "
-            f"do_lower_case {stated}",
-            f"give {remedy}",
+            f"{what} has words with accents or vowel signs, which do_lower_case True would strip",
+            f'give {flags[False]}; or, if the vocabulary is lower-cased with its accents, write "do_lower_case": true '
+            f'and "strip_accents": false into {folder / TOKENIZER_CONFIG_NAME}',
         )
-    return BertTokenizer(vocab_file, do_lower_case=not cased if stated is None else stated)
+    return tokenizer
 
 
-def configured_do_lower_case(folder: Path, default: bool | None) -> bool | None:
-    """What the folder's configurations say of it; `default` where none does."""
-    for path in (folder / name for name in ("tokenizer_config.json", "bert_config.json", "config.json")):
-        config = read_json(path, "configuration", "repair or remove it") if path.is_file() else {}
-        if isinstance(config.get("do_lower_case"), bool):
-            return config["do_lower_case"]
-    return default
+class _Letters:
+    """What a vocabulary's words tell of the text that it was made of; a few odd ones tell nothing."""
+
+    def __init__(self, vocab: Iterable[str]) -> None:
+        words = [token.removeprefix("##") for token in vocab if token[:1] not in ("[", "<")]
+        words = [word for word in words if any(unicodedata.category(char)[0] in "LM" for char in word)]
+        n_of_two_cases = sum(word.lower() != word.upper() for word in words)
+        n_with_capitals = sum(word != word.lower() for word in words)
+        n_with_marks = sum(word != _without_marks(word) for word in words)
+        self.are_cased = n_with_capitals > ODD_SHARE * n_of_two_cases
+        self.have_marks = n_with_marks > ODD_SHARE * (n_of_two_cases + n_with_marks)
+        is_plain = not (self.are_cased or self.have_marks)  # scripts without capitals prove nothing
+        self.are_lower_cased = is_plain and n_of_two_cases > max(FEW_WORDS, 0.9 * len(words))
+
+
+def _without_marks(word: str) -> str:
+    decomposed = word if word.isascii() else unicodedata.normalize("NFD", word)
+    return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
+
+
+def _check_same_vocabulary(vocab_file: Path) -> None:
+    other = vocab_file.with_name(TOKENIZER_NAME)
+    if vocab_file.name != VOCAB_NAME or not other.is_file():
+        return
+    differing = load_vocab(vocab_file).items() ^ load_vocab(other).items()
+    if tokens := [token for token, _ in differing if " " not in token]:
+        raise UserError(
+            f"{vocab_file} and {other} hold different vocabularies ({min(tokens)!r})",
+            "remove the one that the model was not trained with",
+        )

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from common.errors import UserError
+from common.json_files import regular
 
 
 def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
@@ -13,7 +14,7 @@ def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
         UserError: it cannot be read or is no UTF-8; `what` ("vocabulary") is what the sentence calls it.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return Path(regular(path)).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"The {what} {path} cannot be read ({error.strerror})", remedy) from error
     except UnicodeDecodeError as error:

@@ -39,10 +39,11 @@ from data.downloaders.datasets import OTHER_DOWNLOADS, download, download_proble
 from data.downloaders.folder import DownloadOptions
 from data.masked_lm.instances import InstanceOptions
 from file_utils import locked
-from tokenization import check_casing
+from tokenization import BertTokenizer, open_tokenizer
 
 ACTIONS = ("download", "text_formatting", "sharding", "create_hdf5_files", "verify")
 SHARDS = (256, 256, 0.2)  # the defaults of --n_training_shards, --n_test_shards and --fraction_test_set
+CASING = ("--do_lower_case 0 (DO_LOWER_CASE=0)", "--do_lower_case 1 (DO_LOWER_CASE=1)")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -85,8 +86,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     group = parser.add_argument_group("create_hdf5_files")
     group.add_argument("--vocab_file", type=Path, help="the vocabulary, one token per line")
-    cased = "1 for uncased vocabularies (default)"
-    group.add_argument("--do_lower_case", type=int, choices=(0, 1), default=1, help=cased)
+    cased = "1 for uncased vocabularies (default: what the files beside the vocabulary, or its words, say)"
+    group.add_argument("--do_lower_case", type=int, choices=(0, 1), help=cased)
     add_instance_arguments(group)
 
     group = parser.add_argument_group("verify (of --input_files, folders, or every folder of the dataset)")
@@ -102,6 +103,7 @@ class Settings:
     layout: Layout
     shards: tuple[int, int, float]  # how many for training, for testing, and the test set's share of sentences
     lengths: Sequence[InstanceOptions]
+    tokenizer: BertTokenizer | None  # of create_hdf5_files, where there is a vocabulary
 
     @property
     def downloads(self) -> DownloadOptions:
@@ -117,7 +119,8 @@ class Settings:
             return [layout.formatted]
         if flags.action == "sharding":
             return [layout.sharded(*self.shards)]
-        return [layout.hdf5(bool(flags.do_lower_case), flags.random_seed, length) for length in self.lengths]
+        lower_case = self.tokenizer.do_lower_case if self.tokenizer else flags.do_lower_case != 0
+        return [layout.hdf5(lower_case, flags.random_seed, length) for length in self.lengths]
 
 
 def read_settings(arguments: Sequence[str] | None = None, to_run: bool = True) -> Settings:
@@ -134,7 +137,12 @@ def read_settings(arguments: Sequence[str] | None = None, to_run: bool = True) -
     given = (flags.n_training_shards, flags.n_test_shards, flags.fraction_test_set)
     shards = tuple(default if number is None else number for number, default in zip(given, SHARDS, strict=True))
     layout = Layout(default_working_dir(), flags.dataset)
-    settings = Settings(flags, layout, shards, instance_options(flags, problems))
+    tokenizer = None
+    if flags.action == "create_hdf5_files" and flags.vocab_file:
+        said = flags.do_lower_case if flags.do_lower_case is None else bool(flags.do_lower_case)
+        with problems.collect():
+            tokenizer = open_tokenizer(flags.vocab_file, said, flags=CASING)
+    settings = Settings(flags, layout, shards, instance_options(flags, problems), tokenizer)
     _add_problems(settings, problems, to_run and not flags.print_output_dir)
     problems.raise_if_any()
     return settings
@@ -161,9 +169,6 @@ def _add_problems(settings: Settings, problems: Problems, to_run: bool) -> None:
         problems.add("--action create_hdf5_files needs --vocab_file, the vocabulary to tokenize with.")
     if flags.scheduler and (problem := scheduler_problem(flags.scheduler)):
         problems.add(problem)
-    if action == "create_hdf5_files" and flags.vocab_file:
-        with problems.collect():
-            check_casing(flags.vocab_file, bool(flags.do_lower_case))
     if action == "download" and dataset not in COMBINED:
         problems.extend(download_problems(dataset, settings.downloads))
 
@@ -190,7 +195,7 @@ def run_stage(settings: Settings, preparation: Preparation) -> Iterator[str]:
         are_named = {flags.n_training_shards, flags.n_test_shards, flags.fraction_test_set} != {None}
         texts = stages.text_shards(preparation, layout.sharded(*settings.shards) if are_named else None)
         folders = dict(zip(settings.output_dirs(), settings.lengths, strict=True))
-        how = (flags.vocab_file, bool(flags.do_lower_case), flags.random_seed, flags.compression)
+        how = (settings.tokenizer, flags.random_seed, flags.compression)
         yield from stages.create_hdf5_files(preparation, texts, folders, *how)
     else:
         prepared = (layout.working_dir.glob(f"{kind}_*/{layout.dataset}") for kind in ("hdf5", "sharded"))

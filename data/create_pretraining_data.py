@@ -31,7 +31,7 @@ from data.masked_lm.hdf5_writer import COMPRESSIONS, write_instances
 from data.masked_lm.instances import InstanceOptions, SpecialIds, TokenizedDocuments, make_instances
 from data.masked_lm.masking import MASKING_RULES
 from data.masked_lm.shares import unknown_problem
-from tokenization import UNK, BertTokenizer
+from tokenization import UNK, BertTokenizer, open_tokenizer
 
 SHORTEST_SEQUENCE = 8  # [CLS] a [SEP] b [SEP] with something to truncate
 BYTES_AT_A_TIME = 2**22  # of text: strings take many times the memory of their tokens
@@ -46,7 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--output_file", type=Path, required=True, nargs="+", help="the HDF5 file to write, one for each length")
     add("--vocab_file", required=True, help="the vocabulary, one token per line")
     cased = argparse.BooleanOptionalAction
-    add("--do_lower_case", action=cased, default=True, help="for uncased vocabularies (default)")
+    casing = "for uncased vocabularies (default: what the files beside the vocabulary, or its words, say)"
+    add("--do_lower_case", action=cased, help=casing)
     add_instance_arguments(parser)
     return parser.parse_args()
 
@@ -99,9 +100,9 @@ def instance_options(args: argparse.Namespace, problems: Problems) -> list[Insta
 
 
 @functools.cache
-def _tokenizer(vocab_file: str | Path, do_lower_case: bool) -> BertTokenizer:
+def _tokenizer(vocab_file: str | Path, do_lower_case: bool | None) -> BertTokenizer:
     # Kept for all shards of a process: it remembers the words it has seen.
-    return BertTokenizer(vocab_file, do_lower_case)
+    return open_tokenizer(vocab_file, do_lower_case)
 
 
 def read_documents(
@@ -176,7 +177,7 @@ def create_shards(
     inputs: Sequence[Path],
     outputs: Sequence[tuple[InstanceOptions, Path]],
     vocab_file: str | Path,
-    do_lower_case: bool,
+    do_lower_case: bool | None,
     random_seed: int,
     compression: str = "gzip",
     text_sha256: str | None = None,
@@ -251,13 +252,14 @@ def main() -> None:
         f"--output_file must name {n_lengths} different files, one for each --max_seq_length.",
     )
     with problems.collect():
-        _tokenizer(args.vocab_file, args.do_lower_case)
+        tokenizer = _tokenizer(args.vocab_file, args.do_lower_case)
     problems.raise_if_any()
+    print(tokenizer)
     pairs = list(zip(options, outputs, strict=True))
     records = create_shards(inputs, pairs, args.vocab_file, args.do_lower_case, args.random_seed, args.compression)
     for output, record in zip(outputs, records, strict=True):
         print(f"{record.counts['rows']:,} training instances in {output}")
-        print(*describe(record.counts.__getitem__, args.do_lower_case), sep="\n")
+        print(*describe(record.counts.__getitem__, tokenizer.do_lower_case), sep="\n")
 
 
 if __name__ == "__main__":

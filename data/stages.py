@@ -25,7 +25,7 @@ from data.loading.prepared import read_manifest
 from data.masked_lm.instances import InstanceOptions
 from data.verify.shards import verify
 from file_utils import atomic_path, atomic_write, remove_leftovers, sha256_of
-from tokenization import CLS, MASK, SEP, UNK, load_vocab
+from tokenization import UNK, BertTokenizer
 
 
 def format_text(preparation: Preparation) -> str:
@@ -120,20 +120,20 @@ def create_hdf5_files(
     preparation: Preparation,
     texts: Mapping[Path, FileRecord],
     folders: Mapping[Path, InstanceOptions],
-    vocab_file: Path,
-    do_lower_case: bool,
+    tokenizer: BertTokenizer,
     random_seed: int,
     compression: str,
 ) -> Iterator[str]:
     """Text shards to HDF5 shards in `folders`, all lengths in one pass over the text; a line for each length."""
-    ids = load_vocab(vocab_file)
-    special = {"cls": ids[CLS], "sep": ids[SEP], "mask": ids[MASK]}
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "mask")}
     common = {
-        "do_lower_case": do_lower_case,
+        "do_lower_case": tokenizer.do_lower_case,
+        **tokenizer.unusual_rules,
         "random_seed": random_seed,
         "compression": compression,
-        "vocabulary": {"sha256": sha256_of(vocab_file), "size": len(ids), **special},
+        "vocabulary": {"sha256": sha256_of(tokenizer.vocab_file), "size": tokenizer.vocab_size, **special},
     }
+    yield str(tokenizer)
     outputs, whole, finished = {}, {}, {}
     problems = Problems()
     for folder, options in folders.items():
@@ -160,7 +160,8 @@ def create_hdf5_files(
         name = f"{text.stem}.hdf5"
         if lacking := [(folders[folder], folder / name) for folder in unfinished if name not in whole[folder]]:
             tasks.append(_ShardTask(text, record.sha256, lacking))
-    create = functools.partial(_create_shards, how=(vocab_file, do_lower_case, random_seed, compression))
+    how = tokenizer.vocab_file, tokenizer.do_lower_case, random_seed, compression
+    create = functools.partial(_create_shards, how=how)
     created = preparation.pool.map(create, tasks, "create_hdf5_files", _task_name)
     bar = tqdm(created, total=len(tasks), unit="shard", desc="HDF5", disable=not tasks)
     for task, records in zip(tasks, bar, strict=True):
@@ -173,9 +174,9 @@ def create_hdf5_files(
             continue
         remove_leftovers(folder)  # of Dask's workers one may have been killed, and the stage went on
         files = {(name := f"{text.stem}.hdf5"): whole[folder][name] for text in texts}
-        manifest = outputs[folder].finish(files, unk=ids[UNK])
+        manifest = outputs[folder].finish(files, unk=tokenizer.vocab[UNK])
         yield f"{manifest.total('rows'):,} training instances in {len(texts)} shards in {folder}"
-        yield from describe(manifest.total, do_lower_case)
+        yield from describe(manifest.total, tokenizer.do_lower_case)
 
 
 def _create_shards(task: _ShardTask, how: tuple[Path, bool, int, str]) -> list[FileRecord]:

@@ -7,7 +7,6 @@ unexpected.
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,14 +15,13 @@ import safetensors
 from safetensors.torch import save_file
 
 from common.errors import UserError
-from common.json_files import read_json
-from file_utils import atomic_folder, atomic_write
+from common.tokenizer_files import CLS, MASK, PAD, SEP, TOKENIZER_CONFIG_NAME, UNK, VOCAB_NAME
+from file_utils import atomic_folder
 from kernels.layers import LAYER_NORM_EPS
 from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
 from pretrained.load import CONFIG_NAME, EMBEDDINGS, MASKED_LM_BIAS, WEIGHTS_NAME, Fitted, Pretrained, few, fit
-from tokenization import CLS, MASK, PAD, SEP, UNK, VOCAB_NAME, load_vocab
+from tokenization import BertTokenizer
 
-TOKENIZER_CONFIG_NAME, TOKENIZER_NAME = "tokenizer_config.json", "tokenizer.json"
 WRITTEN_NAMES = (CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_CONFIG_NAME, VOCAB_NAME)
 
 # transformers' class and ours have one name and the same weights; this weight tells the class from those below.
@@ -37,21 +35,6 @@ ARCHITECTURES = MappingProxyType(
 )
 
 
-def extract_vocabulary(tokenizer_file: Path, vocab_file: Path) -> None:
-    """Write the vocab.txt of a tokenizer.json, which is all that transformers 5 writes of a tokenizer.
-
-    Raises UserError where it is not a WordPiece tokenizer, or its ids are not 0, 1, 2 and so on.
-    """
-    model = read_json(tokenizer_file, "tokenizer", "give --vocab_file a vocab.txt").get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) and model.get("type") == "WordPiece" else None
-    if not isinstance(vocab, dict) or sorted(vocab.values()) != list(range(len(vocab))):
-        raise UserError(
-            f"{tokenizer_file} is not a WordPiece tokenizer, as BERT's are", "give --vocab_file a vocab.txt"
-        )
-    with atomic_write(vocab_file) as file:
-        file.writelines(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__))
-
-
 def of_architecture(model: Pretrained) -> tuple[str, Fitted]:
     """The class that these weights are of by its name, and its weights among them, in fp32.
 
@@ -63,12 +46,14 @@ def of_architecture(model: Pretrained) -> tuple[str, Fitted]:
     return build.__name__, dataclasses.replace(fitted, weights=weights)
 
 
-def write_hugging_face(folder: Path, model: Pretrained, overwrite: bool = False) -> list[str]:
-    """Write a folder that transformers loads: the model, and its tokenizer where it has a vocabulary.
+def write_hugging_face(
+    folder: Path, model: Pretrained, overwrite: bool = False, tokenizer: BertTokenizer | None = None
+) -> list[str]:
+    """Write a folder that transformers loads: the model, and its tokenizer where there is one.
 
     Args:
         folder: made, whole, by a rename.
-        model: with a configuration, and with `do_lower_case` where it has a vocabulary.
+        model: with a configuration.
         overwrite: replace a folder that is there, if it holds such a model and nothing else.
 
     Returns:
@@ -80,8 +65,8 @@ def write_hugging_face(folder: Path, model: Pretrained, overwrite: bool = False)
     check_writable(folder, overwrite)
     architecture, fitted = of_architecture(model)
     config = {"architectures": [architecture], "model_type": "bert", "layer_norm_eps": LAYER_NORM_EPS}
-    if model.vocab_file:
-        config["pad_token_id"] = load_vocab(model.vocab_file)[PAD]
+    if tokenizer:
+        config["pad_token_id"] = tokenizer.vocab[PAD]
     with atomic_folder(folder) as new:
         _write_json(new / CONFIG_NAME, config | dataclasses.asdict(model.config))
         try:
@@ -90,12 +75,12 @@ def write_hugging_face(folder: Path, model: Pretrained, overwrite: bool = False)
             raise UserError(f"{folder / WEIGHTS_NAME} cannot be written ({error}); is the disk full?") from error
         # The library lets only its owner read what it writes; the umask has decided for the file beside it.
         (new / WEIGHTS_NAME).chmod((new / CONFIG_NAME).stat().st_mode & 0o777)
-        if model.vocab_file:
-            shutil.copyfile(model.vocab_file, new / VOCAB_NAME)
-            tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": model.do_lower_case}
+        if tokenizer:
+            (new / VOCAB_NAME).write_text("".join(f"{token}\n" for token in tokenizer.vocab), encoding="utf-8")
+            rules = {"do_lower_case": tokenizer.do_lower_case} | tokenizer.unusual_rules
             tokens = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
             longest = {"model_max_length": model.config.max_position_embeddings}
-            _write_json(new / TOKENIZER_CONFIG_NAME, tokenizer | longest | tokens)
+            _write_json(new / TOKENIZER_CONFIG_NAME, {"tokenizer_class": "BertTokenizer"} | rules | longest | tokens)
     return fitted.unused
 
 

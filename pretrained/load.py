@@ -20,11 +20,12 @@ from common.checkpoint_files import find_checkpoints, read_plain
 from common.errors import Problems, UserError
 from common.json_files import read_json
 from common.published_models import PUBLISHED_MODELS
+from common.tokenizer_files import vocabulary_in
 from modeling import BertModel
 from models.config import BERT_CONFIGS, BertConfig
 from pretrained.names import EMBEDDINGS, MASKED_LM_BIAS, WHAT_CAN_BE_READ, equal, few, published_weights
 from pretrained.tensorflow import read_google_weights
-from tokenization import VOCAB_NAME, configured_do_lower_case, load_vocab
+from tokenization import load_vocab
 
 CONFIG_NAME, GOOGLE_CONFIG_NAME = "config.json", "bert_config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -64,8 +65,7 @@ class Pretrained:
     config: BertConfig | None
     """The model's shape, where it is written in the file or beside it."""
     vocab_file: Path | None
-    do_lower_case: bool | None
-    """Whether the vocabulary is lower-cased; None where nothing says so."""
+    """The vocab.txt or tokenizer.json beside it."""
     remark: str = ""
     """Where in the file the weights were, " from 'state_dict' without the prefix 'model.'"; or nothing."""
 
@@ -112,13 +112,11 @@ def read_pretrained(path: str | Path) -> Pretrained:
     file = _locate(path)
     contents = _read(file)
     weights, remark = published_weights(contents, file)
-    vocab_file = file.with_name(VOCAB_NAME)
     return Pretrained(
         path=file,
         weights=weights,
         config=_configuration(contents, file),
-        vocab_file=vocab_file if vocab_file.is_file() else None,
-        do_lower_case=lower_case_of(file.parent),
+        vocab_file=vocabulary_in(file.parent),
         remark=remark,
     )
 
@@ -285,9 +283,3 @@ def _configuration(contents: Any, file: Path) -> BertConfig | None:
         if path.is_file() and "hidden_size" in read_json(path, "model configuration", "get it again"):
             return BertConfig.from_json_file(path)
     return None
-
-
-def lower_case_of(folder: Path) -> bool | None:
-    """What is written beside a vocabulary says, or else, of Google's models, the folder's name."""
-    published = {model.folder: model.do_lower_case for model in PUBLISHED_MODELS.values()}
-    return configured_do_lower_case(folder, published.get(folder.name))

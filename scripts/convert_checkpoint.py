@@ -6,7 +6,6 @@ What is here is the command line, and the choice of configuration and vocabulary
 import argparse
 import dataclasses
 import sys
-import tempfile
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -18,15 +17,9 @@ from common.command_line import CommandLine
 from common.errors import UserError, run_main
 from file_utils import atomic_path
 from models.config import BertConfig
-from pretrained.hugging_face import (
-    TOKENIZER_NAME,
-    check_writable,
-    extract_vocabulary,
-    of_architecture,
-    write_hugging_face,
-)
-from pretrained.load import EMBEDDINGS, Pretrained, few, lower_case_of, read_pretrained
-from tokenization import VOCAB_NAME, is_cased, load_vocab
+from pretrained.hugging_face import check_writable, of_architecture, write_hugging_face
+from pretrained.load import EMBEDDINGS, Pretrained, few, read_pretrained
+from tokenization import BertTokenizer, open_tokenizer
 
 HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.
 
@@ -64,30 +57,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def completed(model: Pretrained, args: argparse.Namespace, scratch: Path) -> Pretrained:
-    """The model with the configuration and vocabulary of the command line, where it gives them.
+def completed(model: Pretrained, args: argparse.Namespace) -> tuple[Pretrained, BertTokenizer | None]:
+    """The model with the configuration of the command line, where it gives one, and its tokenizer, if it has one.
 
     A vocabulary corrects the configuration's `vocab_size` where that has fewer rows, or more than the weights.
-    `scratch` is a folder for a vocabulary that is not in a file of its own.
     """
-    vocab_file, do_lower_case = model.vocab_file, model.do_lower_case
-    tokenizer_file = model.path.with_name(TOKENIZER_NAME)
-    if args.vocab_file:
-        vocab_file = Path(args.vocab_file)
-        do_lower_case = lower_case_of(vocab_file.parent)
-    elif vocab_file is None and tokenizer_file.is_file():
-        vocab_file = scratch / VOCAB_NAME
-        extract_vocabulary(tokenizer_file, vocab_file)
     config = BertConfig.from_json_file(args.config_file) if args.config_file else model.known_config()
-    if vocab_file is not None:
-        vocab = load_vocab(vocab_file)
-        if not len(vocab) <= config.vocab_size <= len(model.weights[EMBEDDINGS]):
-            config = dataclasses.replace(config, vocab_size=len(vocab))
-        if args.do_lower_case is not None:
-            do_lower_case = args.do_lower_case
-        elif do_lower_case is None:
-            do_lower_case = not is_cased(vocab)
-    return dataclasses.replace(model, config=config, vocab_file=vocab_file, do_lower_case=do_lower_case)
+    vocab_file, tokenizer = args.vocab_file or model.vocab_file, None
+    if vocab_file:
+        tokenizer = open_tokenizer(vocab_file, args.do_lower_case, model.path.parent)
+        if not tokenizer.vocab_size <= config.vocab_size <= len(model.weights[EMBEDDINGS]):
+            config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
+    return dataclasses.replace(model, config=config, vocab_file=vocab_file), tokenizer
 
 
 def write_pt(path: Path, model: Pretrained, overwrite: bool) -> list[str]:
@@ -112,12 +93,13 @@ def main(arguments: list[str] | None = None) -> None:
     to_pt = args.to == "pt" or (args.to is None and args.target.suffix == ".pt")
     if not to_pt:
         check_writable(args.target, args.overwrite)
-    with tempfile.TemporaryDirectory() as scratch:
-        model = completed(read_pretrained(args.source), args, Path(scratch))
-        print(f"{model.path}: {len(model.weights)} weights{model.remark}")
-        unused = (write_pt if to_pt else write_hugging_face)(args.target, model, args.overwrite)
-    if not to_pt and model.vocab_file is None:
-        print("no vocabulary was found, so there is no tokenizer in the folder; --vocab_file adds it")
+    model, tokenizer = completed(read_pretrained(args.source), args)
+    print(f"{model.path}: {len(model.weights)} weights{model.remark}")
+    if to_pt:
+        unused = write_pt(args.target, model, args.overwrite)
+    else:
+        unused = write_hugging_face(args.target, model, args.overwrite, tokenizer)
+        print(tokenizer or "no vocabulary was found, so there is no tokenizer in the folder; --vocab_file adds it")
     if unused:
         print(f"left out, as this architecture has no place for them: {few(unused)}")
     from_pretrained = f"transformers.AutoModel.from_pretrained({str(args.target)!r})"

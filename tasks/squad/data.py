@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tokenization
 from common.errors import Problems, UserError
+from common.text_files import read_text
 from common.workers import usable_cores
 from data.loading.synthetic import N_BATCHES, mean_length
 from models.config import BertConfig
@@ -32,7 +33,7 @@ def open_tokenizer(flags: SquadFlags, config: BertConfig | None, pretrained: Pre
         raise UserError(
             f"{pretrained.path} has no vocabulary beside it", "give --vocab_file the one it was trained with"
         )
-    tokenizer = tokenization.open_tokenizer(vocab_file, flags.do_lower_case, pretrained and pretrained.do_lower_case)
+    tokenizer = tokenization.open_tokenizer(vocab_file, flags.do_lower_case, pretrained and pretrained.path.parent)
     if config is not None and tokenizer.vocab_size > config.vocab_size:  # rows that no token has are never met
         raise UserError(
             f"the vocabulary {vocab_file} has {tokenizer.vocab_size} entries and the model's configuration says "
@@ -91,12 +92,9 @@ def make_synthetic(settings: Settings, world: World) -> SquadDataset:
 
 
 def _read_context(context: str) -> str:
-    if not context.startswith("@"):
-        return context
-    try:
-        return Path(context[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--context {context} cannot be read ({error})", "give @ and a text file in UTF-8") from error
+    return (
+        read_text(context[1:], "--context", "give @ and a text file in UTF-8") if context.startswith("@") else context
+    )
 
 
 def _print_once(world: World, sentence: str) -> None:

@@ -219,7 +219,7 @@ def features_key(examples: Sequence[SquadExample], tokenizer: BertTokenizer, *le
     The questions themselves are hashed, not the file they came from: that covers what reading the file was told.
     """
     vocabulary = hashlib.sha256("\n".join(tokenizer.vocab).encode("utf-8", "surrogatepass")).hexdigest()
-    settings = [FORMAT_VERSION, unicodedata.unidata_version, vocabulary, tokenizer.do_lower_case, *lengths]
+    settings = [FORMAT_VERSION, unicodedata.unidata_version, vocabulary, tokenizer.rules, *lengths]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for context, group in itertools.groupby(examples, key=lambda example: example.context):
         questions = [[one.question, [[answer.text, answer.start] for answer in one.answers[:1]]] for one in group]

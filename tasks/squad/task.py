@@ -60,6 +60,7 @@ class SquadTask(Task):
         self._initial: Fitted | None = None
         self._weights = "random weights"
         """Which weights the model began with, for people."""
+        self._tokenizer = ""
 
     def problems(self) -> Iterator[Problem]:
         return value_problems(self.settings)
@@ -84,6 +85,7 @@ class SquadTask(Task):
         if flags.vocab_file or self.pretrained is not None:
             with problems.collect():
                 tokenizer = open_tokenizer(flags, settings.model, self.pretrained)
+                self._tokenizer = str(tokenizer)
         if flags.eval_script and not Path(flags.eval_script).is_file():
             problems.add(
                 f"there is no script {flags.eval_script}", "give --eval_script evaluate-v1.1.py or evaluate-v2.0.py"
@@ -162,6 +164,8 @@ class SquadTask(Task):
             yield f"the weights of step {start.resumed_step} in {self.settings.output.output_dir}"
         else:
             yield self._weights
+        if self._tokenizer:
+            yield self._tokenizer
         if self.dataset is not None:
             lengths = self.settings.measurement.synthetic
             source = f"random tokens, {describe_lengths(lengths)}" if lengths else self.settings.task.train_file

@@ -13,6 +13,7 @@ from tensorflow_writer import write_bundle
 from modeling import BertConfig, BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
 from pretrained.hugging_face import write_hugging_face
 from pretrained.load import Pretrained
+from tokenization import BertTokenizer
 
 EMBEDDINGS, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 TOKENS = ["[PAD]", *(f"[unused{i}]" for i in range(80)), "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##s", "cat", "."]
@@ -51,8 +52,8 @@ def published_weights(model):
 
 def write_folder(folder, weights, config=TINY, vocab_file=None, do_lower_case=None, overwrite=False):
     """A Hugging Face folder of these weights; returns the names of those that were left out."""
-    model = Pretrained(Path("some.pt"), weights, config, vocab_file, do_lower_case)
-    return write_hugging_face(folder, model, overwrite)
+    model = Pretrained(Path("some.pt"), weights, config, vocab_file)
+    return write_hugging_face(folder, model, overwrite, vocab_file and BertTokenizer(vocab_file, do_lower_case))
 
 
 def outputs(model, batch):

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from common.errors import UserError
 from modeling import BertConfig, BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
 from pretrained import hugging_face
-from pretrained.hugging_face import extract_vocabulary
 from tokenization import BertTokenizer
 
 ARCHITECTURES = (BertForPreTraining, BertForMaskedLM, BertForQuestionAnswering, BertModel)
@@ -137,18 +136,6 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path, vocab_file):
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "hf").iterdir()} == {0o644}
     assert (tmp_path / "hf").stat().st_mode & 0o777 == 0o755
-
-
-def test_the_vocabulary_in_a_tokenizer_json_is_found(tmp_path, vocab_file):
-    write_folder(tmp_path / "hf", random_model().state_dict(), TINY, vocab_file, True)
-    transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").save_pretrained(tmp_path / "theirs")
-    extract_vocabulary(tmp_path / "theirs/tokenizer.json", tmp_path / "extracted.txt")
-    assert (tmp_path / "extracted.txt").read_bytes() == vocab_file.read_bytes()
-    for model in ({"type": "BPE", "vocab": {"a": 0}}, {"type": "WordPiece", "vocab": {"a": 1}}, None):
-        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
-        with pytest.raises(UserError, match=r"tokenizer\.json is not a WordPiece tokenizer"):
-            extract_vocabulary(tmp_path / "tokenizer.json", tmp_path / "none.txt")
-    assert not (tmp_path / "none.txt").exists()
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

@@ -136,7 +136,7 @@ def test_google_checkpoints_load(tmp_path, build, what):
     folder = write_google(tmp_path / "cased_L-2_H-32_A-4", ours, extra=slots)
     pretrained = read_pretrained(folder / what)
     assert (pretrained.path, pretrained.config) == (folder / "bert_model.ckpt.index", TINY)
-    assert (pretrained.vocab_file, pretrained.do_lower_case) == (folder / "vocab.txt", None)
+    assert pretrained.vocab_file == folder / "vocab.txt"
     model, _ = loaded(folder / what, build)
     assert parameters_equal(model, ours)
 
@@ -149,7 +149,7 @@ def test_our_checkpoints_load_with_their_configuration(tmp_path):
     save_checkpoint(tmp_path, 10, state)
     for path in (tmp_path, tmp_path / "ckpt_5.pt"):
         pretrained = read_pretrained(path)
-        assert (pretrained.config, pretrained.vocab_file, pretrained.do_lower_case) == (TINY, None, None)
+        assert (pretrained.config, pretrained.vocab_file) == (TINY, None)
         assert pretrained.path.name == ("ckpt_10.pt" if path == tmp_path else "ckpt_5.pt")
         assert parameters_equal(loaded(path, BertForPreTraining)[0], ours)
 
@@ -355,24 +355,9 @@ def test_paths_with_nothing_or_too_much_are_refused(tmp_path, monkeypatch):
 
 def test_published_names_are_found_where_they_are_downloaded_to(tmp_path, monkeypatch):
     monkeypatch.setenv("BERT_PREP_WORKING_DIR", str(tmp_path))
-    weights = tmp_path / "download" / "google_pretrained_weights"
-    for name, folder, lower in (
-        ("bert-base-cased", "cased_L-12_H-768_A-12", False),
-        ("bert-large-uncased", "uncased_L-24_H-1024_A-16", True),
-        ("bert-base-multilingual-uncased", "multilingual_L-12_H-768_A-12", True),
-        ("bert-base-multilingual-cased", "multi_cased_L-12_H-768_A-12", False),
-    ):
-        write_google(weights / folder, random_model())
-        assert read_pretrained(name).do_lower_case is lower
-        assert read_pretrained(weights / folder).do_lower_case is lower
-        assert read_pretrained(name).path == weights / folder / "bert_model.ckpt.index"
-
-
-def test_what_is_written_about_case_goes_before_names(tmp_path):
-    folder = write_google(tmp_path / "uncased_L-12_H-768_A-12", random_model())
-    assert read_pretrained(folder).do_lower_case is True
-    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    assert read_pretrained(folder).do_lower_case is False
+    folder = tmp_path / "download/google_pretrained_weights/uncased_L-24_H-1024_A-16"
+    write_google(folder, random_model())
+    assert read_pretrained("bert-large-uncased").path == folder / "bert_model.ckpt.index"
 
 
 def test_the_best_of_several_kinds_is_taken(tmp_path):

@@ -308,7 +308,7 @@ def test_bad_input(folder, tmp_path, changes, message):
 
 def test_a_cased_vocabulary_is_not_lower_cased(folder, tmp_path):
     vocab = (folder / "vocab.txt").read_text(encoding="utf-8").split()
-    vocab[-2] = vocab[-2].capitalize()
+    vocab[-30:] = [word.capitalize() for word in vocab[-30:]]
     (tmp_path / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
     changes = {"vocab_file": tmp_path / "vocab.txt", "output_dir": tmp_path / "out"}
     with pytest.raises(UserError, match=r"is a cased one.*give --no-do_lower_case"):
