@@ -84,6 +84,13 @@ class Datasets:
         if not self.variables["VOCAB_FILE"] and "create_hdf5_files" in self.stages:
             how = f"set it to the vocabulary to tokenize with, or download one: EXTRA_DOWNLOADS={WEIGHTS}"
             problems.check(self.downloads_vocabulary, "VOCAB_FILE is empty", how)
+            model, casing = (
+                PRETRAINED_MODELS.get(self.models[0]) if self.models else None,
+                self.variables["DO_LOWER_CASE"],
+            )
+            if self.downloads_vocabulary and model and casing != (right := str(int(model.do_lower_case))):
+                what = f"DO_LOWER_CASE is {casing}, and {self.models[0]}, whose vocabulary is taken, needs {right}"
+                problems.add(what, f"set DO_LOWER_CASE={right}, or VOCAB_FILE to another vocabulary")
         for flag in self.flags:
             with problems.collect():
                 parse_arguments(["--action", "verify", "--dataset", "all", *flag])

@@ -143,6 +143,13 @@ def test_all_problems_at_once(tmp_path):
     assert (finished.returncode, finished.stdout) == (2, "")
     assert "--dataset: invalid choice: 'wiki'" in finished.stderr
     assert "VOCAB_FILE is empty" in finished.stderr
+    weights = {"EXTRA_DOWNLOADS": "google_pretrained_weights", "PRETRAINED_MODELS": "bert_base_cased bert_base_uncased"}
+    finished = run(tmp_path, **weights, CORPUS="wikicorpus_en")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == (
+        "error: DO_LOWER_CASE is 1, and bert_base_cased, whose vocabulary is taken, needs 0; set DO_LOWER_CASE=0, or "
+        "VOCAB_FILE to another vocabulary.\n"
+    )
     assert not tree(tmp_path)
 
 

@@ -1,6 +1,8 @@
 """create_pretraining_data.py as a command: its flags, what it refuses, and that it does what bertPrep.py does."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -8,6 +10,10 @@ import h5py
 import pytest
 from corpora import tree, write_text_shard, write_vocab
 from paths import ROOT
+
+from common.errors import UserError
+from data import bertPrep, create_pretraining_data
+from tokenization import SPECIAL_TOKENS
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +121,51 @@ def test_lengths_that_do_not_fit(tmp_path, vocab, arguments, sentence):
     assert finished.returncode == 2
     assert sentence in finished.stderr
     assert list(tree(tmp_path)) == ["shard.txt"]
+
+
+UNCASED = [*SPECIAL_TOKENS, *"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+CASED = [*UNCASED, *(token.upper() for token in UNCASED[5:31])]
+ACCENTS = [*UNCASED, "für", "schöne", "über", "größe"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said", "beside", "lower_cases"),
+    [
+        (UNCASED, None, None, True),
+        (UNCASED, False, None, "uncased one"),
+        (UNCASED, None, {"do_lower_case": False}, False),
+        (CASED, None, None, False),
+        (CASED, True, None, "cased one"),
+        (CASED, None, {"do_lower_case": True}, "cased one"),
+        (CASED, None, {"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class"),
+        (ACCENTS, None, None, "strip_accents"),
+        (ACCENTS, True, None, "strip_accents"),
+        (ACCENTS, False, None, False),
+        (ACCENTS, None, {"do_lower_case": True, "strip_accents": False}, True),
+    ],
+)
+def test_both_scripts_check_the_casing(tmp_path, monkeypatch, capsys, tokens, said, beside, lower_cases):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    if beside:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside))
+    (tmp_path / "shard.txt").write_text("a river\nthe bridge\n\nan old town\na king\n")
+    flag = {None: [], True: ["--do_lower_case"], False: ["--no-do_lower_case"]}[said]
+    call = ["--input_file", tmp_path / "shard.txt", "--output_file", tmp_path / "shard.hdf5", "--max_seq_length", 16]
+    monkeypatch.setattr("sys.argv", ["x", "--vocab_file", str(vocab), *map(str, call), *flag])
+    stage = ["--action", "create_hdf5_files", "--dataset", "bookscorpus", "--vocab_file", str(vocab)]
+    stage += [] if said is None else ["--do_lower_case", str(int(said))]
+    if isinstance(lower_cases, bool):
+        create_pretraining_data.main()
+        decided = "lower-cases text" if lower_cases else "keeps capitals"
+        assert f"{vocab}: {decided}, " in capsys.readouterr().out
+        folders = bertPrep.read_settings(stage).output_dirs()
+        assert all(folder.parent.name.startswith(f"hdf5_lower_case_{int(lower_cases)}_") for folder in folders)
+        return
+    for entry in (create_pretraining_data.main, lambda: bertPrep.main(stage)):
+        with pytest.raises(UserError, match=lower_cases) as raised:
+            entry()
+        if "cased" in lower_cases:
+            flags = "--(no-)?do_lower_case" if entry is create_pretraining_data.main else r"DO_LOWER_CASE=[01]"
+            assert re.search(f"give .*{flags}", str(raised.value))
+    assert not (tmp_path / "shard.hdf5").exists()
