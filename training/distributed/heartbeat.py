@@ -4,7 +4,8 @@ A collective in NCCL hangs when a peer is killed, so the main thread cannot be t
 process therefore writes a counter, its beat, to the key-value store that rank 0 hosts. Rank 0 watches all beats, the
 others watch rank 0's: the store is read N times per interval instead of N * N times, and all ranks name the same one.
 A rank is lost when its beat stands still for `limit` seconds of the reader's own clock, in which the reader itself ran:
-neither the clocks of the hosts nor a job that is suspended as a whole matter.
+neither the clocks of the hosts nor a job that is suspended as a whole matter. Where rank 0 itself is frozen, torch's
+calls to its store wait for an answer without an end; a second thread sets them one.
 """
 
 import contextlib
@@ -69,8 +70,12 @@ class Heartbeat:
         self._finish, self._found = threading.Event(), threading.Event()
         self._sentence: str | None = None
         self._asked = False
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._thread.start()
+        self._n_looks = 0
+        self._threads = [threading.Thread(target=self._run, name="heartbeat", daemon=True)]
+        if rank != 0:
+            self._threads.append(threading.Thread(target=self._guard, name="heartbeat-guard", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def find_lost(self) -> str | None:
         """Name the rank whose loss the caller has felt, as a sentence; None where all beats go on.
@@ -85,8 +90,10 @@ class Heartbeat:
     def end(self, state: str) -> None:
         """Stop, and tell the others that this rank has FINISHED or FAILED."""
         self._finish.set()
-        self._thread.join(self._store.timeout.total_seconds())
-        self._mark(state)
+        for thread in self._threads:
+            thread.join(self._store.timeout.total_seconds())
+        if not self._threads[0].is_alive():  # else it waits for the store's answer, and the next call would too
+            self._mark(state)
         self._lifeline.close()
 
     def await_others(self, seconds: float) -> None:
@@ -108,11 +115,25 @@ class Heartbeat:
                     return
                 self._sentence = f"{self._names[0]} is gone: its process ended, or cannot be reached any more."
             last = now
+            self._n_looks += 1
         self._found.set()
         if not (self._asked or self._finish.is_set()):
             self._mark(FAILED)
             self.await_others(2 * self._interval)  # for as long as they may need to read the verdict
             self._on_lost(self._sentence)
+
+    def _guard(self) -> None:
+        """Speak for a look that gets no answer."""
+        silence, n_looks, last = 0.0, 0, time.monotonic()
+        while not self._finish.wait(self._interval) and not self._found.is_set():
+            now = time.monotonic()
+            silence = silence + min(now - last, 2 * self._interval) if n_looks == self._n_looks else 0.0
+            n_looks, last = self._n_looks, now
+            if silence > self._limit + self._grace:
+                self._sentence = f"{self._names[0]} is frozen or out of reach: no answer for {silence:.1f} seconds."
+                self._found.set()
+                if not self._asked:
+                    self._on_lost(self._sentence)
 
     def _mark(self, state: str) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # without a store no rank could read it

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -138,11 +139,16 @@ def connected(
     if world.size == 1:
         yield world
         return
-    store = open_store(world.rank, startup_timeout)
-    heartbeat.prepare(store, world.rank)
     gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
-    names = meet(store, world.rank, world.size, gpu, description, startup_timeout)
-    beats = Heartbeat(store, world.rank, names, heartbeat_limit)
+    silent = (  # of those who wait for an answer: rank 0 waits for others at most as long, and they for it
+        f"rank {world.rank} on host {socket.gethostname()} met no other within {3 * startup_timeout:g} seconds: rank 0 "
+        "or its launcher is frozen, or cannot be reached any more. See whether its host is alive."
+    )
+    with _ending_after(3 * startup_timeout, silent):
+        store = open_store(world.rank, startup_timeout)
+        heartbeat.prepare(store, world.rank)
+        names = meet(store, world.rank, world.size, gpu, description, startup_timeout)
+        beats = Heartbeat(store, world.rank, names, heartbeat_limit)
     try:
         world = _join(store, world, device, names[world.rank], startup_timeout)
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 import threading
 import time
 
@@ -80,6 +81,46 @@ def test_the_end_of_rank_0s_process_is_noticed_before_the_limit_and_without_torc
         for (sentence,) in beats.lost.values():
             assert sentence.startswith("rank 0 on host alpha is gone: its process ended")
     assert capfd.readouterr().err == ""
+
+
+class Relay:
+    """A port that passes bytes on to another, until it is frozen."""
+
+    def __init__(self, port):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host, self.port = self._listener.getsockname()
+        self._to, self.flows = port, threading.Event()
+        self.flows.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            one, other = self._listener.accept()[0], socket.create_connection(("127.0.0.1", self._to))
+            for ends in ((one, other), (other, one)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                self.flows.wait()
+                target.sendall(data)
+
+
+def test_a_frozen_rank_0_is_named_by_all_and_nobody_waits_for_it(beats):
+    relay = Relay(beats.server.port)
+    lost = {1: [], 2: []}
+    first, _ = (Heartbeat(relay, rank, NAMES, LIMIT, lost[rank].append) for rank in lost)
+    for _ in range(3):
+        time.sleep(0.1)
+        beats.server.set(heartbeat.beat_key(0), str(time.monotonic()))
+    relay.flows.clear()
+    assert wait_until(lambda: all(lost.values())) > LIMIT / 2
+    for (sentence,) in lost.values():
+        assert re.fullmatch(r"rank 0 on host alpha is frozen or out of reach: no answer for \d\.\d seconds\.", sentence)
+    begin = time.monotonic()
+    first.end(FAILED)
+    assert time.monotonic() - begin < 4
+    relay.flows.set()
 
 
 def test_a_finished_rank_is_not_lost(beats):
