@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from common.addresses import without_secrets
 from common.lifetime import end_with_launchers
+from common.output import NOBODY_READS, forgiving_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,25 +79,28 @@ class Problems:
 def run_main(main: Callable[[], object]) -> None:
     """Call `main`; what is wrong with its input or files becomes sentences on stderr and status 2, Ctrl-C 130.
 
-    When the command that started this one ends, this one does (common/lifetime.py).
+    When the command that started this one ends, this one does (common/lifetime.py). It does not end when nobody reads
+    its output any more (common/output.py).
 
     Text that the locale's encoding cannot write is escaped: an answer in Chinese must not end a run under Latin-1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     end_with_launchers()
-    try:
-        main()
-    except (UserError, OSError) as error:
-        explained = explain_os_error(error) if isinstance(error, OSError) else error
-        if explained is None:
-            raise
-        for sentence in explained.sentences:
-            print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    with forgiving_output(*NOBODY_READS):
+        try:
+            main()
+            sys.stdout.flush()
+        except (UserError, OSError) as error:
+            explained = explain_os_error(error) if isinstance(error, OSError) else error
+            if explained is None:
+                raise
+            for sentence in explained.sentences:
+                print(f"error: {sentence}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
 
 def explain_os_error(error: OSError) -> UserError | None:

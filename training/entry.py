@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -14,6 +15,7 @@ import torch
 
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
+from common.output import forgiving_output
 from file_utils import locked
 from training.announcement import announce
 from training.checkpointing.writer import CheckpointWriter
@@ -84,6 +86,7 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
     precision.apply()
     summary: dict | None = {}
     with (
+        forgiving_output(),
         deterministic(settings.runtime.deterministic),
         StopSignal(world) as stop_signal,
         _open_logger(task, world, start.first_step) as logger,
@@ -135,5 +138,5 @@ def _open_logger(task: Task, world: World, first_step: int) -> MetricsLogger:
     from torch.utils.tensorboard import SummaryWriter  # an option that not everybody has installed
 
     # What an earlier run logged after the checkpoint that this one resumes is drawn by this one.
-    board = SummaryWriter(output.tensorboard_dir, purge_step=stage_start + first_step + 1)
-    return MetricsLogger(output.log_file, board=board, stage_start=stage_start)
+    open_board = functools.partial(SummaryWriter, output.tensorboard_dir, purge_step=stage_start + first_step + 1)
+    return MetricsLogger(output.log_file, open_board=open_board, stage_start=stage_start)

@@ -1,7 +1,8 @@
 """What the driver says of a GPU while it is measured: energy, power, clocks, temperature, and why clocks were lowered.
 
 The same card is slower when it is hot, or held to a power limit. The driver counts energy itself; the rest is looked at
-ten times a second from a thread. What it does not tell is left out, and nothing here can make a run fail.
+ten times a second from a thread. What it does not tell is left out, and nothing here can make a run fail: not a driver
+that ends, hangs or says what the module cannot read.
 
 Source: NVIDIA Management Library (NVML), https://docs.nvidia.com/deploy/nvml-api/, through nvidia-ml-py.
 """
@@ -35,6 +36,9 @@ REASONS = MappingProxyType(
 )
 
 
+SECONDS_TO_LOOK = 10  # after which a GPU is not watched any more; one that is lost may keep its driver for ever
+
+
 class GpuTelemetry:
     """Watches the GPU of this UUID between `resume` and `pause`, by the module `pynvml`; without one, nothing."""
 
@@ -45,14 +49,14 @@ class GpuTelemetry:
         self._seen: defaultdict[str, list[float]] = defaultdict(list)
         self._paused = threading.Event()
         if nvml is not None:
-            with contextlib.suppress(nvml.NVMLError):
+            with contextlib.suppress(Exception):
                 nvml.nvmlInit()
                 self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
 
     @classmethod
     def of_device(cls, device: torch.device) -> "GpuTelemetry":
         """Of a CUDA device of this process; of nothing where there is none, or no nvidia-ml-py."""
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             if device.type == "cuda":
                 nvml = importlib.import_module("pynvml")
                 return cls(f"GPU-{torch.cuda.get_device_properties(device).uuid}", nvml)
@@ -73,7 +77,10 @@ class GpuTelemetry:
             return
         self._joules += self._energy() - self._joules_at_start
         self._paused.set()
-        self._thread.join()
+        self._thread.join(SECONDS_TO_LOOK)
+        if self._thread.is_alive():
+            self._handle = None
+            return
         self._look()  # a window may be shorter than the time between two looks
 
     def result(self) -> dict[str, Any]:
@@ -100,7 +107,7 @@ class GpuTelemetry:
             ("temperature_celsius", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             ("throttle_reasons", lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
         ):
-            with contextlib.suppress(nvml.NVMLError, AttributeError):  # a version of the module may lack a function
+            with contextlib.suppress(Exception):
                 value = read()
                 self._seen[name].append(value)
 
@@ -108,7 +115,7 @@ class GpuTelemetry:
         """Joules since the driver was loaded; NaN where it does not tell."""
         try:
             return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
-        except self._nvml.NVMLError:
+        except Exception:
             return math.nan
 
 

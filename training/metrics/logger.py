@@ -10,7 +10,7 @@ import datetime
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,27 @@ PREFIX = "DLLL "
 class MetricsLogger:
     """Appends one JSON line per event to a file, if any, and prints a readable one on the console, above any tqdm bar.
 
-    `board` is a TensorBoard writer of every number of a step, on one axis with those of the stages before, of which
-    `stage_start` is the last step. It is closed with the log.
+    `open_board` makes a TensorBoard writer of every number of a step, on one axis with those of the stages before, of
+    which `stage_start` is the last step. It is closed with the log. Where it or the log cannot be written, a warning
+    says so once and the run goes on.
     """
 
-    def __init__(self, path: Path | None, console: bool = True, board: Any = None, stage_start: int = 0):
+    def __init__(
+        self,
+        path: Path | None,
+        console: bool = True,
+        open_board: Callable[[], Any] | None = None,
+        stage_start: int = 0,
+    ):
         self.console = console
-        self._board, self._stage_start = board, stage_start
+        self._board, self._stage_start = None, stage_start
         self._start = datetime.datetime.now()
         self._formats: dict[str, Mapping[str, str]] = {}
         self._file = None if path is None else _open_log(path)
-        self._write_failed = False
+        self._write_failed = self._is_torn = False
+        if open_board is not None:
+            with self._drawing():
+                self._board = open_board()
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log the configuration or the environment: DLLogger's step is the word PARAMETER. To the file alone."""
@@ -56,9 +66,10 @@ class MetricsLogger:
         data = {name: _plain(value) for name, value in data.items()}
         self._write({"type": "LOG", "step": step, "data": data})
         if self._board and step:
-            for name, value in data.items():
-                if type(value) in (int, float):
-                    self._board.add_scalar(name, value, self._stage_start + step[-1])
+            with self._drawing():
+                for name, value in data.items():
+                    if type(value) in (int, float):
+                        self._board.add_scalar(name, value, self._stage_start + step[-1])
         if console:
             shown = [self._text(*item) for item in data.items() if not isinstance(item[1], dict | list | None)]
             self.message(" | ".join([f"step {'/'.join(map(str, step))}" if step else "whole run", *shown]))
@@ -73,8 +84,19 @@ class MetricsLogger:
         return self
 
     def __exit__(self, *exception) -> None:
-        for output in filter(None, (self._file, self._board)):
-            output.close()
+        if self._file:
+            self._file.close()
+        if self._board:
+            with self._drawing():
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of TensorBoard's thread, which has ended with it
+            self._board = None
+            self.message(f"warning: TensorBoard's file cannot be written ({error}); its scalars are lost from here on")
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._file is None:
@@ -85,9 +107,10 @@ class MetricsLogger:
             "datetime": str(now),
             "elapsedtime": str((now - self._start).total_seconds()),
         }
-        line = PREFIX + without_secrets(json.dumps({**header, **_plain(event)}, allow_nan=False)) + "\n"
+        text = without_secrets(json.dumps({**header, **_plain(event)}, allow_nan=False))
+        line = "\n" * self._is_torn + PREFIX + text + "\n"
         try:
-            self._file.write(line.encode())
+            self._is_torn = self._file.write(line.encode()) < len(line)  # where a disk fills up; JSON is in ASCII
         except OSError as error:
             # A full disk must not end a run of days; what it learns is in its checkpoints.
             if not self._write_failed:

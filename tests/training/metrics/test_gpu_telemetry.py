@@ -1,10 +1,12 @@
 """What is told of a GPU, against a driver that the test speaks for; on a GPU, against the real one."""
 
+import threading
 import time
 
 import pytest
 import torch
 
+from training.metrics import gpu_telemetry
 from training.metrics.gpu_telemetry import GpuTelemetry, of_all_gpus
 
 
@@ -75,6 +77,28 @@ def test_a_function_that_the_module_lacks_is_left_out():
 
     gpu = watch(OtherVersion()).result()["gpu"]
     assert (gpu["throttle_reasons"], gpu["sm_clock_mhz"]["mean"]) == ([], 1980)
+
+
+@pytest.mark.parametrize("how", ["breaks", "hangs"])
+def test_a_driver_that_breaks_or_hangs_meanwhile_ends_nothing(monkeypatch, how):
+    def strike(*_):
+        if how == "hangs" and threading.current_thread() is not threading.main_thread():
+            hangs.wait()
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no error of NVML's own")
+
+    hangs = threading.Event()
+    monkeypatch.setattr(gpu_telemetry, "SECONDS_TO_LOOK", 0.1)
+    driver = Driver()
+    telemetry = GpuTelemetry("GPU-1", driver, seconds_between_looks=0.01)
+    telemetry.resume()
+    for name in ("ClockInfo", "PowerUsage", "Temperature", "TotalEnergyConsumption", "CurrentClocksThrottleReasons"):
+        setattr(driver, f"nvmlDeviceGet{name}", strike)
+    time.sleep(0.05)
+    telemetry.pause()
+    telemetry.resume()
+    telemetry.pause()
+    assert "energy_joules" not in telemetry.result()
+    hangs.set()
 
 
 def test_quantities_and_reasons():

@@ -1,6 +1,7 @@
 """Log lines as DLLogger writes them, and what a killed run leaves behind."""
 
 import datetime
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from common.errors import UserError
+from training.metrics import logger as logger_module
 from training.metrics.logger import MetricsLogger, read_log
 
 
@@ -99,6 +101,54 @@ def test_a_resumed_run_appends_after_a_torn_line(tmp_path):
         logger.log((2,), {"loss": 1.0})
     assert len(lines(path)) == 3
     assert [(event["step"], event["data"]["loss"]) for event in read_log(path)] == [([1], 2.0), ([2], 1.0)]
+
+
+def test_a_line_that_a_full_disk_tore_spoils_no_other(tmp_path, monkeypatch):
+    class Filling:
+        name, written, room = "log.json", b"", 250
+
+        def write(self, data):
+            taken = data[: self.room - len(self.written)]
+            if not taken:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.written += taken
+            return len(taken)
+
+        def close(self):
+            (tmp_path / "log.json").write_bytes(self.written)
+
+    disk = Filling()
+    monkeypatch.setattr(logger_module, "_open_log", lambda path: disk)
+    with MetricsLogger(tmp_path / "log.json", console=False) as logger:
+        for step in range(1, 4):
+            logger.log((step,), {"loss": 2.0})
+        disk.room = 10**6
+        logger.log((4,), {"loss": 1.0})
+    assert [event["step"] for event in read_log(tmp_path / "log.json")] == [[1], [4]]
+
+
+class BrokenBoard:
+    """A TensorBoard writer whose thread dies after so many calls."""
+
+    def __init__(self, calls):
+        self.calls = calls
+        self.add_scalar()
+
+    def add_scalar(self, *_):
+        self.calls -= 1
+        if self.calls < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    close = add_scalar
+
+
+@pytest.mark.parametrize("calls", range(5))
+def test_a_board_that_cannot_be_written_is_told_of_once_and_the_log_goes_on(tmp_path, capsys, calls):
+    with MetricsLogger(tmp_path / "log.json", open_board=lambda: BrokenBoard(calls)) as logger:
+        for step in range(1, 4):
+            logger.log((step,), {"loss": 2.0})
+    assert len(lines(tmp_path / "log.json")) == 3
+    assert capsys.readouterr().out.count("warning: TensorBoard's file cannot be written ([Errno 28] No space left") == 1
 
 
 def test_a_log_may_go_to_a_pipe():
