@@ -23,6 +23,8 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     settings, task, dataset = run.settings, run.task, run.task.dataset
     output, measurement, device = settings.output, settings.measurement, settings.device
     first_step, last_step = run.step, run.start.last_step
+    if first_step and evaluates_after(run, first_step):
+        evaluate(run, logger)  # the run that saved this step was killed before its scores, or after them
     run.model.train()
     losses: dict = {}
     saved_step = first_step
@@ -67,7 +69,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             progress.update()
             step = run.step
             ends_average = step == 1 or step % output.log_freq == 0
-            evaluates = task.steps_per_evaluation and step % task.steps_per_evaluation == 0 and step < last_step
+            evaluates = evaluates_after(run, step)
             # Before an evaluation too: it may take longer than whoever sends a signal waits.
             is_due = step % settings.checkpoints.num_steps_per_checkpoint == 0 or step == last_step or evaluates
             saves = is_due and not output.skip_checkpoint
@@ -82,12 +84,24 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                 saved_step = step
             if evaluates:
                 with meter.paused():
-                    logger.log((dataset.epoch(run.samples_seen), step), task.evaluate(run.model, run.world))
+                    evaluate(run, logger)
                 run.model.train()
         result = {**meter.result(run.world.gather), **losses}
     if account := profiled.account():
         logger.message(account)
     return result
+
+
+def evaluates_after(run: TrainingRun, step: int) -> bool:
+    """Whether a step on the way is scored; the last one always is, after training."""
+    every = run.task.steps_per_evaluation
+    return bool(every) and step % every == 0 and step < run.start.last_step
+
+
+def evaluate(run: TrainingRun, logger: MetricsLogger) -> None:
+    """Log the scores of the weights as they stand. All ranks call it; the model is left to evaluate."""
+    scores = run.task.evaluate(run.model, run.world)
+    logger.log((run.task.dataset.epoch(run.samples_seen), run.step), scores)
 
 
 def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import re
 import signal
 import socket
 import threading
@@ -89,9 +90,13 @@ def read_world(local_rank: int = -1, use_env: bool = False, n_gpus: int = 0) -> 
         values["MASTER_PORT"] = os.environ.get("MASTER_PORT") or "0"
     problems = Problems()
     for name, value in values.items():
-        problems.check(value.isdecimal(), f"{name} is {value!r} in the environment, not a number", BY_TORCHRUN)
+        is_number = re.fullmatch("[0-9]{1,9}", value)
+        problems.check(is_number, f"{name} is {value[:40]!r} in the environment, not a number", BY_TORCHRUN)
+        is_none = is_number and "SIZE" in name and int(value) == 0
+        problems.check(not is_none, f"{name} is 0 in the environment, and counts this process too", BY_TORCHRUN)
     problems.raise_if_any()
     world = World(*(int(values[name]) for name in defaults))
+    port = int(values.get("MASTER_PORT", 0))
     needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"] if world.size > 1 else []
     if use_env or (n_gpus and world.size > 1 and local_rank < 0):
         needed.append("LOCAL_RANK")
@@ -99,6 +104,7 @@ def read_world(local_rank: int = -1, use_env: bool = False, n_gpus: int = 0) -> 
     given = f"WORLD_SIZE is {world.size}{' and --use_env given' if use_env else ''}"
     for is_wrong, problem, remedy in (
         (missing, f"{given}, and {' and '.join(missing)} not set in the environment", BY_TORCHRUN),
+        (port > 65535, f"MASTER_PORT is {port} in the environment", "choose a port from 1024 to 65535"),
         (world.rank >= world.size, f"RANK is {world.rank} and WORLD_SIZE {world.size}", "ranks count from 0"),
         (
             "LOCAL_RANK" in os.environ and local_rank not in (-1, world.local_rank),

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import sys
 
 import h5py
 import pytest
@@ -29,6 +30,7 @@ from file_utils import locked
 from modeling import BertForPreTraining
 from models.config import BertConfig
 from run_pretraining import main
+from tasks.pretraining.task import PretrainingTask
 from training.metrics.logger import read_log
 
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -270,6 +272,21 @@ def test_evaluation_every_few_steps_and_at_the_end(folder):
         main(command(folder, **evaluation, resume_step=step))
         alone = {name: value for name, value in summary(folder / "out").items() if name.startswith("eval_")}
         assert alone == {name: value for name, value in evaluated[step].items() if name.startswith("eval_")}
+
+
+def test_an_evaluation_that_a_run_was_killed_in_is_made_up_for(folder, monkeypatch):
+    flags = {"eval_dir": folder / "test", "num_steps_per_evaluation": 3, "resume_from_checkpoint": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(PretrainingTask, "evaluate", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit, match="killed"):
+            main(command(folder, **flags))
+    assert [step for step, _ in find_checkpoints(folder / "out")] == [3]
+    main(command(folder, **flags))
+    evaluated = {step: values for (_, step), values in curve(folder / "out").items() if "eval_mlm_loss" in values}
+    assert list(evaluated) == [3, 6, 8]
+    main(command(folder, **flags, output_dir=folder / "straight"))
+    expected = curve(folder / "straight")
+    assert all(expected[1, step] == values for step, values in evaluated.items())
 
 
 def test_evaluation_in_between_changes_no_loss_and_is_not_measured(finished, tmp_path):
