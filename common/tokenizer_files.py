@@ -75,7 +75,8 @@ def read_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
     model = read_json(path, "tokenizer", remedy).get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     ids = set(vocab.values()) if isinstance(vocab, dict) and all(type(i) is int for i in vocab.values()) else ()
-    if not ids or min(ids) < 0 or max(ids) >= 2 * len(vocab) or len(ids) < len(vocab):
+    is_text = not re.search("[\n\ud800-\udfff]", "".join(vocab)) if ids else False
+    if not is_text or min(ids) < 0 or max(ids) >= 2 * len(vocab) or len(ids) < len(vocab):
         raise UserError(f"{path} is not a WordPiece tokenizer, as BERT's are", remedy)
     tokens = [""] * (max(ids) + 1)
     for token, index in vocab.items():

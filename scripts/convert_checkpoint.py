@@ -19,7 +19,7 @@ from file_utils import atomic_path
 from models.config import BertConfig
 from pretrained.hugging_face import check_writable, of_architecture, write_hugging_face
 from pretrained.load import EMBEDDINGS, Pretrained, few, read_pretrained
-from tokenization import BertTokenizer, open_tokenizer
+from tokenization import BertTokenizer, load_vocab, open_tokenizer
 
 HELP = """Turn a BERT into a Hugging Face folder, or into a .pt file of this program.
 
@@ -57,7 +57,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def completed(model: Pretrained, args: argparse.Namespace) -> tuple[Pretrained, BertTokenizer | None]:
+def completed(
+    model: Pretrained, args: argparse.Namespace, with_tokenizer: bool
+) -> tuple[Pretrained, BertTokenizer | None]:
     """The model with the configuration of the command line, where it gives one, and its tokenizer, if it has one.
 
     A vocabulary corrects the configuration's `vocab_size` where that has fewer rows, or more than the weights.
@@ -65,9 +67,11 @@ def completed(model: Pretrained, args: argparse.Namespace) -> tuple[Pretrained, 
     config = BertConfig.from_json_file(args.config_file) if args.config_file else model.known_config()
     vocab_file, tokenizer = args.vocab_file or model.vocab_file, None
     if vocab_file:
-        tokenizer = open_tokenizer(vocab_file, args.do_lower_case, model.path.parent)
-        if not tokenizer.vocab_size <= config.vocab_size <= len(model.weights[EMBEDDINGS]):
-            config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
+        n_tokens = len(load_vocab(vocab_file))
+        if not n_tokens <= config.vocab_size <= len(model.weights[EMBEDDINGS]):
+            config = dataclasses.replace(config, vocab_size=n_tokens)
+        if with_tokenizer:
+            tokenizer = open_tokenizer(vocab_file, args.do_lower_case, model.path.parent)
     return dataclasses.replace(model, config=config, vocab_file=vocab_file), tokenizer
 
 
@@ -93,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     to_pt = args.to == "pt" or (args.to is None and args.target.suffix == ".pt")
     if not to_pt:
         check_writable(args.target, args.overwrite)
-    model, tokenizer = completed(read_pretrained(args.source), args)
+    model, tokenizer = completed(read_pretrained(args.source), args, with_tokenizer=not to_pt)
     print(f"{model.path}: {len(model.weights)} weights{model.remark}")
     if to_pt:
         unused = write_pt(args.target, model, args.overwrite)

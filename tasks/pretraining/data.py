@@ -3,9 +3,10 @@
 import functools
 from pathlib import Path
 
-from common.errors import Problems, UserError
+from common.errors import Problem, Problems, UserError
+from common.tokenizer_files import stated_rules
 from data.artifacts.layout import default_working_dir
-from data.loading.prepared import find_prepared, vocabulary_problem
+from data.loading.prepared import find_prepared, read_manifest, vocabulary_problem
 from data.loading.pretraining_dataset import PretrainingDataset
 from tasks.pretraining.synthetic import SyntheticPretraining
 from training.config.settings import Settings
@@ -45,3 +46,19 @@ def _shard_folder(settings: Settings, folder: str | Path) -> Path:
     if config is not None and (problem := vocabulary_problem(found, flags.vocab_file, config.vocab_size)):
         raise UserError(problem)
     return found
+
+
+def casing_problem(shards: Path, model_folder: Path) -> Problem | None:
+    """Why shards do not have the tokens that weights were trained on; None where nothing says so.
+
+    Raises UserError where the model has another tokenizer than the one that made them.
+    """
+    manifest = read_manifest(shards)
+    of_shards = manifest.parameters.get("do_lower_case") if manifest else None
+    of_model = None if of_shards is None else stated_rules(model_folder).get("do_lower_case")
+    if of_model is None or of_model.value == of_shards:
+        return None
+    return Problem(
+        f"the shards in {shards} were made with do_lower_case {of_shards}, and {of_model.where} says {of_model.value}",
+        f"make them with the model's vocabulary and --do_lower_case {int(of_model.value)}",
+    )

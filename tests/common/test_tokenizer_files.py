@@ -203,7 +203,18 @@ def test_a_vocabulary_in_a_tokenizer_json(folder):
     path.write_text(json.dumps({"model": {"vocab": {"a": 7, **{t: i for i, t in enumerate(SPECIAL_TOKENS)}, "b": 6}}}))
     assert read_vocabulary(path) == [*SPECIAL_TOKENS, "", "b", "a"]
     assert load_vocab(path)["a"] == 7
-    for vocab in ({"a": 10**9}, {"a": -1}, {"a": "0"}, {"a": 0, "b": 0}, {"a": True}, {}, [["a", -1.5]], None):
+    for vocab in (
+        {"a": 10**9},
+        {"a": -1},
+        {"a": "0"},
+        {"a": 0, "b": 0},
+        {"a": True},
+        {"\ud800": 0},
+        {"a\nb": 0},
+        {},
+        [["a", -1.5]],
+        None,
+    ):
         path.write_text(json.dumps({"model": {"type": "WordPiece", "vocab": vocab}}))
         with pytest.raises(UserError, match=r"tokenizer\.json is not a WordPiece tokenizer.*; give --vocab_file"):
             read_vocabulary(path)

@@ -107,6 +107,30 @@ def test_a_folder_of_transformers_5_has_its_vocabulary_in_tokenizer_json(tmp_pat
     assert json.loads((tmp_path / "back/tokenizer_config.json").read_text())["do_lower_case"] is True
 
 
+def test_settings_of_the_tokenizer_are_kept_or_refused(tmp_path, google_folder):
+    google_folder = google_folder.rename(tmp_path / "german")
+    tokens = (google_folder / "vocab.txt").read_text().replace("cat", "für").replace("[unused3]", "")
+    (google_folder / "vocab.txt").write_text("\ufeff" + tokens, encoding="utf-8")
+    status, _, errors = convert(google_folder, "hf", cwd=tmp_path)
+    assert status == 2
+    assert "words with accents or vowel signs, which do_lower_case True would strip; give --no-do_lower_case" in errors
+    settings = google_folder / "tokenizer_config.json"
+    settings.write_text('{"strip_accents": false, "tokenize_chinese_chars": false}')
+    status, lines, _ = convert(google_folder, "hf", cwd=tmp_path)
+    assert status == 0
+    assert any("vocab.txt: lower-cases text, keeps accents, joins Chinese characters, acc" in line for line in lines)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ids = [line.removesuffix("\n") for line in tokens.splitlines(keepends=True)]
+    assert theirs.tokenize("The FÜR 中国") == ["the", "für", "[UNK]"]
+    assert theirs.convert_tokens_to_ids("für") == ids.index("für")
+    settings.write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+    status, _, errors = convert(google_folder, "hf2", cwd=tmp_path)
+    assert (status, errors.count("error: ")) == (2, 1)
+    assert "tokenizer_class is 'BertJapaneseTokenizer'" in errors
+    assert not (tmp_path / "hf2").exists()
+    assert convert(google_folder, "start.pt", cwd=tmp_path)[0] == 0  # which has weights and no tokenizer
+
+
 def test_a_vocabulary_of_another_model_is_refused(tmp_path, google_folder):
     (tmp_path / "other.txt").write_text("\n".join([*TOKENS, "one", "more"]) + "\n")
     arguments = (google_folder, "hf", "--vocab_file", "other.txt", "--do_lower_case")

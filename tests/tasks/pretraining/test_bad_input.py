@@ -1,5 +1,6 @@
 """What run_pretraining refuses, all of it at once and before any work, and what stops a run on its way."""
 
+import json
 import math
 import os
 import subprocess
@@ -25,6 +26,7 @@ from shards import write_shards
 
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
+from data.artifacts.manifest import FileRecord, Manifest
 from modeling import BertForPreTraining
 from models.config import BertConfig
 from run_pretraining import main
@@ -249,6 +251,28 @@ def test_initial_weights_of_another_model_are_among_the_problems(folder, wrong):
     assert len(found) == 2
     assert "weights.pt" in found[1]
     assert wrong == "no weights" or name in found[1]
+
+
+def test_weights_of_another_casing_than_the_shards(folder):
+    weights = BertForPreTraining(BertConfig.from_json_file(folder / "config.json")).state_dict()
+    (folder / "model").mkdir()
+    torch.save(weights, folder / "model/weights.pt")
+    settings, shards = folder / "model/tokenizer_config.json", folder / "data"
+    records = {file.name: FileRecord.of(file) for file in shards.glob("*.hdf5")}
+    call = command(folder, init_checkpoint=folder / "model/weights.pt", check_only=True)
+    for made, says in ((True, False), (False, True), (False, False), (None, False), (True, None)):
+        parameters = {} if made is None else {"do_lower_case": made}
+        Manifest("create_hdf5_files", "sample", parameters, {}, records).write(shards / "manifest.json")
+        settings.write_text(json.dumps({"do_lower_case": says}))
+        if made is None or says is None or made == says:
+            main(call)
+            continue
+        (found,) = refusal(call)
+        assert f"the shards in {shards} were made with do_lower_case {made}, and {settings} says {says}; make" in found
+        assert f"--do_lower_case {int(says)}." in found
+    Manifest("create_hdf5_files", "sample", {"do_lower_case": True}, {}, records).write(shards / "manifest.json")
+    settings.write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+    assert "BertJapaneseTokenizer" in refusal(call)[0]
 
 
 def test_evaluation_needs_weights(folder):
