@@ -309,8 +309,8 @@ def open_tokenizer(
     if tokenizer.rules["strip_accents"] and letters.have_marks and not is_written:
         raise UserError(
             f"{what} has words with accents or vowel signs, which do_lower_case True would strip",
-            f'give {flags[False]}; or, if the vocabulary is lower-cased with its accents, write "do_lower_case": true '
-            f'and "strip_accents": false into {folder / TOKENIZER_CONFIG_NAME}',
+            f'give {flags[False]}; or, if the vocabulary is lower-cased with its accents, put {{"do_lower_case": true, '
+            f'"strip_accents": false}} into {folder / TOKENIZER_CONFIG_NAME}',
         )
     return tokenizer
 
@@ -340,7 +340,7 @@ def _check_same_vocabulary(vocab_file: Path) -> None:
     if vocab_file.name != VOCAB_NAME or not other.is_file():
         return
     differing = load_vocab(vocab_file).items() ^ load_vocab(other).items()
-    if tokens := [token for token, _ in differing if " " not in token]:
+    if tokens := [token for token, _ in differing if token.split() == [token]]:
         raise UserError(
             f"{vocab_file} and {other} hold different vocabularies ({min(tokens)!r})",
             "remove the one that the model was not trained with",

@@ -49,10 +49,10 @@ class SquadFlags:
         choices=BERT_CONFIGS,
     )
     config_file: str | None = _model(None, "a bert_config.json, instead of --bert_model")
-    vocab_file: str | None = _model(None, "vocab.txt (default: the one beside --init_checkpoint)")
+    vocab_file: str | None = _model(None, "vocab.txt or tokenizer.json (default: the one beside --init_checkpoint)")
     do_lower_case: bool | None = _model(
         None,
-        "whether the vocabulary is uncased (default: what --init_checkpoint or the vocabulary itself says)",
+        "whether the vocabulary is uncased (default: what the files beside it or --init_checkpoint, or its words, say)",
     )
 
     max_seq_length: int = _window(384, "tokens of question and context together", positive=True)

@@ -191,6 +191,15 @@ def test_which_file_counts(folder):
         assert (theirs.tokenize("RIVER") == ["river"]) is lower_cases
 
 
+def test_odd_lines_are_no_difference_between_the_two_forms(folder):
+    (folder / "vocab.txt").write_text(
+        "\n".join([*SPECIAL_TOKENS, "king", "queen", "\u3000", "queen", "", "the"]) + "\n\n"
+    )
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    assert open_tokenizer(folder / "vocab.txt").convert_tokens_to_ids(["king", "queen", "the"]) == [5, 8, 10]
+    assert open_tokenizer(folder / "tokenizer.json").convert_tokens_to_ids(["king", "queen", "the"]) == [5, 8, 10]
+
+
 def test_other_programs_configurations_are_passed_over(folder):
     (folder / "config.json").write_text('{"model": "gpt", "normalizer": {"type": "x"}, "unk_token": 3}')
     assert open_tokenizer(folder / "vocab.txt").do_lower_case
