@@ -45,7 +45,14 @@ EXPECTED = MappingProxyType(
         "pre_tokenizer": "BertPreTokenizer",
     }
 )
-ADDED = ("added_tokens", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens", "never_split")
+ADDED = (
+    "added_tokens",
+    "added_tokens_decoder",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "model_specific_special_tokens",
+    "never_split",
+)
 
 
 @dataclasses.dataclass(frozen=True)
