@@ -77,7 +77,8 @@ class SquadTask(Task):
             else:
                 config = BertConfig.from_json_file(flags.config_file or BERT_CONFIGS[flags.bert_model or "large"])
             if self.pretrained is not None:  # before questions are tokenized, which takes its time
-                self._fitted = fit(self.pretrained, self.model_class, config, heads_may_be_new=self.settings.trains)
+                may_be_new = self.settings.trains or bool(self.settings.checkpoints.resume_from_checkpoint)
+                self._fitted = fit(self.pretrained, self.model_class, config, heads_may_be_new=may_be_new)
         return config
 
     def open_data(self, world: World, problems: Problems) -> None:
@@ -114,6 +115,10 @@ class SquadTask(Task):
             )
 
     def read_initial_weights(self, problems: Problems) -> None:
+        is_checked = self.settings.runtime.check_only  # and may resume from what is yet to be written
+        if self._fitted is not None and not (self.settings.trains or is_checked):
+            with problems.collect():  # a head that is new would answer at random
+                fit(self.pretrained, self.model_class, self.settings.model)
         self._initial = self._fitted
 
     def make_model(self) -> nn.Module:

@@ -229,6 +229,16 @@ def test_it_starts_from_pre_training(tmp_path, capsys):
     trained, before = (torch.load(tmp_path / name)["model"] for name in ("out/ckpt_1.pt", "pretrained/ckpt_2.pt"))
     name = "bert.embeddings.position_embeddings.weight"
     torch.testing.assert_close(trained[name], before[name], rtol=0, atol=0.01)
+    # Answering resumes what was fine-tuned; where there is nothing to resume, the new head would answer at random.
+    answers = {"config_file": None, "init_checkpoint": tmp_path / "pretrained/ckpt_2.pt", "do_train": False}
+    answers |= {"train_file": None, "resume_from_checkpoint": True}
+    main(command(tmp_path, **answers, check_only=True))
+    main(command(tmp_path, **answers))
+    assert "the weights of step 1 in" in capsys.readouterr().out
+    for resumes, output in ((True, "nothing"), (False, "other")):
+        changes = {**answers, "resume_from_checkpoint": resumes, "output_dir": tmp_path / output}
+        with pytest.raises(UserError, match=r"has no weights of the names qa_outputs\.\*"):
+            main(command(tmp_path, **changes))
     (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": SHAPE["num_hidden_layers"] + 1}))
     changes = {"init_checkpoint": tmp_path / "pretrained" / "ckpt_2.pt", "output_dir": tmp_path / "other"}
     with pytest.raises(UserError, match="does not hold the weights of a BertForQuestionAnswering"):
