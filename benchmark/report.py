@@ -24,6 +24,7 @@ if __name__ == "__main__":
 from benchmark.reports.data import read_results
 from benchmark.reports.figures import make_figures
 from benchmark.reports.tables import points_table, report_tables
+from benchmark.tables import escape_markdown
 from common.command_line import CommandLine
 from common.errors import run_main
 from file_utils import atomic_write
@@ -64,9 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     files = {f"{figure.name}.png": figure.images["light"] for figure in figures}
     files |= {f"{figure.name}_dark.png": figure.images["dark"] for figure in figures}
-    files["report.md"] = "\n".join([f"# {title}\n", *(each.markdown() for each in (*tables, *figures))]).encode()
-    files["report.csv"] = points_table(results).csv().encode()
-    files["report.html"] = page.encode()
+    markdown = [f"# {escape_markdown(title)}\n", *(each.markdown() for each in (*tables, *figures))]
+    texts = {"report.md": "\n".join(markdown), "report.csv": points_table(results).csv(), "report.html": page}
+    # What is no UTF-8 in the name of a folder is a lone surrogate here.
+    files |= {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         with atomic_write(folder / name, "wb") as file:

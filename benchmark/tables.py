@@ -1,15 +1,22 @@
-"""A table: cells as text, written once and shown as plain text, Markdown, HTML and CSV."""
+"""A table: cells as text, written once and shown as plain text, Markdown, HTML and CSV.
+
+Cells, notes and titles hold words of logs, folders and flags. In each form they are quoted, so that none is taken for
+markup, for a line of its own, or by a spreadsheet for a formula.
+"""
 
 import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
 MISSING = "-"
 NUMBER = re.compile(r"-|[-\d.,]+%?")
+MARKUP = re.compile(r"[\\`*\[\]|~]|^[#>]|(?<!\w)_|_(?!\w)")
+FORMULA = re.compile(r"\s*[=+@\-\uff1d\uff0b\uff20\uff0d]|[\t\r\n]")  # wide signs too: they are taken for these
+SIGNED = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE)
 
 
 def number(value: Any) -> float | None:
@@ -26,6 +33,25 @@ def text(value: Any, form: str) -> str:
     if value is None:
         return MISSING
     return format(value, form) if math.isfinite(value) else str(value)
+
+
+def one_line(words: str) -> str:
+    """Words without line breaks and control characters."""
+    return "".join(sign if sign.isprintable() else " " for sign in words).strip()
+
+
+def escape_markdown(words: str) -> str:
+    """Words that Markdown, in a table too, shows as they are, on one line."""
+    escaped = MARKUP.sub(r"\\\g<0>", one_line(words))
+    return re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
+
+
+def csv_cell(value: Any) -> Any:
+    """A value that spreadsheets show as it is: what they would compute has an apostrophe in front."""
+    words = str(value).replace("\r", "\n")  # which csv would write unquoted, and a row would begin after it
+    if FORMULA.match(words) and not SIGNED.fullmatch(words):
+        return f"'{words}"
+    return words if isinstance(value, str) else value
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -54,20 +80,24 @@ class Table(NamedTuple):
 
     def plain(self) -> str:
         """The rows alone."""
-        rows = [[row.get(name, MISSING) for name in self.header] for row in self.rows]
-        escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-        return markdown_table(self.header, escaped) if rows else ""
+        return self._lines(lambda words: one_line(words).replace("|", "\\|"))
 
     def markdown(self) -> str:
         """As in a README."""
-        return "\n".join([f"## {self.title}\n", *(f"{note}\n" for note in self.notes), f"{self.plain()}\n"])
+        title, *notes = map(escape_markdown, (self.title, *self.notes))
+        return "\n".join([f"## {title}\n", *(f"{note}\n" for note in notes), f"{self._lines(escape_markdown)}\n"])
+
+    def _lines(self, escape_cell: Callable[[str], str]) -> str:
+        rows = [self.header, *([row.get(name, MISSING) for name in self.header] for row in self.rows)]
+        header, *escaped = [[escape_cell(cell) for cell in row] for row in rows]
+        return markdown_table(header, escaped) if escaped else ""
 
     def csv(self) -> str:
         """Header and rows."""
         file = io.StringIO()
-        writer = csv.DictWriter(file, self.header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
+        writer = csv.writer(file, lineterminator="\n")
+        rows = [self.header, *([row.get(name) for name in self.header] for row in self.rows)]
+        writer.writerows([csv_cell(value) for value in row] for row in rows)
         return file.getvalue()
 
     def html(self) -> str:

@@ -6,6 +6,7 @@ finding in words as alternative text. Lines differ by marker as well as by color
 
 import base64
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure as Canvas  # not pyplot, which keeps every figure that it makes
 from PIL import Image  # matplotlib brings it
+
+from benchmark.tables import escape_markdown, one_line
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 MARKERS = "osD^vP"
@@ -56,7 +59,8 @@ class Figure(NamedTuple):
 
     def markdown(self) -> str:
         """A section that shows the file beside it."""
-        return f"## {self.title}\n\n![{self.finding}]({self.name}.png)\n\n{self.finding}\n"
+        title, finding = map(escape_markdown, (self.title, self.finding))
+        return f"## {title}\n\n![{finding}]({self.name}.png)\n\n{finding}\n"
 
     def html(self) -> str:
         """A figure of a page. The title is in the picture; as a heading it is there for who does not see that."""
@@ -71,9 +75,14 @@ class Figure(NamedTuple):
 
 def render(figure: Figure) -> Figure:
     """The figure with its images."""
+    # Fonts draw no control characters and no half characters; legends leave out what begins with an underscore.
+    labels = [re.sub("^_", " _", one_line(series.label)) for series in figure.series]
+    series = [each._replace(label=label) for each, label in zip(figure.series, labels, strict=True)]
+    figure = figure._replace(title=one_line(figure.title), series=series, rows=[*map(one_line, figure.rows)])
     images = {}
     for theme, (background, letters, grid) in THEMES.items():
-        style: dict[str, Any] = {"font.size": 12, "legend.fontsize": 11, "lines.linewidth": 2, "lines.markersize": 7}
+        style: dict[str, Any] = {"text.parse_math": False}  # names may hold dollar signs
+        style |= {"font.size": 12, "legend.fontsize": 11, "lines.linewidth": 2, "lines.markersize": 7}
         style |= dict.fromkeys(("axes.grid", "axes.axisbelow"), True)
         style |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
         style |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)

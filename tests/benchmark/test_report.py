@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import struct
@@ -134,6 +135,17 @@ def test_the_same_input_makes_the_same_files(tmp_path):
         report(folder, "--output_dir", tmp_path / name)
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_names_of_folders_are_no_markup(tmp_path):
+    """A folder's name is what a user likes, bytes that are no UTF-8 and half a formula included."""
+    folder = write(
+        tmp_path / os.fsdecode(b"_$\\frac{$ <b>|\xe9\n"), [point(100.0, batch_size=size) for size in (8, 16)]
+    )
+    write_log(folder / "run", [9.0, 8.0])
+    report(folder, sweep(tmp_path / "b", [1.0, 2.0]), "--output_dir", tmp_path / "out")
+    written = [(tmp_path / "out" / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html")]
+    assert all("<b>" not in text and "&lt;b" in text for text in written)
 
 
 def test_compare_prints_its_table(tmp_path, capsys):
