@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,82 @@ def test_what_may_not_be_whole_is_never_accepted(tmp_path, faults, says):
     with serve({"f.bz2": DATA}, **faults) as server, pytest.raises(UserError, match=says):
         cached_path(f"{server.url}/f.bz2", tmp_path)
     assert visible(tmp_path) == []
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (HEAD + b"Content-Length: \xb2\r\n\r\nabc", "does not say how long"),
+        (HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nabc", "does not say how long"),
+        (HEAD + b"Content-Length: -3\r\n\r\nabc", "does not say how long"),
+        (HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "cannot be asked for|does not say how long"),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\nContent-Length: 3\r\n\r\nabc", "does not say how long"),
+        (HEAD + b"Content-Length: 3\r\nContent-Encoding: odd\r\n\r\nabc", "unknown Content-Encoding, 'odd'"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", "gave up"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n\xb2\r\nab", "gave up"),
+        (HEAD + b"X: " + b"x" * 70_000 + b"\r\n\r\n", "gave up"),
+        (HEAD + b"X: x\r\n" * 200 + b"\r\n", "gave up"),
+        (b"SSH-2.0\r\n", "gave up"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\n\r\n", "cannot be asked for"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://h/f?SECRET\r\n\r\n", "cannot be asked for"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /f?SECRET\r\nContent-Length: 0\r\n\r\n", "cannot be asked for"),
+        (b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n\r\nabcde", "gave up"),
+        (b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-2/\xb2\r\nContent-Length: 3\r\n\r\nabc", "gave up"),
+    ],
+)
+def test_what_a_server_should_not_send_is_said_in_a_sentence(tmp_path, monkeypatch, answer, says):
+    monkeypatch.setattr(remote_files, "ATTEMPTS", 1)
+    with serve({}, raw=answer) as server, pytest.raises(UserError, match=says) as raised:
+        cached_path(f"{server.url.replace('//', '//u:SECRET@')}/f?SECRET", tmp_path)
+    assert "SECRET" not in str(raised.value)
+    assert visible(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "body"),
+    [
+        ("f", "gzip", gzip.compress(DATA)),
+        ("f", "deflate", zlib.compress(DATA)),
+        ("f", "GZIP, x-gzip", gzip.compress(gzip.compress(DATA))),
+        ("f", "identity", DATA),
+        ("f.gz", "x-gzip", DATA),  # said of the file itself
+        ("f.bz2", "bzip2", DATA),
+        ("f.bz2", "gzip", gzip.compress(DATA)),
+    ],
+)
+def test_what_is_compressed_in_transit_is_unpacked(tmp_path, name, encoding, body):
+    with serve({name: body}, encoding=encoding) as server:
+        assert cached_path(f"{server.url}/{name}", tmp_path).read_bytes() == DATA
+
+
+def test_a_head_or_a_body_that_trickles_in_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote_files, "ATTEMPTS", 1)
+    monkeypatch.setattr(remote_files, "ANSWER_SECONDS", 0.3)
+    with (
+        serve({}, raw=HEAD + b"X: x\r\n" * 20, delay=0.1) as server,
+        pytest.raises(UserError, match=r"gave up after 1 attempts .*\(no whole answer came"),
+    ):
+        cached_path(f"{server.url}/f", tmp_path)
+    monkeypatch.setattr(remote_files, "ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr(remote_files, "PATIENCE", 0.0)
+    monkeypatch.setattr(remote_files, "LEAST_RATE", 1e12)
+    with serve({"f": DATA}) as server, pytest.raises(UserError, match="bytes a second came"):
+        cached_path(f"{server.url}/f", tmp_path)
+
+
+def test_another_host_gets_no_password(tmp_path):
+    got = []
+    with serve({}) as other, serve({}) as first:
+        host = other.url.replace("127.0.0.1", "localhost")
+        first.faults.raw = f"HTTP/1.1 302 Found\r\nLocation: {host}/g\r\nContent-Length: 0\r\n\r\n".encode()
+        answer = other._answer
+        other._answer = lambda handler: (got.append(handler.headers["Authorization"]), answer(handler))
+        other.files = {"g": DATA}
+        assert cached_path(f"{first.url.replace('//', '//u:PW@')}/f", tmp_path).read_bytes() == DATA
+    assert got == [None]
 
 
 def test_too_little_space_is_said_before_a_byte(tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ class Faults:
     extra_length: int = 0  # added to the true Content-Length
     no_length: bool = False
     html_page: bool = False
+    raw: bytes | None = None  # sent instead of an answer, a line at a time, before the connection is closed
+    encoding: str | None = None  # the body is sent as it is under this Content-Encoding
     delay: float = 0.0  # seconds before every block of 64 KiB
 
 
@@ -85,6 +87,12 @@ class FaultyServer:
             self.requests.append(request)
             forced = faults.statuses.pop(0) if faults.statuses else faults.always_status
             etag = faults.etags.pop(0) if faults.etags else faults.etag
+        if faults.raw is not None:
+            for line in faults.raw.splitlines(keepends=True):
+                time.sleep(faults.delay)
+                handler.wfile.write(line)
+            handler.close_connection = True
+            return
         body = self.content(request.path)
         extra, start = {}, 0
         if forced or body is None:
@@ -96,6 +104,8 @@ class FaultyServer:
             etag = f'"{hashlib.md5(body).hexdigest()}"' if etag == "" else etag
             if etag:
                 extra["ETag"] = etag
+            if faults.encoding:
+                extra["Content-Encoding"] = faults.encoding
             status, start = self._range(request, etag, len(body))
             if status == 206:
                 extra["Content-Range"] = faults.content_range or f"bytes {start}-{len(body) - 1}/{len(body)}"
