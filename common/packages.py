@@ -18,7 +18,7 @@ def explain_missing() -> None:
     """
     if sys.version_info < OLDEST:
         has, needs = (".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST))
-        make = f"PYTHON=python{needs} {_command('bash', 'scripts/quickstart.sh')}"
+        make = f"PYTHON=python{needs} {project_command('bash', 'scripts/quickstart.sh')}"
         remedy = _activation() or f"let a newer one make .venv: {make}"
         sys.exit(f"error: {sys.executable} is Python {has}, and this project needs {needs} or later; {remedy}.")
     sys.excepthook = _explain
@@ -28,9 +28,8 @@ def _explain(kind, error, traceback) -> None:
     if not issubclass(kind, ModuleNotFoundError) or not _is_required((error.name or "").partition(".")[0]):
         sys.__excepthook__(kind, error, traceback)
         return
-    install = _command(sys.executable, "-m", "pip", "install", "--requirement", "requirements.txt")
-    make = _command("bash", "scripts/quickstart.sh")
-    remedy = _activation() or f"install the packages: {install}; or let this make .venv: {make}"
+    make = project_command("bash", "scripts/quickstart.sh")
+    remedy = _activation() or f"install the packages: {install_command()}; or let this make .venv: {make}"
     print(f"error: the package {error.name} is not installed for {sys.executable}; {remedy}.", file=sys.stderr)
 
 
@@ -38,12 +37,19 @@ def _activation() -> str:
     """How to activate the project's environment; empty where there is none, or where it is what runs this."""
     folder = PROJECT / ".venv"
     is_other = folder.is_dir() and Path(sys.prefix).resolve() != folder.resolve()
-    return f"activate the project's environment: {_command('source', '.venv/bin/activate')}" if is_other else ""
+    return f"activate the project's environment: {project_command('source', '.venv/bin/activate')}" if is_other else ""
 
 
-def _command(*words: str) -> str:
-    """A command for a shell, whose last word is a file of this project."""
-    return " ".join(map(shlex.quote, (*words[:-1], str(PROJECT / words[-1]))))
+def project_command(program: str, file: str, *arguments: str) -> str:
+    """A command to paste in any folder, which starts a file of this project with a program; `python3`: this one."""
+    program = sys.executable if program == "python3" else program
+    return " ".join(map(shlex.quote, (program, str(PROJECT / file), *arguments)))
+
+
+def install_command() -> str:
+    """What installs the packages of this project for the Python that runs this."""
+    requirements = str(PROJECT / "requirements.txt")
+    return " ".join(map(shlex.quote, (sys.executable, "-m", "pip", "install", "--requirement", requirements)))
 
 
 def _is_required(package: str) -> bool:

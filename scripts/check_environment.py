@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ if __name__ == "__main__":
     __import__("common.packages").packages.explain_missing()
 from common.command_line import CommandLine
 from common.errors import run_main
+from common.packages import install_command
 from training.environment import description, machine_checks
 from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding, finding
 
@@ -67,7 +69,7 @@ def check_all(args: argparse.Namespace) -> Iterator[Finding]:
     needed = 0 if any(args.data_dir.glob("hdf5_*/*/*.hdf5")) else DATA_BYTES
     yield folder_finding("data folder", args.data_dir, needed, "the full corpora take")
     if error := import_error("scripts.data_checks"):
-        yield Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {machine_checks.INSTALL}")
+        yield Finding("data", f"not checked ({error})", WARNING, f"Install what is missing: {install_command()}")
         return
     data_findings = importlib.import_module("scripts.data_checks").data_findings
     try:
@@ -111,7 +113,7 @@ def all_reduce_finding(n_gpus: int) -> Finding:
     except subprocess.TimeoutExpired:
         found, is_right = f"it took longer than {ALL_REDUCE_SECONDS} seconds", False
     remedy = "Try NCCL_P2P_DISABLE=1, which keeps GPUs from direct access; what NCCL does tells: NCCL_DEBUG=INFO"
-    return finding("all-reduce", found, is_right, f"{remedy} python3 {' '.join(command)}", PROBLEM)
+    return finding("all-reduce", found, is_right, f"{remedy} {shlex.join([sys.executable, *command])}", PROBLEM)
 
 
 def folder_finding(check: str, folder: Path, needed: int, what: str) -> Finding:

@@ -1,9 +1,12 @@
 """The data of check_environment.py: what the preparation left, and whether it is what its manifests say."""
 
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.errors import Problem, Problems, UserError
+from common.packages import project_command
 from common.workers import usable_cores, workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
@@ -11,9 +14,8 @@ from data.corpus.sentences import splitter_name
 from data.loading.prepared import prepared_shards, read_manifest, vocabulary_problem
 from data.verify.shards import verify
 from tokenization import load_vocab
-from training.environment.machine_checks import OK, PROBLEM, WARNING, Finding
+from training.environment.machine_checks import OK, ON_THE_HOST, PROBLEM, WARNING, Finding
 
-PREPARE = "bash data/create_datasets_from_start.sh"
 PHASES = (("phase 1", "_seq_len_128_"), ("phase 2", "_seq_len_512_"))
 
 
@@ -35,16 +37,23 @@ def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Itera
     for phase, lengths in PHASES if not is_shards else ():
         if not any(lengths in path.parent.name for path in prepared):
             found = f"no shards of {phase} under {folder}"
-            yield Finding(f"shards, {phase}", found, WARNING, f"Give --data_dir another, or make them: {PREPARE}")
+            remedy = f"Give --data_dir another, or make them, of Wikipedia: {_prepare(folder)}"
+            yield Finding(
+                f"shards, {phase}",
+                found,
+                WARNING,
+                f"Give --data_dir another, or make them, of Wikipedia: {_prepare(folder)}",
+            )
     squad = folder / "download" / SQUAD
     if n_files := len(list(squad.glob("*/*.json"))):
         yield Finding("SQuAD", f"{n_files} files in {squad}")
     else:
-        remedy = "Only fine-tuning needs it. Set TRAIN_FILE and PREDICT_FILE to your own, or: "
-        yield Finding("SQuAD", f"not in {squad}", WARNING, f"{remedy}EXTRA_DOWNLOADS={SQUAD} {PREPARE}")
+        remedy = "Only fine-tuning needs it. Set TRAIN_FILE and PREDICT_FILE to your own, or download it: "
+        yield Finding("SQuAD", f"not in {squad}", WARNING, remedy + _download(folder, SQUAD))
     yield vocabulary
     trained = "(trained)" in splitter_name()
-    how = "python3 -m nltk.downloader punkt_tab; for the image, on the host: WITH_PUNKT=1 bash build_image.sh"
+    how = f"{sys.executable} -m nltk.downloader punkt_tab; {ON_THE_HOST}: WITH_PUNKT=1 "
+    how += project_command("bash", "build_image.sh")
     remedy = f"Sentences are cut a little worse where text is prepared: {how}"
     yield Finding("sentence splitter", splitter_name(), OK if trained else WARNING, "" if trained else remedy)
 
@@ -74,12 +83,26 @@ def vocabulary_finding(folder: Path, vocab_file: Path | None) -> Finding:
     weights = folder / "download" / WEIGHTS
     path = vocab_file or next(iter(sorted(weights.glob("*/vocab.txt"))), None)
     if path is None:
-        remedy = f"Give --vocab_file one, or download one: EXTRA_DOWNLOADS={WEIGHTS} {PREPARE}"
+        download = _download(folder, WEIGHTS, "--models", "bert_large_uncased")
+        remedy = f"Give --vocab_file one, or download one: {download}"
         return Finding("vocabulary", f"none in {weights}; pre-training on shards needs none", WARNING, remedy)
     try:
         return Finding("vocabulary", f"{path}: {len(load_vocab(path)):,} tokens")
     except UserError as error:
         return finding_of("vocabulary", PROBLEM if vocab_file else WARNING, error.problems)
+
+
+def _prepare(folder: Path) -> str:
+    return f"{_into(folder)}CORPUS=wikicorpus_en {project_command('bash', 'data/create_datasets_from_start.sh')}"
+
+
+def _download(folder: Path, dataset: str, *more: str) -> str:
+    call = ("--action", "download", "--dataset", dataset, *more)
+    return _into(folder) + project_command("python3", "data/bertPrep.py", *call)
+
+
+def _into(folder: Path) -> str:
+    return f"BERT_PREP_WORKING_DIR={shlex.quote(str(folder.absolute()))} "
 
 
 def finding_of(check: str, state: str, problems: Sequence[Problem], where: str = "") -> Finding:

@@ -4,9 +4,11 @@
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
 from torch.distributed.run import main
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.errors import run_main
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """README.md and docs/ are true of the tree: their commands parse; their files, links, flags and variables exist."""
 
 import contextlib
-import dataclasses
 import functools
 import io
 import re
@@ -10,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from known_flags import known_flags
 from paths import ROOT
 
 import benchmark.check
@@ -37,8 +37,6 @@ import tasks.setup
 import tasks.squad.task
 from benchmark.sweeps.points import by_configuration, read_points
 from common.errors import UserError
-from tasks.table import TASKS
-from training.config.settings import SHARED
 
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
 SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_tests.sh")
@@ -68,24 +66,8 @@ PARSERS = {
     "data/create_pretraining_data.py": data.create_pretraining_data.parse_arguments,
     "data/train_vocab.py": data.train_vocab.parse_arguments,
 }
-# Named as what is not there, or as belonging to others.
-FOREIGN_FLAGS = {"--help", "--external-sources", "--signal", "--max_restarts", "--network", "--nv", "--batch"}
-FOREIGN_FLAGS |= {"--env", "--interactive"}  # of docker run
 # Read by Python code, whichever script starts it.
 VARIABLES_OF_PYTHON = {"BERT_PREP_WORKING_DIR", "BERT_REFERENCE_DATA", "OMP_NUM_THREADS"}
-
-
-def known_flags():
-    """Every flag that some entry takes."""
-    folders = ("tasks", "training", "benchmark", "data", "scripts")
-    sources = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
-    groups = (*SHARED, *(task.flags for task in TASKS.values()))
-    fields = [field for group in groups for field in dataclasses.fields(group)]
-    declared = {name for field in fields for name in (field.metadata["names"] or (f"--{field.name}",))}
-    declared |= {f"--no-{name.removeprefix('--')}" for name in declared}
-    return FOREIGN_FLAGS.union(
-        declared, *(re.findall(r'"(--[a-zA-Z][\w-]*)"', path.read_text("utf-8")) for path in sources)
-    )
 
 
 def known_variables(script):

@@ -151,7 +151,7 @@ def test_an_empty_folder_is_no_problem_and_one_that_is_not_there_is(folder):
     (folder / "empty").mkdir()
     findings = data(folder / "empty")
     assert findings["shards, phase 1"].state == findings["shards, phase 2"].state == WARNING
-    assert "bash data/create_datasets_from_start.sh" in findings["shards, phase 1"].remedy
+    assert f"bash {ROOT}/data/create_datasets_from_start.sh" in findings["shards, phase 1"].remedy
     (absent,) = data(folder / "absent").values()
     assert (absent.state, absent.found) == (PROBLEM, f"there is no folder {folder}/absent")
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from common.packages import install_command, project_command
+
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 LOWEST_DRIVERS = MappingProxyType({"12": "525.60.13", "13": "580.65.06"})  # Linux, by CUDA's major version
 LOWEST_PYTHON, HIGHEST_PYTHON = (3, 11), (3, 14)  # for which versions are pinned
+ON_THE_HOST = "for the image, on the host"
 SHARED_MEMORY_ADVICE = 2**30  # of NVIDIA for containers; Docker gives 64 MiB, of which NCCL's first GPUs leave nothing
-INSTALL = "python3 -m pip install --requirement requirements.txt; for the image, on the host: bash build_image.sh"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +39,16 @@ def finding(check: str, found: str, is_right: object, remedy: str, otherwise: st
 
 def machine_findings(facts: dict[str, Any], n_gpus: int, import_error: str | None) -> Iterator[Finding]:
     """Python, packages, memory and profilers, from `description.machine_facts` and what importing a training raised."""
-    python = _numbers(facts["python"])[:2]
+    python, build = _numbers(facts["python"])[:2], project_command("bash", "build_image.sh")
     remedy = "Take Python 3.11 to 3.14, for which versions are pinned."
     is_right, otherwise = LOWEST_PYTHON <= python <= HIGHEST_PYTHON, PROBLEM if python < LOWEST_PYTHON else WARNING
     yield finding("Python", facts["python"], is_right, remedy, otherwise)
     others = facts["other_versions_than_pinned"]
-    remedy = f"What was measured was measured with the pinned versions, in brackets: {INSTALL}"
+    pinned = "What was measured was measured with the pinned versions, in brackets"
+    remedy = f"{pinned}: {install_command()}; {ON_THE_HOST}: {build}"
     yield finding("packages", ", ".join(others) or "all as pinned", not others, remedy)
     if import_error:
-        yield Finding("import of the training", import_error, PROBLEM, f"Install what is missing: {INSTALL}")
+        yield Finding("import of the training", import_error, PROBLEM, f"Install what is missing: {install_command()}")
     shared, locked = facts["shared_memory_bytes"] or 0, facts["locked_memory_bytes"]
     how = "sudo mount --options remount,size=1g /dev/shm, or docker run --shm-size 1g"
     remedy = f"With less than 1 GiB NCCL may fail between GPUs: {how}"
@@ -55,8 +58,8 @@ def machine_findings(facts: dict[str, Any], n_gpus: int, import_error: str | Non
     yield finding("locked memory", found, n_gpus < 2 or locked == "unlimited", remedy)
     for command, title in (("ncu", "Nsight Compute"), ("nsys", "Nsight Systems")):
         remedy = (
-            "Only profiling needs it: install it from NVIDIA's CUDA package repository; for the image, on the host: "
-            "WITH_NSIGHT=1 bash build_image.sh"
+            "Only profiling needs it: install it from NVIDIA's CUDA package repository; "
+            f"{ON_THE_HOST}: WITH_NSIGHT=1 {build}"
         )
         has_it = command in facts["profilers"]
         yield finding(title, f"{command} is {'' if has_it else 'not '}on the PATH", has_it, remedy)
@@ -64,7 +67,7 @@ def machine_findings(facts: dict[str, Any], n_gpus: int, import_error: str | Non
         found = "may be read" if counters else "may be read by administrators only"
         remedy = (
             "Only Nsight Compute needs them: have the driver loaded with NVreg_RestrictProfilingToAdminUsers=0, as "
-            "root; for a container: bash start_container.sh --profile DATASET_FOLDER"
+            f"root; for a container: {project_command('bash', 'start_container.sh', '--profile')} DATASET_FOLDER"
         )
         yield finding("GPU counters", found, counters, remedy)
 
@@ -102,7 +105,7 @@ def gpu_findings(
         is_new = _numbers(shown[0][1]) >= _numbers(lowest)
         remedy = (
             f"Install a driver from {lowest} on, or a PyTorch for an older CUDA (https://pytorch.org/get-started); "
-            "for the image: CUDA_VARIANT=cu126 bash build_image.sh"
+            f"{ON_THE_HOST}: CUDA_VARIANT=cu126 {project_command('bash', 'build_image.sh')}"
         )
         found = f"{shown[0][1]}, {'new enough' if is_new else 'too old'} for CUDA {cuda}"
         yield finding("driver", found, is_new, remedy, PROBLEM)

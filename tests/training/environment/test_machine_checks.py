@@ -1,6 +1,7 @@
 """Machines that are made up, and what is said of them."""
 
 import pytest
+from paths import ROOT
 
 from training.environment.machine_checks import OK, PROBLEM, WARNING, gpu_findings, machine_findings
 
@@ -100,7 +101,7 @@ def test_packages_that_are_missing_or_others_are_a_warning_and_a_failing_import_
     missing = ["no-such-package is missing (1.2)"]
     states, remedies = of_machine(other_versions_than_pinned=missing, error="ModuleNotFoundError: No module named 'x'")
     assert (states["packages"], states["import of the training"]) == (WARNING, PROBLEM)
-    assert remedies.count("pip install --requirement requirements.txt; for the image") == 2
+    assert remedies.count(f" -m pip install --requirement {ROOT}/requirements.txt") == 2
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,6 @@ def test_memory_matters_between_gpus(shared, locked, n_gpus, states):
 def test_profilers():
     states, remedies = of_machine(profilers=["ncu"], gpu_counters_readable=False)
     assert (states["Nsight Compute"], states["Nsight Systems"], states["GPU counters"]) == (OK, WARNING, WARNING)
-    assert "WITH_NSIGHT=1 bash build_image.sh" in remedies
+    assert f"WITH_NSIGHT=1 bash {ROOT}/build_image.sh" in remedies
     assert "start_container.sh --profile" in remedies
     assert "GPU counters" not in of_machine(gpu_counters_readable=None)[0]
