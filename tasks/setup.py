@@ -21,6 +21,7 @@ from training.config.problems import shared_problems
 from training.config.settings import SHARED, Settings
 from training.distributed.world import World
 from training.entry import run_task
+from training.metrics.estimate import estimate, too_long_problem
 from training.task import Stage, Start, Task
 
 
@@ -69,6 +70,9 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
         if resumed is not None and task.dataset is not None and not start.new_stage:
             problems.extend([_position_problem(resumed["data_position"], task)])
         problems.extend([_window_problem(settings, start)])
+        is_known = settings.batches is not None and settings.precision is not None and settings.model is not None
+        if is_known and settings.device.type == "cpu" and not settings.runtime.long_cpu_run:
+            problems.extend([too_long_problem(estimate(task, start, world.size))])
     _raise_if_any_rank_has_problems(problems, world)
     task.settings = dataclasses.replace(settings, execution=execution_of(settings))
     return start, resumed

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from training.environment.description import describe_environment
+from training.metrics.estimate import estimate
 from training.metrics.logger import MetricsLogger
 from training.run import TrainingRun
 
@@ -61,6 +62,7 @@ def _training_lines(run: TrainingRun) -> Iterator[str]:
     n_warmup_steps = round(flags.warmup_proportion * start.total_steps)
     rate = f"learning rate {flags.learning_rate:g} | warm-up {n_warmup_steps:,} of {start.total_steps:,} steps"
     yield f"{settings.batches} | {rate}"
+    yield str(estimate(run.task, start, run.world.size))
     if run.world.size > 1 and settings.distribution.reduced_in == "fp16" and run.loss_scale is None:
         yield "warning: averaged in fp16 without a loss scale, gradients below 6e-8 become 0; use --reduce_dtype bf16"
     if start.first_step >= start.total_steps:

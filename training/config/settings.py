@@ -79,6 +79,7 @@ class Runtime:
     checkpoint_activations: bool = flag(False, "keep each layer's input alone: a fifth of the memory, a quarter slower")
     check_only: bool = flag(False, "only check flags, configuration and shards (no checkpoints), and exit")
     no_cuda: bool = flag(False, "run on the CPU even where there is a GPU")
+    long_cpu_run: bool = flag(False, "train on a CPU though that is estimated to take more than a day")
 
 
 @flags
