@@ -35,7 +35,7 @@ LETTERS_PER_IDEOGRAPHIC_WORD, LETTERS_PER_COMPLEX_WORD = 2, 5
 _MARK = rf"[\p{{SB=STerm}}--[!?]]|[\p{{SB=ATerm}}--[.]](?!\p{{Nd}})|(?<={_UNSPACED})[!?]++(?={_UNSPACED})"
 _END = rf"(?:{_MARK})[\p{{SB=STerm}}\p{{SB=ATerm}}\p{{Pe}}\p{{Pf}}\"']*+"
 RUNS_ON = 256  # characters without a mark that ends a sentence, in a script of complex letters
-MAX_PIECE = 100  # characters of what is cut from it: BERT's tokenizer gives up on words that are longer
+MAX_PIECE = 50  # characters of what is cut from it: of such scripts, many vocabularies know little but letters
 # As many characters as there are up to a space, else up to a letter: not before its vowel signs.
 _PIECE = rf"(?s).{{1,{MAX_PIECE}}}(?:(?<=\s)|\Z)|.{{1,{MAX_PIECE}}}(?!\p{{M}})|.{{1,{MAX_PIECE}}}"
 
