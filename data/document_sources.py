@@ -60,19 +60,19 @@ class DocumentSource:
 
     def write_documents(self, files: Sequence[Path], formatted: Path, pool: Workers) -> FileRecord:
         """Write the documents in `files` one per line, in their order. Raises UserError if there is none but empty."""
-        n_documents = 0
+        n_documents = n_given = 0
         parts = pool.map(self.documents, self.parts(files), "text_formatting", lambda part: str(part[0]))
         with open(formatted, "wb") as file:
             for documents in tqdm(parts, "text_formatting", unit="part"):
                 # A text may hold half a surrogate pair, which no file can: references to them are in real dumps.
                 lines = [line for document in documents if (line := document.encode("utf-8", "ignore").strip())]
                 file.writelines(line + b"\n" for line in lines)
-                n_documents += len(lines)
+                n_documents, n_given = n_documents + len(lines), n_given + len(documents)
         if n_documents == 0:
             raise UserError(
                 f"There is no prose in any document of {files[0].parent}", "check that it is what it should be"
             )
-        return FileRecord.of(formatted, documents=n_documents)
+        return FileRecord.of(formatted, documents=n_documents, documents_without_prose=n_given - n_documents)
 
 
 @functools.cache

@@ -49,7 +49,9 @@ def format_text(preparation: Preparation) -> str:
         record = source.write_documents(files, new, preparation.pool)
         # The manifest first: if the file is missing then, this is noticed; a file without a manifest would be refused.
         output.finish({formatted.name: record})
-    return f"{record.counts['documents']:,} documents with prose in {formatted}"
+    without = record.counts["documents_without_prose"]
+    left_out = f"; {without:,} without prose were left out" if without else ""
+    return f"{record.counts['documents']:,} documents with prose in {formatted}{left_out}"
 
 
 def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:

@@ -29,7 +29,7 @@ def write_documents(source, files, formatted, n_processes=1):
     formatted.parent.mkdir(parents=True, exist_ok=True)
     with workers(n_processes) as pool, atomic_path(formatted) as new:
         record = source.write_documents(files, new, pool)
-    assert record == FileRecord.of(formatted, documents=record.counts["documents"])
+    assert record == FileRecord.of(formatted, **record.counts)
     return record.counts["documents"]
 
 
@@ -232,3 +232,19 @@ def test_bad_books_leave_the_earlier_text(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
         format_books(tmp_path, formatted)
     assert formatted.read_text(encoding="utf-8") == "before\n"
+
+
+def test_articles_without_prose_are_counted(tmp_path):
+    texts = [
+        "one two three four five six seven eight",
+        "A heading",
+        "",
+        "这座石桥在城市的北边，是很久以前建造的。",
+        "桥",
+    ]
+    lines = (json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "wiki_00").write_text("".join(lines), encoding="utf-8")
+    with workers(1) as pool:
+        record = wikipedia.Source().write_documents([tmp_path / "wiki_00"], tmp_path / "formatted.txt", pool)
+    assert record.counts == {"documents": 2, "documents_without_prose": 3}
+    assert (tmp_path / "formatted.txt").read_text("utf-8") == f"{texts[0]}\n{texts[3]}\n"
