@@ -230,7 +230,7 @@ def test_a_few_bad_books_are_left_out_and_too_many_are_named_at_once(layout, tmp
     assert "3 that cannot be used (The book 3.TXT is not UTF-8 text" in line
     with workers(1) as pool:
         source = Source()
-        assert source.write_documents(source.texts(layout)[1], tmp_path / "f", pool).counts == {"documents": 7}
+        assert source.write_documents(source.texts(layout)[1], tmp_path / "f", pool).counts["documents"] == 7
 
 
 def test_a_link_and_a_damaged_member_of_an_archive_cost_themselves_alone(layout, tmp_path):
