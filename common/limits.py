@@ -1,7 +1,7 @@
 """Work on input that nobody has looked at: a task that takes too long, or too much memory, costs itself alone.
 
-The kernel ends it, since nothing else ends it everywhere: a handler of a signal waits until a regular expression has
-come to its end, and libraries catch exceptions that were not meant for them.
+The kernel ends it, since nothing else ends it everywhere: a handler of a signal waits for a regular expression to come
+to its end, and libraries catch exceptions that were not meant for them.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,11 +34,14 @@ def within_limits(
     results: list[Result | None] = []
     while len(results) < len(tasks):
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        parent = os.getpid()
-        child = os.fork()
+        parent, child = os.getpid(), os.fork()
         if child == 0:
-            receiver.close()
-            _work(function, tasks[len(results) :], seconds, n_bytes, sender, parent)
+            try:
+                end_with(parent)
+                receiver.close()
+                _work(function, tasks[len(results) :], seconds, n_bytes, sender.send)
+            finally:
+                os._exit(0)  # without what the parent does at its end
         sender.close()
         try:
             with receiver, contextlib.suppress(EOFError, OSError):  # its end, between two results or within one
@@ -53,29 +55,16 @@ def within_limits(
     return results
 
 
-def _work(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    seconds: int,
-    n_bytes: int,
-    sender: Connection,
-    parent: int,
-) -> None:
-    """Send the results and end this process, without what a parent does at its end."""
-    try:
-        end_with(parent)
-        _limit(resource.RLIMIT_CORE, 0)
-        data_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
-        _limit(resource.RLIMIT_DATA, data_pages * resource.getpagesize() + n_bytes)
-        for task in tasks:
-            _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds)
-            try:
-                result = function(task)
-            except Exception:
-                result = None
-            sender.send(result)
-    finally:
-        os._exit(0)
+def _work(function: Callable, tasks: Sequence, seconds: int, n_bytes: int, send: Callable) -> None:
+    _limit(resource.RLIMIT_CORE, 0)
+    data_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    _limit(resource.RLIMIT_DATA, data_pages * resource.getpagesize() + n_bytes)
+    for task in tasks:
+        _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds)
+        result = None
+        with contextlib.suppress(Exception):
+            result = function(task)
+        send(result)
 
 
 def _limit(kind: int, value: int) -> None:

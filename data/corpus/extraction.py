@@ -38,16 +38,8 @@ BEGIN, END = b"<page>", b"</page>"
 TAIL = 64  # of what is passed over: </page> may be cut, or the dump end in </mediawiki>
 TITLE, NAMESPACE = re.compile(rb"<title>([^<]*)"), re.compile(rb"<ns>([^<]*)")
 
-REDIRECT, OTHER_NAMESPACE, NO_NAMESPACE = "redirects", "in other namespaces", "without <ns>"
 ENDLESS = f"without an end within {MAX_PAGE_BYTES // 2**20} MiB"
 FAILED = f"not read within {PAGE_SECONDS} s and {PAGE_MEMORY // 2**30} GiB, or not well formed"
-
-
-class Extraction(NamedTuple):
-    """What came of a dump."""
-
-    articles: dict[str, int]  # in each file, by its path
-    left_out: LeftOut
 
 
 class _Site(NamedTuple):
@@ -63,12 +55,13 @@ def extracted_files(extracted: Path) -> list[Path]:
     return sorted(path for path in extracted.rglob("wiki_*") if path.is_file())
 
 
-def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> Extraction:
+def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> tuple[dict[str, int], LeftOut]:
     """Write the articles of a dump (.xml or .xml.bz2) to AA/wiki_00 and so on in the folder `extracted`, which is new.
 
     The bytes are those of `python -m wikiextractor.WikiExtractor --json --bytes 100M`, but for articles whose titles
     begin with the name of the templates' namespace, which are kept, and for those that meet a limit, which are left
-    out. Raises UserError if the dump is damaged, cut short or without articles.
+    out. Returns the number of articles of each file, by its path from `extracted`, and the pages that are none. Raises
+    UserError if the dump is damaged, cut short or without articles.
     """
     left_out = LeftOut()
     # Beside the output, where workers of a cluster see it too.
@@ -76,21 +69,17 @@ def extract_wikipedia(dump: Path, extracted: Path, pool: Workers) -> Extraction:
         site = _site(next(_pages(dump), (b"", True))[0])
         _save_templates(dump, Path(folder), site, pool, left_out)
         extract = functools.partial(_extract, site, Path(folder))
-        articles = _results(extract, _articles(dump, left_out), pool, "extraction", left_out)
+        articles = _results(extract, _articles(dump, left_out), pool, "articles", left_out)
         counts = _write(articles, extracted)
     if not counts:
         raise UserError(f"wikiextractor found no article in {dump}{left_out}", "check that it is a pages-articles dump")
-    return Extraction(counts, left_out)
+    return counts, left_out
 
 
 def _pages(dump: Path, what: str | None = None) -> Iterator[tuple[bytes, bool]]:
     """What comes up to each </page>, and whether that is all: of what is too long comes the beginning alone.
 
-    Args:
-        what: the name of a progress bar.
-
-    Raises:
-        UserError: the dump is damaged, or ends before </mediawiki>.
+    Has a bar of the name `what`. Raises UserError if the dump is damaged, or ends before </mediawiki>.
     """
     begin, rest, size = b"", b"", dump.stat().st_size
     with open(dump, "rb") as raw, tqdm.wrapattr(raw, "read", size, desc=what, disable=what is None) as counted:
@@ -112,7 +101,7 @@ def _pages(dump: Path, what: str | None = None) -> Iterator[tuple[bytes, bool]]:
 
 
 def _lines(page: bytes) -> Iterable[str]:
-    return io.TextIOWrapper(io.BytesIO(page + b"\n" + END), encoding="utf-8")
+    return io.TextIOWrapper(io.BytesIO(page + b"\n" + END), encoding="utf-8", errors="surrogatepass")
 
 
 def _title(page: bytes) -> str:
@@ -127,32 +116,27 @@ def _articles(dump: Path, left_out: LeftOut) -> Iterator[bytes]:
         for unclosed in before.split(BEGIN)[1:] + ([] if is_whole else [page]):
             left_out.add(ENDLESS, _title(unclosed))
         namespace = NAMESPACE.search(page)
-        if not is_whole:
-            continue
-        if namespace is None:
-            left_out.add(NO_NAMESPACE, _title(page))
-        elif namespace[1] != b"0":
-            left_out.add(OTHER_NAMESPACE)
-        elif b"<redirect" in page.partition(b"<text")[0]:
-            left_out.add(REDIRECT)
-        else:
+        if is_whole and namespace is None:
+            left_out.add("without <ns>", _title(page))
+        elif is_whole and namespace[1] != b"0":
+            left_out.add("in other namespaces")
+        elif is_whole and b"<redirect" in page.partition(b"<text")[0]:
+            left_out.add("redirects")
+        elif is_whole:
             yield page
 
 
 def _results(
-    function: Callable[[bytes], Any],
-    pages: Iterable[bytes],
-    pool: Workers,
-    stage: str,
-    left_out: LeftOut,
-    failed: str = FAILED,
+    function: Callable[[bytes], Any], pages: Iterable[bytes], pool: Workers, what: str, left_out: LeftOut
 ) -> Iterator[Any]:
-    """`function` of each page; those of which it makes nothing are counted, as `failed` where it failed."""
+    """`function` of each page, `what` it is of; those of which it makes nothing are counted."""
     limited = functools.partial(_within_limits, function)
-    for results in pool.map(limited, _batches(pages), stage, lambda batch: f"pages from {_title(batch[0])!r} on"):
+    for results in pool.map(
+        limited, _batches(pages), "extraction", lambda batch: f"{what} from {_title(batch[0])!r} on"
+    ):
         for title, result in results:
             if result is None:
-                left_out.add(failed, title)
+                left_out.add(f"{what} {FAILED}", title)
             else:
                 yield result
 
@@ -215,7 +199,7 @@ def _save_templates(dump: Path, folder: Path, site: _Site, pool: Workers, left_o
     prefix = site.template_prefix.encode()
     pieces = (page for page, is_whole in _pages(dump, "reading templates") if is_whole)
     pages = (page for page in pieces if (title := TITLE.search(page)) and title[1].startswith(prefix))
-    found = _results(functools.partial(_templates, site), pages, pool, "templates", left_out, f"templates {FAILED}")
+    found = _results(functools.partial(_templates, site), pages, pool, "templates", left_out)
     with open(folder / "templates2", "wb") as templates_file, open(folder / "redirects2", "wb") as redirects_file:
         builders = {"templates": _TemplateFiles(templates_file), "redirects": _TemplateFiles(redirects_file)}
         for kind, title, text in itertools.chain.from_iterable(found):

@@ -103,7 +103,7 @@ def _read(book: Path, name: str | Path) -> str:
     if problem := _file_problem(book, name):
         raise UserError(problem)
     try:
-        text = book.read_text(encoding="utf-8-sig")
+        text = book.read_text(encoding="utf-8-sig", errors="surrogatepass")
     except UnicodeDecodeError as error:
         raise UserError(f"The book {name} is not UTF-8 text ({error})", REMEDY) from error
     if "\0" in text:

@@ -35,7 +35,7 @@ def test_the_dump_holds_the_text_that_was_asked_for(tmp_path):
     write_dump(tmp_path / "dump.xml", 50_000, 7)
     (tmp_path / "extracted").mkdir()
     with workers(1) as pool:
-        counts = extract_wikipedia(tmp_path / "dump.xml", tmp_path / "extracted", pool).articles
+        counts, _ = extract_wikipedia(tmp_path / "dump.xml", tmp_path / "extracted", pool)
     made = list(documents(50_000))
     assert sum(counts.values()) == len(made)
     articles = [

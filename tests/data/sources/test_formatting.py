@@ -22,7 +22,7 @@ from file_utils import atomic_path
 def extract_wikipedia(dump, extracted, n_processes):
     extracted.mkdir(parents=True)
     with workers(n_processes) as pool:
-        return sum(extraction.extract_wikipedia(dump, extracted, pool).articles.values())
+        return sum(extraction.extract_wikipedia(dump, extracted, pool)[0].values())
 
 
 def write_documents(source, files, formatted, n_processes=1):
