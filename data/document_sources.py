@@ -7,6 +7,7 @@ of the folders follow from what is found there.
 import dataclasses
 import functools
 import importlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 
 from tqdm import tqdm
 
-from common.errors import Problem, UserError
+from common.errors import Problem, Problems, UserError
 from common.workers import Workers
 from data.artifacts.layout import BOTH, Layout
 from data.artifacts.manifest import FileRecord
@@ -50,8 +51,11 @@ class DocumentSource:
         """The pieces that workers format, each at once: a file, and where in it the piece begins."""
         return ((file, 0) for file in files)
 
-    def documents(self, part: tuple[Path, int]) -> list[str]:
-        """The documents of a piece, each a line without its end. Raises UserError if it holds something else."""
+    def documents(self, part: tuple[Path, int]) -> list[tuple[str, int]]:
+        """The documents of a piece, each a line without its end, and the number of characters that are not in it.
+
+        Raises UserError if the piece holds something else.
+        """
         raise NotImplementedError
 
     def formatted(self, layout: Layout) -> Path:
@@ -59,20 +63,36 @@ class DocumentSource:
         return layout.formatted / f"{self.name}_one_{self.document}_per_line.txt"
 
     def write_documents(self, files: Sequence[Path], formatted: Path, pool: Workers) -> FileRecord:
-        """Write the documents in `files` one per line, in their order. Raises UserError if there is none but empty."""
-        n_documents = n_given = 0
-        parts = pool.map(self.documents, self.parts(files), "text_formatting", lambda part: str(part[0]))
+        """Write the documents in `files` one per line, in their order; in the record, what was left out is counted too.
+
+        Raises UserError if there is none but empty, or with all pieces that hold something else.
+        """
+        counts = Counter(documents=0, documents_without_prose=0, characters=0, characters_left_out=0)
+        problems = Problems()
+        parts = pool.map(self._documents_or_problem, self.parts(files), "text_formatting", lambda part: str(part[0]))
         with open(formatted, "wb") as file:
-            for documents in tqdm(parts, "text_formatting", unit="part"):
-                # A text may hold half a surrogate pair, which no file can: references to them are in real dumps.
-                lines = [line for document in documents if (line := document.encode("utf-8", "ignore").strip())]
-                file.writelines(line + b"\n" for line in lines)
-                n_documents, n_given = n_documents + len(lines), n_given + len(documents)
-        if n_documents == 0:
+            for found in tqdm(parts, "text_formatting", unit="part"):
+                if isinstance(found, UserError):
+                    problems.extend(found.problems)
+                    continue
+                for document, n_left_out in found:
+                    # A text may hold half a surrogate pair, which no file can: references to them are in real dumps.
+                    line = document.encode("utf-8", "ignore").strip()
+                    file.write(line + b"\n" if line else b"")
+                    counts.update(documents=bool(line), documents_without_prose=not line)
+                    counts.update(characters=len(document), characters_left_out=n_left_out)
+        problems.raise_if_any()
+        if counts["documents"] == 0:
             raise UserError(
                 f"There is no prose in any document of {files[0].parent}", "check that it is what it should be"
             )
-        return FileRecord.of(formatted, documents=n_documents, documents_without_prose=n_given - n_documents)
+        return FileRecord.of(formatted, **counts)
+
+    def _documents_or_problem(self, part: tuple[Path, int]) -> list[tuple[str, int]] | UserError:
+        try:
+            return self.documents(part)
+        except UserError as error:
+            return error
 
 
 @functools.cache

@@ -49,9 +49,10 @@ def format_text(preparation: Preparation) -> str:
         record = source.write_documents(files, new, preparation.pool)
         # The manifest first: if the file is missing then, this is noticed; a file without a manifest would be refused.
         output.finish({formatted.name: record})
-    without = record.counts["documents_without_prose"]
-    left_out = f"; {without:,} without prose were left out" if without else ""
-    return f"{record.counts['documents']:,} documents with prose in {formatted}{left_out}"
+    counts = record.counts
+    share = counts["characters_left_out"] / max(1, counts["characters_left_out"] + counts["characters"])
+    left_out = f"; {counts['documents_without_prose']:,} without prose and {share:.1%} of the text were left out"
+    return f"{counts['documents']:,} documents with prose in {formatted}{left_out if share else ''}"
 
 
 def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:

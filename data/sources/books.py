@@ -86,9 +86,9 @@ class Source(DocumentSource):
         """The .txt files that were downloaded, in the order of their names."""
         return layout.download, list(texts_in(layout.download)[0].values())
 
-    def documents(self, part: tuple[Path, int]) -> list[str]:
+    def documents(self, part: tuple[Path, int]) -> list[tuple[str, int]]:
         """The book as one line."""
-        return [" ".join(_read(part[0], part[0]).split())]
+        return [(" ".join(_read(part[0], part[0]).split()), 0)]
 
 
 def _file_problem(book: Path, name: str | Path) -> Problem | None:

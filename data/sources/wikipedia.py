@@ -23,6 +23,7 @@ from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation, check_written_as
 from data.corpus.extraction import extract_wikipedia, extracted_files
 from data.corpus.sentences import count_words
+from data.corpus.sharding import MAX_DOCUMENT_BYTES
 from data.document_sources import DocumentSource
 from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
 from file_utils import cached_path
@@ -93,18 +94,18 @@ class Source(DocumentSource):
             for start in range(0, file.stat().st_size, BYTES_PER_TASK):
                 yield file, start
 
-    def documents(self, part: tuple[Path, int]) -> list[str]:
+    def documents(self, part: tuple[Path, int]) -> list[tuple[str, int]]:
         """The articles whose lines start in this part of the file."""
         file, start = part
         articles = []
         with open(file, "rb") as lines:
             if start:
                 lines.seek(start - 1)
-                lines.readline()  # the end of a line of the part before, or only its newline
-            while (at := lines.tell()) < start + BYTES_PER_TASK and (line := lines.readline()):
+                lines.readline(MAX_DOCUMENT_BYTES)  # the end of a line of the part before, or only its newline
+            while (at := lines.tell()) < start + BYTES_PER_TASK and (line := lines.readline(MAX_DOCUMENT_BYTES)):
                 try:
                     articles.append(_article_line(parse_json(line)["text"]))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise UserError(
                         f"What begins at byte {at} of {file} is no article in wikiextractor's JSON ({error})",
                         "extract the dump again, without --skip_wikiextractor",
@@ -112,9 +113,10 @@ class Source(DocumentSource):
         return articles
 
 
-def _article_line(text: str) -> str:
-    paragraphs = (html.unescape(line).strip() for line in text.split("\n"))
-    return " ".join(" ".join(p.split()) for p in paragraphs if count_words(p) >= MIN_WORDS and not CRUMBS.search(p))
+def _article_line(text: str) -> tuple[str, int]:
+    paragraphs = [" ".join(html.unescape(line).split()) for line in text.split("\n")]
+    prose = " ".join(p for p in paragraphs if count_words(p) >= MIN_WORDS and not CRUMBS.search(p))
+    return prose, max(0, len(" ".join(filter(None, paragraphs))) - len(prose))
 
 
 def _is_local(source: str) -> bool:

@@ -134,6 +134,17 @@ def test_lines_of_an_article(tmp_path, text, line):
     assert formatted.read_text(encoding="utf-8") == line + "\n"
 
 
+def test_all_that_cannot_be_formatted_is_told_at_once(tmp_path):
+    files = {f"{i}.txt": b"caf\xe9" if i % 2 else b"A book." for i in range(6)}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        write_documents(books.Source(), sorted(tmp_path.glob("*.txt")), tmp_path / "out" / "formatted.txt")
+    found = zip((1, 3, 5), raised.value.sentences, strict=True)
+    assert all(f"{i}.txt is not UTF-8 text" in sentence for i, sentence in found)
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize("n_bytes", [1, 7, 60, 61, 1000])
 def test_parts_of_a_file_make_the_whole(tmp_path, monkeypatch, n_bytes):
     texts = [f"{PROSE} {'x' * (number % 13)}" for number in range(30)]
@@ -188,7 +199,9 @@ def test_bad_extraction_leaves_the_earlier_text(tmp_path):
     formatted.write_text("before\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"no prose in any document of .*few"):
         format_wikipedia(article_file(tmp_path / "few", "Too few words.", "History."), formatted)
-    for index, damage in enumerate([b'{"text": "half', b'{"title": "no text"}', b"[1]", b'{"text": "\xff"}']):
+    for index, damage in enumerate(
+        [b'{"text": "half', b'{"title": "no text"}', b"[1]", b'{"text": 1}', b'{"text": "\xff"}']
+    ):
         folder = article_file(tmp_path / f"broken{index}", PROSE)
         with open(folder / "wiki_00", "ab") as file:
             file.write(damage)
@@ -246,5 +259,7 @@ def test_articles_without_prose_are_counted(tmp_path):
     (tmp_path / "wiki_00").write_text("".join(lines), encoding="utf-8")
     with workers(1) as pool:
         record = wikipedia.Source().write_documents([tmp_path / "wiki_00"], tmp_path / "formatted.txt", pool)
-    assert record.counts == {"documents": 2, "documents_without_prose": 3}
+    kept, lost = len(texts[0]) + len(texts[3]), len("A heading") + len("桥")
+    counts = {"documents": 2, "documents_without_prose": 3, "characters": kept, "characters_left_out": lost}
+    assert record.counts == counts
     assert (tmp_path / "formatted.txt").read_text("utf-8") == f"{texts[0]}\n{texts[3]}\n"
