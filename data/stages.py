@@ -51,8 +51,9 @@ def format_text(preparation: Preparation) -> str:
         output.finish({formatted.name: record})
     counts = record.counts
     share = counts["characters_left_out"] / max(1, counts["characters_left_out"] + counts["characters"])
-    left_out = f"; {counts['documents_without_prose']:,} without prose and {share:.1%} of the text were left out"
-    return f"{counts['documents']:,} documents with prose in {formatted}{left_out if share else ''}"
+    n_without = counts["documents_without_prose"]
+    left_out = f"; {n_without:,} without prose and {share:.1%} of the text were left out" if n_without or share else ""
+    return f"{counts['documents']:,} documents with prose in {formatted}{left_out}"
 
 
 def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:
