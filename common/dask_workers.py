@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def _check_workers(client, threads: dict[str, int], shared_folder: Path | None) 
     with tempfile.NamedTemporaryFile(dir=shared_folder, prefix=".probe.") as probe:
         sees = client.run(os.path.exists, os.path.abspath(probe.name))
     problems = Problems()
-    for worker, n_threads in threads.items():
+    # One that left meanwhile is the scheduler's to replace.
+    for worker, n_threads in ((each, n) for each, n in threads.items() if each in found and each in sees):
         problems.check(
             n_threads == 1,
             f"The Dask worker {worker} has {n_threads} threads, which would share one tokenizer and one HDF5 library",
@@ -92,7 +94,7 @@ class _DaskCluster(Workers):
         while True:
             try:
                 return future.result(timeout=SECONDS_TO_WAIT)
-            except (KilledWorker, CommClosedError) as error:
+            except (KilledWorker, CommClosedError, CancelledError) as error:
                 raise UserError(
                     f"Several Dask workers of {work} were killed one after the other, or the scheduler was ({error})",
                     "give each worker more memory, and start this stage again",
@@ -100,7 +102,14 @@ class _DaskCluster(Workers):
             except TimeoutError as error:
                 if future.done():
                     raise
-                if not self.client.nthreads():
+                if not self._has_workers(work):
                     raise UserError(
                         f"All Dask workers of {work} are gone", "start some, and this stage again"
                     ) from error
+
+    def _has_workers(self, work: str) -> bool:
+        try:  # as client.nthreads() does, which waits for a frozen scheduler without an end
+            return bool(self.client.sync(self.client.scheduler.ncores, callback_timeout=SECONDS_TO_WAIT))
+        except (TimeoutError, OSError) as error:
+            silent = f"The Dask scheduler of {work} has not answered for {SECONDS_TO_WAIT} seconds"
+            raise UserError(silent, "see whether it is frozen, and start this stage again") from error

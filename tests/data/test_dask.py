@@ -114,6 +114,39 @@ def test_all_workers_go_away(tmp_path, monkeypatch):
             list(results)
 
 
+class LostScheduler:
+    """A client, and its only future, of a scheduler that was killed or frozen while the future was waited for."""
+
+    def __init__(self, how):
+        self.error = distributed.client.FutureCancelledError("key", "scheduler-connection-lost")
+        self.error = self.error if how == "killed" else TimeoutError()
+        self.scheduler = SimpleNamespace(ncores=None)
+
+    def submit(self, *_, **__):
+        return self
+
+    def result(self, timeout):
+        raise self.error
+
+    def done(self):
+        return False
+
+    def sync(self, function, callback_timeout):
+        raise TimeoutError
+
+
+@pytest.mark.parametrize(("how", "told"), [("killed", "or the scheduler was"), ("frozen", "has not answered for 60")])
+def test_a_scheduler_that_is_lost_while_a_stage_runs(how, told):
+    pool = dask_workers._DaskCluster(LostScheduler(how), 1)
+    with pytest.raises(UserError, match=f"counting.*{told}.*start this stage again"):
+        list(pool.map(square, [1], "counting"))
+
+
+def test_a_worker_that_leaves_while_it_is_checked_is_no_error():
+    client = SimpleNamespace(run=lambda *_, **__: {})
+    dask_workers._check_workers(client, {"tcp://10.0.0.1:80": 1}, None)
+
+
 def test_a_worker_without_the_project(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with (
