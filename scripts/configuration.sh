@@ -108,6 +108,17 @@ refuse_flags() { # FLAGS -- ARGUMENTS...: arguments may not repeat what the sett
   done
 }
 
+own() { # FILE: lock it until this script and all that it starts have ended, or say in `problems` who holds it
+  command -v flock >/dev/null || return 0
+  mkdir -p "$(dirname "$1")"
+  exec {owned}>>"$1"
+  if flock --nonblock "$owned"; then
+    echo "${0##*/}, process $$ on $HOSTNAME, since $(date '+%F %T %Z')" >"$1"
+  else
+    problems+=("$(dirname "$1") is in use by $(<"$1"); wait until it ends, or choose another folder.")
+  fi
+}
+
 report_problems() { # ends the script if there are any
   if ((${#problems[@]} == 0)); then return; fi
   printf 'error: %s\n' "${problems[@]}" | without_secrets >&2

@@ -75,9 +75,13 @@ if [[ -n $DATA_DIR ]]; then flag --input_dir DATA_DIR; else flag --synthetic SYN
 flags_of OPTIMIZER PRECISION KERNELS
 switch --compile COMPILE
 
-# What an earlier profile left there would be taken for this one's.
-only_checks "$@" || rm -f "$OUTPUT_DIR"/profile/{ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
-  "$OUTPUT_DIR"/profile/trace_rank*.json "$OUTPUT_DIR"/profile/*.timeline.json
+if ! only_checks "$@"; then # what an earlier profile left there would be taken for this one's
+  own "$OUTPUT_DIR/.lock"   # the run's own, which it takes again
+  report_problems
+  rm -f "$OUTPUT_DIR"/profile/{ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
+    "$OUTPUT_DIR"/profile/trace_rank*.json "$OUTPUT_DIR"/profile/*.timeline.json
+  exec {owned}>&-
+fi
 launch "$PROJECT_DIR/run_pretraining.py" "${flags[@]}" "$@" || exit
 if only_checks "$@"; then exit; fi
 

@@ -63,7 +63,8 @@ if (($#)); then # a slip in a flag must not cost the results of before
     --output_dir "$scratch" "$@" >/dev/null
 fi
 
-mkdir -p "$OUTPUT_DIR"
+own "$MARK"
+report_problems
 touch "$MARK"
 rm -rf "$OUTPUT_DIR/data" "$OUTPUT_DIR/pretraining" "$OUTPUT_DIR/squad" "$OUTPUT_DIR/throughput" \
   "$OUTPUT_DIR/report" "$OUTPUT_DIR/vocab.txt" "$OUTPUT_DIR/bert_config.json"

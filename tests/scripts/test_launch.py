@@ -13,6 +13,7 @@ from paths import ROOT
 from pretraining_runs import command, make_inputs
 from ranks import PATIENCE
 
+import file_utils
 from common.checkpoint_files import find_checkpoints
 
 BIN = Path(sys.executable).parent
@@ -137,6 +138,27 @@ def test_a_status_is_passed_on(tmp_path, status):
 def is_running(marker):
     """Whether a process has this in its command line."""
     return marker in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_folder_is_one_scripts_until_all_that_it_started_has_ended(tmp_path):
+    script = f'source {ROOT}/scripts/configuration.sh; own "$0"; report_problems; ${{1:-}} & echo held; wait'
+    lock = tmp_path / "new" / ".quickstart"
+    command = ["bash", "-c", script, lock, "sleep 300"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as first:
+        assert first.stdout.readline() == "held\n"
+        try:
+            first.kill()
+            first.wait()  # and what it started goes on
+            second = subprocess.run(["bash", "-c", script, lock], capture_output=True, text=True, check=False)
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert second.returncode == 2
+    assert re.match(rf"error: {lock.parent} is in use by .*, process {first.pid} on .*; wait until", second.stderr)
+    with file_utils.locked(lock, waiting=""):  # the same lock as Python's
+        third = subprocess.run(["bash", "-c", script, lock], capture_output=True, text=True, check=False)
+    assert third.returncode == 2
+    fourth = subprocess.run(["bash", "-c", script, lock], capture_output=True, text=True, check=False)
+    assert (fourth.returncode, fourth.stdout) == (0, "held\n")
 
 
 @pytest.mark.slow
