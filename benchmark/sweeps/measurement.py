@@ -56,7 +56,8 @@ def command(configuration: dict[str, Any], data: list[str], output_dir: Path) ->
     }
     words += [str(ROOT / ENTRIES[configuration["workload"]]), "--do_train", *data]
     words += [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
-    words += ["--skip_checkpoint", "--disable_progress_bar", *(["--compile"] if configuration["compile"] else [])]
+    words += ["--skip_checkpoint", "--disable_progress_bar", "--long_cpu_run"]  # which the timeout bounds
+    words += ["--compile"] if configuration["compile"] else []
     return words + shlex.split(configuration["flags"])
 
 

@@ -26,7 +26,7 @@ def test_the_command_is_that_of_the_entry():
     flags = " ".join(words[7:])
     assert "--max_seq_length 512 --max_predictions_per_seq 80 --train_batch_size 64" in flags
     assert "--gradient_accumulation_steps 2 --optimizer lamb --precision bf16 --max_steps 25 --log_freq 25" in flags
-    assert flags.endswith("--output_dir out --skip_checkpoint --disable_progress_bar --compile --seed 3")
+    assert flags.endswith("--output_dir out --skip_checkpoint --disable_progress_bar --long_cpu_run --compile --seed 3")
 
 
 @pytest.mark.parametrize(("length", "masked"), [(6, "1"), (128, "20")])
