@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from common.json_files import regular
 
-NAME = re.compile(r"ckpt_(\d+)\.pt")
+NAME = re.compile(r"ckpt_([0-9]+)\.pt")
 
 
 def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
@@ -34,9 +35,12 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
             `subject`; it should be a "checkpoint", `what`.
     """
     try:
-        is_zip = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and cannot be mapped
+        is_zip = zipfile.is_zipfile(regular(path))  # files of PyTorch before 1.6 are none, and cannot be mapped
         if is_zip:
             with zipfile.ZipFile(path) as archive:
+                # torch writes its files uncompressed; another's could unpack to any size.
+                if any(entry.compress_type for entry in archive.infolist()):
+                    raise zipfile.BadZipFile("it is compressed")
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -48,5 +52,6 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
                 "loaded",
                 "have whoever made it save the weights alone: torch.save({'model': model.state_dict()}, ...)",
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        reason = said.splitlines()[0].rstrip(".")
         raise UserError(f"{subject} is damaged or no {what} ({reason})", remedy) from error

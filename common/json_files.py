@@ -58,14 +58,15 @@ def mismatch(value: Any, form: Any, where: str = "") -> str | None:
     """Where nested values first differ from a form, in words: "schedule.finished_steps is 'x', not int"; else None.
 
     Args:
-        form: a type (no bool passes for a number), a tuple of forms of which one must hold, `[form]` for a list,
-            `{type: form}` for a dict with keys of that type, or `{"key": form, ...}` for one with at least these.
+        form: a type (no bool passes for a number), a tuple of forms of which one must hold, `[form]` for a list or
+            tuple, `{type: form}` for a dict with keys of a type, or `{"key": form, ...}` for one with at least these.
     """
     if isinstance(form, tuple):
         found = [mismatch(value, each, where) for each in form]
         return None if None in found else found[0]
     kind = form if isinstance(form, type) else type(form)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, float)):
+    is_kind = isinstance(value, (list, tuple) if kind is list else kind)
+    if not is_kind or (isinstance(value, bool) and kind in (int, float)):
         is_short = value is None or isinstance(value, str | bool | float)
         said = f"{value!r:.60}" if is_short else f"of the type {type(value).__name__}"
         return f"{where or 'it'} is {said}, not {'null' if kind is type(None) else kind.__name__}"

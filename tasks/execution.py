@@ -141,10 +141,15 @@ class _NoInitialization(torch.overrides.TorchFunctionMode):
         return options["tensor"] if func is nn.init.normal_ else func(*values, **(options or {}))
 
 
-def count_parameters(model_class: type[nn.Module], config: BertConfig) -> int:
-    """Elements of all weights of a model, which takes no memory for them."""
+def meta_model(model_class: type[nn.Module], config: BertConfig) -> nn.Module:
+    """A model that takes no memory for its weights."""
     with torch.device("meta"), _NoInitialization():
-        return sum(parameter.numel() for parameter in model_class(config).parameters())
+        return model_class(config)
+
+
+def count_parameters(model_class: type[nn.Module], config: BertConfig) -> int:
+    """Elements of all weights of a model."""
+    return sum(parameter.numel() for parameter in meta_model(model_class, config).parameters())
 
 
 def execution_of(settings: Settings) -> Execution:

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.errors import Problem, Problems, UserError
 from models.config import BertConfig
-from tasks.execution import execution_of, execution_problems, resolve_batches, resolve_execution
+from tasks.execution import execution_of, execution_problems, meta_model, resolve_batches, resolve_execution
 from tokenization import load_vocab
 from training.checkpointing import checkpoint
 from training.checkpointing.resume import find_start
@@ -62,7 +62,7 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
     task.settings = settings
     task.open_data(world, problems)
     n_steps = _count_steps(settings, task.dataset and task.dataset.n_samples)
-    resumed = _find_resumed(settings, task.stage, n_steps, world, problems, own_folder)
+    resumed = _find_resumed(task, n_steps, world, problems, own_folder)
     if resumed is None:
         task.read_initial_weights(problems)
     start = _start(settings, task.stage, n_steps, resumed)
@@ -111,21 +111,17 @@ def _count_steps(settings: Settings, n_samples: int | None) -> int | None:
 
 
 def _find_resumed(
-    settings: Settings,
-    stage: Stage,
-    n_steps: int | None,
-    world: World,
-    problems: Problems,
-    own_folder: Callable[[], object],
+    task: Task, n_steps: int | None, world: World, problems: Problems, own_folder: Callable[[], object]
 ) -> dict[str, Any] | None:
-    resumed = None
+    settings, resumed = task.settings, None
     # Rank 0 alone chooses, or ranks might see different ones in a folder that changes. What is only checked may resume
     # from a checkpoint that is yet to be written.
     if world.is_first and not settings.runtime.check_only:
         with problems.collect():
             if not problems.found:
                 own_folder()
-            resumed = find_start(settings, stage, n_steps or math.inf)
+            model = settings.model and meta_model(task.model_class, settings.model)
+            resumed = find_start(settings, task.stage, n_steps or math.inf, model)
     step = world.broadcast(resumed and resumed["step"])
     if step is not None and not world.is_first:
         with problems.collect():

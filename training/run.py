@@ -95,11 +95,12 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         if not self.settings.trains:
             return
-        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        # What this run was told counts, not what the saved one was.
+        settings = [{**group, "params": None} for group in self.optimizer.param_groups]
         # A copy: on the CPU the moments would else stay in the file's pages, and the file is removed one day.
         self.optimizer.load_state_dict(to_host(state["optimizer"]))
-        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay  # what this run was told counts, not what the saved one was
+        for group, told in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update({**told, "params": group["params"], "step": group["step"]})
         if self.start.new_stage:
             for group in self.optimizer.param_groups:
                 group["step"] = 0

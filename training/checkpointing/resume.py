@@ -12,19 +12,25 @@ import os
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from common.checkpoint_files import find_checkpoints
 from common.errors import Problems, UserError
 from training.checkpointing.checkpoint import load_checkpoint
+from training.checkpointing.structure import check_parts, unfit
 from training.config.settings import Settings
 from training.task import Stage
 
 
-def find_start(settings: Settings, stage: Stage, total_steps: float) -> dict[str, Any] | None:
+def find_start(
+    settings: Settings, stage: Stage, total_steps: float, model: nn.Module | None = None
+) -> dict[str, Any] | None:
     """The checkpoint to resume from, loaded; None for a fresh start.
 
     Args:
         settings: `model`, where it is known, is the configuration that the checkpoint must have been made with.
         total_steps: of this stage; `math.inf` where they are not known.
+        model: what it must fit, on any device, where it is known.
 
     Raises:
         UserError: no flag says what to do with the folder's checkpoints, or none of them is whole and fits.
@@ -51,12 +57,13 @@ def find_start(settings: Settings, stage: Stage, total_steps: float) -> dict[str
             )
         try:
             contents = load_checkpoint(found[step])
+            check_parts(contents, found[step])
         except UserError as error:
             if step == steps[-1]:
                 raise
             print(f"warning: {error} Trying the one before it.")
             continue
-        _check_fit(contents, found[step], settings)
+        _check_fit(contents, found[step], settings, stage, model)
         return contents
     return None
 
@@ -94,10 +101,10 @@ def _steps_to_try(settings: Settings, stage: Stage, steps: list[int], total_step
     return []
 
 
-def _check_fit(contents: dict[str, Any], path: Path, settings: Settings) -> None:
+def _check_fit(contents: dict[str, Any], path: Path, settings: Settings, stage: Stage, model: nn.Module | None) -> None:
     problems = Problems()
-    made_with, model = contents["configuration"], dataclasses.asdict(settings.model) if settings.model else {}
-    pairs = {key: (made_with["model"].get(key), value) for key, value in model.items()}
+    made_with, config = contents["configuration"], dataclasses.asdict(settings.model) if settings.model else {}
+    pairs = {key: (made_with["model"].get(key), value) for key, value in config.items()}
     differing = ", ".join(
         f"{key} {there} there and {here} here" for key, (there, here) in pairs.items() if there != here
     )
@@ -109,4 +116,6 @@ def _check_fit(contents: dict[str, Any], path: Path, settings: Settings) -> None
         f"{path} holds the state of --optimizer {saved}, not of {wanted}",
         f"go on with {saved}, or start anew from its weights with --init_checkpoint",
     )
+    if model is not None and not problems.found:
+        problems.extend(unfit(contents, path, model, stage, settings.trains))
     problems.raise_if_any()
