@@ -44,6 +44,18 @@ _ONLY_VALUES = MappingProxyType(
         "auto_map": None,
     }
 )
+# No BERT has come near these, and a size beyond them is a slip, or takes minutes and all memory to find out.
+_LARGEST = MappingProxyType(
+    {
+        "vocab_size": 2**24,
+        "hidden_size": 2**16,
+        "num_hidden_layers": 1000,
+        "num_attention_heads": 2**12,
+        "intermediate_size": 2**18,
+        "max_position_embeddings": 2**20,
+        "type_vocab_size": 2**16,
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +80,16 @@ class BertConfig:
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            said = f"{name} is {value!r}"
+            said = f"{name} is {value!r:.60}"
             if field.type is int:
-                is_right = is_number and isinstance(value, int) and value > 0
-                problems.check(is_right, said, "it must be a positive whole number")
+                is_right = is_number and isinstance(value, int) and 0 < value <= _LARGEST[name]
+                problems.check(is_right, said, f"it must be a positive whole number, {_LARGEST[name]:,} at most")
             elif name.endswith("_prob"):
                 problems.check(is_number and 0 <= value < 1, said, "it must lie in [0, 1)")
             elif name == "initializer_range":
-                problems.check(is_number and value > 0, said, "it must be a positive number")
+                problems.check(is_number and 0 < value <= 1, said, "it must be a positive number, 1 at most")
         is_known = self.hidden_act in tuple(ACTIVATIONS)
-        problems.check(is_known, f"hidden_act is {self.hidden_act!r}", f"choose one of {', '.join(ACTIVATIONS)}")
+        problems.check(is_known, f"hidden_act is {self.hidden_act!r:.60}", f"choose one of {', '.join(ACTIVATIONS)}")
         problems.raise_if_any()
         if self.hidden_size % self.num_attention_heads:
             raise UserError(

@@ -56,7 +56,8 @@ class MemoryEstimate:
 
         All sequences are `max_seq_length` long. None where not even one fits.
         """
-        for size in range(batch_size, 0, -1):
+        per_sequence = self.n_bytes(max_seq_length) - self.n_bytes(0)
+        for size in range(min(batch_size, memory_bytes // per_sequence), 0, -1):
             if batch_size % size == 0 and self.fits(memory_bytes, size * max_seq_length):
                 return size
         return None

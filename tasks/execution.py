@@ -5,6 +5,7 @@ and `models.memory`, by what fits. `resolve_*` are pure and return settings; `*_
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator
 
 import torch
@@ -88,6 +89,8 @@ def resolve_batches(settings: Settings, model_class: type[nn.Module], world: Wor
             return max(size for size in range(1, min(batch_size, CPU_MICRO_BATCH) + 1) if batch_size % size == 0)
         return estimate.largest_micro_batch(_memory_bytes(device), batch_size, length)
 
+    if estimate is not None:
+        problems.extend([_weights_problem(settings, estimate.n_parameters)])
     with problems.collect():
         batches = resolve_batch_sizes(settings.optimization, world.size, fitting)
     sizes = sorted({size for size in world.gather(batches and batches.micro) if size is not None})
@@ -130,7 +133,23 @@ def _memory_estimate(settings: Settings, model_class: type[nn.Module]) -> Memory
     )
 
 
+def _weights_problem(settings: Settings, n_parameters: int) -> Problem | None:
+    """Why the weights alone, and what is kept of each, are too large for the memory of this process's device."""
+    copies = 1 if not settings.trains else 2 if settings.distribution.shard_optimizer else 4
+    needed, there = 4 * copies * n_parameters, _memory_bytes(settings.device)
+    if needed <= there:
+        return None
+    what = "the weights, their gradients and moments" if settings.trains else "the weights"
+    return Problem(
+        f"the model has {n_parameters:,} parameters, and {what} take {needed / 1e9:,.0f} GB of this device's "
+        f"{there / 1e9:,.0f} GB",
+        "use a smaller model or a larger device",
+    )
+
+
 def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return torch.cuda.get_device_properties(device).total_memory
 
 

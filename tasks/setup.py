@@ -55,6 +55,11 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
             f"{config.max_position_embeddings}",
             "use shorter shards or another configuration",
         )
+    if config is not None and config.type_vocab_size < 2:
+        problems.add(
+            f"the model's type_vocab_size is {config.type_vocab_size}, and its data are pairs of two segments",
+            "give a configuration with at least 2",
+        )
     settings = resolve_execution(task.settings, config)
     problems.extend(execution_problems(settings, world.size))
     settings = resolve_batches(settings, task.model_class, world, problems)

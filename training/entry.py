@@ -68,10 +68,14 @@ def run_task(task: Task, prepare: Prepare) -> None:
             return
         try:
             finished = run_prepared(task, start, resumed, world, started)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:  # PyTorch's for a GPU is a RuntimeError, and says so by its type
+            is_on_gpu = isinstance(error, torch.OutOfMemoryError)
+            if not (is_on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
+                raise
             saving = "--no-cuda_graphs" if settings.runtime.cuda_graphs else "--checkpoint_activations"
+            where = "the GPU" if is_on_gpu else "this machine"
             raise UserError(
-                f"the GPU is out of memory with micro-batches of {settings.batches.micro} sequences",
+                f"{where} is out of memory with micro-batches of {settings.batches.micro} sequences",
                 f"take a smaller --micro_batch_size, more --gradient_accumulation_steps, {saving} "
                 f"({str(error).split('. ')[0]})",
             ) from error

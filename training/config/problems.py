@@ -40,6 +40,7 @@ def _checks(settings: Settings) -> Iterator[tuple[Any, str, str]]:
     contradict, batch, runtime = "give one of them", settings.optimization, settings.runtime
     decay, warmup = batch.weight_decay, batch.warmup_proportion
     yield not decay >= 0, f"--weight_decay is {decay}", "it must not be negative"
+    yield batch.seed >= 2**63, f"--seed is {batch.seed}", "give a number below 2 ** 63"
     yield not 0 <= warmup < 1, f"--warmup_proportion is {warmup}", "it must lie in [0, 1)"
 
     named, scale, least = runtime.precision, runtime.loss_scale, runtime.min_loss_scale

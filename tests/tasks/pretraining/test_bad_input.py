@@ -120,6 +120,31 @@ def test_unknown_keys_and_impossible_values_in_a_configuration(folder):
         assert sum(part in sentence for sentence in found) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"type_vocab_size": 1}, "type_vocab_size is 1, and its data are pairs of two segments"),
+        (
+            {"hidden_size": 2**16, "intermediate_size": 2**18, "num_hidden_layers": 20},
+            "the model has 1,030,9",  # 20 layers of 2 ** 34 weights in attention and 2 ** 35 beside it
+        ),
+    ],
+)
+def test_a_model_that_the_data_or_the_memory_cannot_have(folder, changes, sentence):
+    write_config(folder / "config.json", **changes)
+    assert sentence in refusal(command(folder))[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+def test_memory_that_runs_out_is_a_sentence(folder, monkeypatch, error):
+    def losses(*arguments):
+        raise error
+
+    monkeypatch.setattr("training.run.TrainingRun.losses", losses)
+    with pytest.raises(UserError, match=r"this machine is out of memory with micro-batches of 4 .*--micro_batch_size"):
+        main(command(folder))
+
+
 def test_a_vocabulary_that_is_not_there(folder):
     (found,) = refusal(command(folder, vocab_file=folder / "vocab.txt"))
     assert "vocab.txt" in found
@@ -139,6 +164,7 @@ def test_a_vocabulary_that_is_not_there(folder):
         {"steps_this_run": 0},
         {"steps_this_run": -2},
         {"seed": -1},
+        {"seed": 2**63},
         {"num_workers": -1},
         {"keep_checkpoints": 0},
         {"weight_decay": -1, "optimizer": "adamw"},
