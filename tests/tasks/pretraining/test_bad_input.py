@@ -126,7 +126,8 @@ def test_unknown_keys_and_impossible_values_in_a_configuration(folder):
         ({"type_vocab_size": 1}, "type_vocab_size is 1, and its data are pairs of two segments"),
         (
             {"hidden_size": 2**16, "intermediate_size": 2**18, "num_hidden_layers": 20},
-            "the model has 1,030,9",  # 20 layers of 2 ** 34 weights in attention and 2 ** 35 beside it
+            # 16 bytes for each of 20 layers' 2 ** 34 weights in attention and 2 ** 35 beside it, and the heads' 2 ** 33
+            "gradients and moments take 16,630 GB of this device's",
         ),
     ],
 )
