@@ -20,6 +20,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # started as a script, Python looks for imports beside it and not in the project's folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -109,6 +110,16 @@ class Settings:
     def downloads(self) -> DownloadOptions:
         names = (field.name for field in dataclasses.fields(DownloadOptions))
         return DownloadOptions(**{name: getattr(self.flags, name) for name in names})
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """What the command line says of the rows, beyond the defaults: the parameters of each length."""
+        usual = parse_arguments(["--action", "verify", "--dataset", self.flags.dataset])
+        names = ("max_seq_length", "max_predictions_per_seq", "masked_lm_prob", "short_seq_prob", "dupe_factor")
+        own = {name: getattr(self.flags, name) for name in ("random_seed", "do_lower_case")}
+        each = [{name: getattr(options, name) for name in names} | own for options in self.lengths]
+        given = [name for name in (*names, *own) if getattr(self.flags, name) != getattr(usual, name)]
+        return [{name: values[name] for name in given} for values in each]
 
     def output_dirs(self) -> list[Path]:
         """The folders that the stage writes; one for each length of create_hdf5_files."""
@@ -200,7 +211,7 @@ def run_stage(settings: Settings, preparation: Preparation) -> Iterator[str]:
     else:
         prepared = (layout.working_dir.glob(f"{kind}_*/{layout.dataset}") for kind in ("hdf5", "sharded"))
         folders = input_files or sorted(path for paths in prepared for path in paths)
-        yield stages.verify_folders(folders, preparation.pool, flags.vocab_file, flags.report_file)
+        yield stages.verify_folders(folders, preparation.pool, flags.vocab_file, flags.report_file, settings.asked)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

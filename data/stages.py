@@ -191,8 +191,16 @@ def _task_name(task: _ShardTask) -> str:
     return task.text.stem
 
 
-def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: Path | None, report_file: Path | None) -> str:
+def verify_folders(
+    folders: Sequence[Path],
+    pool: Workers,
+    vocab_file: Path | None,
+    report_file: Path | None,
+    asked: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Check folders of text shards or of HDF5 shards, print what was found, and write it to `report_file` as JSON.
+
+    `vocab_file` and `asked` are as in `verify`.
 
     Raises:
         UserError: a sentence for each folder in which a check failed.
@@ -202,7 +210,7 @@ def verify_folders(folders: Sequence[Path], pool: Workers, vocab_file: Path | No
     reports, problems = [], Problems()
     for folder in folders:
         with problems.collect():  # the other folders are to be told of too
-            reports.append(verify(folder, pool, vocab_file=vocab_file))
+            reports.append(verify(folder, pool, vocab_file=vocab_file, asked=asked))
             print(reports[-1].text(), end="\n\n", flush=True)
             problems.extend([reports[-1].failure()])
     if report_file:

@@ -3,6 +3,7 @@
 It imports no PyTorch, since the preparation, which starts many processes, verifies its shards by the same checks.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from common.errors import Problem, Problems, UserError
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
 from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_files, split_of
 from file_utils import sha256_of
+
+MAX_FILLING_ROWS = 128  # NVIDIA's vocabularies are filled up to a multiple of 8, and others to one of 64 or 128
 
 
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
@@ -73,18 +76,22 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
 
 
 def vocabulary_problem(folder: Path, vocab_file: str | None, vocab_size: int) -> Problem | None:
-    """What is wrong with training a model of `vocab_size` tokens on these shards, or None if nothing is known to be."""
+    """What is wrong with training a model of `vocab_size` tokens on these shards, or None if nothing is known to be.
+
+    A few more rows fill a matrix up; many more are a model of other tokens, unless `vocab_file` says that they belong.
+    """
     manifest = read_manifest(folder)
     vocabulary = manifest.parameters.get("vocabulary") if manifest else None
     if vocabulary and vocab_file and sha256_of(vocab_file) != vocabulary["sha256"]:
         return Problem(
             f"--vocab_file {vocab_file} is not the vocabulary that the shards in {folder} were made with", "give that"
         )
-    if vocabulary and vocabulary["size"] > vocab_size:
+    most = math.inf if vocab_file or not vocabulary else vocabulary["size"] + MAX_FILLING_ROWS
+    if vocabulary and not vocabulary["size"] <= vocab_size <= most:
         return Problem(
             f"The shards in {folder} were made with a vocabulary of {vocabulary['size']} tokens, and the model has "
             f"{vocab_size}",
-            "give the --vocab_file and --config_file that belong to them",
+            "give the --config_file that belongs to them, or their --vocab_file with an --init_checkpoint of more rows",
         )
     return None
 

@@ -10,9 +10,10 @@ import dataclasses
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,14 +38,18 @@ MAX_COMPARED = 2**22  # hashes of all files together; 32 MB
 DEFAULT_MASKED_LM_PROB = 0.15
 
 
-def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None) -> Report:
+def verify(
+    folder: Path, pool: Workers, *, vocab_file: str | Path | None = None, asked: Sequence[Mapping[str, Any]] = ()
+) -> Report:
     """Checks all shards in `folder`: its HDF5 files or, if there are none, its text files.
 
     Args:
         vocab_file: the vocabulary that HDF5 files were made with; by default what the manifest says of it.
+        asked: parameters, by their names in a manifest, one set of which HDF5 files must have been made with.
 
     Raises:
-        UserError: there are no shards, or they are unfinished; no vocabulary is known, or another than was given.
+        UserError: there are no shards, or they are unfinished; no vocabulary is known, or another than was given;
+            other parameters than were asked for.
     """
     files, kind = _shards(folder, "hdf5"), rows
     if problem := naming_problem(files):
@@ -59,7 +64,7 @@ def verify(folder: Path, pool: Workers, *, vocab_file: str | Path | None = None)
     notes = [] if manifest else [f"There is no {FILE_NAME}; hashes and lost files cannot be checked."]
     check_file, check_shares = text.check_text, text.check_shares
     if kind is rows:
-        expected, more_notes = _expected(folder, files, manifest, vocab_file)
+        expected, more_notes = _expected(folder, files, manifest, vocab_file, asked)
         check_file = functools.partial(rows.check_shard, expected=expected)
         check_shares = functools.partial(rows.check_shares, expected=expected)
         notes += more_notes
@@ -166,11 +171,22 @@ def _sources(folder: Path, manifest: Manifest | None) -> dict[str, bool]:
 
 
 def _expected(
-    folder: Path, files: Sequence[Path], manifest: Manifest | None, vocab_file: str | Path | None
+    folder: Path,
+    files: Sequence[Path],
+    manifest: Manifest | None,
+    vocab_file: str | Path | None,
+    asked: Sequence[Mapping[str, Any]],
 ) -> tuple[rows.Expected, list[str]]:
     """What the shards are held against, and sentences that say where that is from."""
     parameters = dict(manifest.parameters) if manifest else {}
     notes = []
+    fitting = [each for each in asked if all(parameters.get(name, each[name]) == each[name] for name in each)]
+    if asked and not fitting:
+        wanted = " or ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in asked)
+        was = ", ".join(f"{name} {parameters[name]}" for name in asked[0] if name in parameters)
+        raise UserError(f"{folder} was made with {was}, and not with {wanted}", "correct these flags or leave them out")
+    if len(fitting) == 1:
+        parameters = {**fitting[0], **parameters}
     vocabulary = parameters.get("vocabulary")
     if vocab_file is not None:
         ids = load_vocab(vocab_file)

@@ -4,10 +4,11 @@ import functools
 from pathlib import Path
 
 from common.errors import Problem, Problems, UserError
-from common.tokenizer_files import stated_rules
+from common.tokenizer_files import VOCAB_NAME, stated_rules
 from data.artifacts.layout import default_working_dir
 from data.loading.prepared import find_prepared, read_manifest, vocabulary_problem
 from data.loading.pretraining_dataset import PretrainingDataset
+from file_utils import sha256_of
 from tasks.pretraining.synthetic import SyntheticPretraining
 from training.config.settings import Settings
 from training.distributed.world import World
@@ -48,12 +49,20 @@ def _shard_folder(settings: Settings, folder: str | Path) -> Path:
     return found
 
 
-def casing_problem(shards: Path, model_folder: Path) -> Problem | None:
+def tokens_problem(shards: Path, model_folder: Path, vocab_file: str | None) -> Problem | None:
     """Why shards do not have the tokens that weights were trained on; None where nothing says so.
+
+    A `vocab_file` that was given is the shards', and counts in place of the one beside the weights.
 
     Raises UserError where the model has another tokenizer than the one that made them.
     """
     manifest = read_manifest(shards)
+    vocabulary, beside = manifest and manifest.parameters.get("vocabulary"), model_folder / VOCAB_NAME
+    if vocabulary and not vocab_file and beside.is_file() and sha256_of(beside) != vocabulary["sha256"]:
+        return Problem(
+            f"the shards in {shards} were not made with {beside}, the vocabulary of the initial weights",
+            "make them with it, or give the --vocab_file that they were made with if its ids are the same",
+        )
     of_shards = manifest.parameters.get("do_lower_case") if manifest else None
     of_model = None if of_shards is None else stated_rules(model_folder).get("do_lower_case")
     if of_model is None or of_model.value == of_shards:

@@ -17,7 +17,7 @@ from models.config import BERT_CONFIGS, BertConfig
 from models.flops import bert_flops, encoder_matmuls
 from pretrained.load import Fitted, fit, read_pretrained
 from tasks.pretraining.arguments import DESCRIPTION, PretrainingFlags, value_problems
-from tasks.pretraining.data import casing_problem, open_datasets
+from tasks.pretraining.data import open_datasets, tokens_problem
 from tasks.setup import note_differences, vocabulary_problem
 from training.config.settings import Settings
 from training.distributed.world import World
@@ -70,7 +70,8 @@ class PretrainingTask(Task):
             with problems.collect():
                 pretrained = read_pretrained(path)
                 if isinstance(self.dataset, PretrainingDataset):
-                    problems.extend([casing_problem(Path(self.dataset.source), pretrained.path.parent)])
+                    vocab_file = self.settings.task.vocab_file
+                    problems.extend([tokens_problem(Path(self.dataset.source), pretrained.path.parent, vocab_file)])
                 if self.settings.model is not None:
                     self._initial = fit(pretrained, self.model_class, self.settings.model, self.settings.trains)
 

@@ -14,7 +14,7 @@ from paths import ROOT
 import data.stages
 from common.errors import UserError, explain_os_error
 from data.artifacts.layout import Layout
-from data.bertPrep import main
+from data.bertPrep import main, read_settings
 from data.corpus.sentences import splitter_name
 
 REAL_CREATE = data.stages._create_shards
@@ -240,6 +240,17 @@ def test_a_changed_text_shard_is_noticed_and_a_lost_one_before_anything_is_repla
     (sentence,) = sentences_of([*hdf5, "--overwrite"])
     assert "wikicorpus_en_training_1.txt (1 of 3 are missing); run --action sharding again" in sentence
     assert tree(working_dir) == before
+
+
+def test_what_the_command_line_says_of_the_rows_is_what_differs_from_the_defaults():
+    def asked(*more):
+        return read_settings(flags("verify", "bookscorpus", *more)).asked
+
+    assert asked() == [{}]
+    assert asked("--max_seq_length", "128", "512") == [{"max_seq_length": 128}, {"max_seq_length": 512}]
+    given = ("--max_seq_length", "64", "--max_predictions_per_seq", "9", "--dupe_factor", "2", "--do_lower_case", "1")
+    lengths = {"max_seq_length": 64, "max_predictions_per_seq": 9}
+    assert asked(*given) == [{**lengths, "dupe_factor": 2, "do_lower_case": 1}]
 
 
 def test_verify_passes_whole_shards_and_names_a_damaged_one(working_dir, sharded, capsys):

@@ -110,5 +110,8 @@ def test_the_vocabulary_must_be_the_one_of_the_shards(tmp_path):
     write_manifest(folder, sha256=sha256_of(vocab), size=2)
     assert vocabulary_problem(folder, str(vocab), 2) is None
     assert vocabulary_problem(folder, None, 8) is None
+    assert vocabulary_problem(folder, None, 2 + 128) is None  # filled up
+    assert "vocabulary of 2 tokens, and the model has 131" in str(vocabulary_problem(folder, None, 2 + 129))
+    assert vocabulary_problem(folder, str(vocab), 1000) is None  # its user says that they belong together
     assert "other.txt is not the vocabulary that the shards" in str(vocabulary_problem(folder, str(other), 2))
     assert "vocabulary of 2 tokens, and the model has 1" in str(vocabulary_problem(folder, None, 1))

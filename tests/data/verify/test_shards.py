@@ -89,6 +89,23 @@ def test_sound_shards_with_a_manifest_pass_every_check(folder, n_processes):
     assert report.failure() is None
 
 
+def test_parameters_that_are_asked_for_are_held_against_the_manifest(folder):
+    write_manifest(folder, dupe_factor=5)
+    assert run(folder, asked=[{"max_seq_length": 512}, {"max_seq_length": S, "dupe_factor": 5}]).failure() is None
+    with pytest.raises(UserError) as raised:
+        run(folder, asked=[{"max_seq_length": 512, "dupe_factor": 5}])
+    assert raised.value.sentences == [
+        f"{folder} was made with max_seq_length {S}, dupe_factor 5, and not with max_seq_length 512, dupe_factor 5; "
+        "correct these flags or leave them out."
+    ]
+
+
+def test_parameters_that_are_asked_for_take_a_missing_manifests_place(folder, vocab_file):
+    report = run(folder, vocab_file=vocab_file, asked=[{"max_seq_length": S + 1, "max_predictions_per_seq": P}])
+    assert "tokens" in str(report.failure())
+    assert not any("Most files hold rows" in note for note in report.notes)
+
+
 def test_without_a_manifest_the_vocabulary_is_asked_for(folder, vocab_file):
     with pytest.raises(UserError, match=r"No manifest\.json .* says which vocabulary .*; give --vocab_file\."):
         run(folder)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from shards import write_shards
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from data.artifacts.manifest import FileRecord, Manifest
+from file_utils import sha256_of
 from modeling import BertForPreTraining
 from models.config import BertConfig
 from run_pretraining import main
@@ -300,6 +302,25 @@ def test_weights_of_another_casing_than_the_shards(folder):
     Manifest("create_hdf5_files", "sample", {"do_lower_case": True}, {}, records).write(shards / "manifest.json")
     settings.write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
     assert "BertJapaneseTokenizer" in refusal(call)[0]
+
+
+def test_weights_with_another_vocabulary_than_the_shards(folder):
+    weights = BertForPreTraining(BertConfig.from_json_file(folder / "config.json")).state_dict()
+    (folder / "model").mkdir()
+    torch.save(weights, folder / "model/weights.pt")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"t{i}" for i in range(VOCAB - 5))]
+    for name, last in (("theirs.txt", "y"), ("model/vocab.txt", "x")):
+        (folder / name).write_text("\n".join([*tokens[:-1], last]) + "\n", encoding="utf-8")
+    records = {file.name: FileRecord.of(file) for file in (folder / "data").glob("*.hdf5")}
+    vocabulary = {"sha256": sha256_of(folder / "theirs.txt"), "size": VOCAB}
+    manifest = Manifest("create_hdf5_files", "sample", {"vocabulary": vocabulary}, {}, records)
+    manifest.write(folder / "data" / "manifest.json")
+    flags = {"init_checkpoint": folder / "model/weights.pt", "check_only": True}
+    (found,) = refusal(command(folder, **flags))
+    assert f"were not made with {folder / 'model/vocab.txt'}, the vocabulary of the initial weights; make them" in found
+    main(command(folder, **flags, vocab_file=folder / "theirs.txt"))
+    shutil.copy(folder / "theirs.txt", folder / "model/vocab.txt")
+    main(command(folder, **flags))
 
 
 def test_evaluation_needs_weights(folder):
