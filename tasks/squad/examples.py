@@ -62,7 +62,8 @@ def read_squad(
     Args:
         version_2_with_negative: questions without an answer are allowed, as in v2.0.
         skip_bad_answers: drop answers that are not in the context where they are said to start, questions that are left
-            without one, and all but the first of questions with one id, and tell `report`; else they are an error.
+            without one and, but to train, all but the first of questions with one id, and tell `report`; else they are
+            an error.
         use: what for, which says what a question must have.
 
     Raises:
@@ -139,9 +140,9 @@ def _tidy(question: dict) -> dict:
 
 
 def _says_none(answer: dict) -> bool:
-    """Whether it is how some files say that there is no answer: blank, at no place or at the first."""
+    """Whether it is how some files say that there is no answer: blank, at -1 or at no place."""
     text = answer.get("text")
-    return isinstance(text, str) and not text.strip() and answer.get("answer_start") in (None, -1, 0)
+    return isinstance(text, str) and not text.strip() and answer.get("answer_start") in (None, -1)
 
 
 def _objects(parent: dict, key: str, place: str, wrong: list[str]) -> Iterator[tuple[dict, str]]:

@@ -51,7 +51,7 @@ def test_version_2(write):
 
 
 def test_what_annotation_tools_write(write):
-    none, elsewhere = [("", -1)], [{"text": " ", "answer_start": 0}, {"text": "", "answer_start": None}]
+    none, elsewhere = [("", -1)], [{"text": " "}, {"text": "", "answer_start": None}]
     questions = [
         question(4711),
         question("q2", answers=none, is_impossible=True),
