@@ -159,5 +159,5 @@ def _problems(file: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
         if others := [token for token in map(_content, added) if token not in SPECIAL_TOKENS]:
             yield Problem(
                 f"{file}: {key} has {', '.join(map(repr, others[:3]))}, and no added token is kept whole here",
-                "remove such tokens from the file if no text holds them, or give another model",
+                "give --vocab_file a copy of the vocabulary in another folder if no text holds them, or another model",
             )

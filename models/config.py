@@ -102,8 +102,10 @@ class BertConfig:
         return cls.from_values(read_json(path, "model configuration", "correct it, or get it again"), str(path))
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any], where: str) -> "BertConfig":
+    def from_values(cls, values: Mapping[str, Any], where: str, any_keys: bool = False) -> "BertConfig":
         """From a JSON object; sentences about it begin with `where`.
+
+        With `any_keys`, as for files that came with weights, an unknown key counts only where it may be a misspelt one.
 
         Raises UserError naming at once every missing or impossible value, every key that makes it a model that is not
         computed here, and every key that may be a misspelt one: any unknown one, but for those of Google's and
@@ -121,7 +123,7 @@ class BertConfig:
         absent = [name for name in known if name not in values]
         for key in sorted(values.keys() - known - _ONLY_VALUES.keys()):
             meant = difflib.get_close_matches(key, absent, 1, cutoff=0.8)
-            is_ignored = is_hugging_face or key.startswith(_OTHER_KEYS)
+            is_ignored = any_keys or is_hugging_face or key.startswith(_OTHER_KEYS)
             remedy = f"remove it or correct it to {' or '.join(meant) or 'one of ' + ', '.join(known)}"
             problems.check(is_ignored and not meant, f"{where}: unknown key {key!r}", remedy)
         missing = Problem(f"{where}: vocab_size is missing", "set it to the number of lines of the vocabulary file")

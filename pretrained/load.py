@@ -7,7 +7,9 @@ primitives in it is refused. Files are mapped, so that a weight is copied once, 
 """
 
 import dataclasses
+import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,9 @@ SIZES = (
     ("intermediate_size", "bert.encoder.layer.0.intermediate.dense.bias", 0),
 )
 # Files of trainers that hold no weights of a model.
-NO_MODEL = re.compile(r"optim|scheduler|scaler|random_states|rng_state|training_args")
+NO_MODEL = re.compile(
+    r"(^|[._-])(optim|optimizer|scheduler|scaler|random_states|rng_state|training_args)([._-]|\d|$)|optim_states"
+)
 SUFFIXES = (".index", ".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
@@ -190,6 +194,8 @@ def _difference(weights: Mapping[str, Tensor], config: BertConfig) -> tuple[str,
     sizes = {field: weights[name].shape[dim] for field, name, dim in SIZES if name in weights}
     layers = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in weights)
     sizes["num_hidden_layers"] = len({layer[1] for layer in layers if layer})
+    if 0 <= sizes.get("vocab_size", 0) - config.vocab_size < MAX_VOCABULARY_PADDING:
+        sizes["vocab_size"] = config.vocab_size
     differing = {field: size for field, size in sizes.items() if size != getattr(config, field)}
     said = [f"{field} is {size}, not {getattr(config, field)}" for field, size in differing.items()]
     remedy = "give the configuration and the vocabulary that it was trained with"
@@ -232,9 +238,10 @@ def _best_in(folder: Path) -> Path:
             raise UserError(f"The folder {folder} holds several models ({names})", "give the path of one of them")
         return others[0]
     if any(folder.glob("*.distcp")):
+        names = shlex.join([str(folder), f"{folder.absolute()}.pt"])
         raise UserError(
             f"The folder {folder} holds the shards of torch.distributed.checkpoint",
-            f"python3 -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {folder}.pt merges them",
+            f"python3 -m torch.distributed.checkpoint.format_utils dcp_to_torch {names} merges them",
         )
     inner = sorted(str(path) for path in folder.iterdir() if path.is_dir() and _models_in(path))
     remedy = f"give a folder in it that does ({few(inner)})" if inner else WHAT_CAN_BE_READ
@@ -242,8 +249,11 @@ def _best_in(folder: Path) -> Path:
 
 
 def _models_in(folder: Path) -> list[Path]:
-    files = (path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    return sorted(path for path in files if not NO_MODEL.search(path.name))
+    """Files that may be a model; none in a folder that cannot be listed."""
+    names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK | os.X_OK) else []
+    files = [folder / name for name in names if Path(name).suffix in SUFFIXES and not NO_MODEL.search(name)]
+    files = [path for path in files if path.is_file()]
+    return [path for path in files if path.suffix in (".index", ".pt")] or files
 
 
 def _read(file: Path) -> Any:
@@ -277,9 +287,9 @@ def _configuration(contents: Any, file: Path) -> BertConfig | None:
     """What is written in the file, or else beside it."""
     stated = contents.get("configuration")  # of a dict, as it has weights
     if isinstance(stated, dict) and isinstance(stated.get("model"), dict):
-        return BertConfig.from_values(stated["model"], f"the configuration in {file}")
+        return BertConfig.from_values(stated["model"], f"the configuration in {file}", any_keys=True)
     for path in (file.with_name(CONFIG_NAME), file.with_name(GOOGLE_CONFIG_NAME)):
-        # Other programs call their files config.json as well.
-        if path.is_file() and "hidden_size" in read_json(path, "model configuration", "get it again"):
-            return BertConfig.from_json_file(path)
+        values = read_json(path, "model configuration", "get it again") if path.is_file() else {}
+        if "hidden_size" in values:  # other programs call their files config.json as well
+            return BertConfig.from_values(values, str(path), any_keys=True)
     return None

@@ -24,6 +24,7 @@ WHAT_CAN_BE_READ = (
     "published model that was downloaded before, such as bert-large-uncased"
 )
 
+_THE_MODEL = ("model", "state_dict")  # keys of the one that is meant, beside an average of its weights, say
 _MOST_KEYS = 3  # that weights lie under
 _WRAPPERS = re.compile(r"(_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")  # at any place in a name
 _WORD_EMBEDDINGS = re.compile(r"(|.*?[./])(bert[./])?embeddings[./]word_embeddings(\.weight)?")
@@ -59,11 +60,16 @@ def published_weights(contents: Any, file: Path) -> tuple[dict[str, Tensor], str
         UserError: there is no BERT, or there are several; a weight is quantized, or there twice.
     """
     found = [(keys, state, prefix) for keys, state in _state_dicts(contents) for prefix in _prefixes(state)]
+    found = next(
+        (one for key in _THE_MODEL if len(one := [each for each in found if each[0][:1] == (key,)]) == 1), found
+    )
     if len(found) > 1:
-        keys, _, prefix = found[0]
         names = [".".join((*keys, prefix)).rstrip("./") for keys, _, prefix in found]
+        (keys, state, prefix), *_ = found
+        others = [other for _, same, other in found[1:] if same is state and other.startswith(prefix)]
         raise UserError(
-            f"{file} holds several models ({few([repr(name) for name in names])})", _how_to_save_one(file, keys, prefix)
+            f"{file} holds several models ({few([repr(name) for name in names])})",
+            _how_to_save_one(file, keys, prefix, others),
         )
     if not found:
         names = next((list(state) for _, state in _state_dicts(contents, any_names=True)), None)
@@ -124,11 +130,15 @@ def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
     return [prefix for prefix in dict.fromkeys(prefixes) if not _OTHER_MODELS.search(prefix)]
 
 
-def _how_to_save_one(file: Path, keys: tuple[str, ...], prefix: str) -> str:
-    """A command that saves one of several models alone."""
+def _how_to_save_one(file: Path, keys: tuple[str, ...], prefix: str, others: Sequence[str]) -> str:
+    """A command that saves one of several models alone; `others` are longer prefixes that begin with its own."""
+    if file.suffix in (".index", ".json"):
+        return "save the one that is meant in a file of its own"
     reader = "safetensors.torch.load_file" if file.suffix == ".safetensors" else "torch.load"
     path, target = json.dumps(str(file)), json.dumps(str(file.with_name("one.pt")))
     state = f"{reader}({path})" + "".join(f"[{json.dumps(key)}]" for key in keys)
-    chosen = f"{{n: w for n, w in {state}.items() if n.startswith({json.dumps(prefix)})}}"
-    command = shlex.quote(f"import torch, safetensors.torch; torch.save({chosen}, {target})")
+    name = f"re.sub({_WRAPPERS.pattern!r}, '', n)"
+    chosen = f"{{n: w for n, w in {state}.items() if {name}.startswith({prefix!r})"
+    chosen += f" and not {name}.startswith({tuple(others)!r})}}" if others else "}"
+    command = shlex.quote(f"import re, torch, safetensors.torch; torch.save({chosen}, {target})")
     return f"save the one that is meant alone: python3 -c {command} does so for the first"

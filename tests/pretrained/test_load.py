@@ -251,6 +251,12 @@ def test_a_wrong_configuration_is_told_by_its_sizes_with_the_shipped_one_that_fi
     assert sentence.count(" is (") == 3
     assert " and 393 more (its hidden_size is 768, not 1024, its intermediate_size is 3072, not 4096" in sentence
     assert sentence.endswith("its num_hidden_layers is 12, not 24); give --config_file bert_configs/base.json.")
+    rows = weights["bert.embeddings.word_embeddings.weight"]
+    padded = {"bert.embeddings.word_embeddings.weight": rows.new_empty(30528, rows.shape[1])}
+    with pytest.raises(UserError) as raised:  # as NVIDIA pads them, which is no difference
+        fit(Pretrained(tmp_path / "base.pt", weights | padded, None, None, None), BertForPreTraining, large)
+    assert "vocab_size" not in str(raised.value)
+    assert "give --config_file bert_configs/base.json." in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
@@ -367,6 +373,20 @@ def test_the_best_of_several_kinds_is_taken(tmp_path):
     torch.save(ours.state_dict(), tmp_path / "pytorch_model.bin")
     assert read_pretrained(tmp_path).path.name == "pytorch_model.bin"
     assert parameters_equal(loaded(tmp_path, BertForPreTraining)[0], ours)
+
+
+def test_a_model_among_other_files_is_found_and_its_configuration_may_have_further_keys(tmp_path):
+    ours = random_model()
+    torch.save(ours.state_dict(), tmp_path / "bert_optimized.pt")
+    for name in ("data.bin", "optimizer_0.pt", "scaler.pt", "zero_pp_rank_0_optim_states.pt"):
+        (tmp_path / name).touch()
+    values = dataclasses.asdict(TINY) | {"num_labels": 2, "output_attentions": False}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    pretrained = read_pretrained(tmp_path)
+    assert (pretrained.path.name, pretrained.config) == ("bert_optimized.pt", TINY)
+    (tmp_path / "config.json").write_text(json.dumps({"hiden_act": values.pop("hidden_act")} | values))
+    with pytest.raises(UserError, match="unknown key 'hiden_act'"):
+        read_pretrained(tmp_path)
 
 
 def test_a_bare_file_says_what_it_lacks(tmp_path):

@@ -115,7 +115,9 @@ SEVERAL = prefixed("discriminator.") | prefixed("generator.", state_of(seed=1))
 @pytest.mark.parametrize(
     ("contents", "names", "save"),
     [
-        ({"model": STATE, "ema": state_of(seed=1)}, "'model', 'ema'", torch.save),
+        ({"student": STATE, "teacher": state_of(seed=1)}, "'student', 'teacher'", torch.save),
+        ({"net": STATE | prefixed("teacher.", state_of(seed=1))}, "'net', 'net.teacher'", torch.save),
+        (prefixed("_orig_mod.a.", STATE) | prefixed("_orig_mod.b.", state_of(seed=1)), "'a', 'b'", torch.save),
         ({"state_dict": SEVERAL}, "'state_dict.discriminator', 'state_dict.generator'", torch.save),
         ({name: weight.clone() for name, weight in SEVERAL.items()}, "'discriminator', 'generator'", save_file),
     ],
@@ -129,6 +131,14 @@ def test_of_several_models_none_is_taken_and_the_remedy_saves_one(tmp_path, cont
     assert command[:2] == ["python3", "-c"]
     exec(command[2], {})
     assert torch.equal(read_pretrained(tmp_path / "one.pt").weights[QUERY], STATE[QUERY])
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_an_average_of_the_weights_is_not_the_model(tmp_path, key):
+    torch.save({"ema": state_of(seed=1), key: STATE}, tmp_path / "model.pt")
+    pretrained = read_pretrained(tmp_path / "model.pt")
+    assert torch.equal(pretrained.weights[QUERY], STATE[QUERY])
+    assert pretrained.remark == f" from {key!r}"
 
 
 @pytest.mark.parametrize("prefix", ["roberta.", "model.roberta.", "distilbert.", "module.albert."])
