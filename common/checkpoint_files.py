@@ -3,19 +3,31 @@
 torch checks no checksums when it reads; here all are checked first, so that no flipped bit is trained on.
 """
 
+import argparse
 import contextlib
+import pathlib
 import pickle
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.errors import UserError
 from common.json_files import regular
 
 NAME = re.compile(r"ckpt_([0-9]+)\.pt")
+# What trainers put beside the weights, such as a score, flags and the path of the data: values, and no code. NumPy 1
+# and 2 call the maker of a scalar by different names.
+_PLAIN = (
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+    argparse.Namespace,
+    pathlib.PosixPath,
+)
 
 
 def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
@@ -28,7 +40,7 @@ def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
 
 
 def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
-    """What torch.save wrote to a file: tensors and primitives, on the CPU and mapped where the file can be.
+    """What torch.save wrote to a file: tensors and plain values, on the CPU and mapped where the file can be.
 
     Raises:
         UserError: it is damaged, something else, or holds more. The file is called "the checkpoint results/ckpt_5.pt",
@@ -43,7 +55,8 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
                     raise zipfile.BadZipFile("it is compressed")
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals(list(_PLAIN)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
         found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if found:

@@ -1,9 +1,11 @@
 """Files of other trainers: transformers' weights with the keys and prefixes that each trainer is known for."""
 
+import argparse
 import re
 import runpy
 import shlex
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as checkpoint
@@ -131,6 +133,13 @@ def test_of_several_models_none_is_taken_and_the_remedy_saves_one(tmp_path, cont
     assert command[:2] == ["python3", "-c"]
     exec(command[2], {})
     assert torch.equal(read_pretrained(tmp_path / "one.pt").weights[QUERY], STATE[QUERY])
+
+
+def test_scores_flags_and_paths_beside_the_weights_do_no_harm(tmp_path):
+    flags = argparse.Namespace(rate=np.float32(0.1), folder=tmp_path)
+    beside = {"best": np.float64(0.9), "steps": np.int64(3), "done": np.bool_(True), "args": flags}
+    torch.save({"model": STATE, **beside}, tmp_path / "model.pt")
+    assert torch.equal(read_pretrained(tmp_path / "model.pt").weights[QUERY], STATE[QUERY])
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict"])
