@@ -1,4 +1,4 @@
-"""Work on input that nobody has looked at: a task that takes too long, or too much memory, costs itself alone.
+"""Work on unknown input: a task that takes too long, or too much memory, costs itself alone.
 
 The kernel ends it, since nothing else ends it everywhere: a handler of a signal waits for a regular expression to come
 to its end, and libraries catch exceptions that were not meant for them.

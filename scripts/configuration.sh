@@ -108,7 +108,7 @@ refuse_flags() { # FLAGS -- ARGUMENTS...: arguments may not repeat what the sett
   done
 }
 
-own() { # FILE: lock it until this script and all that it starts have ended, or say in `problems` who holds it
+own() { # FILE: lock it until this script and its processes have ended, or say in `problems` who holds it
   command -v flock >/dev/null || return 0
   mkdir -p "$(dirname "$1")"
   exec {owned}>>"$1"

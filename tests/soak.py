@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Strikes a training run at random moments, resumes it, and holds its losses against those of an undisturbed run.
+"""Strikes a training run at random moments, resumes it, and compares its losses with those of an undisturbed run.
 
   python3 tests/soak.py --minutes 10
 

@@ -62,7 +62,7 @@ def command(configuration: dict[str, Any], data: list[str], output_dir: Path) ->
 
 
 def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder: Path, timeout: float) -> Point:
-    """Run a measurement, in a folder of its own that is made anew, and return what it comes to.
+    """Run a measurement, in a folder of its own that is made anew, and return the point.
 
     Raises:
         UserError: what lies there is no measurement's folder.

@@ -1,4 +1,4 @@
-"""Shares of a corpus that tell whether its text was understood, held against bounds that chance does not cross."""
+"""Shares of a corpus that tell whether its text was understood, compared with bounds that chance does not cross."""
 
 import math
 

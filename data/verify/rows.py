@@ -45,7 +45,7 @@ HISTOGRAM_BINS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What the rows of a folder are held against."""
+    """What the rows of a folder are compared with."""
 
     special: SpecialIds
     seq_length: int

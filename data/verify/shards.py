@@ -177,7 +177,7 @@ def _expected(
     vocab_file: str | Path | None,
     asked: Sequence[Mapping[str, Any]],
 ) -> tuple[rows.Expected, list[str]]:
-    """What the shards are held against, and sentences that say where that is from."""
+    """What the shards are compared with, and sentences that say where that is from."""
     parameters = dict(manifest.parameters) if manifest else {}
     notes = []
     fitting = [each for each in asked if all(parameters.get(name, each[name]) == each[name] for name in each)]
