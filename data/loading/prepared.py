@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import Problem, Problems, UserError
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
-from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_files, split_of
+from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_files, splits_of
 from file_utils import sha256_of
 
 MAX_FILLING_ROWS = 128  # NVIDIA's vocabularies are filled up to a multiple of 8, and others to one of 64 or 128
@@ -44,9 +44,9 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
     Adds to `problems` where there are none, where some names leave it open, or where they are not what a manifest says.
     """
     files = shard_files(folder)
-    splits = [split_of(file.name) for file in files]
-    named = set(splits) - {"all"}
-    taken = [file for file, its in zip(files, splits, strict=True) if its == split] if named else files
+    splits = splits_of(files)
+    named = {*splits.values()} - {"all"}
+    taken = [file for file in files if splits[file] == split] if named else files
     problems.extend([naming_problem(files)])
     if not taken:
         problems.add(

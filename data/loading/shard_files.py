@@ -5,6 +5,7 @@ and have a plugin of the machine unpack it. Such a file is refused by name, befo
 """
 
 import contextlib
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ SPLIT_OF_WORD = MappingProxyType({"training": "training", "train": "training", "
 # Deflate, shuffle, Fletcher32, szip, n-bit and scale-offset are HDF5's own, and LZF is h5py's.
 FILTERS = frozenset((1, 2, 3, 4, 5, 6, 32000))
 # Real rows are packed to a tenth, padded ones to a fiftieth. Small files may declare more, as they do little harm.
-MAX_EXPANSION, HARMLESS_BYTES = 200, 2**28
+MAX_EXPANSION, HARMLESS_BYTES = 200, 2**30
 
 
 def shard_files(folder: Path, kind: str = "hdf5") -> list[Path]:
@@ -32,16 +33,36 @@ def shard_files(folder: Path, kind: str = "hdf5") -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == f".{kind}")
 
 
-def split_of(name: str) -> str:
-    """The split that a word in a file's name says, as in `wiki_training_0.hdf5`; "all" where it says none, or both."""
-    found = {SPLIT_OF_WORD[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_OF_WORD}
-    return found.pop() if len(found) == 1 else "all"
+def splits_of(files: Sequence[Path]) -> dict[Path, str]:
+    """The split that a word in each file's name says, as in `wiki_training_0.hdf5`; "all" where it says none, or both.
+
+    Of a name with both words the one counts that is not in the beginning of all names, as of a corpus called `test`.
+    """
+    names = sorted(file.name for file in files) or [""]
+    pairs = zip(names[0], names[-1], strict=False)
+    common = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    beginning = re.match(r"(.*[^a-zA-Z])?", common)[0]
+    return {file: _split_of(file.name, beginning) for file in files}
+
+
+def _split_of(name: str, beginning: str) -> str:
+    for part in (name, name.removeprefix(beginning)):
+        found = {SPLIT_OF_WORD[word] for word in re.split(r"[^a-z]+", part.lower()) if word in SPLIT_OF_WORD}
+        if len(found) == 1:
+            return found.pop()
+    return "all"
 
 
 def naming_problem(files: Sequence[Path]) -> Problem | None:
     """Which files' names leave open whether they are trained on; None where all are told apart, or none is."""
-    splits = {file: split_of(file.name) for file in files}
+    splits = splits_of(files)
     unclear = [file for file in files if splits[file] == "all"]
+    parts = {(("train" in name), ("test" in name)) for name in (file.name.lower() for file in unclear)}
+    if {(True, False), (False, True)} <= parts:
+        return Problem(
+            f"The files in {files[0].parent} have 'train' and 'test' in their names as parts of longer words",
+            "rename them so that 'training' and 'test' are words, as in wiki_training_0.hdf5",
+        )
     if not unclear or len({*splits.values()}) == 1:
         return None
     words = " nor ".join(repr(split) for split in SPLITS)
@@ -67,7 +88,7 @@ def open_shard(path: Path, **options: Any) -> Iterator[dict[str, h5py.Dataset]]:
         try:
             fault = next(filter(None, (_fault(file, *described) for described in DATASETS.items())), None)
             datasets = {} if fault else {name: file[name] for name in DATASETS}
-            declared = sum(map(_stored_bytes, datasets.values()))
+            declared = sum(math.prod(values.shape) * values.dtype.itemsize for values in datasets.values())
         except Exception as error:  # there is hardly one that no damaged file makes h5py raise
             raise UserError(f"{path} cannot be read as HDF5 ({error})", REMAKE) from error
         if fault:
@@ -90,16 +111,14 @@ def _fault(file: h5py.File, name: str, n_dimensions: int) -> str | None:
     filters = {how.get_filter(index)[0] for index in range(how.get_nfilters())}
     if filters - FILTERS:
         return f"has {name} packed by the filter {min(filters - FILTERS)}, which takes a plugin of HDF5"
-    if _stored_bytes(values) is None:
+    if not _is_whole(values):
         return f"declares {len(values):,} rows of {name} and does not hold them all"
     return None
 
 
-def _stored_bytes(values: h5py.Dataset) -> int | None:
-    """What a dataset takes in memory; None where a part of it was never written."""
-    size = values.dtype.itemsize
+def _is_whole(values: h5py.Dataset) -> bool:
+    """Whether every part of a dataset was written."""
     if values.chunks is None:
-        n_bytes = math.prod(values.shape) * size
-        return n_bytes if values.id.get_storage_size() == n_bytes else None
-    n_chunks = math.prod(-(-n // width) for n, width in zip(values.shape, values.chunks, strict=True))
-    return n_chunks * math.prod(values.chunks) * size if values.id.get_num_chunks() == n_chunks else None
+        return values.id.get_storage_size() == math.prod(values.shape) * values.dtype.itemsize
+    parts = zip(values.shape, values.chunks, strict=True)
+    return values.id.get_num_chunks() == math.prod(-(-n // width) for n, width in parts)

@@ -23,7 +23,7 @@ from common.json_files import regular
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
 from data.loading.prepared import read_manifest, vocabulary_problem
-from data.loading.shard_files import naming_problem, open_shard, shard_files, split_of
+from data.loading.shard_files import naming_problem, open_shard, shard_files, splits_of
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import rule_in
 from data.verify import rows, text
@@ -81,6 +81,7 @@ def verify(
             report.offend(SOURCE, f"{Path(name).stem}.hdf5", Offence(f"{name} was made anew since"))
 
     records = [manifest.outputs.get(file.name) if manifest else None for file in files]
+    splits = splits_of(files)
     verify_file = functools.partial(_verify_file, check=check_file)
     found = pool.map(verify_file, zip(files, records, strict=True), "verify", _task_name)
     totals: dict[str, Findings] = {}
@@ -88,19 +89,19 @@ def verify(
     for file, findings in zip(files, tqdm(found, total=len(files), unit="shard", desc="verify"), strict=True):
         for check, offence in findings.offences.items():
             report.offend(check, file.name, offence)
-        totals.setdefault(split_of(file.name), Findings()).count(files=1, **findings.counts)
+        totals.setdefault(splits[file], Findings()).count(files=1, **findings.counts)
         # Of two files that share much, the smallest hashes tell; copied, so that the others' memory is free.
         hashes.append(findings.hashes[:limit].copy())
         is_sampled |= len(findings.hashes) > limit
     if is_sampled:
         report.notes.append(f"Of each file, at most {limit:,} {kind.UNIT} were compared with other files'.")
-    _compare_files(report, kind, files, hashes)
+    _compare_files(report, kind, splits, hashes)
     for split in sorted(totals, reverse=True):
         counts = totals[split].counts
         check_shares(totals[split])  # each file may be too small to tell
         for name, offence in totals[split].offences.items():
             if report.status(name) == OK:
-                first = next(file.name for file in files if split_of(file.name) == split)
+                first = next(file.name for file in files if splits[file] == split)
                 report.offend(
                     name, first, dataclasses.replace(offence, what=f"with the others of its set, {offence.what}")
                 )
@@ -110,7 +111,8 @@ def verify(
 
 def _shards(folder: Path, kind: str) -> list[Path]:
     # By split first: of the files that share something, neighbors are compared.
-    return sorted(shard_files(folder, kind), key=lambda file: split_of(file.name))
+    splits = splits_of(shard_files(folder, kind))
+    return sorted(splits, key=splits.__getitem__)
 
 
 def _task_name(task: tuple[Path, FileRecord | None]) -> str:
@@ -129,9 +131,11 @@ def _verify_file(task: tuple[Path, FileRecord | None], check: Callable[[Path], F
     return findings
 
 
-def _compare_files(report: Report, kind: ModuleType, files: Sequence[Path], hashes: Sequence[np.ndarray]) -> None:
+def _compare_files(
+    report: Report, kind: ModuleType, split_of: Mapping[Path, str], hashes: Sequence[np.ndarray]
+) -> None:
     """Reports what several files hold; of texts, a failure only where both sets share more than stubs."""
-    splits = [split_of(file.name) for file in files]
+    files, splits = list(split_of), list(split_of.values())
     repeated = repeated_between(hashes)
     n_test = sum(len(each) for split, each in zip(splits, hashes, strict=True) if split == "test")
     are_few = sum(n for a, b, n in repeated if splits[a] != splits[b]) <= SHARED_WITH_TEST * n_test

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ from shards import write_shard
 from common.errors import Problems, UserError
 from data.loading.prepared import check_shards
 from data.loading.pretraining_dataset import read_shard
-from data.loading.shard_files import naming_problem, open_shard, shard_files, split_of
+from data.loading.shard_files import naming_problem, open_shard, shard_files, splits_of
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,17 @@ from data.loading.shard_files import naming_problem, open_shard, shard_files, sp
     ],
 )
 def test_a_split_is_a_word_of_the_name(name, split):
-    assert split_of(name) == split
+    assert splits_of([Path(name)]) == {Path(name): split}
+
+
+def test_a_corpus_may_be_called_like_a_split():
+    files = [Path(f"test_corpus_{name}.hdf5") for name in ("training_0", "training_1", "test_0")]
+    assert list(splits_of(files).values()) == ["training", "training", "test"]
+    assert naming_problem(files) is None
+    both = [Path("wiki_training_0.hdf5"), Path("wiki_test_0.hdf5"), Path("wiki_training_test_0.hdf5")]
+    assert "wiki_training_test_0.hdf5 has neither" in str(naming_problem(both))
+    parts = [Path("wikitraining_0.hdf5"), Path("wikitest_0.hdf5")]
+    assert "'train' and 'test' in their names as parts of longer words" in str(naming_problem(parts))
 
 
 def test_hidden_files_are_none_and_the_case_of_the_ending_does_not_matter(tmp_path):
@@ -96,7 +107,7 @@ def half_written(file, values, folder):
 
 
 def bomb(file, values, folder):
-    wide = (2**18, 512)  # 512 MB of zeros in half a MB
+    wide = (2**20, 512)  # 2 GB of zeros in 2 MB
     chunk = np.zeros((2**15, 512), np.int32)
     made = file.create_dataset("input_ids", wide, np.int32, chunks=chunk.shape, compression="gzip", compression_opts=1)
     packed = None
