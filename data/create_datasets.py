@@ -61,7 +61,13 @@ class Datasets:
 
     def call(self, stage: str, dataset: str) -> list[str]:
         """The arguments of bertPrep.py."""
-        call = ["--action", stage, "--dataset", dataset, *(word for flag in self.flags for word in flag), *LENGTHS]
+        flags, lengths = self.flags, LENGTHS
+        if (
+            stage == "verify" and "create_hdf5_files" not in self.stages
+        ):  # of rows that were made at any time, in any way
+            of_rows = {f"--{name.lower()}" for name in HDF5_FLAGS} | {"--masking"}
+            flags, lengths = [flag for flag in flags if flag[0] not in of_rows], ()
+        call = ["--action", stage, "--dataset", dataset, *(word for flag in flags for word in flag), *lengths]
         source = self.variables.get(SOURCES.get(dataset, "SOURCE"))
         if stage == "download" and dataset in self.corpora and source:
             call += ["--source", source]

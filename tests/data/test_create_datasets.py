@@ -12,6 +12,7 @@ from http_servers import serve
 from paths import ROOT
 
 from data.artifacts.manifest import Manifest
+from data.create_datasets import HDF5_FLAGS, SHARDING_FLAGS, Datasets
 from data.loading.pretraining_dataset import PretrainingDataset
 from data.train_vocab import count_words, train_wordpiece_vocab
 from tokenization import BertTokenizer
@@ -94,6 +95,15 @@ def sample_vocab(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
     path.write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(("stages", "is_asked"), [("verify", False), ("create_hdf5_files verify", True)])
+def test_rows_made_earlier_are_verified_however_they_were_made(stages, is_asked):
+    empty = ("EXTRA_DOWNLOADS", "PRETRAINED_MODELS", "SCHEDULER", "VOCAB_FILE", "SOURCE", "BOOKS_SOURCE")
+    variables = dict.fromkeys((*empty, "N_PROCESSES", *SHARDING_FLAGS, *HDF5_FLAGS), "")
+    variables |= {"CORPUS": "bookscorpus", "STAGES": stages, "WHOLE_WORD_MASKING": "0", "DO_LOWER_CASE": "1"}
+    call = Datasets(variables, []).call("verify", "bookscorpus")
+    assert [flag in call for flag in ("--do_lower_case", "--dupe_factor", "--max_seq_length")] == [is_asked] * 3
 
 
 @pytest.mark.slow
