@@ -72,7 +72,12 @@ class Source(DocumentSource):
             else:
                 for name, file in local.items():
                     link_or_copy(file, new / name)
-            _remove_unreadable(texts_in(new)[0], failed, options.max_failed_share)
+            try:
+                _remove_unreadable(texts_in(new)[0], failed, options.max_failed_share)
+            except UserError:
+                if is_remote(source):  # or the next start would take it for finished
+                    cached_path(source, pieces, progress=False).unlink()
+                raise
             if not texts_in(new)[0]:
                 raise UserError(_no_book_in(source, left_out))
             for problem in failed.values():

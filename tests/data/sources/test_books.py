@@ -169,6 +169,20 @@ def test_a_damaged_archive_is_downloaded_again(layout):
     assert books_in(layout) == {"a.txt": b"Book."}
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.zip"])
+def test_a_bad_book_that_was_corrected_on_the_server_is_downloaded_again(layout, tmp_path, name):
+    bad, good = (
+        text if name == "a.txt" else archived(tmp_path / "b.zip", {"a.txt": text}).read_bytes()
+        for text in (LATIN, b"A book.")
+    )
+    with serve({name: bad}) as server:
+        with pytest.raises(UserError, match="is not UTF-8"):
+            get(layout, f"{server.url}/{name}")
+        server.files = {name: good}
+        get(layout, f"{server.url}/{name}")
+    assert books_in(layout) == {"a.txt": b"A book."}
+
+
 def test_signatures_are_not_written_down(layout):
     with serve({"a.txt": b"Book."}) as server:
         source = f"{server.url}/a.txt?X-Amz-Signature=SECRET"
