@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from common.workers import end_with
 
+WAIT = 60  # seconds for each of processor time, and as many more: what waits for what never comes uses none
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -28,7 +30,7 @@ def within_limits(
 
     Args:
         function: runs in a process of its own, the same for all tasks unless one meets a limit.
-        seconds: of processor time, for one task.
+        seconds: of processor time, for one task; it may take a minute for each of them, and one more.
         n_bytes: of memory, beyond what this process has.
     """
     results: list[Result | None] = []
@@ -45,7 +47,7 @@ def within_limits(
         sender.close()
         try:
             with receiver, contextlib.suppress(EOFError, OSError):  # its end, between two results or within one
-                while True:
+                while receiver.poll(WAIT * (1 + seconds)):
                     results.append(receiver.recv())
         finally:
             os.kill(child, signal.SIGKILL)

@@ -72,7 +72,9 @@ def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Se
     }
     output = preparation.output(folder / FILE_NAME, "sharding", parameters, surveyed, ["nltk", "regex"])
     if finished := output.finished(sorted(folder.glob("*.txt"))):
-        return finished.skipped(folder)
+        is_old = "documents_of_one_sentence" not in finished.facts
+        note = "; an earlier version did not know the sentences of other scripts, --overwrite splits them anew"
+        return finished.skipped(folder) + (note if is_old else "")
     taken = first_of_their_kind([hashes for _, hashes in surveys])
     n_documents = sum(record.counts["documents"] for record in surveyed.values())
     n_repeated = n_documents - int(sum(of_file.sum() for of_file in taken))

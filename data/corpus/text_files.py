@@ -29,7 +29,7 @@ def texts_in(folder: Path) -> tuple[dict[str, Path], LeftOut]:
         name = path.relative_to(folder)
         if reason := reason or why_not(name):
             left_out.add(reason, name.as_posix())
-        elif not path.is_file():  # opening a pipe would wait for ever
+        elif not os.path.isfile(path):  # opening a pipe would wait for ever
             left_out.add(NOT_REGULAR, name.as_posix())
         else:
             texts[name.as_posix()] = path
@@ -45,11 +45,15 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
             yield start, LINKED_TWICE
             continue
         for parent, folders, files in os.walk(start, onerror=unreadable.append):
+            if not os.access(parent, os.X_OK):  # its names can be listed, and nothing else
+                folders.clear()
+                yield Path(parent), UNREADABLE
+                continue
             seen.add(_identity(parent))
             paths = {name: Path(parent, name) for name in sorted(folders)}
             refused = {name: reason for name in paths if (reason := why_not(paths[name].relative_to(folder), True))}
             yield from ((paths[name], reason) for name, reason in refused.items())
-            links = [name for name in paths if name not in refused and paths[name].is_symlink()]
+            links = [name for name in paths if name not in refused and os.path.islink(paths[name])]
             starts += [paths[name] for name in links]
             folders[:] = [n for n in paths if n not in refused and n not in links and _identity(paths[n]) not in seen]
             yield from ((Path(parent, name), None) for name in sorted(files))
