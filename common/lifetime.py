@@ -8,14 +8,16 @@ adds its number to a variable that its children inherit, and each Python command
 import contextlib
 import ctypes
 import os
-import select
 import signal
 import sys
 import threading
 import time
 
+import psutil
+
 LAUNCHERS = "BERT_LAUNCHERS"
 SECONDS_TO_END = 150  # in which a run may write its checkpoint; launch.sh gives torchrun as many
+SECONDS_BETWEEN_LOOKS = 0.5
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -38,15 +40,10 @@ def end_with_launchers() -> None:
 
 
 def _watch(launchers: list[int]) -> None:
-    poll = select.poll()
-    try:
-        for number in launchers:
-            poll.register(os.pidfd_open(number), select.POLLIN)
-        poll.poll()
-    except ProcessLookupError:
-        pass  # it ended before
-    except OSError:
-        return  # a kernel before Linux 5.3, or a container that forbids it
+    with contextlib.suppress(psutil.NoSuchProcess):  # one ended before
+        processes = [psutil.Process(number) for number in launchers]
+        while all(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
     with contextlib.suppress(OSError):  # of the end of a pipe, perhaps
         print("warning: the command that started this one has ended, so it ends too", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
