@@ -55,7 +55,10 @@ def run_task(task: Task, prepare: Prepare) -> None:
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
     description = f"torch {torch.__version__}, arguments {digest}"
     folder = Path(settings.output.output_dir)
-    lock = locked(folder / LOCK, remedy="wait until it ends, or choose another --output_dir")
+    remedy = "wait until it ends, or choose another --output_dir (--init_checkpoint takes weights from anywhere)"
+    # What only reads a checkpoint, and logs elsewhere, may do so while another run writes here.
+    writes = settings.trains or folder.absolute() in settings.output.log_file.absolute().parents
+    lock = locked(folder / LOCK, remedy=remedy) if writes else contextlib.nullcontext()
     with (
         connected(world, device, flags.startup_timeout, description) as world,
         contextlib.ExitStack() as owned,

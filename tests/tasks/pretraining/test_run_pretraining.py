@@ -383,6 +383,6 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(finished, tmp_p
     (sentence,) = refused.value.sentences
     assert f"{folder / 'out'} is in use by " in sentence
     assert f"process {os.getpid()} on" in sentence
-    assert sentence.endswith("wait until it ends, or choose another --output_dir.")
+    assert sentence.endswith("another --output_dir (--init_checkpoint takes weights from anywhere).")
     main(command(folder, max_steps=12, resume_from_checkpoint=True))
     assert len(losses(folder / "out")) == 12

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers.data.metrics import squad_metrics
 
 from common.errors import UserError
+from file_utils import locked
 from optimization import learning_rate
 from run_pretraining import main as pretrain
 from run_squad import main
@@ -191,6 +192,12 @@ def test_one_question(folder, finished, tmp_path, capsys):
         assert f"answer: {answer}\n" in said
         assert len([line for line in said.splitlines() if line.lstrip()[:1].isdigit() and "%" in line]) > 3
     assert not (tmp_path / "out" / "predictions.json").exists()
+    weights |= {"init_checkpoint": None, "resume_from_checkpoint": True, "output_dir": finished}
+    with locked(finished / ".lock"):  # by a run that goes on
+        with pytest.raises(UserError, match="is in use by"):
+            main(command(folder, **weights, question=asked, context=context))
+        main(command(folder, **weights, question=asked, context=context, **{"json-summary": tmp_path / "log.json"}))
+    assert f"answer: {answer}\n" in capsys.readouterr().out
 
 
 def test_features_are_kept_and_can_be_left_out(folder, finished, tmp_path, capsys):
