@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 MAX_NAME_BYTES = 120  # file systems take 255, and what is made of a name is longer
 PARTS = re.compile(r"([a-z][a-z0-9+.-]+:/+)([^/?#]*)([^?#]*)", re.IGNORECASE)  # scheme, authority, path
-IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]+:/+[^\s\"\\]*[^\s\"\\:;,.)]", re.IGNORECASE)
+# A scheme's length is bounded, or a long text of dots would be searched from each of them to its end.
+IN_TEXT = re.compile(r"\b(?:(?:https?|s3):/|[a-z][a-z0-9+.-]{1,30}://)[^\s\"\\]*[^\s\"\\:;,.)]", re.IGNORECASE)
 
 
 def is_remote(address: str) -> bool:

@@ -3,13 +3,12 @@
 torch checks no checksums when it reads; here all are checked first, so that no flipped bit is trained on.
 """
 
-import argparse
 import contextlib
-import pathlib
 import pickle
 import re
+import types
 import zipfile
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,6 @@ from common.errors import UserError
 from common.json_files import regular
 
 NAME = re.compile(r"ckpt_([0-9]+)\.pt")
-# What trainers put beside the weights, such as a score, flags and the path of the data: values, and no code. NumPy 1
-# and 2 call the maker of a scalar by different names.
-_PLAIN = (
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
-    argparse.Namespace,
-    pathlib.PosixPath,
-)
 
 
 def find_checkpoints(output_dir: Path | str) -> list[tuple[int, Path]]:
@@ -55,7 +45,7 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
                     raise zipfile.BadZipFile("it is compressed")
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        with torch.serialization.safe_globals(list(_PLAIN)):
+        with torch.serialization.safe_globals(_plain_types()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # there is hardly one that no damaged file makes the two readers raise
         found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
@@ -68,3 +58,12 @@ def read_plain(path: Path, subject: str, what: str, remedy: str) -> Any:
         said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         reason = said.splitlines()[0].rstrip(".")
         raise UserError(f"{subject} is damaged or no {what} ({reason})", remedy) from error
+
+
+def _plain_types() -> list[Any]:
+    """What trainers put beside the weights, such as a score, flags and the path of the data: values, and no code."""
+    scalar = np._core.multiarray.scalar
+    scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # NumPy 1 and 2
+    kinds = np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"
+    flags = (types.SimpleNamespace, "argparse.Namespace")
+    return [*scalars, np.dtype, *{type(np.dtype(kind)) for kind in kinds}, flags, PosixPath]

@@ -28,7 +28,10 @@ class CommandLine(argparse.ArgumentParser):
         """The values. Flags that nothing takes are told first: for their sake another one may seem to be missing."""
         words = list(sys.argv[1:] if args is None else args)
         flags = words[: words.index("--")] if "--" in words else words
-        given = [word.partition("=")[0] for word in flags if re.match("--?[a-zA-Z]", word)]
+        # argparse takes no word with a space for a flag: it is text of the user's.
+        given = [
+            name for word in flags if " " not in (name := word.partition("=")[0]) and re.match("--?[a-zA-Z]", name)
+        ]
         self._refuse([flag for flag in given if not any(name.startswith(flag) for name in self._option_string_actions)])
         values, others = self.parse_known_args(words, namespace)
         self._refuse(others)

@@ -112,11 +112,14 @@ own() { # FILE: lock it until this script and its processes have ended, or say i
   command -v flock >/dev/null || return 0
   mkdir -p "$(dirname "$1")"
   exec {owned}>>"$1"
-  if flock --nonblock "$owned"; then
-    echo "${0##*/}, process $$ on $HOSTNAME, since $(date '+%F %T %Z')" >"$1"
-  else
+  local status=0
+  flock --nonblock "$owned" || status=$?
+  if ((status == 1)); then
     problems+=("$(dirname "$1") is in use by $(<"$1"); wait until it ends, or choose another folder.")
+    return
   fi
+  ((status == 0)) || echo "warning: $(dirname "$1") lies on a file system without locks; start no second command there" >&2
+  echo "${0##*/}, process $$ on $HOSTNAME, since $(date '+%F %T %Z')" >"$1"
 }
 
 report_problems() { # ends the script if there are any

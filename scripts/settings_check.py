@@ -71,6 +71,8 @@ def mistakes(script: str, settings: Sequence[str], words: Sequence[str], variabl
         ours = translated(theirs, places, variables.get("NUM_GPUS", ""))
         own = [f"{name}={shlex.quote(value)}" for name, value in ours.items()]
         instead = " ".join([*own, "bash", shlex.quote(script), *map(shlex.quote, words[len(by_place) :])])
+        if by_name:
+            instead = f"unset {' '.join(by_name)}; {instead}"
         given = ", ".join(f"{name} {value}" for name, value in theirs.items())
         yield f"{given}: these are settings of NVIDIA's script, and here they have other names; give {instead}"
     scripts = itertools.chain.from_iterable(map(PROJECT.glob, ("*.sh", "scripts/*.sh", "scripts/*.slurm", "data/*.sh")))

@@ -41,6 +41,8 @@ def test_addresses_in_texts_lose_their_secrets_alone():
     text = "--input=https://u:PW@h:80/a?SIG, (s3://b/c) 'http://h/x?SIG#SIG'; see https://h:443: and tcp://HOST:PORT."
     told = without_secrets(text)
     assert told == "--input=https://h:80/a, (s3://b/c) 'http://h/x; see https://h:443: and tcp://HOST:PORT."
+    paths = "give data:/raid/run#3/x or Node:/A@b/c"
+    assert without_secrets(paths) == paths
     line = json.dumps({"command": "a https://u:PW@h/x?SIG=\"'\\ b", "more": ["https://h/y?SIG", 1]})
     assert json.loads(without_secrets(line))["more"] == ["https://h/y", 1]
 

@@ -48,7 +48,7 @@ def test_a_slip_is_one_sentence_with_what_was_meant(words, expected):
 
 
 WORDS = ("--output_dir", "--out", "--lower", "--no-lower", "--train_batch_size", "--sizes", "--", "8", "-1", "-.5")
-WORDS += ("--precision", "bf16", "--train_batch_size=3", "x y", "-h y", "")
+WORDS += ("--precision", "bf16", "--train_batch_size=3", "x y", "-h y", "--How old is it?", "")
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=7))

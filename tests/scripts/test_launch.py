@@ -161,6 +161,17 @@ def test_a_folder_is_one_scripts_until_all_that_it_started_has_ended(tmp_path):
     assert (fourth.returncode, fourth.stdout) == (0, "held\n")
 
 
+def test_a_file_system_without_locks_is_warned_of(tmp_path):
+    (tmp_path / "flock").write_text("#!/bin/sh\nexit 71\n")
+    (tmp_path / "flock").chmod(0o755)
+    script = f'source {ROOT}/scripts/configuration.sh; own "$0"; report_problems; echo held'
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", "-c", script, tmp_path / "new" / ".quickstart"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "held\n")
+    assert "file system without locks" in ran.stderr
+
+
 @pytest.mark.slow
 def test_a_signal_makes_all_processes_save_and_end(tmp_path):
     folder = make_inputs(tmp_path)

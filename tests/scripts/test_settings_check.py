@@ -16,7 +16,11 @@ SQUAD_SETTINGS = [*settings_of(ROOT / "scripts" / "run_squad.sh"), "NUM_GPUS"]
 def translated(words, script="scripts/run_pretraining.sh", settings=SETTINGS, **variables):
     """The variables and the rest of the command in the one sentence there is."""
     (sentence,) = mistakes(script, settings, words.split(), variables)
-    own = shlex.split(sentence.rpartition("; give ")[2])
+    command = sentence.rpartition("; give ")[2]
+    if any(name.islower() for name in variables):  # or the same sentence would come again
+        unset, _, command = command.partition("; ")
+        assert unset == f"unset {' '.join(name for name in variables if name.islower())}"
+    own = shlex.split(command)
     place = own.index("bash")
     assert own[place + 1] == script
     return dict(word.split("=", 1) for word in own[:place]), own[place + 2 :]
