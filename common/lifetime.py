@@ -13,8 +13,6 @@ import sys
 import threading
 import time
 
-import psutil
-
 LAUNCHERS = "BERT_LAUNCHERS"
 SECONDS_TO_END = 150  # in which a run may write its checkpoint; launch.sh gives torchrun as many
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -40,6 +38,10 @@ def end_with_launchers() -> None:
 
 
 def _watch(launchers: list[int]) -> None:
+    try:
+        import psutil  # here, as check_environment.sh tells of missing packages, this one too
+    except ModuleNotFoundError:
+        return
     with contextlib.suppress(psutil.NoSuchProcess):  # one ended before
         processes = [psutil.Process(number) for number in launchers]
         while all(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):
