@@ -206,10 +206,7 @@ def create_shards(
             f"{inputs[0]} holds {of_text['documents']} documents, and a random next sentence needs two",
             "make fewer shards, or give more text",
         )
-    is_continuation = np.array([token.startswith("##") for token in tokenizer.vocab])
-    special = SpecialIds(
-        tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.vocab_size, is_continuation
-    )
+    special = SpecialIds.of(tokenizer.vocab)
     records = []
     for options, output in outputs:
         seed = np.random.SeedSequence([random_seed, zlib.crc32(output.name.encode())])

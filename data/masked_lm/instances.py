@@ -11,13 +11,23 @@ Source: google-research/bert, create_pretraining_data.py; Devlin et al. 2018, ap
 import random
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
-from data.masked_lm.masking import AS_MASK, MASKING_RULES, N_SPECIAL, UNCHANGED, Rows, n_to_mask, recorded_rule
+from common.tokenizer_files import CLS, MASK, SEP
+from data.masked_lm.masking import (
+    MASKING_RULES,
+    N_SPECIAL,
+    Rows,
+    becomes_random,
+    candidates,
+    n_to_mask,
+    recorded_rule,
+    replace_chosen,
+)
 
 PIECES_PER_ROW = 4  # of what a long sentence is cut into: pieces much like sentences, so that both segments hold some
 ROWS_PER_BLOCK = 4096  # pairs assembled at a time: a few MB per intermediate array
@@ -51,6 +61,12 @@ class SpecialIds:
     mask: int
     vocab_size: int
     is_continuation: np.ndarray | None = field(default=None, compare=False)  # (vocab_size,) bool: continues a word (##)
+
+    @classmethod
+    def of(cls, vocabulary: Mapping[str, int]) -> "SpecialIds":
+        """From each token's id, in the order of the ids, as `tokenization.load_vocab` gives them."""
+        is_continuation = np.array([token.startswith("##") for token in vocabulary])
+        return cls(vocabulary[CLS], vocabulary[SEP], vocabulary[MASK], len(vocabulary), is_continuation)
 
 
 @dataclass(frozen=True)
@@ -225,26 +241,10 @@ def mask(
     Returns:
         positions (n, P) int32, ascending, and the ids that were there (n, P) int32; both zero where there is none.
     """
-    n_rows, seq_length = input_ids.shape
     n_positions = options.max_predictions_per_seq
     n_wanted = n_to_mask(lengths, options.masked_lm_prob, n_positions)
-    rows = np.arange(n_rows)
-    is_candidate = np.arange(seq_length) < lengths[:, None] - 1
-    is_candidate[:, 0] = False
-    is_candidate[rows, first_sep] = False
-    maskable = Rows(input_ids, is_candidate, special.is_continuation)
+    maskable = Rows(input_ids, candidates(lengths, first_sep, input_ids.shape[1]), special.is_continuation)
     positions = MASKING_RULES[options.masking].choose(maskable, n_wanted, n_positions, rng)
-
-    is_chosen = positions < seq_length
-    chosen_rows, chosen = np.nonzero(is_chosen)[0], positions[is_chosen]
-    original = input_ids[chosen_rows, chosen]
-    fate = rng.random(len(chosen), dtype=np.float32)
-    replaced = np.where(fate < AS_MASK, special.mask, original)
-    is_random = fate >= AS_MASK + UNCHANGED
-    replaced[is_random] = rng.integers(special.vocab_size, size=int(is_random.sum()))
-    input_ids[chosen_rows, chosen] = replaced
-
-    masked_positions, masked_ids = np.zeros((2, n_rows, n_positions), dtype=np.int32)
-    masked_positions[:, : positions.shape[1]][is_chosen] = chosen
-    masked_ids[:, : positions.shape[1]][is_chosen] = original
-    return masked_positions, masked_ids
+    fate = rng.random(np.count_nonzero(positions < input_ids.shape[1]), dtype=np.float32)
+    random_ids = rng.integers(special.vocab_size, size=int(becomes_random(fate).sum()))
+    return replace_chosen(input_ids, positions, n_positions, fate, random_ids, special.mask)
