@@ -4,10 +4,10 @@
   python3 benchmark/kernel_resources.py
   python3 benchmark/kernel_resources.py --kernels attention --keep code     # and the code, to be read
 
-The kernels are those that training steps launch, with 64, 128 and 512 tokens, in bf16 and in fp8; their names say in
-which step they come first, and with which flags. Registers and shared memory decide how many thread blocks a streaming
-multiprocessor (SM) runs beside each other. What does not fit into registers is spilled to memory: the column should be
-zeros, but for some bytes of attention's kernels.
+The kernels are those that training steps launch, with 64, 128 and 512 tokens, in bf16 and in fp8, with GELU and with
+its tanh form; their names say in which step they come first, and with which flags. Registers and shared memory decide
+how many thread blocks a streaming multiprocessor (SM) runs beside each other. What does not fit into registers is
+spilled to memory: the column should be zeros, but for some bytes of attention's kernels.
 """
 
 import argparse
@@ -63,10 +63,11 @@ def launches(in_fp8: Sequence[bool]) -> dict[str, list[Any]]:
 
     meta = torch.device("meta")
     # Of two layers: the first is like all but the last.
-    config = dataclasses.replace(BertConfig.from_json_file(BERT_CONFIGS["large"]), num_hidden_layers=2)
+    large = dataclasses.replace(BertConfig.from_json_file(BERT_CONFIGS["large"]), num_hidden_layers=2)
+    steps = [*itertools.product(LENGTHS, in_fp8, ["gelu"]), *itertools.product(LENGTHS[:1], in_fp8, ["gelu_new"])]
     with mock.patch.object(JITFunction, "run", note), mock.patch("optimization.triton_problem", return_value=None):
-        for length, fp8 in itertools.product(LENGTHS, in_fp8):
-            step = f"{length} tokens"
+        for length, fp8, hidden_act in steps:
+            step, config = f"{length} tokens", dataclasses.replace(large, hidden_act=hidden_act)
             with meta:
                 model = BertForPreTraining(config)
             prepare_model(model, meta, Execution(torch.bfloat16, kernels="triton", attention="triton", in_fp8=fp8))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from common.errors import UserError
 
 LAYER_NORM_EPS = 1e-12  # Google's and NVIDIA's
+# By Hugging Face's names: "gelu" is the exact one, with erf.
+GELU_ERF_NAMES = ("gelu", "gelu_python")
 GELU_TANH_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh", "gelu_accurate")
 
 
@@ -20,9 +22,8 @@ def quick_gelu(inputs: Tensor) -> Tensor:
     return inputs * torch.sigmoid(1.702 * inputs)
 
 
-# By Hugging Face's names. "gelu" is the exact one, with erf.
 ACTIVATIONS = MappingProxyType(
-    {"gelu": F.gelu, "gelu_python": F.gelu}
+    dict.fromkeys(GELU_ERF_NAMES, F.gelu)
     | dict.fromkeys(GELU_TANH_NAMES, functools.partial(F.gelu, approximate="tanh"))
     | {"quick_gelu": quick_gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu, "tanh": torch.tanh}
 )

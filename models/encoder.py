@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.profiler_ranges import named_range
 from kernels.attention.backends import default_backend, variable_length_attention
-from kernels.layers import ACTIVATIONS, LayerNorm, Linear
+from kernels.layers import ACTIVATIONS, GELU_TANH_NAMES, LayerNorm, Linear
 from models.config import BertConfig
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ class BertLayer(nn.Module):
         self.attention = BertAttention(config, layer_norm)
         self.intermediate = DenseActivation(config.hidden_size, config.intermediate_size, config.hidden_act)
         self.output = BertOutput(config.intermediate_size, config, layer_norm)
+        self.gelu_by_tanh = config.hidden_act in GELU_TANH_NAMES
         self.is_fused = self.in_fp8 = False
         self.returns_hidden = self.leaves_fp8 = False
 
@@ -179,7 +180,7 @@ class BertLayer(nn.Module):
             hidden = Hidden(hidden, hidden)
         inner, end = self.attention.self, self.attention.output
         attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
-        attention, gelu = Attention(inner.n_heads, *lengths, attention_p, backend), Gelu()
+        attention, gelu = Attention(inner.n_heads, *lengths, attention_p, backend), Gelu(self.gelu_by_tanh)
         query_key_value, attention_output, intermediate, output = self.linears()
         attended = fused_block(
             hidden, query_key_value, attention, attention_output, end.LayerNorm, prepared[:2], hidden_p, self.in_fp8

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 
 from common.errors import Problem
+from kernels.layers import GELU_ERF_NAMES, GELU_TANH_NAMES
 from models.config import BertConfig
 
 ANY_VALUE = (
@@ -23,7 +24,7 @@ ANY_VALUE = (
     "type_vocab_size",
     "initializer_range",
 )
-THESE_VALUES = MappingProxyType({"hidden_act": ("gelu",)})
+THESE_VALUES = MappingProxyType({"hidden_act": GELU_ERF_NAMES + GELU_TANH_NAMES})
 FP8_MULTIPLE = 16  # elements of fp8 in the 16 bytes that matmuls are aligned to
 
 
@@ -35,7 +36,7 @@ def fused_problems(config: BertConfig | None, layer_norm: str, in_fp8: bool) -> 
         name, value = field.name, getattr(config, field.name)
         if name in THESE_VALUES:
             if value not in THESE_VALUES[name]:
-                computed = " or ".join(THESE_VALUES[name])
+                computed = ", ".join(THESE_VALUES[name])
                 yield Problem(
                     f"--kernels triton computes {computed}, and the model's {name} is {value}", "use --kernels torch"
                 )

@@ -40,18 +40,21 @@ class Hidden(NamedTuple):
 
 
 class Gelu:
-    """What is between the matmuls of the feed-forward block."""
+    """What is between the matmuls of the feed-forward block: the exact GELU or its form by tanh."""
+
+    def __init__(self, tanh: bool = False):
+        self._tanh = tanh
 
     def forward(self, inner_TI: Tensor, to_fp8: bool) -> tuple[Tensor, Rows | None, tuple[Tensor, ...]]:
         """The result, its rows in fp8 or None, and tensors for `backward`."""
-        return *gelu(inner_TI, to_fp8), ()
+        return *gelu(inner_TI, to_fp8, self._tanh), ()
 
     def backward(self, gradient, inner_TI, output, saved, to_fp8: bool) -> tuple[Tensor, Tensor, Rows | None]:
         """The gradient of `inner_TI`, its sum over T in fp32, which is a bias's gradient, and its rows in fp8 or None.
 
         The memory of `gradient` is used up.
         """
-        return gradient, *gelu_backward_(gradient, inner_TI, to_fp8)
+        return gradient, *gelu_backward_(gradient, inner_TI, to_fp8, self._tanh)
 
 
 class Attention:

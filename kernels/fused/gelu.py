@@ -1,10 +1,11 @@
-"""The exact GELU and its gradient, at the speed of memory.
+"""GELU and its gradient at the speed of memory: the exact one and its tanh form.
 
 The activation lies between the widest tensors of the model, so a pass over them is all it should cost, and erf as
 compilers have it costs as much again in arithmetic. Here erf(|z|) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 / (1
 + p |z|), off by 1.5e-7 at most, below fp32's own rounding of the multiplication it goes into. exp(-z^2) is the normal
-density as well, which the gradient needs anyway. Each thread block has whole rows, so that both directions can leave
-their result in fp8 beside (kernels/fused/fp8.py).
+density as well, which the gradient needs anyway. The tanh form has (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) in place of
+Phi, u a cubic in x: tanh as the hardware has it keeps 11 bits. Each thread block has whole rows, so that both
+directions can leave their result in fp8 beside (kernels/fused/fp8.py).
 
 Sources: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415; Abramowitz and Stegun 1964, formula 7.1.26.
 """
@@ -32,26 +33,39 @@ HALF_LOG2_E = tl.constexpr(0.7213475204444817)  # exp(-x^2 / 2) = 2^(-x^2 log2(e
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
 
+# 2 u = sqrt(8 / pi) (x + 0.044715 x^3), as an exponent of 2, and its derivative
+EXPONENT_1 = tl.constexpr(2.302208198144325)
+EXPONENT_3 = tl.constexpr(0.1029432395800235)
+SLOPE_0 = tl.constexpr(1.5957691216057308)
+SLOPE_2 = tl.constexpr(0.21406444881780073)
+LARGEST_SQUARE = tl.constexpr(256.0)  # exp(-2 u) is 0 by then; times a slope of infinity it would be no number
 
-def gelu(inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
+
+def gelu(inputs: Tensor, to_fp8: bool = False, tanh: bool = False) -> tuple[Tensor, Rows | None]:
     """inputs (T, I), contiguous, times Phi(inputs), with Phi the normal distribution's cumulative function.
 
-    Returns (T, I) in the dtype of the inputs, and its rows in fp8 or, without `to_fp8`, None.
+    With `tanh`, that is approximated by tanh. Returns (T, I) in the dtype of the inputs, and its rows in fp8 or,
+    without `to_fp8`, None.
     """
     outputs = torch.empty_like(inputs)
     fp8 = empty_rows(inputs) if to_fp8 else None
     n_blocks, constants = _blocks(inputs)
-    _gelu[(n_blocks,)](inputs, outputs, fp8, len(inputs), **constants, to_fp8=to_fp8, num_warps=FORWARD_WARPS)
+    _gelu[(n_blocks,)](
+        inputs, outputs, fp8, len(inputs), **constants, to_fp8=to_fp8, tanh=tanh, num_warps=FORWARD_WARPS
+    )
     return outputs, fp8
 
 
-def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tuple[Tensor, Rows | None]:
+def gelu_backward_(
+    gradient: Tensor, inputs: Tensor, to_fp8: bool = False, tanh: bool = False
+) -> tuple[Tensor, Rows | None]:
     """Turn the gradient of the activation's output into that of its input, in place.
 
     Args:
         gradient: (T, I), contiguous; overwritten.
         inputs: (T, I), contiguous: what `gelu` was given.
         to_fp8: leave the new gradient in fp8 as well.
+        tanh: as in `gelu`.
 
     Returns:
         (I,) in fp32, the new gradient's sum over T, which is the gradient of a bias that was added to the inputs; and
@@ -64,7 +78,8 @@ def gelu_backward_(gradient: Tensor, inputs: Tensor, to_fp8: bool = False) -> tu
     partial_sums = torch.empty(n_thread_blocks, inputs.shape[1], dtype=torch.float32, device=inputs.device)
     tensors = gradient, inputs, partial_sums, fp8
     n_warps = BACKWARD_WARPS_FP8 if to_fp8 else BACKWARD_WARPS
-    _gelu_gradient[(n_thread_blocks,)](*tensors, len(inputs), n_blocks, **constants, to_fp8=to_fp8, num_warps=n_warps)
+    variant = {"to_fp8": to_fp8, "tanh": tanh, "num_warps": n_warps}
+    _gelu_gradient[(n_thread_blocks,)](*tensors, len(inputs), n_blocks, **constants, **variant)
     return column_sums(partial_sums), fp8
 
 
@@ -89,6 +104,17 @@ def _normal(x):
 
 
 @triton.jit
+def _tanh_normal(x):
+    """(1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) and its derivative at x, for fp32 x."""
+    square = tl.minimum(x * x, LARGEST_SQUARE)
+    power = tl.exp2(-tl.abs(x) * (EXPONENT_1 + EXPONENT_3 * square))
+    root = tl.rsqrt(1.0 + power)
+    inverse = root * root
+    tail = power * inverse
+    return tl.where(x < 0, tail, 1.0 - tail), tail * inverse * (SLOPE_0 + SLOPE_2 * square)
+
+
+@triton.jit
 def _gelu(
     inputs_ptr,
     outputs_ptr,
@@ -98,13 +124,14 @@ def _gelu(
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
     to_fp8: tl.constexpr,
+    tanh: tl.constexpr,
 ):
     columns = tl.arange(0, block_columns)
     rows = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
     x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
-    cumulative, _ = _normal(x)
+    cumulative, _ = _tanh_normal(x) if tanh else _normal(x)
     activated = x * cumulative
     tl.store(outputs_ptr + places, activated.to(outputs_ptr.dtype.element_ty), inside)
     if to_fp8:
@@ -123,6 +150,7 @@ def _gelu_gradient(
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
     to_fp8: tl.constexpr,
+    tanh: tl.constexpr,
 ):
     columns = tl.arange(0, block_columns)
     is_column = columns < n_columns
@@ -133,7 +161,7 @@ def _gelu_gradient(
         places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
         x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
         gradient = tl.load(gradient_ptr + places, inside, 0.0).to(tl.float32)
-        cumulative, density = _normal(x)
+        cumulative, density = _tanh_normal(x) if tanh else _normal(x)
         gradient *= cumulative + x * density
         tl.store(gradient_ptr + places, gradient.to(gradient_ptr.dtype.element_ty), inside)
         if to_fp8:

@@ -47,7 +47,7 @@ def test_an_unknown_kernel_is_refused_with_the_names_of_those_that_steps_launch(
     names = re.search(r"softmax is in no name; there are (.*)\.", done.stderr)[1].split(", ")
     both = {"dropout_add_norm of 64 tokens", "gelu of 64 tokens", "gelu_gradient of 64 tokens", "adam_pass of adamw"}
     assert both < set(names)
-    assert {"to_fp8", "has_second", "quantize_rows of 64 tokens", "lamb_second_pass of lamb"} < set(names)
+    assert {"to_fp8", "tanh", "has_second", "quantize_rows of 64 tokens", "lamb_second_pass of lamb"} < set(names)
     older = run("--kernels", "softmax", "--arch", "80").stderr
     assert "gelu of 64 tokens" in older
     assert "fp8" not in older

@@ -29,7 +29,8 @@ def test_what_they_do_not_compute_is_named():
     config = dataclasses.replace(CONFIG, hidden_act="relu", hidden_size=24, intermediate_size=40)
     assert sentences(config, "apex") == [
         "--kernels triton has a LayerNorm of its own, and --layer_norm is apex; leave one out.",
-        "--kernels triton computes gelu, and the model's hidden_act is relu; use --kernels torch.",
+        "--kernels triton computes gelu, gelu_python, gelu_new, gelu_pytorch_tanh, gelu_fast, gelu_python_tanh, "
+        "gelu_accurate, and the model's hidden_act is relu; use --kernels torch.",
     ]
     assert sentences(config, in_fp8=True)[1:] == [
         "--precision fp8 takes matrices whose sides are multiples of 16, and the model's hidden_size is 24; use bf16.",

@@ -81,6 +81,7 @@ def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, gpu,
         ({"kernels": "torch"}, (9, 0), ("torch", None)),
         ({"layer_norm": "apex"}, (9, 0), ("torch", None)),
         ({"hidden_act": "relu"}, (9, 0), ("torch", None)),
+        ({"hidden_act": "gelu_new"}, (9, 0), ("triton", "triton")),
         ({"hidden_size": 48}, (9, 0), ("triton", None)),  # heads of 24, which no Triton attention has
         ({}, (8, 0), ("torch", None)),
         ({"kernels": "triton"}, (8, 0), ("triton", None)),

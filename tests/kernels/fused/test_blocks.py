@@ -4,12 +4,12 @@ Dropout's masks are drawn again from the same generator and read off the kernel,
 """
 
 import copy
+import dataclasses
 import weakref
 from collections.abc import Sequence
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from kernels.dropout_mask import random_seed
 from kernels.fused import blocks as fused_blocks
@@ -19,6 +19,7 @@ from kernels.fused.dropout_add_norm import dropout_add_norm_
 from kernels.layers import Linear
 from models.config import BertConfig
 from models.encoder import BertEncoder, BertLayer, prepare_layers
+from models.fused_variants import THESE_VALUES
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HIDDEN, HEADS = 32, 2
@@ -28,10 +29,10 @@ CONFIG = BertConfig(
 LENGTHS = (5, 0, 9, 1)
 
 
-def encoder(hidden_p: float, backend: str = "reference", in_fp8: bool = False) -> BertEncoder:
+def encoder(hidden_p: float, backend: str = "reference", in_fp8: bool = False, hidden_act: str = "gelu") -> BertEncoder:
     """With biases and norms away from zero and one, and no dropout within attention."""
     torch.manual_seed(1)
-    encoder = BertEncoder(CONFIG, "torch")
+    encoder = BertEncoder(dataclasses.replace(CONFIG, hidden_act=hidden_act), "torch")
     encoder.attention_backend = backend
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.2)
@@ -85,7 +86,7 @@ def reference_layer(layer: BertLayer, hidden, cu_seqlens, max_seqlen, masks, dro
     attention = layer.attention
     products = attention.self(hidden, cu_seqlens, max_seqlen, "reference")
     attended = end(attention.output, products, hidden, masks[0])
-    return end(layer.output, F.gelu(layer.intermediate.dense(attended)), attended, masks[1])
+    return end(layer.output, layer.intermediate(attended), attended, masks[1])
 
 
 def gradients(output, gradient, hidden, module) -> list[torch.Tensor]:
@@ -122,6 +123,20 @@ def test_values_and_all_gradients(backend, dtype, tolerance, dropout_p):
     errors = {name: relative_error(*pair) for name, *pair in zip(names, actual, wanted, strict=True)}
     assert max(errors.values()) < tolerance, errors
     assert {tensor.dtype for tensor in actual[1:]} == {torch.float32}
+
+
+@pytest.mark.parametrize("hidden_act", THESE_VALUES["hidden_act"])
+def test_activations_are_those_of_plain_layers_by_each_name(hidden_act):
+    """The forms of GELU differ by ten times the tolerance, forward and backward."""
+    fused = encoder(0.0, hidden_act=hidden_act)
+    plain = copy.deepcopy(fused).double()
+    hidden, *lengths = batch()
+    leaf, expected_leaf = hidden.requires_grad_(), hidden.detach().double().requires_grad_()
+    outputs = fused(leaf, *lengths), reference(plain.layer, expected_leaf, *lengths)[-1]
+    gradient = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    found = [outputs[0], *gradients(outputs[0], gradient, leaf, fused)]
+    wanted = [outputs[1], *gradients(outputs[1], gradient.double(), expected_leaf, plain)]
+    assert max(relative_error(*pair) for pair in zip(found, wanted, strict=True)) < 1e-5
 
 
 def fp8_rounded(matrix: torch.Tensor, per_row: bool) -> torch.Tensor:
