@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import Problem, Problems, UserError
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
+from data.loading.lddl.files import lddl_files
 from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_files, splits_of
 from file_utils import sha256_of
 
@@ -22,8 +23,8 @@ MAX_FILLING_ROWS = 128  # NVIDIA's vocabularies are filled up to a multiple of 8
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
     """The folder of shards of these lengths: `folder`, or the only one, of the `dataset`, in this working folder."""
     if not folder.is_dir():
-        raise UserError(f"There is no data folder {folder}", "give a folder with .hdf5 files")
-    if shard_files(folder) or (folder / FILE_NAME).exists() or (folder / JOURNAL_NAME).exists():
+        raise UserError(f"There is no data folder {folder}", "give a folder with shards")
+    if shard_files(folder) or lddl_files(folder) or (folder / FILE_NAME).exists() or (folder / JOURNAL_NAME).exists():
         return folder
     lengths = f"seq_len_{max_seq_length}_max_pred_{max_predictions_per_seq}"
     prepared = sorted(path for path in folder.glob("hdf5_*/*") if path.is_dir())

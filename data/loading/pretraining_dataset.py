@@ -1,4 +1,4 @@
-"""HDF5 shards, ours or NVIDIA's, to flat batches: the stream of `data/loading/stream.py`, whose parts are files.
+"""HDF5 shards, ours or NVIDIA's, or LDDL's Parquet to flat batches: the stream of `data/loading/stream.py` by files.
 
 Everything that shapes and types can tell is checked for all files before any work, since reading them whole would take
 minutes; what only the contents can tell is checked once per file, when it is read. That is done in a background thread,
@@ -8,11 +8,14 @@ which does, because reading HDF5 releases Python's lock.
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.errors import Problems, UserError
 from data.loading.flat_batch import PaddedSamples, PretrainingBatch, flatten
+from data.loading.lddl.files import lddl_files
+from data.loading.lddl.shards import LddlShards
 from data.loading.prepared import check_shards, prepared_shards
 from data.loading.shard_files import REMAKE, open_shard
 from data.loading.stream import SampleStream
@@ -22,11 +25,12 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
     """Micro-batches for one rank out of pre-training shards.
 
     Args:
-        input_dir_or_files: a folder with shards (see `prepared_shards`), or the shards themselves.
+        input_dir_or_files: a folder with shards (see `prepared_shards`, or `LddlShards`), or HDF5 shards themselves.
         micro_batch_size, seed, rank, world_size: see `BatchStream`.
-        max_seq_length, max_predictions_per_seq: S and P, the widths of the files' rows.
+        max_seq_length, max_predictions_per_seq: S and P, the widths of HDF5's rows, and the most that LDDL's may have.
         vocab_size: if given, larger ids are refused, file by file as they are read.
-        split: the shards to take from a folder, "training" or "test".
+        vocab_file: the vocabulary of LDDL's shards.
+        split: the HDF5 shards to take from a folder, "training" or "test".
         num_workers: 0 reads files and makes batches in the calling thread, any other number in the background.
     """
 
@@ -41,25 +45,33 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         world_size: int = 1,
         *,
         vocab_size: int | None = None,
+        vocab_file: str | None = None,
         split: str = "training",
         num_workers: int = 1,
     ) -> None:
         problems = Problems()
         super().__init__(micro_batch_size, seed, rank, world_size, problems)
         problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative", "give 0 or more")
-        if isinstance(input_dir_or_files, str | os.PathLike):
+        shape, self._lddl = (max_seq_length, max_predictions_per_seq), None
+        is_folder = isinstance(input_dir_or_files, str | os.PathLike)
+        if is_folder and lddl_files(Path(input_dir_or_files)):
+            self._lddl = LddlShards(Path(input_dir_or_files), vocab_file, shape, problems)
+            self.files, self.rows_per_file = self._lddl.files, self._lddl.rows_per_file
+        elif is_folder:
             self.files = prepared_shards(Path(input_dir_or_files), split, problems)
         else:
             self.files = [Path(file) for file in input_dir_or_files]
             problems.check(self.files, "The list of .hdf5 files is empty", "name at least one")
-        self.rows_per_file = check_shards(self.files, max_seq_length, max_predictions_per_seq, problems)
+        if self._lddl is None:
+            self.rows_per_file = check_shards(self.files, *shape, problems)
         problems.raise_if_any()
+        self._rows_per_part = self._lddl.rows_per_part if self._lddl else self.rows_per_file
 
         self.n_samples = int(self.rows_per_file.sum())
         needed = micro_batch_size * world_size if split == "training" else 1
         problems.check(
             self.n_samples >= needed,
-            f"The {len(self.files)} .hdf5 files in {self.files[0].parent} hold {self.n_samples} samples, and one "
+            f"The {len(self.files)} files in {self.files[0].parent} hold {self.n_samples} samples, and one "
             f"micro-batch on all ranks takes {needed}",
             "make more data or take a smaller batch",
         )
@@ -70,13 +82,13 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
 
     def _order(self, epoch: int | None) -> Iterator[tuple[int, np.ndarray]]:
         if epoch is None:
-            yield from enumerate(map(np.arange, self.rows_per_file))
+            yield from enumerate(map(np.arange, self._rows_per_part))
             return
-        for file in np.random.default_rng([self.seed, epoch]).permutation(len(self.files)):
-            yield file, np.random.default_rng([self.seed, epoch, file]).permutation(self.rows_per_file[file])
+        for part in np.random.default_rng([self.seed, epoch]).permutation(len(self._rows_per_part)):
+            yield part, np.random.default_rng([self.seed, epoch, part]).permutation(self._rows_per_part[part])
 
-    def _read(self, part: int) -> PaddedSamples:
-        return read_shard(self.files[part], self.vocab_size)
+    def _read(self, part: int, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+        return self._lddl.read(part, rows) if self._lddl else (read_shard(self.files[part], self.vocab_size), rows)
 
     def _make_batch(self, samples: list[PaddedSamples], first_sample: int) -> PretrainingBatch:
         return flatten(PaddedSamples.concatenate(samples), self.micro_batch_size, first_sample)

@@ -78,8 +78,11 @@ class SampleStream(BatchStream[Batch]):
         """Each part's number and its samples, in the order of an epoch; in that of an evaluation for None."""
 
     @abstractmethod
-    def _read(self, part: int) -> Any:
-        """A part's samples; `[rows]` of it gives some of them, which do not keep the part in memory."""
+    def _read(self, part: int, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Samples of a part, at least those asked for, and the places of those among them.
+
+        `[places]` of them gives some, which do not keep the others in memory.
+        """
 
     @abstractmethod
     def _make_batch(self, samples: list[Any], first_sample: int) -> Batch:
@@ -110,7 +113,7 @@ class SampleStream(BatchStream[Batch]):
             n_seen += len(rows)
             rows = rows[rank_of_row == self.rank]
             if len(rows):
-                yield self._read(part), rows
+                yield self._read(part, rows)
 
     def _cut(self, pieces: Generator[tuple[Any, np.ndarray], None, None], start: int) -> Generator[Batch, None, None]:
         """Yields batches of B samples, across the borders of the pieces; what is left at their end is the last one."""

@@ -31,7 +31,7 @@ def open_datasets(
     if lengths is not None:
         return None if problems.found else SyntheticPretraining(lengths, **shape, seed=seed), None
     dataset = eval_dataset = None
-    open_shards = functools.partial(PretrainingDataset, **shape)
+    open_shards = functools.partial(PretrainingDataset, **shape, vocab_file=flags.vocab_file)
     with problems.collect():
         folder = _shard_folder(settings, flags.input_dir or default_working_dir())
         dataset = open_shards(folder, seed=seed, num_workers=flags.num_workers)

@@ -61,8 +61,8 @@ class SquadDataset(SampleStream[SquadBatch]):
         else:
             yield 0, np.random.default_rng([self.seed, epoch]).permutation(self.n_samples)
 
-    def _read(self, part: int) -> np.ndarray:
-        return np.arange(self.n_samples)
+    def _read(self, part: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.arange(self.n_samples), rows
 
     def _make_batch(self, samples: list[np.ndarray], first_sample: int) -> SquadBatch:
         features, windows = self.features, np.concatenate(samples)

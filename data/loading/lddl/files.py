@@ -1,0 +1,176 @@
+"""The Parquet shards of a folder that NVIDIA's LDDL made, and what their footers tell before any row is read.
+
+LDDL writes a bin's number behind the ending (`shard-0.parquet_3`), so that looking for `*.parquet` would find none of
+them. Row counts are the footers' and not those of `.num_samples.json`, which is older than the files where somebody
+moved some. pyarrow is imported in functions only, since nothing else that trains needs it.
+"""
+
+import importlib.util
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import Problems, UserError
+from common.json_files import regular
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
+
+PYARROW = "pyarrow==26.0.1"
+REMAKE_LDDL = "get it again, or make it again with LDDL"
+# Before and after LDDL balances; with bins, the bin's number is the last.
+NAME = re.compile(r"(part\.|shard-)(\d+)\.parquet(?:_(\d+))?")
+A, B, IS_RANDOM, N_TOKENS = "A", "B", "is_random_next", "num_tokens"
+POSITIONS, LABELS = "masked_lm_positions", "masked_lm_labels"
+TEXT, BYTES = ("string", "large_string"), ("binary", "large_binary")
+WHOLE_NUMBERS = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+UNMASKED = ((A, TEXT), (B, TEXT), (IS_RANDOM, ("bool",)), (N_TOKENS, WHOLE_NUMBERS))
+MASKED = ((POSITIONS, BYTES), (LABELS, TEXT))
+# A row of five tokens has 12 bytes of text at the least, and no real text is packed to a two-hundredth.
+MAX_ROWS_PER_BYTE, HARMLESS_ROWS = 200 / 12, 2**20
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """What is read at once: a part of a file, in practice the whole of it."""
+
+    file: int  # index of its file
+    index: int  # among the file's row groups
+    first_row: int  # in the file
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a shard says of itself."""
+
+    n_rows: tuple[int, ...]  # of each row group
+    is_masked: bool
+    longest: int | None  # tokens of its longest row; None: it does not say
+
+
+def lddl_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, hidden ones and Dask's metadata left out, in the order of their numbers."""
+    files = [path for path in folder.glob("[!._]*") if path.suffix.lower().startswith(".parquet")]
+    return sorted(files, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.name)], path.name))
+
+
+def bin_of(file: Path) -> int | None:
+    """The bin in a shard's name."""
+    found = NAME.fullmatch(file.name)
+    return int(found[3]) if found and found[3] is not None else None
+
+
+def check_names(files: Sequence[Path], problems: Problems) -> None:
+    """Adds to `problems` what the names of a folder's Parquet files say against training on all of them."""
+    folder, names = files[0].parent, {file: NAME.fullmatch(file.name) for file in files}
+    if strangers := [file for file, found in names.items() if not found]:
+        problems.add(
+            f"{strangers[0]} has not the name of an LDDL shard, shard-N.parquet or part.N.parquet, with _BIN behind it "
+            f"or without ({len(strangers)} of {len(files)} files)",
+            "rename it, or move it away; text in Parquet is no training data yet",
+        )
+    found = [each for each in names.values() if each]
+    if len({each[1] for each in found}) == 2:
+        problems.add(
+            f"{folder} holds both part.* and shard-*, as an unfinished balance_dask_output leaves them",
+            "run that to its end, or move one kind away",
+        )
+    if len({each[3] is None for each in found}) == 2:
+        problems.add(f"{folder} holds shards with a bin's number and others without", "move one kind away")
+
+
+def require_pyarrow() -> None:
+    """Raises UserError where it is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError("Parquet shards need pyarrow", f"install it (pip install {PYARROW})")
+
+
+def open_parquet(path: Path) -> "pyarrow.parquet.ParquetFile":
+    """The file, whose footer has been read. Raises UserError with a problem that begins with its path."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Buffered, or a file with one row group would come into memory as a whole.
+        return pq.ParquetFile(os.fspath(regular(path)), buffer_size=2**20, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as Parquet ({reason_of(error)})", REMAKE_LDDL) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of pyarrow says, without the places in its sources."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
+
+
+def read_footers(files: Sequence[Path], max_seq_length: int, problems: Problems) -> list[Footer]:
+    """Each file's footer; adds what is wrong with them to `problems`, alike ones as one."""
+    footers: list[Footer] = []
+    complaints: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for file in files:
+        try:
+            footer, wrong = _read_footer(file)
+        except UserError as error:
+            footer = Footer((), False, None)
+            wrong = [(each.problem.removeprefix(f"{file} "), each.remedy) for each in error.problems]
+        footers.append(footer)
+        for complaint in wrong:
+            complaints[complaint].append(file)
+    for (what, remedy), where in complaints.items():
+        problems.add(f"{where[0]}{and_others(len(where))} {what}", remedy)
+    if complaints:
+        return footers
+    long = [i for i, footer in enumerate(footers) if footer.longest and footer.longest > max_seq_length]
+    if long:
+        longest = max(footers[i].longest for i in long)
+        problems.add(
+            f"{files[long[0]]}{and_others(len(long))} holds rows of more tokens than --max_seq_length {max_seq_length} "
+            f"(the longest have {longest})",
+            f"give --max_seq_length {longest}, or another folder",
+        )
+    masked, unmasked = ([i for i, footer in enumerate(footers) if footer.is_masked is which] for which in (True, False))
+    if masked and unmasked:
+        problems.add(
+            f"{files[masked[0]]} holds masked rows and {files[unmasked[0]]} rows without masks "
+            f"({len(masked)} and {len(unmasked)} files)",
+            "keep each kind in a folder of its own",
+        )
+    return footers
+
+
+def and_others(n_files: int) -> str:
+    """What follows the name of the first of so many files."""
+    return f" (as do {n_files - 1} others)" if n_files > 1 else ""
+
+
+def _read_footer(file: Path) -> tuple[Footer, list[tuple[str, str]]]:
+    with open_parquet(file) as opened:
+        metadata, types = opened.metadata, {field.name: str(field.type) for field in opened.schema_arrow}
+        n_rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        wrong = list(_wrong_columns(types))
+        too_many = max(HARMLESS_ROWS, MAX_ROWS_PER_BYTE * file.stat().st_size)
+        if sum(n_rows) > too_many or min(n_rows, default=0) < 0 or sum(n_rows) != metadata.num_rows:
+            wrong.append(("declares other numbers of rows than a file of its size holds", REMAKE_LDDL))
+        return Footer(n_rows, POSITIONS in types, None if wrong else _longest(metadata)), wrong
+
+
+def _wrong_columns(types: dict[str, str]) -> Iterator[tuple[str, str]]:
+    wanted = UNMASKED + (MASKED if types.keys() & {POSITIONS, LABELS} else ())
+    if missing := [name for name, _ in wanted if name not in types]:
+        yield f"lacks {', '.join(missing)} of an LDDL shard (it has {', '.join(types) or 'no columns'})", REMAKE_LDDL
+    for name, allowed in wanted:
+        if name in types and types[name] not in allowed:
+            yield f"has a column {name} of the type {types[name]}, not {allowed[0]}", REMAKE_LDDL
+
+
+def _longest(metadata: "pyarrow.parquet.FileMetaData") -> int | None:
+    """The largest number of tokens that the statistics of a file's row groups say."""
+    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    column = names.index(N_TOKENS)
+    found = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
+    known = [each.max for each in found if each is not None and each.has_min_max]
+    return max(known, default=None)

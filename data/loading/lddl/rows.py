@@ -1,0 +1,226 @@
+"""Rows of an LDDL shard, which are text, to ids: [CLS] A [SEP] B [SEP], looked up in a vocabulary.
+
+LDDL stores no ids, so another vocabulary than the shards' would train without an error. So every token must be in the
+vocabulary, and what a row says twice, its length and its number of predictions, must agree.
+
+Splitting and looking up are pyarrow's, three times as fast as a dictionary of Python's and outside of Python's lock.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import UserError
+from common.tokenizer_files import CLS, SEP
+from data.loading.lddl.files import (
+    IS_RANDOM,
+    LABELS,
+    N_TOKENS,
+    POSITIONS,
+    REMAKE_LDDL,
+    A,
+    B,
+    RowGroup,
+    open_parquet,
+    reason_of,
+)
+from data.loading.lddl.token_rows import TokenRows, indices_of_ranges, starts_of
+from data.loading.lddl.vectors import read_vectors
+from data.masked_lm.masking import N_SPECIAL
+from tokenization import load_vocab
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_PER_BLOCK = 4096  # some MB of text at once, however large a row group is
+MASKED_SHARE = 0.15  # LDDL's default, and the recipe's
+
+
+@dataclass(frozen=True)
+class Reading:
+    """With which vocabulary rows are read, and what they may hold."""
+
+    vocab_file: str
+    vocabulary: dict[str, int]  # each token's id, in the order of the ids
+    max_seq_length: int  # S
+    max_predictions_per_seq: int  # P
+    is_masked: bool
+
+    @classmethod
+    def with_vocabulary(cls, vocab_file: str, *shape: int, is_masked: bool) -> "Reading":
+        """With that of a file; `shape` is S and P. Raises UserError where it is none."""
+        return cls(vocab_file, load_vocab(vocab_file), *shape, is_masked)
+
+    @functools.cached_property
+    def words(self) -> "pyarrow.Array":
+        """Each id's token."""
+        import pyarrow as pa
+
+        return pa.array(list(self.vocabulary))
+
+    @property
+    def id_type(self) -> type:
+        """The smallest type that holds all ids."""
+        return np.uint16 if len(self.vocabulary) <= 2**16 else np.int32
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [A, B, IS_RANDOM, N_TOKENS, *((POSITIONS, LABELS) if self.is_masked else ())]
+
+
+def read_rows(file: Path, group: RowGroup, reading: Reading, rows: np.ndarray | None = None) -> TokenRows:
+    """Rows of a row group, in their order there: all, or those of these ascending indices.
+
+    Raises:
+        UserError: it cannot be read; a row is damaged, of another vocabulary, or longer than asked for.
+    """
+    return TokenRows.concatenate([block for _, block in read_blocks(file, group, reading, rows)])
+
+
+def read_blocks(
+    file: Path, group: RowGroup, reading: Reading, rows: np.ndarray | None = None
+) -> Iterator[tuple[int, TokenRows]]:
+    """The same in blocks of at most ROWS_PER_BLOCK, each with the number in the file of its first row."""
+    for numbers, batch in _batches(file, group, reading.columns, rows):
+        yield int(numbers[0]), _Block(file, numbers, batch, reading).token_rows()
+
+
+def read_first_rows(file: Path, group: RowGroup, reading: Reading) -> TokenRows:
+    """As many as are read at once, for a look at them before any work; raises UserError as `read_rows` does."""
+    blocks = read_blocks(file, group, reading)
+    return next(blocks)[1]
+
+
+def _batches(
+    file: Path, group: RowGroup, columns: list[str], rows: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, "pyarrow.RecordBatch"]]:
+    """Rows with their numbers in the file."""
+    import pyarrow as pa
+
+    first = 0
+    with open_parquet(file) as opened:
+        try:
+            batches = opened.iter_batches(ROWS_PER_BLOCK, [group.index], columns, use_threads=False)
+            for batch in batches:
+                wanted = np.arange(first, first + len(batch))
+                if rows is not None:
+                    wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(batch))]
+                if len(wanted):
+                    yield group.first_row + wanted, batch if len(wanted) == len(batch) else batch.take(wanted - first)
+                first += len(batch)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file} cannot be read as Parquet ({reason_of(error)})", REMAKE_LDDL) from error
+    if first != group.n_rows:
+        raise UserError(f"{file} holds {first:,} rows in place of the {group.n_rows:,} that it declares", REMAKE_LDDL)
+
+
+class _Block:
+    """Some rows on their way from text to ids; whatever is wrong raises UserError with the row's number."""
+
+    def __init__(self, file: Path, numbers: np.ndarray, batch: "pyarrow.RecordBatch", reading: Reading) -> None:
+        self.file, self.numbers, self.reading = file, numbers, reading
+        self.columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for name, column in self.columns.items():
+            if column.null_count:
+                self._refuse(column.is_null().to_numpy(zero_copy_only=False), lambda _, name=name: f"has no {name}")
+
+    def token_rows(self) -> TokenRows:
+        """The rows; their ids are [CLS] A [SEP] B [SEP]."""
+        reading = self.reading
+        (a_ids, n_a), (b_ids, n_b) = self._tokens(A), self._tokens(B)
+        lengths, n_first = n_a + n_b + N_SPECIAL, n_a + 2
+        self._check_lengths(lengths)
+        starts = starts_of(lengths)
+        ids = np.full(int(lengths.sum()), reading.vocabulary[SEP], dtype=reading.id_type)
+        ids[starts] = reading.vocabulary[CLS]
+        ids[indices_of_ranges(starts + 1, n_a)] = a_ids
+        ids[indices_of_ranges(starts + n_first, n_b)] = b_ids
+        positions, labels, n_masked = self._predictions(lengths, n_first)
+        return TokenRows(
+            (reading.max_seq_length, reading.max_predictions_per_seq if reading.is_masked else 0),
+            ids,
+            lengths.astype(np.int32),
+            n_first.astype(np.int32),
+            positions.astype(np.int32),
+            labels,
+            n_masked.astype(np.int32),
+            self.columns[IS_RANDOM].to_numpy(zero_copy_only=False).astype(np.int8),
+        )
+
+    def _tokens(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all rows' tokens, and how many each row has."""
+        import pyarrow.compute as pc
+
+        tokens = pc.split_pattern(self.columns[name], " ")
+        lengths = np.diff(tokens.offsets.to_numpy())
+        words = self.reading.words.cast(tokens.type.value_type)
+        ids = pc.index_in(tokens.flatten(), value_set=words)
+        if ids.null_count:
+            unknown = int(ids.is_null().to_numpy(zero_copy_only=False).argmax())
+            self._refuse_token(name, tokens.flatten()[unknown], np.repeat(self.numbers, lengths)[unknown])
+        return ids.to_numpy().astype(self.reading.id_type), lengths.astype(np.int64)
+
+    def _refuse_token(self, name: str, scalar: "pyarrow.Scalar", number: int) -> None:
+        import pyarrow as pa
+
+        token = scalar.cast(pa.large_binary()).as_py().decode(errors="backslashreplace")
+        kind = " (a cased one: its tokens have capitals)" if token != token.lower() else ""
+        raise UserError(
+            f"Row {number} of {self.file} holds the token {token!r} in {name}, which the vocabulary "
+            f"{self.reading.vocab_file} has not",
+            f"give --vocab_file the vocabulary that the shards were made with{kind}, or {REMAKE_LDDL}",
+        )
+
+    def _check_lengths(self, lengths: np.ndarray) -> None:
+        most, said = self.reading.max_seq_length, self.columns[N_TOKENS].to_numpy()
+        self._refuse(
+            lengths > most,
+            lambda i: f"has {lengths[i]} tokens, more than --max_seq_length {most}",
+            f"give --max_seq_length {lengths.max()}, or another folder",
+        )
+        self._refuse(lengths != said, lambda i: f"has {lengths[i]} tokens, and its {N_TOKENS} is {said[i]}")
+
+    def _predictions(self, lengths: np.ndarray, n_first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, the ids that were there, and how many each row has; none in rows without masks."""
+        if not self.reading.is_masked:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, self.reading.id_type), np.zeros_like(lengths)
+        positions, n_masked = self._positions()
+        labels, n_labels = self._tokens(LABELS)
+        self._refuse(n_masked != n_labels, lambda i: f"has {n_masked[i]} {POSITIONS} and {n_labels[i]} {LABELS}")
+        most = self.reading.max_predictions_per_seq
+        self._refuse(
+            n_masked > most,
+            lambda i: f"has {n_masked[i]} masked positions, more than --max_predictions_per_seq {most}",
+            f"give --max_predictions_per_seq {max(n_masked.max(), round(MASKED_SHARE * self.reading.max_seq_length))}: "
+            "LDDL masks 15 % of each row without such a bound",
+        )
+        row = np.repeat(np.arange(len(lengths)), n_masked)
+        is_special = (positions < 1) | (positions >= lengths[row] - 1) | (positions == n_first[row] - 1)
+        self._refuse(row[is_special], lambda i: "masks a position outside of its segments' tokens")
+        descends = (positions[1:] <= positions[:-1]) & (row[1:] == row[:-1])
+        self._refuse(row[1:][descends], lambda i: f"has {POSITIONS} that do not ascend")
+        return positions, labels, n_masked
+
+    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
+        import pyarrow as pa
+
+        column = self.columns[POSITIONS].cast(pa.large_binary())
+        _, offsets, data = column.buffers()
+        offsets = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
+        try:
+            return read_vectors(np.frombuffer(data or b"", dtype=np.uint8), offsets)
+        except ValueError as error:
+            index, what = error.args
+            self._refuse(np.array([index]), lambda i: f"has {POSITIONS} that are {what}")
+            raise
+
+    def _refuse(self, wrong: np.ndarray, what: Callable[[int], str], remedy: str = REMAKE_LDDL) -> None:
+        """Raise for the first of the rows that are wrong, if there is one; they are a mask, or indices."""
+        found = np.flatnonzero(wrong) if wrong.dtype == bool else wrong
+        if len(found):
+            raise UserError(f"Row {self.numbers[found[0]]} of {self.file} {what(int(found[0]))}", remedy)

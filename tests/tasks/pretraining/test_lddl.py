@@ -1,0 +1,61 @@
+"""Training and evaluating on LDDL's shards, as who has them does it."""
+
+import numpy as np
+import pytest
+from lddl_shards import SPECIAL, WORDS, read_naively, vocabulary_of, write_folder, write_hdf5, write_vocabulary
+from pretraining_runs import command, curve, losses, write_config
+
+from common.errors import UserError
+from run_pretraining import main
+
+S, P = 32, 5
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The same rows as LDDL's shards in `data` and as HDF5 in `hdf5`, others in `test`; a vocabulary."""
+    vocabulary = vocabulary_of(write_vocabulary(tmp_path / "vocab.txt"))
+    write_config(tmp_path / "config.json", vocab_size=len(SPECIAL) + len(WORDS))
+    write_folder(tmp_path / "test", (9,), S, seed=1)
+    (tmp_path / "hdf5").mkdir()
+    for path, rows in write_folder(tmp_path / "data", (30, 25), S).items():
+        write_hdf5(tmp_path / "hdf5" / f"{path.stem}.hdf5", [read_naively(row, vocabulary) for row in rows], S, P)
+    return tmp_path
+
+
+def run(folder, out="out", **changes):
+    flags = {"vocab_file": folder / "vocab.txt", "max_seq_length": S, "max_predictions_per_seq": P, **changes}
+    main(command(folder, output_dir=folder / out, **flags))
+    return losses(folder / out)
+
+
+def test_losses_are_those_of_the_same_rows_in_hdf5(folder):
+    lddl = run(folder, eval_dir=folder / "test")
+    np.testing.assert_allclose(lddl, run(folder, "of_hdf5", input_dir=folder / "hdf5"), rtol=1e-6)
+    assert np.isfinite(curve(folder / "out")[1, 8]["eval_mlm_loss"])
+
+
+def test_a_run_in_two_pieces_logs_what_one_logs(folder):
+    write_folder(folder / "data", (25, 25), S, bin_size=8)
+    for path in folder.glob("data/*.parquet"):
+        path.unlink()
+    whole = run(folder)
+    run(folder, "pieces", steps_this_run=3)
+    assert run(folder, "pieces", resume_from_checkpoint=True) == whole
+
+
+def test_what_is_wrong_is_said_before_any_work(folder):
+    with pytest.raises(UserError) as error:
+        run(folder, vocab_file=None, max_predictions_per_seq=4, max_seq_length=16)
+    assert any("give --vocab_file the one that they were made with" in each for each in error.value.sentences)
+    assert any("give --max_seq_length 32" in each for each in error.value.sentences)
+    with pytest.raises(
+        UserError, match=r"has 5 masked positions, more than --max_predictions_per_seq 4; give .*_seq 5"
+    ):
+        run(folder, max_predictions_per_seq=4, check_only=True)
+    assert not (folder / "out").exists()
