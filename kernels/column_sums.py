@@ -10,9 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_COLUMNS = 16  # 64 bytes of a row, two whole sectors of memory; BERT-large's sums have 1,024 to 4,096 columns
-BLOCK_ROWS, WARPS = 512, 8  # eight loads of 16 bytes per thread are under way at once
-REGISTERS = 96  # told nothing, ptxas saves registers and waits for two of the loads before it issues the next
+from kernels.tuning import settings
 
 
 def column_sums(partial: Tensor, out: Tensor | None = None) -> Tensor:
@@ -25,10 +23,9 @@ def column_sums(partial: Tensor, out: Tensor | None = None) -> Tensor:
         out = partial.new_empty(*partial.shape[:-2], n_columns)
     n_matrices = 1 if partial.dim() == 2 else len(partial)
     sums_stride = 0 if out.dim() == 1 else out.stride(0)
-    settings = {"block_rows": BLOCK_ROWS, "block_columns": BLOCK_COLUMNS, "num_warps": WARPS, "maxnreg": REGISTERS}
-    _column_sums[(triton.cdiv(n_columns, BLOCK_COLUMNS), n_matrices)](
-        partial, out, sums_stride, n_rows, n_columns, **settings
-    )
+    tuned = settings("column_sums", partial.device)
+    grid = (triton.cdiv(n_columns, tuned["block_columns"]), n_matrices)
+    _column_sums[grid](partial, out, sums_stride, n_rows, n_columns, **tuned)
     return out
 
 

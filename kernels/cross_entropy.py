@@ -14,8 +14,9 @@ import functools
 import torch
 from torch import Tensor
 
+from kernels.tuning import settings
+
 IGNORE_INDEX = -100
-ROWS_PER_BLOCK = 4096
 
 
 def linear_cross_entropy(
@@ -45,8 +46,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden_states)
         weight_gradient = torch.zeros_like(weight)
         bias_gradient = torch.zeros_like(bias)
-        for start in range(0, hidden_states.shape[0], ROWS_PER_BLOCK):
-            rows = slice(start, start + ROWS_PER_BLOCK)
+        per_block = settings("cross_entropy", hidden_states.device)["rows_per_block"]
+        for start in range(0, hidden_states.shape[0], per_block):
+            rows = slice(start, start + per_block)
             logits = hidden_states[rows] @ compute_weight.T
             block_loss, block_bias_gradient = loss_and_gradient_(logits, bias, labels[rows])
             loss += block_loss

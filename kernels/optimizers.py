@@ -20,10 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a thread block: enough to forget how long it looked for them; BERT-large has 41,000 such chunks.
-CHUNK = 8192
-TILE, WARPS = 1024, 4  # elements at a time, eight per thread, of which Adam's pass has 128 bytes under way
-ADAM_REGISTERS = 64  # told nothing, ptxas saves registers and reads the weight when all else has arrived
+from kernels.tuning import settings
+
 CHUNKS_AT_A_TIME = 256
 
 # Columns of the table of weight blocks: four addresses, the number of elements, the first of the block's chunks.
@@ -79,27 +77,28 @@ class GroupUpdate:
             ValueError: a tensor is not fp32 or not contiguous.
         """
         takes_ratio = self.takes_ratios and group["weight_decay"] != 0
+        device = parameters[0].device
+        tuned = settings("adam_pass", device)
+        chunk = tuned["chunk"]
         tables = self._tables_of(
-            [gradients, parameters, exp_avgs, exp_avg_sqs], group["n_blocks"] if takes_ratio else 1
+            [gradients, parameters, exp_avgs, exp_avg_sqs], group["n_blocks"] if takes_ratio else 1, chunk
         )
         (beta1, beta2), step, lr = group["betas"], group["step"], float(group["lr"])
         # 1 - beta from double precision: 1 - 0.999 in fp32 is off by a hundred thousandth.
-        settings = (lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - beta1**step), 1 / (1 - beta2**step))
-        settings += (group["eps"], float(group["weight_decay"]))
-        sizes = {"chunk": CHUNK, "tile": TILE, "num_warps": WARPS}
+        numbers = (lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - beta1**step), 1 / (1 - beta2**step))
+        numbers += (group["eps"], float(group["weight_decay"]))
         grid = (len(tables.block_of_chunk),)
-        _adam_pass[grid](
-            *tables[:3], gradient_divisor, settings, takes_ratio=takes_ratio, maxnreg=ADAM_REGISTERS, **sizes
-        )
+        _adam_pass[grid](*tables[:3], gradient_divisor, numbers, takes_ratio=takes_ratio, **tuned)
         if takes_ratio:
             _lamb_trust_ratios[(len(tables.blocks),)](
-                tables.blocks, tables.sums, tables.ratios, chunk=CHUNK, tile=CHUNKS_AT_A_TIME
+                tables.blocks, tables.sums, tables.ratios, chunk=chunk, tile=CHUNKS_AT_A_TIME
             )
-            _lamb_second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, **sizes)
+            tuned = settings("lamb_second_pass", device)
+            _lamb_second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, chunk=chunk, **tuned)
 
-    def _tables_of(self, columns: list[list[Tensor]], n_blocks: int) -> Tables:
+    def _tables_of(self, columns: list[list[Tensor]], n_blocks: int, chunk: int) -> Tables:
         """The tables for tensors in the order of the columns GRADIENT to EXP_AVG_SQ; made anew when one has moved."""
-        key = [n_blocks]
+        key = [n_blocks, chunk]
         for tensor in itertools.chain(*columns):
             if tensor.dtype != torch.float32 or not tensor.is_contiguous():
                 raise ValueError(
@@ -108,7 +107,7 @@ class GroupUpdate:
                 )
             key.append(tensor.data_ptr())
         if key != self._key:
-            self._tables = make_tables(columns, n_blocks, CHUNK)
+            self._tables = make_tables(columns, n_blocks, chunk)
             self._key = key
         return self._tables
 
@@ -143,11 +142,12 @@ def _adam_pass(
     block_of_chunk_ptr,
     sums_ptr,
     divisor_ptr,
-    settings,
+    numbers,
     takes_ratio: tl.constexpr,
     chunk: tl.constexpr,
     tile: tl.constexpr,
 ):
+    tl.static_assert(chunk % tile == 0)
     row = blocks_ptr + tl.load(block_of_chunk_ptr + tl.program_id(0)) * N_COLUMNS
     first, size = _span(row, chunk)
     factor = 1.0
@@ -155,12 +155,12 @@ def _adam_pass(
         factor = 1.0 / tl.load(divisor_ptr)
     addresses = tl.load(row + GRADIENT) | tl.load(row + PARAMETER) | tl.load(row + EXP_AVG) | tl.load(row + EXP_AVG_SQ)
     if (first + chunk <= size) & (addresses % VECTOR_BYTES == 0):
-        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, chunk, factor, settings, takes_ratio, tile, True)
+        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, chunk, factor, numbers, takes_ratio, tile, True)
     else:
         n_elements = tl.minimum(size - first, chunk).to(tl.int32)
         small: tl.constexpr = tile // SMALLER
         parameter_sum, update_sum = _adam_pass_of_chunk(
-            row, first, n_elements, factor, settings, takes_ratio, small, False
+            row, first, n_elements, factor, numbers, takes_ratio, small, False
         )
     if takes_ratio:
         tl.store(sums_ptr + 2 * tl.program_id(0), parameter_sum)
@@ -169,10 +169,10 @@ def _adam_pass(
 
 @triton.jit
 def _adam_pass_of_chunk(
-    row, first, n_elements, factor, settings, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorized: tl.constexpr
+    row, first, n_elements, factor, numbers, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorized: tl.constexpr
 ):
     """The sums of squares of a chunk's weights and updates, after its pass."""
-    lr, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay = settings
+    lr, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay = numbers
     gradient_ptr = _pointer(row, GRADIENT, first, is_vectorized)
     parameter_ptr = _pointer(row, PARAMETER, first, is_vectorized)
     exp_avg_ptr = _pointer(row, EXP_AVG, first, is_vectorized)
@@ -222,6 +222,7 @@ def _lamb_trust_ratios(blocks_ptr, sums_ptr, ratios_ptr, chunk: tl.constexpr, ti
 
 @triton.jit
 def _lamb_second_pass(blocks_ptr, block_of_chunk_ptr, ratios_ptr, lr, chunk: tl.constexpr, tile: tl.constexpr):
+    tl.static_assert(chunk % tile == 0)
     block = tl.load(block_of_chunk_ptr + tl.program_id(0))
     row = blocks_ptr + block * N_COLUMNS
     first, size = _span(row, chunk)

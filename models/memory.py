@@ -12,7 +12,7 @@ from models.config import BertConfig
 # For what the estimate does not see: CUDA's own memory, NCCL's and the libraries', and what lies unused between blocks.
 # Close below a card's memory PyTorch gives blocks back and asks for them again, at half the speed.
 HEADROOM = 1.2
-LOGIT_ROWS = 4096  # of one block of the masked-LM loss, see kernels/cross_entropy.py
+LOGIT_ROWS = 4096  # of one block of the masked-LM loss at most, see kernels/tuning.py
 
 
 @dataclasses.dataclass(frozen=True)

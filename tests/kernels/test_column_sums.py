@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.column_sums import BLOCK_ROWS, column_sums
+from kernels.column_sums import column_sums
+from kernels.tuning import DEFAULTS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BLOCK_ROWS = DEFAULTS["column_sums"]["block_rows"]
 
 
 def random_partial(*shape, seed=0):

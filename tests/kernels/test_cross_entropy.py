@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tuned import tune
 
-from kernels import cross_entropy
 from kernels.cross_entropy import linear_cross_entropy
 
 
@@ -52,7 +52,7 @@ def test_equals_reference(rows, ignored, vocab, block, scale):
     inputs = random_inputs(rows, 6, vocab, min(rows, ignored))
     expected = value_and_gradients(reference, inputs, scale)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_entropy, "ROWS_PER_BLOCK", block)
+        tune(patch, "cross_entropy", rows_per_block=block)
         actual = value_and_gradients(linear_cross_entropy, inputs, scale)
     for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-5 * max(1.0, scale))

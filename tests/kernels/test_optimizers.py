@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_lamb import BETA1, BETA2, EPS, NaiveLamb, clipped, module_of
+from tuned import tune
 
-import kernels.optimizers
 from common.errors import UserError
+from kernels import optimizers, tuning
 from kernels.optimizers import GroupUpdate, make_tables
 from optimization import LAMB, AdamW, build_optimizer, clip_and_step, gradient_norm, parameter_groups
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-CHUNK_IN_USE, TILE_IN_USE = kernels.optimizers.CHUNK, kernels.optimizers.TILE
 CHUNK, TILE = 128, 64  # so that small weights have several chunks, and chunks several tiles
 SHAPES = {
     "several_chunks.weight": (20, 17),
@@ -30,8 +30,8 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(kernels.optimizers, "CHUNK", CHUNK)
-    monkeypatch.setattr(kernels.optimizers, "TILE", TILE)
+    tune(monkeypatch, "adam_pass", chunk=CHUNK, tile=TILE)
+    tune(monkeypatch, "lamb_second_pass", tile=TILE)
 
 
 def named_parameters(shapes=SHAPES, seed=0):
@@ -123,8 +123,8 @@ def test_they_equal_those_in_fp64_for_any_shapes(optimizer_class, reference, sha
     expected = reference(parameters, 0.02)
     optimizer = new_optimizer(optimizer_class, parameters)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.optimizers, "CHUNK", chunk)
-        patch.setattr(kernels.optimizers, "TILE", 32)
+        tune(patch, "adam_pass", chunk=chunk, tile=32)
+        tune(patch, "lamb_second_pass", tile=32)
         for step in range(2):
             gradients = random_gradients(named, 10**exponent, seed=step)
             train(parameters, optimizer, gradients)
@@ -134,8 +134,8 @@ def test_they_equal_those_in_fp64_for_any_shapes(optimizer_class, reference, sha
 
 @pytest.mark.parametrize(("optimizer_class", "reference"), REFERENCES)
 def test_the_sizes_that_are_used_give_the_same(monkeypatch, optimizer_class, reference):
-    monkeypatch.setattr(kernels.optimizers, "CHUNK", CHUNK_IN_USE)
-    monkeypatch.setattr(kernels.optimizers, "TILE", TILE_IN_USE)
+    in_use = tuning.row_of(None)
+    monkeypatch.setattr(tuning, "row", lambda device: in_use)
     shapes = {"long.weight": (3, 4096), "query_key_value.weight": (6, 2048), "long.bias": (9001,)}
     parameters = named_parameters(shapes)
     expected = reference(parameters, 0.02)
@@ -249,7 +249,7 @@ def test_parameters_without_gradients_are_left_alone_whenever_that_is(optimizer_
 
 def test_tables_are_made_again_only_when_a_tensor_has_moved(monkeypatch):
     made = []
-    monkeypatch.setattr(kernels.optimizers, "make_tables", lambda *arguments: made.append(1) or make_tables(*arguments))
+    monkeypatch.setattr(optimizers, "make_tables", lambda *arguments: made.append(1) or make_tables(*arguments))
     parameters = named_parameters()
     naive, optimizer = NaiveLamb(parameters, 0.02, math.inf), new_lamb(parameters)
     first, second = random_gradients(seed=1), random_gradients(seed=2)

@@ -1,0 +1,55 @@
+"""How our kernels are cut and compiled on each GPU: sizes of blocks, warps, stages, registers.
+
+Settings change how fast a kernel is, and what it computes only by the order in which numbers are added. So they are
+kept apart from the kernels, in one table that a command fills: `python3 benchmark/tune.py` tries others on the GPU at
+hand, and prints that GPU's row.
+
+The names are those of the kernels' constants and of Triton's options (`num_warps`, `num_stages`, `maxnreg`), but for
+what a launch computes with. A kernel whose best settings depend on what it is given has several entries, the second
+word of which is a class of inputs.
+"""
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+
+# Measured on an H200; all other GPUs start from them.
+DEFAULTS = MappingProxyType(
+    {
+        # A chunk is what a thread block has: enough to forget how long it looked for its tensor; BERT-large has 41,000
+        # of this size. A tile is eight elements per thread, of which the pass has 128 bytes under way; told nothing of
+        # registers, ptxas saves them and reads the weight when all else has arrived.
+        "adam_pass": {"chunk": 8192, "tile": 1024, "num_warps": 4, "maxnreg": 64},
+        "lamb_second_pass": {"tile": 1024, "num_warps": 4},  # of the same chunks, which both tiles divide
+        # A column's share is 64 bytes of a row, two whole sectors of memory. Eight loads of 16 bytes per thread are
+        # under way at once; told nothing of registers, ptxas waits for two of them before it issues the next.
+        "column_sums": {"block_rows": 512, "block_columns": 16, "num_warps": 8, "maxnreg": 96},
+        # models/memory.py counts on no more.
+        "cross_entropy": {"rows_per_block": 4096},
+    }
+)
+
+# By compute capability: what is to differ from the above, as `benchmark/tune.py` prints it.
+ROWS = MappingProxyType(
+    {
+        (9, 0): {},
+    }
+)
+
+
+def settings(kernel: str, device: torch.device, inputs: str = "") -> dict[str, int]:
+    """The settings of a kernel on a device, for a class of inputs where it has several; the caller's own."""
+    return dict(row(device)[f"{kernel} {inputs}" if inputs else kernel])
+
+
+@functools.cache
+def row(device: torch.device) -> Mapping[str, Mapping[str, int]]:
+    """All settings of a device, by kernel; the default ones of a device that is no GPU."""
+    return row_of(torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
+
+
+def row_of(capability: tuple[int, int] | None) -> Mapping[str, Mapping[str, int]]:
+    """All settings of GPUs of a compute capability."""
+    return MappingProxyType({**DEFAULTS, **ROWS.get(capability, {})})
