@@ -2,8 +2,6 @@
 
 LDDL stores no ids, so another vocabulary than the shards' would train without an error. So every token must be in the
 vocabulary, and what a row says twice, its length and its number of predictions, must agree.
-
-Splitting and looking up are pyarrow's, three times as fast as a dictionary of Python's and outside of Python's lock.
 """
 
 import functools
@@ -29,7 +27,8 @@ from data.loading.lddl.files import (
     reason_of,
 )
 from data.loading.lddl.token_rows import TokenRows, indices_of_ranges, starts_of
-from data.loading.lddl.vectors import read_vectors
+from data.loading.lddl.vectors import VectorError, read_vectors
+from data.loading.lddl.words import UNKNOWN, Words, bytes_of
 from data.masked_lm.masking import N_SPECIAL
 from tokenization import load_vocab
 
@@ -56,11 +55,9 @@ class Reading:
         return cls(vocab_file, load_vocab(vocab_file), *shape, is_masked)
 
     @functools.cached_property
-    def words(self) -> "pyarrow.Array":
-        """Each id's token."""
-        import pyarrow as pa
-
-        return pa.array(list(self.vocabulary))
+    def words(self) -> Words:
+        """The vocabulary's."""
+        return Words(self.vocabulary)
 
     @property
     def id_type(self) -> type:
@@ -131,8 +128,13 @@ class _Block:
 
     def token_rows(self) -> TokenRows:
         """The rows; their ids are [CLS] A [SEP] B [SEP]."""
-        reading = self.reading
-        (a_ids, n_a), (b_ids, n_b) = self._tokens(A), self._tokens(B)
+        reading, texts = self.reading, (A, B, LABELS) if self.reading.is_masked else (A, B)
+        found = reading.words.look_up([self.columns[name] for name in texts])
+        for name, (ids, lengths) in zip(texts, found, strict=True):
+            self._check_known(name, ids, lengths)
+        (a_ids, n_a), (b_ids, n_b), *labels = found
+        for name, n_tokens in ((A, n_a), (B, n_b)):
+            self._refuse(n_tokens == 0, lambda _, name=name: f"has no token in {name}")
         lengths, n_first = n_a + n_b + N_SPECIAL, n_a + 2
         self._check_lengths(lengths)
         starts = starts_of(lengths)
@@ -140,39 +142,29 @@ class _Block:
         ids[starts] = reading.vocabulary[CLS]
         ids[indices_of_ranges(starts + 1, n_a)] = a_ids
         ids[indices_of_ranges(starts + n_first, n_b)] = b_ids
-        positions, labels, n_masked = self._predictions(lengths, n_first)
+        positions, labels, n_masked = self._predictions(labels[0] if labels else None, lengths, n_first)
         return TokenRows(
             (reading.max_seq_length, reading.max_predictions_per_seq if reading.is_masked else 0),
             ids,
             lengths.astype(np.int32),
             n_first.astype(np.int32),
             positions.astype(np.int32),
-            labels,
+            labels.astype(reading.id_type),
             n_masked.astype(np.int32),
             self.columns[IS_RANDOM].to_numpy(zero_copy_only=False).astype(np.int8),
         )
 
-    def _tokens(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all rows' tokens, and how many each row has."""
-        import pyarrow.compute as pc
-
-        tokens = pc.split_pattern(self.columns[name], " ")
-        lengths = np.diff(tokens.offsets.to_numpy())
-        words = self.reading.words.cast(tokens.type.value_type)
-        ids = pc.index_in(tokens.flatten(), value_set=words)
-        if ids.null_count:
-            unknown = int(ids.is_null().to_numpy(zero_copy_only=False).argmax())
-            self._refuse_token(name, tokens.flatten()[unknown], np.repeat(self.numbers, lengths)[unknown])
-        return ids.to_numpy().astype(self.reading.id_type), lengths.astype(np.int64)
-
-    def _refuse_token(self, name: str, scalar: "pyarrow.Scalar", number: int) -> None:
-        import pyarrow as pa
-
-        token = scalar.cast(pa.large_binary()).as_py().decode(errors="backslashreplace")
+    def _check_known(self, name: str, ids: np.ndarray, lengths: np.ndarray) -> None:
+        if not len(ids) or ids.min() != UNKNOWN:
+            return
+        place = int(ids.argmin())
+        row = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        text = self.columns[name].cast("large_binary")[row].as_py()
+        token = text.split(b" ")[place - int(lengths[:row].sum())].decode(errors="backslashreplace")
         kind = " (a cased one: its tokens have capitals)" if token != token.lower() else ""
-        raise UserError(
-            f"Row {number} of {self.file} holds the token {token!r} in {name}, which the vocabulary "
-            f"{self.reading.vocab_file} has not",
+        self._refuse(
+            np.array([row]),
+            lambda _: f"holds the token {token!r} in {name}, which the vocabulary {self.reading.vocab_file} has not",
             f"give --vocab_file the vocabulary that the shards were made with{kind}, or {REMAKE_LDDL}",
         )
 
@@ -185,12 +177,18 @@ class _Block:
         )
         self._refuse(lengths != said, lambda i: f"has {lengths[i]} tokens, and its {N_TOKENS} is {said[i]}")
 
-    def _predictions(self, lengths: np.ndarray, n_first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _predictions(
+        self, labels: tuple[np.ndarray, np.ndarray] | None, lengths: np.ndarray, n_first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, the ids that were there, and how many each row has; none in rows without masks."""
-        if not self.reading.is_masked:
-            return np.zeros(0, dtype=np.int64), np.zeros(0, self.reading.id_type), np.zeros_like(lengths)
-        positions, n_masked = self._positions()
-        labels, n_labels = self._tokens(LABELS)
+        if labels is None:
+            return *np.zeros((2, 0), np.int32), np.zeros_like(lengths)
+        ids, n_labels = labels
+        try:
+            positions, n_masked = read_vectors(*bytes_of(self.columns[POSITIONS].cast("large_binary")))
+        except VectorError as error:
+            self._refuse(np.array([error.index]), lambda _, what=error.what: f"has {POSITIONS} that are {what}")
+            raise
         self._refuse(n_masked != n_labels, lambda i: f"has {n_masked[i]} {POSITIONS} and {n_labels[i]} {LABELS}")
         most = self.reading.max_predictions_per_seq
         self._refuse(
@@ -201,23 +199,10 @@ class _Block:
         )
         row = np.repeat(np.arange(len(lengths)), n_masked)
         is_special = (positions < 1) | (positions >= lengths[row] - 1) | (positions == n_first[row] - 1)
-        self._refuse(row[is_special], lambda i: "masks a position outside of its segments' tokens")
+        self._refuse(row[is_special], lambda _: "masks a position outside of its segments' tokens")
         descends = (positions[1:] <= positions[:-1]) & (row[1:] == row[:-1])
-        self._refuse(row[1:][descends], lambda i: f"has {POSITIONS} that do not ascend")
-        return positions, labels, n_masked
-
-    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
-        import pyarrow as pa
-
-        column = self.columns[POSITIONS].cast(pa.large_binary())
-        _, offsets, data = column.buffers()
-        offsets = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
-        try:
-            return read_vectors(np.frombuffer(data or b"", dtype=np.uint8), offsets)
-        except ValueError as error:
-            index, what = error.args
-            self._refuse(np.array([index]), lambda i: f"has {POSITIONS} that are {what}")
-            raise
+        self._refuse(row[1:][descends], lambda _: f"has {POSITIONS} that do not ascend")
+        return positions, ids, n_masked
 
     def _refuse(self, wrong: np.ndarray, what: Callable[[int], str], remedy: str = REMAKE_LDDL) -> None:
         """Raise for the first of the rows that are wrong, if there is one; they are a mask, or indices."""

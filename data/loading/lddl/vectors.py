@@ -14,15 +14,23 @@ HEADER = 128  # bytes before the values, for vectors of up to some 10 ** 20 valu
 USUAL, USUAL_BYTES = "<u2", 2
 
 
-def read_vectors(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+class VectorError(ValueError):
+    """Which vector, by its index, is what instead."""
+
+    def __init__(self, index: int, what: str) -> None:
+        super().__init__(index, what)
+        self.index, self.what = index, what
+
+
+def read_vectors(offsets: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values of all vectors, (values,) int64, and their lengths, (n,) int64.
 
     Args:
-        data: (bytes,) uint8.
         offsets: (n + 1,) int64: vector i is data[offsets[i]:offsets[i + 1]].
+        data: (bytes,) uint8.
 
     Raises:
-        ValueError: with the index of the first that is no vector of integers, and what is wrong with it.
+        VectorError: the first that is no vector of integers.
     """
     sizes = np.diff(offsets)
     lengths = (sizes - HEADER) // USUAL_BYTES
@@ -55,7 +63,7 @@ def _load(index: int, content: bytes) -> np.ndarray:
     try:
         vector = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise ValueError(index, f"no .npy bytes ({str(error).partition(chr(10))[0] or 'they are cut'})") from error
+        raise VectorError(index, f"no .npy bytes ({str(error).partition(chr(10))[0] or 'they are cut'})") from error
     if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "iu":
-        raise ValueError(index, "no vector of integers")
+        raise VectorError(index, "no vector of integers")
     return vector.astype(np.int64)
