@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -18,10 +19,14 @@ from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_f
 from file_utils import sha256_of
 
 MAX_FILLING_ROWS = 128  # NVIDIA's vocabularies are filled up to a multiple of 8, and others to one of 64 or 128
+LDDL_PHASES = MappingProxyType({128: "phase1", 512: "phase2"})
 
 
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
-    """The folder of shards of these lengths: `folder`, or the only one, of the `dataset`, in this working folder."""
+    """The folder of shards of these lengths: `folder`, or the only one, of the `dataset`, in this working folder.
+
+    Where that has none of ours, it may be the working folder of NVIDIA's example, with LDDL's shards of each phase.
+    """
     if not folder.is_dir():
         raise UserError(f"There is no data folder {folder}", "give a folder with shards")
     if shard_files(folder) or lddl_files(folder) or (folder / FILE_NAME).exists() or (folder / JOURNAL_NAME).exists():
@@ -29,10 +34,12 @@ def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: in
     lengths = f"seq_len_{max_seq_length}_max_pred_{max_predictions_per_seq}"
     prepared = sorted(path for path in folder.glob("hdf5_*/*") if path.is_dir())
     fitting = [path for path in prepared if f"_{lengths}_" in path.parent.name and dataset in (None, path.name)]
+    of_lddl = [path for path in sorted(folder.glob("pretrain/phase[12]/*/parquet")) if lddl_files(path)]
+    fitting = fitting or [path for path in of_lddl if path.parts[-3] == LDDL_PHASES.get(max_seq_length)]
     if len(fitting) == 1:
         return fitting[0]
     found = f"{len(fitting)} sets of shards" if fitting else "no shards"
-    there = ", ".join(str(path.relative_to(folder)) for path in fitting or prepared) or "no hdf5_ folder"
+    there = ", ".join(str(path.relative_to(folder)) for path in fitting or prepared + of_lddl) or "no hdf5_ folder"
     raise UserError(
         f"{folder} holds {found}{f' of {dataset}' if dataset else ''} with {lengths} (there: {there})",
         "give --input_dir the one to train on, or make it with data/create_datasets_from_start.sh",

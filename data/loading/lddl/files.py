@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ UNMASKED = ((A, TEXT), (B, TEXT), (IS_RANDOM, ("bool",)), (N_TOKENS, WHOLE_NUMBE
 MASKED = ((POSITIONS, BYTES), (LABELS, TEXT))
 # A row of five tokens has 12 bytes of text at the least, and no real text is packed to a two-hundredth.
 MAX_ROWS_PER_BYTE, HARMLESS_ROWS = 200 / 12, 2**20
+FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,10 @@ def read_footers(files: Sequence[Path], max_seq_length: int, problems: Problems)
     """Each file's footer; adds what is wrong with them to `problems`, alike ones as one."""
     footers: list[Footer] = []
     complaints: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    for file in files:
-        try:
-            footer, wrong = _read_footer(file)
-        except UserError as error:
-            footer = Footer((), False, None)
-            wrong = [(each.problem.removeprefix(f"{file} "), each.remedy) for each in error.problems]
+    # Phase 2 has 32,768 files, and on a shared file system each of them is waited for.
+    with ThreadPoolExecutor(FILES_AT_ONCE) as threads:
+        found = list(threads.map(_read_footer, files))
+    for file, (footer, wrong) in zip(files, found, strict=True):
         footers.append(footer)
         for complaint in wrong:
             complaints[complaint].append(file)
@@ -148,6 +148,16 @@ def and_others(n_files: int) -> str:
 
 
 def _read_footer(file: Path) -> tuple[Footer, list[tuple[str, str]]]:
+    """With what is wrong, as pairs of the end of a sentence that starts with the file's name and a remedy."""
+    try:
+        return _footer_of(file)
+    except UserError as error:
+        return Footer((), False, None), [
+            (each.problem.removeprefix(f"{file} "), each.remedy) for each in error.problems
+        ]
+
+
+def _footer_of(file: Path) -> tuple[Footer, list[tuple[str, str]]]:
     with open_parquet(file) as opened:
         metadata, types = opened.metadata, {field.name: str(field.type) for field in opened.schema_arrow}
         n_rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))

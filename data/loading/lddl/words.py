@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow
 
-BLANK = ord(" ")
+BLANK = 32  # its byte
 UNKNOWN = -1
 
 

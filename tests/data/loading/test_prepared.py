@@ -45,6 +45,25 @@ def test_the_working_folder_is_searched_for_lengths_and_dataset(tmp_path):
         find_prepared(tmp_path, 128, 20, "books_wiki_en_corpus")
 
 
+def test_lddls_shards_lie_where_nvidias_example_puts_them(tmp_path):
+    phases = {128: tmp_path / "pretrain/phase1/unbinned/parquet", 512: tmp_path / "pretrain/phase2/bin_size_64/parquet"}
+    for folder in phases.values():
+        folder.mkdir(parents=True)
+    with pytest.raises(UserError, match="no hdf5_ folder"):
+        find_prepared(tmp_path, 512, 80, "wikicorpus_en")
+    (phases[128] / "shard-0.parquet").touch()
+    (phases[512] / "shard-0.parquet_0").touch()
+    for length, folder in phases.items():
+        assert find_prepared(tmp_path, length, 20, "wikicorpus_en") == folder
+        assert find_prepared(folder, length, 20) == folder
+    with pytest.raises(
+        UserError, match=r"there: pretrain/phase1/unbinned/parquet, pretrain/phase2/bin_size_64/parquet"
+    ):
+        find_prepared(tmp_path, 256, 40)
+    ours = write_shards(tmp_path / folder_name(128, 20))
+    assert find_prepared(tmp_path, 128, 20, "wikicorpus_en") == ours
+
+
 def test_a_length_is_no_other_that_begins_like_it(tmp_path):
     write_shards(tmp_path / folder_name(128, 200))
     with pytest.raises(UserError, match=r"no shards with seq_len_128_max_pred_20 \("):
