@@ -6,11 +6,12 @@ caches of a task's data, and no training begins before all of it holds, on all r
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import Problem, Problems, UserError
+from data.loading.stream import BatchStream
 from models.config import BertConfig
 from tasks.execution import execution_of, execution_problems, meta_model, resolve_batches, resolve_execution
 from tokenization import load_vocab
@@ -66,6 +67,7 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
     note_differences("model", config, world, problems)
     task.settings = settings
     task.open_data(world, problems)
+    settings = task.settings  # what the data say, where nothing was said, is filled in too
     n_steps = _count_steps(settings, task.dataset and task.dataset.n_samples)
     resumed = _find_resumed(task, n_steps, world, problems, own_folder)
     if resumed is None:
@@ -73,7 +75,7 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
     start = _start(settings, task.stage, n_steps, resumed)
     if settings.trains:
         if resumed is not None and task.dataset is not None and not start.new_stage:
-            problems.extend([_position_problem(resumed["data_position"], task)])
+            problems.extend(_position_problems(resumed["data_position"], task))
         problems.extend([_window_problem(settings, start)])
         is_known = settings.batches is not None and settings.precision is not None and settings.model is not None
         if is_known and settings.device.type == "cpu" and not settings.runtime.long_cpu_run:
@@ -145,16 +147,18 @@ def _start(settings: Settings, stage: Stage, n_steps: int | None, resumed: dict[
     return Start(total_steps, first_step, last_step, window_start, new_stage, resumed_step=step)
 
 
-def _position_problem(position: dict[str, Any], task: Task) -> Problem | None:
-    """Why a checkpoint's place in the data is none in this dataset; None where it is."""
-    seed, n_samples = task.dataset.seed, task.dataset.n_samples
-    if (position["seed"], position["n_samples"]) == (seed, n_samples):
-        return None
-    return Problem(
-        f"the checkpoint stands at a place among {position['n_samples']} sequences in the order of seed "
-        f"{position['seed']}, and the data now holds {n_samples} with seed {seed}",
-        f"go on with the {task.data_flags} it was made with, or start anew with --init_checkpoint",
-    )
+def _position_problems(position: dict[str, Any], task: Task) -> Iterator[Problem]:
+    """Why a checkpoint's place in the data is none in this dataset."""
+    seed, n_samples, reading = task.dataset.seed, task.dataset.n_samples, task.dataset.reading
+    remedy = f"go on with the {task.data_flags} it was made with, or start anew with --init_checkpoint"
+    if (position["seed"], position["n_samples"]) != (seed, n_samples):
+        yield Problem(
+            f"the checkpoint stands at a place among {position['n_samples']} sequences in the order of seed "
+            f"{position['seed']}, and the data now holds {n_samples} with seed {seed}",
+            remedy,
+        )
+    if (then := position.get("reading", BatchStream.reading)) != reading:  # older checkpoints do not say
+        yield Problem(f"the checkpoint's sequences were {then}, and this run's are {reading}", remedy)
 
 
 def _window_problem(settings: Settings, start: Start) -> Problem | None:

@@ -117,13 +117,13 @@ class TrainingRun:
             return
         settings, dataset, stage_start = self.settings, self.task.dataset, self.task.stage.first_step
         flags = settings.checkpoints
-        position = {"samples_seen": self.samples_seen, "seed": dataset.seed, "n_samples": dataset.n_samples}
+        position = {name: getattr(dataset, name) for name in ("seed", "n_samples", "reading")}
         state = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_state,
             "schedule": self.schedule.state_dict(),
             "training_step": self.training_step.state_dict(),
-            "data_position": position,
+            "data_position": {"samples_seen": self.samples_seen, **position},
             "configuration": {"model": dataclasses.asdict(settings.model), "arguments": dict(settings.record)},
         }
         retention = {"keep": flags.keep_checkpoints, "keep_every": flags.keep_every, "phase_start_step": stage_start}

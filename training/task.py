@@ -67,7 +67,7 @@ class Task(abc.ABC):
     def __init__(self, settings: Settings):
         self.settings = settings
         self.dataset: Any = None
-        """Has `iterate`, `epoch`, `n_samples` and `seed`; None where nothing is trained."""
+        """Has `iterate`, `epoch`, `n_samples`, `seed` and `reading`; None where nothing is trained."""
 
     @abc.abstractmethod
     def problems(self) -> Iterator[Problem]:

@@ -101,9 +101,19 @@ class PaddedSamples:
 
     @staticmethod
     def concatenate(parts: list["PaddedSamples"]) -> "PaddedSamples":
+        """All rows, with as many masked positions as those of the widest part."""
         if len(parts) == 1:
             return parts[0]
+        n_positions = max(part.masked_lm_positions.shape[1] for part in parts)
+        parts = [part._with_room_for(n_positions) for part in parts]
         return PaddedSamples(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def _with_room_for(self, n_positions: int) -> "PaddedSamples":
+        missing = (0, 0), (0, n_positions - self.masked_lm_positions.shape[1])
+        if not missing[1][1]:
+            return self
+        positions, ids = (np.pad(array, missing) for array in (self.masked_lm_positions, self.masked_lm_ids))
+        return dataclasses.replace(self, masked_lm_positions=positions, masked_lm_ids=ids)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ It imports no PyTorch, since the preparation, which starts many processes, verif
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,6 +22,7 @@ from file_utils import sha256_of
 
 MAX_FILLING_ROWS = 128  # NVIDIA's vocabularies are filled up to a multiple of 8, and others to one of 64 or 128
 LDDL_PHASES = MappingProxyType({128: "phase1", 512: "phase2"})
+PUBLISHED_MASKED_LM_PROB = 0.15
 
 
 def find_prepared(folder: Path, max_seq_length: int, max_predictions_per_seq: int, dataset: str | None = None) -> Path:
@@ -110,16 +113,28 @@ def read_manifest(folder: Path) -> Manifest | None:
     return Manifest.read(path) if path.is_file() else None
 
 
-def check_shards(
-    files: Sequence[Path], max_seq_length: int, max_predictions_per_seq: int, problems: Problems
-) -> np.ndarray:
-    """Adds what is wrong with the files' datasets to `problems`, alike ones as one; returns their row counts, int64."""
+def masked_lm_prob_of(folder: Path, parameters: Mapping[str, Any]) -> tuple[float, str]:
+    """The share of tokens that a folder's shards were masked with, and who says so: its manifest's `parameters`, its
+    name, or nobody, in which case it is the published one.
+    """
+    if (probability := parameters.get("masked_lm_prob")) is not None:
+        return probability, FILE_NAME
+    if named := re.search(r"masked_lm_prob_(\d*\.?\d+)", str(folder.absolute())):
+        return float(named[1]), "as the folder's name says"
+    return PUBLISHED_MASKED_LM_PROB, "as published"
+
+
+def check_shards(files: Sequence[Path], max_seq_length: int, n_predictions: range, problems: Problems) -> np.ndarray:
+    """Adds what is wrong with the files' datasets to `problems`, alike ones as one; returns their row counts, int64.
+
+    Rows must be `max_seq_length` tokens wide, and one of `n_predictions` masked positions.
+    """
     rows_per_file = np.zeros(len(files), dtype=np.int64)
     found: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for i, file in enumerate(files):
         try:
             with open_shard(file) as datasets:
-                complaints = list(_complaints(datasets, max_seq_length, max_predictions_per_seq))
+                complaints = list(_complaints(datasets, max_seq_length, n_predictions))
                 rows_per_file[i] = 0 if complaints else len(datasets["input_ids"])
         except UserError as error:
             complaints = [(each.problem.removeprefix(f"{file} "), each.remedy) for each in error.problems]
@@ -132,17 +147,19 @@ def check_shards(
 
 
 def _complaints(
-    datasets: Mapping[str, h5py.Dataset], max_seq_length: int, max_predictions_per_seq: int
+    datasets: Mapping[str, h5py.Dataset], max_seq_length: int, n_predictions: range
 ) -> Iterator[tuple[str, str]]:
     """Yields pairs of what is wrong and its remedy, as halves of a sentence that starts with the file's name."""
     if len({len(values) for values in datasets.values()}) > 1:
         yield "has datasets with different numbers of rows", REMAKE
+    n_tokens = range(max_seq_length, max_seq_length + 1)
     for names, asked, unit, flag in (
-        (("input_ids", "input_mask", "segment_ids"), max_seq_length, "tokens", "--max_seq_length"),
-        (("masked_lm_positions", "masked_lm_ids"), max_predictions_per_seq, "predictions", "--max_predictions_per_seq"),
+        (("input_ids", "input_mask", "segment_ids"), n_tokens, "tokens", "--max_seq_length"),
+        (("masked_lm_positions", "masked_lm_ids"), n_predictions, "predictions", "--max_predictions_per_seq"),
     ):
         widths = {datasets[name].shape[1] for name in names}
-        if widths != {asked}:
+        if len(widths) > 1 or not widths <= {*asked}:
             found = " and ".join(map(str, sorted(widths)))
-            what = f"holds sequences of {found} {unit}, not of the {flag} {asked} asked for"
+            relation = "not of" if len(asked) == 1 else "not of at most"
+            what = f"holds sequences of {found} {unit}, {relation} the {flag} {asked[-1]} asked for"
             yield what, "ask for what it holds, give another folder or make it again"

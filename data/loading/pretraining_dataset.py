@@ -16,6 +16,7 @@ from common.errors import Problems, UserError
 from data.loading.flat_batch import PaddedSamples, PretrainingBatch, flatten
 from data.loading.lddl.files import lddl_files
 from data.loading.lddl.shards import LddlShards
+from data.loading.masking import DynamicMasking
 from data.loading.prepared import check_shards, prepared_shards
 from data.loading.shard_files import REMAKE, open_shard
 from data.loading.stream import SampleStream
@@ -30,6 +31,8 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         max_seq_length, max_predictions_per_seq: S and P, the widths of HDF5's rows, and the most that LDDL's may have.
         vocab_size: if given, larger ids are refused, file by file as they are read.
         vocab_file: the vocabulary of LDDL's shards.
+        masking: how rows are masked anew; without it they keep the masks that they have.
+        n_predictions: how many masked positions the rows may have in the files; None: P, of LDDL's at most P.
         split: the HDF5 shards to take from a folder, "training" or "test".
         num_workers: 0 reads files and makes batches in the calling thread, any other number in the background.
     """
@@ -46,13 +49,16 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         *,
         vocab_size: int | None = None,
         vocab_file: str | None = None,
+        masking: DynamicMasking | None = None,
+        n_predictions: range | None = None,
         split: str = "training",
         num_workers: int = 1,
     ) -> None:
         problems = Problems()
         super().__init__(micro_batch_size, seed, rank, world_size, problems)
         problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative", "give 0 or more")
-        shape, self._lddl = (max_seq_length, max_predictions_per_seq), None
+        n_predictions = n_predictions or range(max_predictions_per_seq, max_predictions_per_seq + 1)
+        shape, self._lddl = (max_seq_length, n_predictions[-1]), None
         is_folder = isinstance(input_dir_or_files, str | os.PathLike)
         if is_folder and lddl_files(Path(input_dir_or_files)):
             self._lddl = LddlShards(Path(input_dir_or_files), vocab_file, shape, problems)
@@ -63,7 +69,7 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
             self.files = [Path(file) for file in input_dir_or_files]
             problems.check(self.files, "The list of .hdf5 files is empty", "name at least one")
         if self._lddl is None:
-            self.rows_per_file = check_shards(self.files, *shape, problems)
+            self.rows_per_file = check_shards(self.files, max_seq_length, n_predictions, problems)
         problems.raise_if_any()
         self._rows_per_part = self._lddl.rows_per_part if self._lddl else self.rows_per_file
 
@@ -78,6 +84,9 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         problems.raise_if_any()
         self.source = str(self.files[0].parent)
         self.vocab_size = vocab_size
+        self.masking = masking
+        if masking:
+            self.reading = str(masking)
         self.num_workers = num_workers
 
     def _order(self, epoch: int | None) -> Iterator[tuple[int, np.ndarray]]:
@@ -88,10 +97,18 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
             yield part, np.random.default_rng([self.seed, epoch, part]).permutation(self._rows_per_part[part])
 
     def _read(self, part: int, rows: np.ndarray) -> tuple[Any, np.ndarray]:
-        return self._lddl.read(part, rows) if self._lddl else (read_shard(self.files[part], self.vocab_size), rows)
+        if self._lddl:
+            return self._lddl.read(part, rows)
+        samples = read_shard(self.files[part], self.vocab_size)
+        if self.masking:
+            self.masking.check(samples, self.files[part])
+        return samples, rows
 
     def _make_batch(self, samples: list[PaddedSamples], first_sample: int) -> PretrainingBatch:
-        return flatten(PaddedSamples.concatenate(samples), self.micro_batch_size, first_sample)
+        together = PaddedSamples.concatenate(samples)
+        if self.masking:
+            together = self.masking.mask(together, first_sample)
+        return flatten(together, self.micro_batch_size, first_sample)
 
 
 def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:

@@ -37,6 +37,7 @@ class BatchStream(ABC, Generic[Batch]):
 
     n_samples: int
     source: str  # where the samples are from, for people and for checks of a resumed run
+    reading: str = "read as they are"  # what is done to them on the way; a resumed run must do the same
 
     def __init__(self, micro_batch_size: int, seed: int, rank: int, world_size: int, problems: Problems) -> None:
         problems.check(micro_batch_size >= 1, f"The micro-batch holds {micro_batch_size} sequences", "take at least 1")

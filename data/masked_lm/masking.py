@@ -177,13 +177,13 @@ def recorded_rule(name: str) -> dict[str, object]:
     return published if name in ("tokens", "whole_words") else {**published, "masking": name}
 
 
-def rule_in(parameters: Mapping[str, object]) -> MaskingRule:
-    """The rule that a manifest's parameters record; single tokens where they record none.
+def rule_in(parameters: Mapping[str, object]) -> str:
+    """The name of the rule that a manifest's parameters record; single tokens where they record none.
 
     Raises:
         UserError: a rule that is not in the table.
     """
-    name = parameters.get("masking", "whole_words" if parameters.get("whole_word_masking") else "tokens")
+    name = str(parameters.get("masking", "whole_words" if parameters.get("whole_word_masking") else "tokens"))
     if name not in MASKING_RULES:
         raise UserError(f"The manifest names the masking rule {name!r}", f"known are {', '.join(MASKING_RULES)}")
-    return MASKING_RULES[name]
+    return name

@@ -59,7 +59,8 @@ class Expected:
 def check_shard(path: Path, expected: Expected) -> Findings:
     """Reads a whole shard. Raises what h5py does for damaged ones: OSError, RuntimeError, KeyError or ValueError."""
     findings, problems, hashes = Findings(), Problems(), []
-    n_rows = int(check_shards([path], expected.seq_length, expected.n_positions, problems)[0])
+    n_positions = range(expected.n_positions, expected.n_positions + 1)
+    n_rows = int(check_shards([path], expected.seq_length, n_positions, problems)[0])
     if problems.found or not n_rows:
         what = problems.found[0].problem.replace(str(path), "it", 1) if problems.found else "it has no rows"
         findings.offend(STRUCTURE, Offence(what))

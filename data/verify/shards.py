@@ -8,7 +8,6 @@ Of text shards the documents are compared: what is in both sets spoils the test 
 
 import dataclasses
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +21,10 @@ from common.errors import UserError
 from common.json_files import regular
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
-from data.loading.prepared import read_manifest, vocabulary_problem
+from data.loading.prepared import masked_lm_prob_of, read_manifest, vocabulary_problem
 from data.loading.shard_files import naming_problem, open_shard, shard_files, splits_of
 from data.masked_lm.instances import SpecialIds
-from data.masked_lm.masking import rule_in
+from data.masked_lm.masking import MASKING_RULES, rule_in
 from data.verify import rows, text
 from data.verify.report import FAILED, OK, WARNING, Findings, Offence, Report
 from file_utils import sha256_of
@@ -35,7 +34,6 @@ BY_MANIFEST = ("files", "size and hash")
 SOURCE = "made from these text shards"
 SHARED_WITH_TEST = 1e-3  # of the test set's documents; a large corpus has stubs of the same words
 MAX_COMPARED = 2**22  # hashes of all files together; 32 MB
-DEFAULT_MASKED_LM_PROB = 0.15
 
 
 def verify(
@@ -204,17 +202,15 @@ def _expected(
     if None in widths:
         widths = _usual_widths(files)
         notes.append(f"Most files hold rows of {widths[0]} tokens and {widths[1]} masked positions; so should all.")
-    probability = parameters.get("masked_lm_prob")
-    if probability is None:
-        named = re.search(r"masked_lm_prob_(\d*\.?\d+)", str(folder.absolute()))
-        probability = float(named[1]) if named else DEFAULT_MASKED_LM_PROB
-        source = "as the folder's name says" if named else "as published"
+    probability, source = masked_lm_prob_of(folder, parameters)
+    if source != FILE_NAME:
         notes.append(f"A share of {probability} of each row's tokens should be masked, {source}.")
     unknown = vocabulary.get("unk", manifest.facts.get("unk") if manifest else None)
     if unknown is None:
         notes.append(f"No {FILE_NAME} says which token is [UNK], so none was counted; --vocab_file does.")
     lower_case = parameters.get("do_lower_case")
-    return rows.Expected(special, *widths, probability, rule_in(parameters), unknown, lower_case), notes
+    rule = MASKING_RULES[rule_in(parameters)]
+    return rows.Expected(special, *widths, probability, rule, unknown, lower_case), notes
 
 
 def _usual_widths(files: Sequence[Path]) -> tuple[int, int]:

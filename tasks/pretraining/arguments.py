@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from common.errors import Problem
 from data.loading.synthetic import synthetic_problem
+from data.masked_lm.masking import MASKING_RULES
 from models.config import BERT_CONFIGS
 from training.config.flags import flag
 from training.config.settings import Settings, flags
@@ -32,9 +33,23 @@ class PretrainingFlags:
     eval_dir: str | None = flag(None, "folder of held-out shards to evaluate on, found likewise")
     bert_model: str = flag("bert-large-uncased", "a shipped configuration", choices=BERT_CONFIGS)
     config_file: str | None = flag(None, "a bert_config.json, instead of --bert_model")
-    vocab_file: str | None = flag(None, "checked against the configuration's vocab_size when given")
+    vocab_file: str | None = flag(
+        None, "checked against the configuration's vocab_size; says what --masking dynamic must know of the tokens"
+    )
     max_seq_length: int = flag(512, "tokens per sequence in the shards", positive=True)
     max_predictions_per_seq: int = flag(80, "masked positions per sequence in the shards", positive=True)
+    masking: str = flag(
+        "static",
+        "static: the masks that the shards have; dynamic: each row of the training shards is masked anew whenever it "
+        "is read",
+        choices=("static", "dynamic"),
+    )
+    masking_rule: str | None = flag(
+        None, "what --masking dynamic masks (default: as the shards' manifest says, else tokens)", choices=MASKING_RULES
+    )
+    masked_lm_prob: float | None = flag(
+        None, "share of a row's tokens that --masking dynamic masks (default: as the shards say, else 0.15)"
+    )
     num_steps_per_evaluation: int | None = flag(
         None, "optimizer steps between evaluations (default: only after the last step)", positive=True
     )
@@ -67,6 +82,7 @@ def value_problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("--resume_phase2 belongs to phase 2", "add --phase2")
     if flags.num_steps_per_evaluation and not flags.eval_dir:
         yield Problem("--num_steps_per_evaluation has nothing to evaluate on", "add --eval_dir")
+    yield from _masking_problems(settings)
     if settings.measurement.synthetic is None:
         return
     if problem := synthetic_problem(settings.measurement.synthetic, flags.max_seq_length):
@@ -83,3 +99,19 @@ def value_problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("--synthetic measures speed, and random tokens teach nothing", "leave --eval_dir out")
     if settings.length.num_train_epochs is not None:
         yield Problem("--synthetic has no end that --num_train_epochs could count", "give --max_steps")
+
+
+def _masking_problems(settings: Settings) -> Iterator[Problem]:
+    flags = settings.task
+    if flags.masking == "static":
+        for name in ("masking_rule", "masked_lm_prob"):
+            if (value := getattr(flags, name)) is not None:
+                what = f"--{name} {value} is for rows that are masked as they are read, and the shards' masks are kept"
+                yield Problem(what, "add --masking dynamic, or leave it out")
+        return
+    if flags.masked_lm_prob is not None and not 0 < flags.masked_lm_prob < 1:
+        yield Problem(f"--masked_lm_prob is {flags.masked_lm_prob}; it must lie between 0 and 1.")
+    if not flags.do_train:
+        yield Problem("--masking dynamic is for training, and held-out shards keep their masks", "leave it out")
+    if settings.measurement.synthetic is not None:
+        yield Problem("--masking dynamic masks the rows of shards, and --synthetic makes its own", "leave one out")

@@ -6,6 +6,7 @@ from pathlib import Path
 from common.errors import Problem, Problems, UserError
 from common.tokenizer_files import VOCAB_NAME, stated_rules
 from data.artifacts.layout import default_working_dir
+from data.loading.masking import DynamicMasking, masking_of
 from data.loading.prepared import find_prepared, read_manifest, vocabulary_problem
 from data.loading.pretraining_dataset import PretrainingDataset
 from file_utils import sha256_of
@@ -31,13 +32,20 @@ def open_datasets(
     if lengths is not None:
         return None if problems.found else SyntheticPretraining(lengths, **shape, seed=seed), None
     dataset = eval_dataset = None
+    masking = of_training = of_evaluation = None
+    if flags.masking == "dynamic":  # the masks of the training shards are taken out, and those held out may be fewer
+        of_training, of_evaluation = range(flags.max_seq_length + 1), range(1, flags.max_predictions_per_seq + 1)
     open_shards = functools.partial(PretrainingDataset, **shape, vocab_file=flags.vocab_file)
     with problems.collect():
         folder = _shard_folder(settings, flags.input_dir or default_working_dir())
-        dataset = open_shards(folder, seed=seed, num_workers=flags.num_workers)
+        with problems.collect():
+            masking = _masking(settings, folder)
+        options = {"seed": seed, "num_workers": flags.num_workers, "masking": masking}
+        dataset = open_shards(folder, **options, n_predictions=of_training)
     if flags.eval_dir:
         with problems.collect():
-            eval_dataset = open_shards(_shard_folder(settings, flags.eval_dir), split="test")
+            folder = _shard_folder(settings, flags.eval_dir)
+            eval_dataset = open_shards(folder, split="test", n_predictions=of_evaluation)
     return dataset, eval_dataset
 
 
@@ -47,6 +55,20 @@ def _shard_folder(settings: Settings, folder: str | Path) -> Path:
     if config is not None and (problem := vocabulary_problem(found, flags.vocab_file, config.vocab_size)):
         raise UserError(problem)
     return found
+
+
+def _masking(settings: Settings, folder: Path) -> DynamicMasking | None:
+    flags = settings.task
+    if flags.masking == "static":
+        return None
+    return masking_of(
+        folder,
+        flags.max_predictions_per_seq,
+        settings.optimization.seed,
+        rule=flags.masking_rule,
+        masked_lm_prob=flags.masked_lm_prob,
+        vocab_file=flags.vocab_file,
+    )
 
 
 def tokens_problem(shards: Path, model_folder: Path, vocab_file: str | None) -> Problem | None:

@@ -30,7 +30,7 @@ class PretrainingTask(Task):
     name = "pretraining"
     description = DESCRIPTION
     flags = PretrainingFlags
-    data_flags = "--input_dir and --seed"
+    data_flags = "--input_dir, --seed and --masking"
     model_class = BertForPreTraining
     loss_names = ("loss", "mlm_loss", "nsp_loss")
     metrics = (
@@ -62,7 +62,11 @@ class PretrainingTask(Task):
         for what, dataset in (("training shards", self.dataset), ("evaluation shards", self.eval_dataset)):
             shards = None  # of random tokens there are none
             if isinstance(dataset, PretrainingDataset):
-                shards = [(file.name, int(n)) for file, n in zip(dataset.files, dataset.rows_per_file, strict=True)]
+                files = [(file.name, int(n)) for file, n in zip(dataset.files, dataset.rows_per_file, strict=True)]
+                shards = files, dataset.reading
+                if dataset.masking:
+                    rule, probability = dataset.masking.rule, dataset.masking.masked_lm_prob
+                    self.settings = self.settings.with_resolved("task", masking_rule=rule, masked_lm_prob=probability)
             note_differences(what, shards, world, problems)
 
     def read_initial_weights(self, problems: Problems) -> None:
@@ -113,6 +117,8 @@ class PretrainingTask(Task):
         """Device, size and data; without training, whose weights are scored."""
         settings = self.settings
         yield f"{devices} | {self.dataset.n_samples:,} sequences: {self.dataset.source}"
+        if settings.task.masking == "dynamic":
+            yield self.dataset.reading
         if self._weights:
             yield self._weights
         if not settings.trains:

@@ -139,8 +139,10 @@ def test_equals_a_plain_loop(pairs, rule, probability, most, seed, first, width)
     assert masked.masked_lm_positions.shape == masked.masked_lm_ids.shape == (len(pairs), most)
     for name in ("segment_ids", "lengths", "next_sentence_labels"):
         assert getattr(masked, name) is getattr(rows, name)
-    assert (unmasked(masked).input_ids == before).all()
-    assert unmasked(masked).masked_lm_ids.shape == (len(pairs), 0)
+    restored = unmasked(masked)
+    assert (restored.input_ids == before).all()
+    assert unpacked(masking.mask(masked, first)) == expected  # whatever masks were there before
+    assert restored.masked_lm_ids.shape == (len(pairs), 0)
 
 
 @pytest.mark.parametrize("rule", MASKING_RULES)

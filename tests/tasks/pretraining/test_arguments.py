@@ -71,6 +71,10 @@ def test_what_must_be_positive(flag, value):
         (["--loss_scale", "-1", "--fp16"], "--loss_scale is -1.0; give 0"),
         (["--min_loss_scale", "2097152"], "--min_loss_scale 2.09715e+06 is above --init_loss_scale 1.04858e+06"),
         (["--allreduce_post_accumulation_fp16", "--reduce_dtype", "bf16"], "--reduce_dtype bf16 contradict"),
+        (["--masking_rule", "tokens"], "--masking_rule tokens is for rows that are masked as they are read"),
+        (["--masked_lm_prob", "0.2"], "--masked_lm_prob 0.2 is for rows that are masked as they are read"),
+        (["--masking", "dynamic", "--masked_lm_prob", "1"], "--masked_lm_prob is 1.0; it must lie between 0 and 1"),
+        (["--masking", "dynamic", "--masked_lm_prob", "nan"], "--masked_lm_prob is nan; it must lie between 0 and 1"),
         (["--num_steps_per_evaluation", "5"], "nothing to evaluate on; add --eval_dir"),
         (["--precision", "tf32"], "--precision tf32 exists on NVIDIA GPUs only"),
         (["--optimizer", "apex_fused_lamb"], "use lamb or adamw"),
@@ -98,6 +102,10 @@ def test_all_problems_are_found_at_once():
         (["--do_train"], "give either --max_steps or --num_train_epochs"),
         (["--do_train", "--num_train_epochs", "inf"], "--num_train_epochs is infinite"),
         (["--eval_dir", "held_out"], "there are no weights to evaluate"),
+        (
+            ["--eval_dir", "held_out", "--init_checkpoint", "weights.pt", "--masking", "dynamic"],
+            "--masking dynamic is for training, and held-out shards keep their masks; leave it out",
+        ),
     ],
 )
 def test_what_a_run_needs(arguments, sentence):
