@@ -58,10 +58,11 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         super().__init__(micro_batch_size, seed, rank, world_size, problems)
         problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative", "give 0 or more")
         n_predictions = n_predictions or range(max_predictions_per_seq, max_predictions_per_seq + 1)
-        shape, self._lddl = (max_seq_length, n_predictions[-1]), None
+        self._lddl = None
         is_folder = isinstance(input_dir_or_files, str | os.PathLike)
         if is_folder and lddl_files(Path(input_dir_or_files)):
-            self._lddl = LddlShards(Path(input_dir_or_files), vocab_file, shape, problems)
+            rows = max_seq_length, n_predictions, masking is None
+            self._lddl = LddlShards(Path(input_dir_or_files), vocab_file, *rows, problems)
             self.files, self.rows_per_file = self._lddl.files, self._lddl.rows_per_file
         elif is_folder:
             self.files = prepared_shards(Path(input_dir_or_files), split, problems)

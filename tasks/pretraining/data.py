@@ -6,6 +6,7 @@ from pathlib import Path
 from common.errors import Problem, Problems, UserError
 from common.tokenizer_files import VOCAB_NAME, stated_rules
 from data.artifacts.layout import default_working_dir
+from data.loading.lddl.files import lacks_masks
 from data.loading.masking import DynamicMasking, masking_of
 from data.loading.prepared import find_prepared, read_manifest, vocabulary_problem
 from data.loading.pretraining_dataset import PretrainingDataset
@@ -44,8 +45,13 @@ def open_datasets(
         dataset = open_shards(folder, **options, n_predictions=of_training)
     if flags.eval_dir:
         with problems.collect():
-            folder = _shard_folder(settings, flags.eval_dir)
-            eval_dataset = open_shards(folder, split="test", n_predictions=of_evaluation)
+            folder, masking = _shard_folder(settings, flags.eval_dir), None
+            if lacks_masks(folder):  # masked by one seed for all, so that scores can be compared
+                masking, of_evaluation = (
+                    masking_of(folder, flags.max_predictions_per_seq, 0, vocab_file=flags.vocab_file),
+                    range(1),
+                )
+            eval_dataset = open_shards(folder, split="test", masking=masking, n_predictions=of_evaluation)
     return dataset, eval_dataset
 
 

@@ -84,6 +84,17 @@ def read_naively(row, vocabulary):
     return tuple(vocabulary[token] for token in tokens), tuple(segments), masked, int(row["is_random_next"])
 
 
+def without_masks(row):
+    """The row as LDDL writes it where it does not mask."""
+    n_first = len(row["A"].split())
+    tokens = ["[CLS]", *row["A"].split(), "[SEP]", *row["B"].split(), "[SEP]"]
+    positions = np.load(io.BytesIO(row["masked_lm_positions"]))
+    for position, token in zip(positions, row["masked_lm_labels"].split(), strict=True):
+        tokens[position] = token
+    texts = {"A": " ".join(tokens[1 : n_first + 1]), "B": " ".join(tokens[n_first + 2 : -1])}
+    return {**texts, "is_random_next": row["is_random_next"], "num_tokens": row["num_tokens"]}
+
+
 def vocabulary_of(path):
     """Each token's id."""
     return {token: i for i, token in enumerate(path.read_text(encoding="utf-8").split())}

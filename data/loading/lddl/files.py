@@ -51,7 +51,7 @@ class Footer:
     """What a shard says of itself."""
 
     n_rows: tuple[int, ...]  # of each row group
-    is_masked: bool
+    has_masks: bool
     longest: int | None  # tokens of its longest row; None: it does not say
 
 
@@ -132,7 +132,7 @@ def read_footers(files: Sequence[Path], max_seq_length: int, problems: Problems)
             f"(the longest have {longest})",
             f"give --max_seq_length {longest}, or another folder",
         )
-    masked, unmasked = ([i for i, footer in enumerate(footers) if footer.is_masked is which] for which in (True, False))
+    masked, unmasked = ([i for i, footer in enumerate(footers) if footer.has_masks is which] for which in (True, False))
     if masked and unmasked:
         problems.add(
             f"{files[masked[0]]} holds masked rows and {files[unmasked[0]]} rows without masks "
@@ -140,6 +140,15 @@ def read_footers(files: Sequence[Path], max_seq_length: int, problems: Problems)
             "keep each kind in a folder of its own",
         )
     return footers
+
+
+def lacks_masks(folder: Path) -> bool:
+    """Whether LDDL's shards lie there without masks, as the first of them says; what cannot be read does not."""
+    files = lddl_files(folder)
+    if not files or importlib.util.find_spec("pyarrow") is None:
+        return False
+    footer, wrong = _read_footer(files[0])
+    return not wrong and not footer.has_masks
 
 
 def and_others(n_files: int) -> str:

@@ -4,7 +4,6 @@ LDDL stores no ids, so another vocabulary than the shards' would train without a
 vocabulary, and what a row says twice, its length and its number of predictions, must agree.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.tokenizer_files import CLS, SEP
 from data.loading.lddl.files import (
     IS_RANDOM,
     LABELS,
@@ -30,7 +28,6 @@ from data.loading.lddl.token_rows import TokenRows, indices_of_ranges, starts_of
 from data.loading.lddl.vectors import VectorError, read_vectors
 from data.loading.lddl.words import UNKNOWN, Words, bytes_of
 from data.masked_lm.masking import N_SPECIAL
-from tokenization import load_vocab
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,33 +38,29 @@ MASKED_SHARE = 0.15  # LDDL's default, and the recipe's
 
 @dataclass(frozen=True)
 class Reading:
-    """With which vocabulary rows are read, and what they may hold."""
+    """With which vocabulary rows are read, what they may hold, and what becomes of their masks."""
 
+    words: Words
     vocab_file: str
-    vocabulary: dict[str, int]  # each token's id, in the order of the ids
     max_seq_length: int  # S
     max_predictions_per_seq: int  # P
-    is_masked: bool
-
-    @classmethod
-    def with_vocabulary(cls, vocab_file: str, *shape: int, is_masked: bool) -> "Reading":
-        """With that of a file; `shape` is S and P. Raises UserError where it is none."""
-        return cls(vocab_file, load_vocab(vocab_file), *shape, is_masked)
-
-    @functools.cached_property
-    def words(self) -> Words:
-        """The vocabulary's."""
-        return Words(self.vocabulary)
+    has_masks: bool  # whether the shards have them
+    keeps_masks: bool  # else the tokens that were there are put back
 
     @property
     def id_type(self) -> type:
         """The smallest type that holds all ids."""
-        return np.uint16 if len(self.vocabulary) <= 2**16 else np.int32
+        return np.uint16 if self.words.size <= 2**16 else np.int32
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of tokens."""
+        return (A, B, LABELS) if self.has_masks else (A, B)
 
     @property
     def columns(self) -> list[str]:
         """The columns that are read."""
-        return [A, B, IS_RANDOM, N_TOKENS, *((POSITIONS, LABELS) if self.is_masked else ())]
+        return [*self.texts, IS_RANDOM, N_TOKENS, *([POSITIONS] if self.has_masks else ())]
 
 
 def read_rows(file: Path, group: RowGroup, reading: Reading, rows: np.ndarray | None = None) -> TokenRows:
@@ -128,23 +121,30 @@ class _Block:
 
     def token_rows(self) -> TokenRows:
         """The rows; their ids are [CLS] A [SEP] B [SEP]."""
-        reading, texts = self.reading, (A, B, LABELS) if self.reading.is_masked else (A, B)
-        found = reading.words.look_up([self.columns[name] for name in texts])
-        for name, (ids, lengths) in zip(texts, found, strict=True):
-            self._check_known(name, ids, lengths)
-        (a_ids, n_a), (b_ids, n_b), *labels = found
+        reading = self.reading
+        found = reading.words.look_up([self.columns[name] for name in reading.texts])
+        for name, (ids, n_tokens) in zip(reading.texts, found, strict=True):
+            self._check_known(name, ids, n_tokens)
+        (a_ids, n_a), (b_ids, n_b), *masked = found
         for name, n_tokens in ((A, n_a), (B, n_b)):
             self._refuse(n_tokens == 0, lambda _, name=name: f"has no token in {name}")
         lengths, n_first = n_a + n_b + N_SPECIAL, n_a + 2
         self._check_lengths(lengths)
         starts = starts_of(lengths)
-        ids = np.full(int(lengths.sum()), reading.vocabulary[SEP], dtype=reading.id_type)
-        ids[starts] = reading.vocabulary[CLS]
+        ids = np.full(int(lengths.sum()), reading.words.sep, dtype=reading.id_type)
+        ids[starts] = reading.words.cls
         ids[indices_of_ranges(starts + 1, n_a)] = a_ids
         ids[indices_of_ranges(starts + n_first, n_b)] = b_ids
-        positions, labels, n_masked = self._predictions(labels[0] if labels else None, lengths, n_first)
+        positions, labels, n_masked = np.zeros(0), np.zeros(0), np.zeros_like(lengths)
+        if reading.has_masks:
+            labels, n_masked = masked[0]
+            positions = self._positions(n_masked, lengths, n_first)
+        is_masked = reading.has_masks and reading.keeps_masks
+        if reading.has_masks and not is_masked:
+            ids[np.repeat(starts, n_masked) + positions] = labels
+            positions, labels, n_masked = positions[:0], labels[:0], np.zeros_like(lengths)
         return TokenRows(
-            (reading.max_seq_length, reading.max_predictions_per_seq if reading.is_masked else 0),
+            (reading.max_seq_length, reading.max_predictions_per_seq if is_masked else 0),
             ids,
             lengths.astype(np.int32),
             n_first.astype(np.int32),
@@ -177,13 +177,8 @@ class _Block:
         )
         self._refuse(lengths != said, lambda i: f"has {lengths[i]} tokens, and its {N_TOKENS} is {said[i]}")
 
-    def _predictions(
-        self, labels: tuple[np.ndarray, np.ndarray] | None, lengths: np.ndarray, n_first: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, the ids that were there, and how many each row has; none in rows without masks."""
-        if labels is None:
-            return *np.zeros((2, 0), np.int32), np.zeros_like(lengths)
-        ids, n_labels = labels
+    def _positions(self, n_labels: np.ndarray, lengths: np.ndarray, n_first: np.ndarray) -> np.ndarray:
+        """The masked positions, within their rows."""
         try:
             positions, n_masked = read_vectors(*bytes_of(self.columns[POSITIONS].cast("large_binary")))
         except VectorError as error:
@@ -202,7 +197,7 @@ class _Block:
         self._refuse(row[is_special], lambda _: "masks a position outside of its segments' tokens")
         descends = (positions[1:] <= positions[:-1]) & (row[1:] == row[:-1])
         self._refuse(row[1:][descends], lambda _: f"has {POSITIONS} that do not ascend")
-        return positions, ids, n_masked
+        return positions
 
     def _refuse(self, wrong: np.ndarray, what: Callable[[int], str], remedy: str = REMAKE_LDDL) -> None:
         """Raise for the first of the rows that are wrong, if there is one; they are a mask, or indices."""

@@ -14,7 +14,9 @@ from common.errors import Problems
 from data.loading.lddl.files import RowGroup, bin_of, check_names, lddl_files, read_footers, require_pyarrow
 from data.loading.lddl.rows import Reading, read_first_rows, read_rows
 from data.loading.lddl.token_rows import TokenRows
+from data.loading.lddl.words import Words
 from data.loading.shard_files import shard_files
+from tokenization import load_vocab
 
 
 class LddlShards:
@@ -22,33 +24,43 @@ class LddlShards:
 
     Args:
         vocab_file: the vocabulary that the shards were made with.
-        shape: S and P, the most tokens and predictions of a row.
+        max_seq_length: S, the most tokens of a row.
+        n_predictions: how many masked positions a row may have; from 0 on, the shards may be without masks.
+        keeps_masks: else the tokens that were there are put back.
 
     Raises:
         UserError: pyarrow is not installed.
     """
 
-    def __init__(self, folder: Path, vocab_file: str | None, shape: tuple[int, int], problems: Problems) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        vocab_file: str | None,
+        max_seq_length: int,
+        n_predictions: range,
+        keeps_masks: bool,
+        problems: Problems,
+    ) -> None:
         require_pyarrow()
         self.files = lddl_files(folder)
         n_before = len(problems.found)
         check_names(self.files, problems)
         problems.check(not shard_files(folder), f"{folder} holds .hdf5 files and Parquet shards", "move one kind away")
-        footers = read_footers(self.files, shape[0], problems)
+        footers = read_footers(self.files, max_seq_length, problems)
         problems.check(
             vocab_file,
             f"The LDDL shards in {folder} hold tokens as text, whose ids a vocabulary says",
             "give --vocab_file the one that they were made with",
         )
         self.rows_per_file = np.array([sum(footer.n_rows) for footer in footers], dtype=np.int64)
-        self.is_masked = footers[0].is_masked
+        has_masks = footers[0].has_masks
+        problems.check(
+            has_masks or 0 in n_predictions or len(problems.found) > n_before,
+            f"The LDDL shards in {folder} hold rows without masks, and --masking is static",
+            "add --masking dynamic",
+        )
         if len(problems.found) > n_before:
             return
-        problems.check(
-            all(footer.is_masked for footer in footers),
-            f"The LDDL shards in {folder} hold rows without masks",
-            "make them with --masking of LDDL's preprocess_bert_pretrain",
-        )
         groups = [
             RowGroup(file, index, sum(footer.n_rows[:index]), n_rows)
             for file, footer in enumerate(footers)
@@ -61,7 +73,8 @@ class LddlShards:
         self.parts = spread(list(bins.values()))
         self.rows_per_part = np.array([sum(group.n_rows for group in part) for part in self.parts], dtype=np.int64)
         with problems.collect():
-            self.reading = Reading.with_vocabulary(vocab_file, *shape, is_masked=self.is_masked)
+            words = Words(load_vocab(vocab_file)), vocab_file
+            self.reading = Reading(*words, max_seq_length, n_predictions[-1], has_masks, keeps_masks)
             for first, *_ in bins.values():
                 with problems.collect():
                     read_first_rows(self.files[first.file], first, self.reading)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.tokenizer_files import CLS, SEP
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -22,6 +24,7 @@ class Words:
     """The words of a vocabulary, each token's id in the order of the ids."""
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
+        self.cls, self.sep, self.size = vocabulary[CLS], vocabulary[SEP], len(vocabulary)
         words = {word.encode(): index for word, index in vocabulary.items() if word and " " not in word}
         # A token is looked up with the blank behind it, which all but a text's last one have.
         self._ids = words | {word + b" ": index for word, index in words.items()}

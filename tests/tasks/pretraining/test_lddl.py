@@ -59,3 +59,28 @@ def test_what_is_wrong_is_said_before_any_work(folder):
     ):
         run(folder, max_predictions_per_seq=4, check_only=True)
     assert not (folder / "out").exists()
+
+
+def test_rows_without_masks_are_masked_as_they_are_read(folder):
+    for name, seed in (("data", 0), ("test", 1)):
+        write_folder(folder / f"unmasked_{name}", (40,), S, masked=False, seed=seed)
+    dirs = {"input_dir": folder / "unmasked_data", "eval_dir": folder / "unmasked_test"}
+    whole = run(folder, **dirs, masking="dynamic")
+    assert np.isfinite(whole).all()
+    run(folder, "pieces", **dirs, masking="dynamic", steps_this_run=3)
+    assert run(folder, "pieces", **dirs, masking="dynamic", resume_from_checkpoint=True) == whole
+    scores = [curve(folder / out)[1, 8]["eval_mlm_loss"] for out in ("out", "pieces")]
+    assert scores[0] == scores[1]
+    with pytest.raises(UserError) as error:
+        run(folder, "static", **dirs)
+    what = f"The LDDL shards in {folder / 'unmasked_data'} hold rows without masks, and --masking is static"
+    assert error.value.sentences == [f"{what}; add --masking dynamic."]
+
+
+def test_held_out_rows_without_masks_have_the_same_masks_whatever_trains(folder):
+    write_folder(folder / "unmasked", (40,), S, masked=False, seed=1)
+    flags = {"eval_dir": folder / "unmasked", "learning_rate": 1e-12, "max_steps": 1}
+    for out, changes in (("static", {}), ("dynamic", {"masking": "dynamic", "masking_rule": "whole_words"})):
+        run(folder, out, **flags, **changes)
+    scores = [curve(folder / out)[1, 1]["eval_mlm_loss"] for out in ("static", "dynamic")]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)

@@ -3,15 +3,28 @@
 import itertools
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lddl_shards import npy, read_naively, vocabulary_of, write_folder, write_hdf5, write_rows, write_vocabulary
+from lddl_shards import (
+    npy,
+    read_naively,
+    vocabulary_of,
+    without_masks,
+    write_folder,
+    write_hdf5,
+    write_rows,
+    write_vocabulary,
+)
 
 import data.loading.lddl.rows
 from data.loading.lddl.files import RowGroup
 from data.loading.lddl.shards import spread
+from data.loading.masking import DynamicMasking
 from data.loading.pretraining_dataset import PretrainingDataset
+from data.masked_lm.instances import SpecialIds
+from tokenization import load_vocab
 
 S, P = 32, 5
 
@@ -102,6 +115,62 @@ def test_batches_are_those_of_the_same_rows_in_hdf5(tmp_path, vocab_file):
         assert one.work == other.work
         for name in ("input_ids", "token_type_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_labels"):
             assert getattr(one, name).tolist() == getattr(other, name).tolist()
+
+
+def open_masked(folder, vocab_file, **options):
+    masking = DynamicMasking("tokens", 0.15, P, SpecialIds.of(load_vocab(vocab_file)), seed=5)
+    return open_folder(folder, vocab_file, masking=masking, n_predictions=range(S + 1), **options)
+
+
+@pytest.fixture
+def three_folders(tmp_path, vocab_file):
+    """The same rows with masks and without them, and in HDF5; the folders, and the rows by file as without masks."""
+    vocabulary = vocabulary_of(vocab_file)
+    written = write_folder(tmp_path / "masked", (20, 31, 8), S)
+    without = {path: [without_masks(row) for row in rows] for path, rows in written.items()}
+    folders = tmp_path / "masked", tmp_path / "unmasked", tmp_path / "hdf5"
+    for folder in folders[1:]:
+        folder.mkdir()
+    for path, rows in written.items():
+        write_rows(folders[1] / path.name, without[path])
+        write_hdf5(folders[2] / f"{path.stem}.hdf5", [read_naively(row, vocabulary) for row in rows], S, P)
+    return folders, without
+
+
+def original(sample):
+    """A sample whose masked tokens are put back."""
+    ids, segments, masked, label = sample
+    there = dict(masked)
+    return tuple(there.get(position, token) for position, token in enumerate(ids)), segments, (), label
+
+
+def test_new_masks_are_the_same_whether_the_shards_had_some_or_are_hdf5(three_folders, vocab_file):
+    folders, without = three_folders
+    streams = [samples_of(take(open_masked(folder, vocab_file), 20)) for folder in folders]
+    assert streams[0] == streams[1] == streams[2]
+    assert sorted(map(original, streams[0][:59])) == sorted(naive_samples(without, vocab_file))
+    for ids, _, masked, _ in streams[0]:
+        assert len(masked) == min(P, max(1, round(0.15 * len(ids))))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_new_masks_follow_from_the_position_alone(three_folders, vocab_file, which):
+    folder = three_folders[0][which]
+    whole = samples_of(take(open_masked(folder, vocab_file, batch=1), 120))
+    ranks = [take(open_masked(folder, vocab_file, batch=3, rank=r, world_size=2, num_workers=r), 20) for r in (0, 1)]
+    assert [sample for step in zip(*ranks, strict=True) for sample in samples_of(step)] == whole
+    assert samples_of(take(open_masked(folder, vocab_file, batch=5), 4, start=61)) == whole[61:81]
+
+
+def test_new_masks_are_spread_as_published(tmp_path, vocab_file):
+    write_folder(tmp_path, (4000,), S, masked=False)
+    mask, counts, n_all = vocabulary_of(vocab_file)["[MASK]"], np.zeros(3), 0
+    for ids, _, masked, _ in samples_of(take(open_masked(tmp_path, vocab_file, batch=100), 40)):
+        now = [(ids[position], token) for position, token in masked]
+        counts += [sum(token == mask for token, _ in now), sum(token == was for token, was in now), len(now)]
+        n_all += len(ids)
+    assert counts[:2] / counts[2] == pytest.approx([0.8 + 0.1 / 85, 0.1 + 0.1 / 85], abs=0.015)  # 4 standard errors
+    assert counts[2] / n_all == pytest.approx(0.15, abs=0.01)
 
 
 def test_rows_of_all_bins_mix(tmp_path, vocab_file):

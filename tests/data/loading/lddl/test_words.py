@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 from data.loading.lddl.vectors import VectorError, read_vectors
 from data.loading.lddl.words import UNKNOWN, Words
 
-VOCABULARY = {"[UNK]": 0, "": 1, " ": 2, "two words": 3, "a": 4, "##a": 5, "é": 6, "漢": 7, "\u2003": 8, "ab": 9}
+VOCABULARY = {
+    "[UNK]": 0,
+    "": 1,
+    " ": 2,
+    "two words": 3,
+    "a": 4,
+    "##a": 5,
+    "é": 6,
+    "漢": 7,
+    "\u2003": 8,
+    "ab": 9,
+    "[CLS]": 10,
+    "[SEP]": 11,
+}
 TOKENS = st.sampled_from(["a", "##a", "é", "漢", "ab", "[UNK]", "b", "A", "\0", "a\0"])
 TEXTS = st.lists(TOKENS, max_size=6).map(" ".join)
 
