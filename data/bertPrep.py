@@ -8,9 +8,10 @@
       --max_seq_length 128 512 --max_predictions_per_seq 20 80
   python3 data/bertPrep.py --action verify            --dataset wikicorpus_en
 
-Datasets are wikicorpus_en, bookscorpus and, from sharding on, books_wiki_en_corpus, both together; download also takes
-squad, google_pretrained_weights and all. Everything lies under $BERT_PREP_WORKING_DIR (by default this script's
-folder). A stage that is finished is verified and skipped, one that was killed resumes or starts again.
+Datasets are wikicorpus_en, bookscorpus, text (Parquet, JSON lines or plain text of any origin) and, from sharding on,
+books_wiki_en_corpus, the first two together; download also takes squad, google_pretrained_weights and all. Everything
+lies under $BERT_PREP_WORKING_DIR (by default this script's folder). A stage that is finished is verified and skipped,
+one that was killed resumes or starts again.
 data/create_datasets_from_start.sh runs all stages for both phases; docs/data.md says what each stage does.
 """
 
@@ -33,6 +34,8 @@ from common.workers import usable_cores, workers
 from data import stages
 from data.artifacts.layout import Layout, default_working_dir
 from data.artifacts.stage_output import Preparation
+from data.corpus.document_files import KINDS
+from data.corpus.documents import LINES, WHOLE_FILES, FormatOptions
 from data.corpus.sharding import ShardingPlan
 from data.create_pretraining_data import add_instance_arguments, instance_options
 from data.document_sources import COMBINED, datasets, document_sources, formatted_texts
@@ -63,19 +66,29 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument_group("download").add_argument
     add(
         "--source",
+        nargs="+",
         help="wikicorpus_en: latest (default), the date of a dump (YYYYMMDD), an address or a local file; bookscorpus: "
         "a folder of .txt files, such a file, an archive of them, the address of either, or a file of addresses; "
+        "text: one or several of folders, files, addresses and files of addresses, with NAME= of its corpus before "
+        f"each or not; names of files end with {', '.join(KINDS)}; "
         "squad: a folder that has the files",
     )
     for flag in ("--wiki_mirror", "--squad_mirror", "--weights_mirror"):
         add(flag, default=getattr(DownloadOptions, flag.removeprefix("--")), help="(default: %(default)s)")
-    failures = "of a list of books; more is a failure (default: 0.05)"
+    failures = "of books, or of a text's lines; more is a failure (default: 0.05)"
     add("--max_failed_share", type=float, default=0.05, help=failures)
     models = "weights to download (default: all)"
     add("--models", nargs="+", choices=PRETRAINED_MODELS, default=list(PRETRAINED_MODELS), help=models)
 
     add = parser.add_argument_group("text_formatting").add_argument
     add("--skip_wikiextractor", action="store_true", help="format what was extracted before")
+    of_text = FormatOptions()
+    column = "text: the Parquet column or JSON key of the documents, for download too (default: %(default)s)"
+    add("--text_column", default=of_text.text_column, help=column)
+    plain = "text: what a document is in .txt, the whole file or each line (default: %(default)s)"
+    add("--text_documents", choices=(WHOLE_FILES, LINES), default=of_text.text_documents, help=plain)
+    words = "drop an article's lines of fewer, such as headings, and lists; 0: nothing (default: %(default)s)"
+    add("--min_words", type=int, default=of_text.min_words, help=words)
 
     add = parser.add_argument_group("sharding").add_argument
     files = "files with a document per line, spaces or commas between (default: the formatted)"
@@ -108,8 +121,14 @@ class Settings:
 
     @property
     def downloads(self) -> DownloadOptions:
-        names = (field.name for field in dataclasses.fields(DownloadOptions))
-        return DownloadOptions(**{name: getattr(self.flags, name) for name in names})
+        source, *more = self.flags.source or [None]
+        names = {field.name for field in dataclasses.fields(DownloadOptions)} - {"source", "more_sources"}
+        return DownloadOptions(source, more, **{name: getattr(self.flags, name) for name in names})
+
+    @property
+    def formatting(self) -> FormatOptions:
+        names = (field.name for field in dataclasses.fields(FormatOptions))
+        return FormatOptions(**{name: getattr(self.flags, name) for name in names})
 
     @property
     def asked(self) -> list[dict[str, Any]]:
@@ -168,6 +187,10 @@ def _add_problems(settings: Settings, problems: Problems, to_run: bool) -> None:
     check(0 <= fraction < 1, f"--fraction_test_set {fraction} must lie in [0, 1).")
     shares = f"--n_test_shards {n_test} and --fraction_test_set {fraction}"
     check((n_test > 0) == (fraction > 0), f"{shares} do not fit", "make both zero or neither")
+    check(flags.min_words >= 0, f"--min_words {flags.min_words} must not be negative.")
+    is_share = action == "download" or 0 <= flags.max_failed_share <= 1  # download tells of it itself
+    check(is_share, f"--max_failed_share {flags.max_failed_share} must lie in [0, 1].")
+    check(flags.text_column, "--text_column is empty", "name the column or key of the documents")
     check(flags.n_processes >= 1, f"--n_processes {flags.n_processes} must be 1 or more.")
     is_writable = report_file is None or report_file.absolute().parent.is_dir()
     check(is_writable, f"--report_file {report_file} lies in no folder that is there", "make it, or give another")
@@ -195,7 +218,7 @@ def run_stage(settings: Settings, preparation: Preparation) -> Iterator[str]:
     elif flags.action == "text_formatting":
         if not flags.skip_wikiextractor and (line := document_sources()[layout.dataset].extract(preparation)):
             yield line
-        yield stages.format_text(preparation)
+        yield stages.format_text(preparation, settings.formatting)
     elif flags.action == "sharding":
         n_training, n_test, fraction = settings.shards
         names = layout.shard_names(n_training, n_test)

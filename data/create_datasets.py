@@ -5,6 +5,7 @@ process of data/bertPrep.py, so that none inherits memory or threads of another.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,33 @@ from common.errors import Problems, UserError, run_main
 from common.published_models import PRETRAINED_MODELS
 from data.artifacts.layout import WEIGHTS, Layout, default_working_dir
 from data.bertPrep import parse_arguments, read_settings
-from data.document_sources import COMBINED
+from data.document_sources import COMBINED, document_sources
 
-SOURCES = MappingProxyType({"wikicorpus_en": "WIKI_SOURCE", "bookscorpus": "BOOKS_SOURCE"})
+SOURCES = MappingProxyType({"wikicorpus_en": "WIKI_SOURCE", "bookscorpus": "BOOKS_SOURCE", "text": "TEXT_SOURCE"})
 """Which variable names a corpus's source; SOURCE that of any other."""
+NEEDED = MappingProxyType(
+    {
+        "bookscorpus": "set it to a folder of .txt files, an archive of them, the address of one, or a file of "
+        "addresses; or prepare Wikipedia alone: CORPUS=wikicorpus_en",
+        "text": "set it to folders, files or addresses of Parquet, JSON lines or plain text",
+    }
+)
+"""What to do where a variable of SOURCES is empty and must not be."""
 # Variables of the names of bertPrep.py's flags.
 SHARDING_FLAGS = ("N_TRAINING_SHARDS", "N_TEST_SHARDS", "FRACTION_TEST_SET")
 HDF5_FLAGS = ("DO_LOWER_CASE", "DUPE_FACTOR", "MASKED_LM_PROB", "RANDOM_SEED", "COMPRESSION")
 MASKING = MappingProxyType({"0": "tokens", "1": "whole_words"})
 LENGTHS = ("--max_seq_length", "128", "512", "--max_predictions_per_seq", "20", "80")  # of each phase's sequences
+
+
+def words_of(source: str, dataset: str) -> list[str]:
+    """The words that a variable of SOURCES holds: several for a dataset that takes them, quoted as in a shell."""
+    if not document_sources()[dataset].takes_several or Path(source).exists():
+        return [source]
+    try:
+        return shlex.split(source)
+    except ValueError:  # a quotation mark without its other one
+        return [source]
 
 
 class Datasets:
@@ -70,7 +89,7 @@ class Datasets:
         call = ["--action", stage, "--dataset", dataset, *(word for flag in flags for word in flag), *lengths]
         source = self.variables.get(SOURCES.get(dataset, "SOURCE"))
         if stage == "download" and dataset in self.corpora and source:
-            call += ["--source", source]
+            call += ["--source", *words_of(source, dataset)]
         if stage == "create_hdf5_files" and (vocab_file := self.vocab_file()):
             call += ["--vocab_file", vocab_file]
         return [*call, *self.extra]
@@ -104,10 +123,8 @@ class Datasets:
         self.flags = readable  # the others are told of, and must not hide what else is wrong
         for stage in self.stages:
             for dataset in self.datasets_of(stage):
-                if (stage, dataset, self.variables["BOOKS_SOURCE"]) == ("download", "bookscorpus", ""):
-                    books = "a folder of .txt files, an archive of them, the address of one, or a file of addresses"
-                    remedy = f"set it to {books}; or prepare Wikipedia alone: CORPUS=wikicorpus_en"
-                    problems.add("BOOKS_SOURCE is empty", remedy)
+                if stage == "download" and dataset in NEEDED and not self.variables[SOURCES[dataset]]:
+                    problems.add(f"{SOURCES[dataset]} is empty", NEEDED[dataset])
                     continue
                 with problems.collect():
                     read_settings(self.call(stage, dataset), to_run=False)

@@ -2,10 +2,12 @@
 # From nothing to the verified HDF5 shards of both phases: phase 1 at sequence length 128, phase 2 at 512.
 #
 #   BOOKS_SOURCE=books/ bash data/create_datasets_from_start.sh
+#   TEXT_SOURCE=wikipedia/20231101.en bash data/create_datasets_from_start.sh
 #   CORPUS=wikicorpus_en WIKI_SOURCE=enwiki-latest-pages-articles.xml.bz2 VOCAB_FILE=vocab.txt EXTRA_DOWNLOADS= \
 #     bash data/create_datasets_from_start.sh
 #
-# The first downloads Wikipedia, SQuAD and the weights and vocabulary of BERT-large; the second downloads nothing.
+# The first downloads Wikipedia, SQuAD and the weights and vocabulary of BERT-large, the second all but Wikipedia, of
+# which it has the articles as Parquet, and the third nothing.
 # Everything is written under BERT_PREP_WORKING_DIR. Started again, it verifies and skips what is finished and
 # resumes where it stopped. Extra arguments go to every stage of data/bertPrep.py.
 set -euo pipefail
@@ -14,7 +16,9 @@ DATA_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PROJECT_DIR=$(dirname "$DATA_DIR")
 
 set -a # data/create_datasets.py reads these
-CORPUS=${CORPUS:-books_wiki_en_corpus}   # wikicorpus_en, bookscorpus, or books_wiki_en_corpus for both
+TEXT_SOURCE=${TEXT_SOURCE:-}             # folders, files or addresses of Parquet, JSON lines or .txt, or files of addresses
+# wikicorpus_en, bookscorpus, or books_wiki_en_corpus for both; text, which it is if there is a TEXT_SOURCE.
+CORPUS=${CORPUS:-$([[ -n $TEXT_SOURCE ]] && echo text || echo books_wiki_en_corpus)}
 WIKI_SOURCE=${WIKI_SOURCE:-latest}       # a dump: latest, a date (YYYYMMDD), an address, or a file (.xml.bz2)
 BOOKS_SOURCE=${BOOKS_SOURCE:-}           # a folder of .txt files, an archive, the address of one, or a file of addresses
 EXTRA_DOWNLOADS=${EXTRA_DOWNLOADS-squad google_pretrained_weights}   # what else to download; empty: nothing

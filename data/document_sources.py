@@ -7,19 +7,16 @@ of the folders follow from what is found there.
 import dataclasses
 import functools
 import importlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from tqdm import tqdm
-
-from common.errors import Problem, Problems, UserError
+from common.errors import Problem
 from common.workers import Workers
 from data.artifacts.layout import BOTH, Layout
-from data.artifacts.manifest import FileRecord
 from data.artifacts.stage_output import Preparation
+from data.corpus.documents import Document, Failure, FormatOptions, Part
 from data.downloaders.folder import DownloadOptions
 
 COMBINED = MappingProxyType({BOTH: ("wikicorpus_en", "bookscorpus")})  # made of several sources, from sharding on
@@ -30,10 +27,11 @@ class DocumentSource:
 
     name: ClassVar[str]  # of the dataset
     document: ClassVar[str] = "document"  # what one is called in the formatted text's file name
-    parameters: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # what shapes the formatted text, for the manifest
+    libraries: ClassVar[Sequence[str]] = ()  # whose versions the formatted text may depend on
+    takes_several: ClassVar[bool] = False  # words after --source
 
-    def problem(self, source: str | None) -> Problem | None:
-        """What is wrong with `--source`, as far as can be told without the network."""
+    def problems(self, options: DownloadOptions) -> Iterable[Problem | None]:
+        """What is wrong with `--source`, as far as can be told without the network; None is nothing."""
         raise NotImplementedError
 
     def download(self, preparation: Preparation, options: DownloadOptions) -> str:
@@ -47,52 +45,32 @@ class DocumentSource:
         """The folder to format, which may have a manifest, and the files there."""
         raise NotImplementedError
 
-    def parts(self, files: Sequence[Path]) -> Iterable[tuple[Path, int]]:
-        """The pieces that workers format, each at once: a file, and where in it the piece begins."""
-        return ((file, 0) for file in files)
+    def parameters(self, options: FormatOptions) -> Mapping[str, Any]:
+        """What shapes the formatted text, for the manifest."""
+        return {}
 
-    def documents(self, part: tuple[Path, int]) -> list[tuple[str, int]]:
-        """The documents of a piece, each a line without its end, and the number of characters that are not in it.
+    def parts(self, files: Sequence[Path], options: FormatOptions, pool: Workers) -> Iterable[Part]:
+        """The pieces that workers format, each at once."""
+        return map(Part, files)
+
+    def documents(self, part: Part, options: FormatOptions) -> Iterator[Document | Failure | None]:
+        """The documents of a piece; None for what counts as none, as a blank line.
 
         Raises UserError if the piece holds something else.
         """
         raise NotImplementedError
 
+    def corpus_of(self, name: PurePath) -> str:
+        """Which corpus a file is of, by its path from the folder of `texts`; each one's documents are counted apart."""
+        return self.name
+
+    def unit(self, file: Path, options: FormatOptions) -> str:
+        """What each of the documents in a file is there, "line"; empty: all of it."""
+        return ""
+
     def formatted(self, layout: Layout) -> Path:
         """The file with a document per line."""
         return layout.formatted / f"{self.name}_one_{self.document}_per_line.txt"
-
-    def write_documents(self, files: Sequence[Path], formatted: Path, pool: Workers) -> FileRecord:
-        """Write the documents in `files` one per line, in their order; in the record, what was left out is counted too.
-
-        Raises UserError if there is none but empty, or with all pieces that hold something else.
-        """
-        counts = Counter(documents=0, documents_without_prose=0, characters=0, characters_left_out=0)
-        problems = Problems()
-        parts = pool.map(self._documents_or_problem, self.parts(files), "text_formatting", lambda part: str(part[0]))
-        with open(formatted, "wb") as file:
-            for found in tqdm(parts, "text_formatting", unit="part"):
-                if isinstance(found, UserError):
-                    problems.extend(found.problems)
-                    continue
-                for document, n_left_out in found:
-                    # A text may hold half a surrogate pair, which no file can: references to them are in real dumps.
-                    line = document.encode("utf-8", "ignore").strip()
-                    file.write(line + b"\n" if line else b"")
-                    counts.update(documents=bool(line), documents_without_prose=not line)
-                    counts.update(characters=len(document), characters_left_out=n_left_out)
-        problems.raise_if_any()
-        if counts["documents"] == 0:
-            raise UserError(
-                f"There is no prose in any document of {files[0].parent}", "check that it is what it should be"
-            )
-        return FileRecord.of(formatted, **counts)
-
-    def _documents_or_problem(self, part: tuple[Path, int]) -> list[tuple[str, int]] | UserError:
-        try:
-            return self.documents(part)
-        except UserError as error:
-            return error
 
 
 @functools.cache

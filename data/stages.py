@@ -17,6 +17,8 @@ from common.errors import Problems, UserError
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord
 from data.artifacts.stage_output import Preparation, check_written_as
+from data.corpus.documents import FormatOptions
+from data.corpus.formatting import write_documents
 from data.corpus.sentences import splitter_name
 from data.corpus.sharding import FACTS, ShardingPlan, first_of_their_kind, survey, write_shards
 from data.create_pretraining_data import create_shards, describe
@@ -28,7 +30,7 @@ from file_utils import atomic_path, atomic_write, remove_leftovers, sha256_of
 from tokenization import UNK, BertTokenizer
 
 
-def format_text(preparation: Preparation) -> str:
+def format_text(preparation: Preparation, options: FormatOptions) -> str:
     """One document per line."""
     layout = preparation.layout
     source = document_sources()[layout.dataset]
@@ -40,20 +42,23 @@ def format_text(preparation: Preparation) -> str:
     inputs = preparation.records(files)
     check_written_as(inputs, folder / FILE_NAME)
     manifest, formatted = layout.formatted_manifest, source.formatted(layout)
-    output = preparation.output(manifest, "text_formatting", dict(source.parameters), inputs, [])
+    output = preparation.output(manifest, "text_formatting", source.parameters(options), inputs, source.libraries)
     if finished := output.finished([formatted]):
         return finished.skipped(layout.formatted)
     layout.formatted.mkdir(parents=True, exist_ok=True)
     remove_leftovers(layout.formatted, f"{layout.dataset}*")
     with atomic_path(formatted) as new:
-        record = source.write_documents(files, new, preparation.pool)
+        made = write_documents(source, (folder, files), new, preparation.pool, options)
         # The manifest first: if the file is missing then, this is noticed; a file without a manifest would be refused.
-        output.finish({formatted.name: record})
-    counts = record.counts
+        output.finish({formatted.name: made.record}, corpora=made.corpora, failures=made.failures)
+    counts = made.record.counts
     share = counts["characters_left_out"] / max(1, counts["characters_left_out"] + counts["characters"])
     n_without = counts["documents_without_prose"]
     left_out = f"; {n_without:,} without prose and {share:.1%} of the text were left out" if n_without or share else ""
-    return f"{counts['documents']:,} documents with prose in {formatted}{left_out}"
+    of_each = (f"{name} {each['documents']:,} of {each['words']:,} words" for name, each in made.corpora.items())
+    corpora = f" ({', '.join(of_each)})" if len(made.corpora) > 1 else ""
+    failed = f"; {counts['failed']:,} cannot be used, the first: {made.failures[0]}" if made.failures else ""
+    return f"{counts['documents']:,} documents with prose in {formatted}{corpora}{left_out}{failed}"
 
 
 def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:

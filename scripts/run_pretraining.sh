@@ -46,7 +46,7 @@ EVALUATE=${EVALUATE:-0}                         # 1: score the test shards at th
 STEPS_PER_EVALUATION=${STEPS_PER_EVALUATION:-}  # and every so many steps
 TENSORBOARD=${TENSORBOARD:-0}                   # 1: TensorBoard scalars in OUTPUT_DIR/tensorboard
 
-DATASET=${DATASET:-books_wiki_en_corpus}        # wikicorpus_en, bookscorpus, or books_wiki_en_corpus for both
+DATASET=${DATASET:-books_wiki_en_corpus}        # wikicorpus_en, bookscorpus, books_wiki_en_corpus for both, or text
 
 # A global batch is what one optimizer step takes, a micro-batch what one GPU holds at once; empty: the most that fits its
 # memory. Micro-batches and the number of GPUs change speed, not the result of training. A data folder is one of shards, or

@@ -7,27 +7,35 @@ from pathlib import Path, PurePath
 from data.artifacts.manifest import LeftOut
 
 HIDDEN = "hidden or made by an operating system"
+TEXTS = (".txt",)
 OTHER_KIND = "not .txt"
+OTHER_KINDS = "of other kinds"
 NOT_REGULAR = "broken links, pipes, sockets or devices"
 LINKED_TWICE = "links to folders that are there already"
 UNREADABLE = "folders that cannot be read"
 SYSTEM_NAMES = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir")  # macOS, Windows, Synology
 
 
-def why_not(name: PurePath, is_folder: bool = False) -> str | None:
-    """Why a file or folder of this name, as the user has it, is left out; None if its name is no reason."""
+def why_not(name: PurePath, is_folder: bool = False, endings: tuple[str, ...] = TEXTS) -> str | None:
+    """Why a file or folder of this name, as the user has it, is left out; None if its name is no reason.
+
+    Args:
+        endings: of the names of files that are wanted, in lower case.
+    """
     if any(part.startswith((".", "~$")) or part in SYSTEM_NAMES for part in name.parts):
         return HIDDEN
-    return None if is_folder or name.suffix.lower() == ".txt" else OTHER_KIND
+    if is_folder or name.name.lower().endswith(endings):
+        return None
+    return OTHER_KIND if endings == TEXTS else OTHER_KINDS
 
 
-def texts_in(folder: Path) -> tuple[dict[str, Path], LeftOut]:
+def texts_in(folder: Path, endings: tuple[str, ...] = TEXTS) -> tuple[dict[str, Path], LeftOut]:
     """The texts at any depth, by their paths from there, in order; and what else is there. Links are followed."""
     texts: dict[str, Path] = {}
     left_out = LeftOut()
     for path, reason in _walk(folder):
         name = path.relative_to(folder)
-        if reason := reason or why_not(name):
+        if reason := reason or why_not(name, endings=endings):
             left_out.add(reason, name.as_posix())
         elif not os.path.isfile(path):  # opening a pipe would wait for ever
             left_out.add(NOT_REGULAR, name.as_posix())

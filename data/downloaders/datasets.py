@@ -29,12 +29,15 @@ def download_problems(dataset: str, options: DownloadOptions) -> Iterator[Proble
     source = options.source
     if not 0 <= options.max_failed_share <= 1:
         yield Problem(f"--max_failed_share {options.max_failed_share} must lie in [0, 1].")
+    if options.more_sources and not (dataset in document_sources() and document_sources()[dataset].takes_several):
+        several = " ".join(map(shown, (source, *options.more_sources)))
+        yield Problem(f"--source {several} are several, and {dataset} has one source", "give one")
     if dataset == SQUAD and source and not Path(source).is_dir():
         yield Problem(f"--source {source} is no folder", "leave it out, or give one with SQuAD's four files")
     if dataset == WEIGHTS and source:
         yield Problem(f"--source {source} is not for {WEIGHTS}, which has one source", "leave it out")
     if documents := document_sources().get(WITH_SOURCE if dataset == ALL else dataset):
-        yield documents.problem(source)
+        yield from documents.problems(options)
 
 
 def download(preparation: Preparation, options: DownloadOptions) -> Iterator[str]:

@@ -13,11 +13,13 @@ from common.errors import UserError
 from common.published_models import PRETRAINED_MODELS
 from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation
+from data.corpus.documents import FormatOptions
 from file_utils import cached_path
 
 SQUAD_MIRROR = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
 WEIGHTS_MIRROR = "https://storage.googleapis.com/bert_models"
 WIKI_MIRROR = "https://dumps.wikimedia.org"
+MAX_LIST_BYTES = 2**26  # of a file of addresses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,9 @@ class DownloadOptions:
     """What to download and from where; names as on the command line."""
 
     source: str | None = None
+    more_sources: Sequence[str] = ()  # where the dataset takes several
+    text_column: str = FormatOptions.text_column
+    text_documents: str = FormatOptions.text_documents
     models: Sequence[str] = tuple(PRETRAINED_MODELS)
     max_failed_share: float = 0.05
     wiki_mirror: str = WIKI_MIRROR
@@ -88,6 +93,17 @@ def checked_file(address: str, pieces: Path, name: str | None = None, progress: 
             path.unlink()
             remedy = "the download was removed, so start again to download it once more, or give another address"
         raise UserError([dataclasses.replace(problem, remedy=remedy) for problem in error.problems]) from error
+
+
+def addresses_in(path: Path) -> list[str]:
+    """The addresses in a file that holds nothing else but comments and empty lines; none if it is another file."""
+    try:
+        is_small = path.stat().st_size <= MAX_LIST_BYTES and os.access(path, os.R_OK)
+        lines = path.read_text(encoding="utf-8-sig").split("\n") if is_small else []
+    except UnicodeDecodeError:
+        return []
+    addresses = [line for each in lines if (line := each.strip()) and not line.startswith("#")]
+    return list(dict.fromkeys(addresses)) if all(map(is_remote, addresses)) else []
 
 
 def link_or_copy(source: Path, target: Path) -> None:

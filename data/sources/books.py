@@ -7,7 +7,7 @@ import csv
 import functools
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,10 +19,11 @@ from common.errors import Problem, UserError
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import LeftOut
 from data.artifacts.stage_output import Preparation
+from data.corpus.documents import Document, FormatOptions, Part, as_it_is
 from data.corpus.sharding import MAX_DOCUMENT_BYTES
 from data.corpus.text_files import texts_in, why_not
 from data.document_sources import DocumentSource
-from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
+from data.downloaders.folder import DownloadOptions, addresses_in, checked_file, download_folder, link_or_copy
 from file_utils import LINK, cached_path, unpack
 
 AT_ONCE = 2
@@ -38,9 +39,11 @@ class Source(DocumentSource):
     name = "bookscorpus"
     document = "book"
 
-    def problem(self, source: str | None) -> Problem | None:
+    def problems(self, options: DownloadOptions) -> Iterator[Problem]:
+        source = options.source
         if not source:
-            return Problem(f"The books need --source, {WANTED}", "or prepare Wikipedia alone, --dataset wikicorpus_en")
+            yield Problem(f"The books need --source, {WANTED}", "or prepare Wikipedia alone, --dataset wikicorpus_en")
+            return
         path, left_out = Path(source).expanduser(), LeftOut()
         if is_remote(source):
             known = _is_archive(source) or _is_text(path_of(source))
@@ -48,8 +51,9 @@ class Source(DocumentSource):
             texts, left_out = texts_in(path)
             known = bool(texts)
         else:
-            known = path.is_file() and (_is_archive(source) or _is_text(path.name) or bool(_addresses(path)))
-        return None if known else _no_book_in(source, left_out)
+            known = path.is_file() and (_is_archive(source) or _is_text(path.name) or bool(addresses_in(path)))
+        if not known:
+            yield _no_book_in(source, left_out)
 
     def download(self, preparation: Preparation, options: DownloadOptions) -> str:
         """The books, .txt files, alone. Raises UserError where they cannot be had, or too many cannot be used."""
@@ -67,7 +71,7 @@ class Source(DocumentSource):
                     unpack(archive, new, functools.partial(_leave_out, left_out, failed))
             elif is_remote(source):
                 link_or_copy(cached_path(source, pieces), new / last_part(source))
-            elif not is_folder and (addresses := _addresses(path)):
+            elif not is_folder and (addresses := addresses_in(path)):
                 return _download_list(addresses, pieces, new, options.max_failed_share)
             else:
                 for name, file in local.items():
@@ -91,9 +95,9 @@ class Source(DocumentSource):
         """The .txt files that were downloaded, in the order of their names."""
         return layout.download, list(texts_in(layout.download)[0].values())
 
-    def documents(self, part: tuple[Path, int]) -> list[tuple[str, int]]:
+    def documents(self, part: Part, options: FormatOptions) -> Iterator[Document]:
         """The book as one line."""
-        return [(" ".join(_read(part[0], part[0]).split()), 0)]
+        yield as_it_is(_read(part.file, part.file))
 
 
 def _file_problem(book: Path, name: str | Path) -> Problem | None:
@@ -151,16 +155,6 @@ def _is_text(name: str) -> bool:
 
 def _is_archive(source: str) -> bool:
     return (path_of(source) if is_remote(source) else source).lower().endswith(ARCHIVES)
-
-
-def _addresses(path: Path) -> list[str]:
-    """The addresses in a file that holds nothing else but comments and empty lines; none if it is another file."""
-    try:
-        lines = [] if _file_problem(path, path) else path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        return []
-    addresses = [line for each in lines if (line := each.strip()) and not line.startswith("#")]
-    return list(dict.fromkeys(addresses)) if all(map(is_remote, addresses)) else []
 
 
 def _download_list(addresses: Sequence[str], pieces: Path, folder: Path, max_failed_share: float) -> dict[str, int]:

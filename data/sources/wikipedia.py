@@ -2,28 +2,25 @@
 
 Dumps disappear after some months, so "latest" is resolved to its date once: a download that takes days, with a new dump
 appearing meanwhile, must not end as half of each.
-
-wikiextractor removes the markup. What it leaves that is no prose is short: on a real dump 99 % of the headings, which
-become lines like any other, have fewer than eight words, and hardly any paragraph has. So a line of fewer is dropped.
 """
 
 import hashlib
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from common.addresses import below, is_remote, shown
 from common.errors import Problem, UserError
 from common.json_files import parse_json
+from common.workers import Workers
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation, check_written_as
+from data.corpus.documents import Document, FormatOptions, Part, prose
 from data.corpus.extraction import extract_wikipedia, extracted_files
-from data.corpus.sentences import count_words
-from data.corpus.sharding import MAX_DOCUMENT_BYTES
+from data.corpus.lines import lines_from, starts
 from data.document_sources import DocumentSource
 from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
 from file_utils import cached_path
@@ -32,8 +29,6 @@ LATEST = "latest"
 DUMP = "wikicorpus_en.xml.bz2"
 DATE = re.compile(r"20\d{6}")
 REMEDY = "Wikimedia keeps dumps for some months only; give --source latest, another date (YYYYMMDD), or a local dump."
-MIN_WORDS = 8
-CRUMBS = re.compile(r"^[*#:;|!{}]|\{\{|\}\}|\|\}|\[\[|\]\]")
 BYTES_PER_TASK = 2**20
 
 
@@ -42,14 +37,13 @@ class Source(DocumentSource):
 
     name = "wikicorpus_en"
     document = "article"
-    parameters = MappingProxyType({"min_words": MIN_WORDS})
 
-    def problem(self, source: str | None) -> Problem | None:
-        path = Path(source or LATEST).expanduser()
-        if source is None or not _is_local(source) or (path.is_file() and path.suffix.lower() == ".bz2"):
-            return None
-        wanted = "latest, a date (YYYYMMDD), an address, or a dump as it is downloaded (.xml.bz2)"
-        return Problem(f"--source {source} is no .bz2 file", f"give {wanted}")
+    def problems(self, options: DownloadOptions) -> Iterator[Problem]:
+        source = options.source or LATEST
+        path = Path(source).expanduser()
+        if _is_local(source) and not (path.is_file() and path.suffix.lower() == ".bz2"):
+            wanted = "latest, a date (YYYYMMDD), an address, or a dump as it is downloaded (.xml.bz2)"
+            yield Problem(f"--source {source} is no .bz2 file", f"give {wanted}")
 
     def download(self, preparation: Preparation, options: DownloadOptions) -> str:
         """The dump. Raises UserError where it cannot be had, or is not what its publisher says."""
@@ -88,35 +82,25 @@ class Source(DocumentSource):
         """What was extracted."""
         return layout.extracted, extracted_files(layout.extracted)
 
-    def parts(self, files: Sequence[Path]) -> Iterator[tuple[Path, int]]:
-        """Pieces of files, by their offsets, so that no more than these is in memory."""
-        for file in files:
-            for start in range(0, file.stat().st_size, BYTES_PER_TASK):
-                yield file, start
+    def parameters(self, options: FormatOptions) -> Mapping[str, Any]:
+        return {"min_words": options.min_words}
 
-    def documents(self, part: tuple[Path, int]) -> list[tuple[str, int]]:
+    def parts(self, files: Sequence[Path], options: FormatOptions, pool: Workers) -> Iterable[Part]:
+        """Pieces of files, by their offsets, so that no more than these is in memory."""
+        return (Part(file, start) for file in files for start in starts(file, BYTES_PER_TASK))
+
+    def documents(self, part: Part, options: FormatOptions) -> Iterator[Document]:
         """The articles whose lines start in this part of the file."""
-        file, start = part
-        articles = []
-        with open(file, "rb") as lines:
-            if start:
-                lines.seek(start - 1)
-                lines.readline(MAX_DOCUMENT_BYTES)  # the end of a line of the part before, or only its newline
-            while (at := lines.tell()) < start + BYTES_PER_TASK and (line := lines.readline(MAX_DOCUMENT_BYTES)):
+        with open(part.file, "rb") as content:
+            for at, line in lines_from(content, part.start, BYTES_PER_TASK):
                 try:
-                    articles.append(_article_line(parse_json(line)["text"]))
+                    lines = parse_json(line)["text"].split("\n")
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise UserError(
-                        f"What begins at byte {at} of {file} is no article in wikiextractor's JSON ({error})",
+                        f"What begins at byte {at} of {part.file} is no article in wikiextractor's JSON ({error})",
                         "extract the dump again, without --skip_wikiextractor",
                     ) from error
-        return articles
-
-
-def _article_line(text: str) -> tuple[str, int]:
-    paragraphs = [" ".join(html.unescape(line).split()) for line in text.split("\n")]
-    prose = " ".join(p for p in paragraphs if count_words(p) >= MIN_WORDS and not CRUMBS.search(p))
-    return prose, max(0, len(" ".join(filter(None, paragraphs))) - len(prose))
+                yield prose(map(html.unescape, lines), options.min_words)
 
 
 def _is_local(source: str) -> bool:

@@ -1,18 +1,22 @@
 """create_datasets_from_start.sh, as its user starts it: the sample corpus end to end, and the real dump where it is."""
 
+import gzip
 import hashlib
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from corpora import SAMPLE, read_as_nvidia, tree
 from http_servers import serve
 from paths import ROOT
 
+from common.errors import UserError
 from data.artifacts.manifest import Manifest
-from data.create_datasets import HDF5_FLAGS, SHARDING_FLAGS, Datasets
+from data.create_datasets import HDF5_FLAGS, SHARDING_FLAGS, Datasets, words_of
 from data.loading.pretraining_dataset import PretrainingDataset
 from data.train_vocab import count_words, train_wordpiece_vocab
 from tokenization import BertTokenizer
@@ -23,7 +27,7 @@ PHASES = ((128, 20), (512, 80))
 
 
 def run(cwd, *arguments, **variables):
-    names = ("CORPUS", "WIKI_SOURCE", "BOOKS_SOURCE", "VOCAB_FILE", "STAGES", "BERT_PREP_WORKING_DIR")
+    names = ("CORPUS", "WIKI_SOURCE", "BOOKS_SOURCE", "TEXT_SOURCE", "VOCAB_FILE", "STAGES", "BERT_PREP_WORKING_DIR")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {
         "EXTRA_DOWNLOADS": "",
@@ -97,13 +101,61 @@ def sample_vocab(tmp_path_factory):
     return path
 
 
+def variables(**given):
+    """What the script's Python gets of variables that are empty, but for these."""
+    empty = ("EXTRA_DOWNLOADS", "PRETRAINED_MODELS", "SCHEDULER", "VOCAB_FILE", "SOURCE", "BOOKS_SOURCE")
+    names = (*empty, "N_PROCESSES", *SHARDING_FLAGS, *HDF5_FLAGS)
+    return dict.fromkeys(names, "") | {"WHOLE_WORD_MASKING": "0", "DO_LOWER_CASE": "1"} | given
+
+
 @pytest.mark.parametrize(("stages", "is_asked"), [("verify", False), ("create_hdf5_files verify", True)])
 def test_rows_made_earlier_are_verified_however_they_were_made(stages, is_asked):
-    empty = ("EXTRA_DOWNLOADS", "PRETRAINED_MODELS", "SCHEDULER", "VOCAB_FILE", "SOURCE", "BOOKS_SOURCE")
-    variables = dict.fromkeys((*empty, "N_PROCESSES", *SHARDING_FLAGS, *HDF5_FLAGS), "")
-    variables |= {"CORPUS": "bookscorpus", "STAGES": stages, "WHOLE_WORD_MASKING": "0", "DO_LOWER_CASE": "1"}
-    call = Datasets(variables, []).call("verify", "bookscorpus")
+    call = Datasets(variables(CORPUS="bookscorpus", STAGES=stages), []).call("verify", "bookscorpus")
     assert [flag in call for flag in ("--do_lower_case", "--dupe_factor", "--max_seq_length")] == [is_asked] * 3
+
+
+@pytest.mark.parametrize(
+    ("source", "sentences"),
+    [
+        ("", ["TEXT_SOURCE is empty"]),
+        ("a no=b", [f"--source {each} has no documents: there is nothing of this name" for each in "ab"]),
+    ],
+)
+def test_a_source_of_text_is_looked_for_before_the_first_stage(tmp_path, monkeypatch, source, sentences):
+    monkeypatch.chdir(tmp_path)
+    asked = variables(CORPUS="text", STAGES="download", TEXT_SOURCE=source)
+    with pytest.raises(UserError) as raised:
+        Datasets(asked, []).check()
+    found = [each for each in raised.value.sentences if "SOURCE" in each or "--source" in each]
+    assert [each.partition(";")[0] for each in found] == sentences
+
+
+def test_several_sources_of_text_are_words_of_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my texts").mkdir()
+    assert words_of("my texts", "text") == ["my texts"]
+    assert words_of("a 'my texts' b=c.jsonl", "text") == ["a", "my texts", "b=c.jsonl"]
+    assert words_of("my father's texts", "text") == ["my father's texts"]
+    assert words_of("his books", "bookscorpus") == ["his books"]
+
+
+@pytest.mark.slow
+def test_text_of_two_kinds_to_verified_shards_of_both_phases(tmp_path, sample_vocab):
+    """One command, from Parquet and JSON lines with other columns than usual."""
+    texts = [" ".join(path.read_text("utf-8").split()) for path in sorted((SAMPLE / "books").glob("*.txt"))]
+    documents = [text[start : start + 4000] for text in texts for start in range(0, len(text), 4000)]
+    table = pyarrow.table({"title": [""] * len(documents), "body": documents})
+    (tmp_path / "my wiki").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "my wiki" / "train.parquet", row_group_size=3)
+    (tmp_path / "c4.json.gz").write_bytes(gzip.compress(json.dumps({"body": texts[0][:4001]}).encode()))
+    made = {"VOCAB_FILE": sample_vocab, "BERT_PREP_WORKING_DIR": "work", "N_TRAINING_SHARDS": 2, "N_TEST_SHARDS": 1}
+    sources = "'my wiki' other=c4.json.gz"
+    flags = ("--text_column", "body", "--min_words", "0")
+    finished = run(tmp_path, *flags, TEXT_SOURCE=sources, **made)
+    assert finished.returncode == 0, finished.stderr
+    assert "== verify: text" in finished.stdout
+    assert f"{len(documents) + 1} documents with prose" in finished.stdout
+    check_phases(tmp_path / "work", "text", BertTokenizer(sample_vocab).vocab_size, 2, 1)
 
 
 @pytest.mark.slow

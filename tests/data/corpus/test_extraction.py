@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.workers import workers
 from data.corpus import extraction
 from data.corpus.extraction import ENDLESS, FAILED, extract_wikipedia, extracted_files
+from data.corpus.formatting import write_documents
 from data.sources.wikipedia import Source
 
 HEADER = (
@@ -86,7 +87,7 @@ def test_half_of_a_surrogate_pair_is_dropped(tmp_path, reference):
     assert left_out == {"in other namespaces": 1}
     with workers(1) as pool:
         files = extracted_files(tmp_path / "out" / "extracted")
-        Source().write_documents(files, tmp_path / "formatted", pool)
+        write_documents(Source(), (tmp_path, files), tmp_path / "formatted", pool)
     assert (tmp_path / "formatted").read_text(encoding="utf-8") == PROSE + "\n"
 
 

@@ -17,6 +17,7 @@ from common.workers import workers
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import Manifest
 from data.artifacts.stage_output import Preparation
+from data.corpus.formatting import write_documents
 from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
 from data.sources.books import AT_ONCE, Source
@@ -186,7 +187,7 @@ def test_a_bad_book_that_was_corrected_on_the_server_is_downloaded_again(layout,
 def test_signatures_are_not_written_down(layout):
     with serve({"a.txt": b"Book."}) as server:
         source = f"{server.url}/a.txt?X-Amz-Signature=SECRET"
-        assert list(download_problems("bookscorpus", DownloadOptions(source=source))) == [None]
+        assert list(download_problems("bookscorpus", DownloadOptions(source=source))) == []
         get(layout, source)
         assert "downloaded before" in get(layout, source.replace("SECRET", "RENEWED"))
     assert books_in(layout) == {"a.txt": b"Book."}
@@ -244,7 +245,7 @@ def test_a_few_bad_books_are_left_out_and_too_many_are_named_at_once(layout, tmp
     assert "3 that cannot be used (The book 3.TXT is not UTF-8 text" in line
     with workers(1) as pool:
         source = Source()
-        assert source.write_documents(source.texts(layout)[1], tmp_path / "f", pool).counts["documents"] == 7
+        assert write_documents(source, source.texts(layout), tmp_path / "f", pool).record.counts["documents"] == 7
 
 
 def test_a_link_and_a_damaged_member_of_an_archive_cost_themselves_alone(layout, tmp_path):
@@ -279,7 +280,7 @@ def test_a_book_without_an_end_is_neither_read_nor_hashed(layout, tmp_path):
     assert books_in(layout) == BOOKS
     for single in ("sparse.txt", "pipe.txt"):
         options = DownloadOptions(source=str(source / single))
-        assert (next(download_problems("bookscorpus", options)) is None) == (single == "sparse.txt")
+        assert (not list(download_problems("bookscorpus", options))) == (single == "sparse.txt")
 
 
 def test_what_is_no_source_is_said_before_anything_is_done(tmp_path):

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.workers import workers
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import FileRecord
-from data.corpus import extraction
+from data.corpus import extraction, formatting
 from data.sources import books, wikipedia
 from file_utils import atomic_path
 
@@ -28,7 +28,7 @@ def extract_wikipedia(dump, extracted, n_processes):
 def write_documents(source, files, formatted, n_processes=1):
     formatted.parent.mkdir(parents=True, exist_ok=True)
     with workers(n_processes) as pool, atomic_path(formatted) as new:
-        record = source.write_documents(files, new, pool)
+        record = formatting.write_documents(source, (files[0].parent, files), new, pool).record
     assert record == FileRecord.of(formatted, **record.counts)
     return record.counts["documents"]
 
@@ -258,8 +258,10 @@ def test_articles_without_prose_are_counted(tmp_path):
     lines = (json.dumps({"text": text}) + "\n" for text in texts)
     (tmp_path / "wiki_00").write_text("".join(lines), encoding="utf-8")
     with workers(1) as pool:
-        record = wikipedia.Source().write_documents([tmp_path / "wiki_00"], tmp_path / "formatted.txt", pool)
+        files = (tmp_path, [tmp_path / "wiki_00"])
+        record = formatting.write_documents(wikipedia.Source(), files, tmp_path / "formatted.txt", pool).record
     kept, lost = len(texts[0]) + len(texts[3]), len("A heading") + len("桥")
-    counts = {"documents": 2, "documents_without_prose": 3, "characters": kept, "characters_left_out": lost}
+    counts = {"documents": 2, "documents_without_prose": 3, "words": 8 + 9, "failed": 0}
+    counts |= {"characters": kept, "characters_left_out": lost}
     assert record.counts == counts
     assert (tmp_path / "formatted.txt").read_text("utf-8") == f"{texts[0]}\n{texts[3]}\n"

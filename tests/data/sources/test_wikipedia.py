@@ -178,4 +178,4 @@ def test_what_is_no_dump_is_said_before_anything_is_done(tmp_path):
         (problem,) = download_problems("wikicorpus_en", DownloadOptions(source=str(source)))
         assert str(problem).startswith(f"--source {source} is no .bz2 file; give latest, a date")
     for source in ("latest", "20260101", "https://example.com/x.bz2", None):
-        assert list(download_problems("wikicorpus_en", DownloadOptions(source=source))) == [None]
+        assert list(download_problems("wikicorpus_en", DownloadOptions(source=source))) == []
