@@ -131,8 +131,9 @@ def choose_words(rows: Rows, n_wanted: np.ndarray, width: int, draws: Draws) -> 
     begins = is_candidate & ~is_continuation
     begins[row, is_candidate.argmax(axis=1)] = True
     word_of_token = np.cumsum(begins, axis=1, dtype=np.int32) - 1  # of special tokens too; it is not used
-    cells = (row[:, None] * seq_length + word_of_token)[is_candidate]
-    sizes = np.bincount(cells, minlength=n_rows * seq_length).reshape(n_rows, seq_length)
+    first_cell = row[:, None] * seq_length  # of a row in (n * S,), a cell for each of its words
+    cell_of_token = first_cell + word_of_token
+    sizes = np.bincount(cell_of_token[is_candidate], minlength=n_rows * seq_length)
     most_words = int(word_of_token[:, -1].max()) + 1
 
     # Random keys with the word's number in the lower bits: numpy sorts numbers much faster than it argsorts them.
@@ -142,24 +143,36 @@ def choose_words(rows: Rows, n_wanted: np.ndarray, width: int, draws: Draws) -> 
     keys = keys >> np.uint64(bits) << np.uint64(bits) | words
     keys[words > word_of_token[:, -1:]] |= ~np.uint64(2**bits - 1)  # rows with fewer words have none there
     keys.sort(axis=1)
-    order = (keys & np.uint64(2**bits - 1)).astype(np.int64)
+    cells = first_cell + (keys & np.uint64(2**bits - 1)).astype(np.int64)
 
-    # From word to word in their random order, all rows at once.
-    left = n_wanted.astype(np.int64)
-    is_chosen = np.zeros((n_rows, seq_length), dtype=bool)
-    for place in range(most_words):
-        size = sizes[row, order[:, place]]
-        fits = (size > 0) & (size <= left)
-        left -= size * fits
-        is_chosen[row[fits], order[fits, place]] = True
-        if not left.any():
-            break
-
-    chosen_row, chosen = np.nonzero(np.take_along_axis(is_chosen, np.maximum(word_of_token, 0), 1) & is_candidate)
+    is_chosen = np.zeros(n_rows * seq_length, dtype=bool)
+    is_chosen[cells] = _fitting(sizes[cells], n_wanted)
+    chosen_row, chosen = np.nonzero(is_chosen[cell_of_token] & is_candidate)
     n_chosen = np.bincount(chosen_row, minlength=n_rows)
     positions = np.full((n_rows, min(width, seq_length)), seq_length)
     positions[chosen_row, np.arange(len(chosen)) - (np.cumsum(n_chosen) - n_chosen)[chosen_row]] = chosen
     return positions
+
+
+def _fitting(sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """(n, m) bool: which of each row's things, taken in their order, fit into what those before left of its `room`.
+
+    Args:
+        sizes: (n, m) int; 0 is nothing, which does not fit.
+        room: (n,) int.
+    """
+    sizes, left = sizes.astype(np.int32), room.astype(np.int32)
+    is_taken = np.zeros(sizes.shape, dtype=bool)
+    # All up to the first that does not fit, at once; then the same with what is left, in which it never will. The
+    # rounds are as few as the sizes are small.
+    while True:
+        sizes[sizes > left[:, None]] = 0
+        fits = (np.cumsum(sizes, axis=1, dtype=np.int32) <= left[:, None]) & (sizes > 0)
+        if not fits.any():
+            return is_taken
+        is_taken |= fits
+        left -= np.where(fits, sizes, 0).sum(axis=1, dtype=np.int32)
+        sizes[fits] = 0
 
 
 MASKING_RULES: Mapping[str, MaskingRule] = MappingProxyType(
