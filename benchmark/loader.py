@@ -2,9 +2,11 @@
 """How fast the pre-training loader is, alone: sequences per second of one process.
 
 It must be far faster than the training it feeds, 20,000 sequences/s against some 2,000 of phase 1 on a GPU, because
-with several GPUs every process reads all files.
+with several GPUs every process reads all files. Rows that are masked as they are read take longer; several maskings are
+measured in turn, so that what else the machine does slows all of them.
 
   python3 benchmark/loader.py
+  python3 benchmark/loader.py --masking static tokens whole_words
 """
 
 import argparse
@@ -23,9 +25,13 @@ import numpy as np
 
 from benchmark.command_line import count_problems, parser_of
 from common.errors import run_main
+from data.loading.masking import DynamicMasking, masking_of
 from data.loading.pretraining_dataset import PretrainingDataset
+from data.masked_lm.instances import SpecialIds
+from data.masked_lm.masking import MASKING_RULES
 
-VOCAB_SIZE = 30522
+VOCAB_SIZE, MASK = 30522, 103
+STATIC = "static"
 
 
 def write_shards(folder: Path, n_files: int, rows_per_file: int, max_seq_length: int, max_predictions: int) -> None:
@@ -40,17 +46,30 @@ def write_shards(folder: Path, n_files: int, rows_per_file: int, max_seq_length:
         ids = rng.zipf(1.2, (rows_per_file, max_seq_length)) % (VOCAB_SIZE - 1) + 1
         n_masked = np.clip(lengths * 3 // 20, 1, max_predictions)
         is_masked = predictions < n_masked
+        positions = (1 + predictions * (lengths - 1) // n_masked) * is_masked
+        np.put_along_axis(ids, positions, MASK, 1)
         values = {
             "input_ids": (ids * is_real).astype(np.int32),
             "input_mask": is_real.astype(np.int8),
             "segment_ids": (is_real & (columns >= lengths // 2)).astype(np.int8),
-            "masked_lm_positions": ((1 + predictions * (lengths - 1) // n_masked) * is_masked).astype(np.int32),
+            "masked_lm_positions": positions.astype(np.int32),
             "masked_lm_ids": (rng.integers(1, VOCAB_SIZE, is_masked.shape) * is_masked).astype(np.int32),
             "next_sentence_labels": rng.integers(0, 2, rows_per_file).astype(np.int8),
         }
         with h5py.File(folder / f"random_training_{i}.hdf5", "w") as shard:
             for name, array in values.items():
                 shard.create_dataset(name, data=array, compression="gzip")
+
+
+def maskings(args: argparse.Namespace, folder: Path) -> dict[str, DynamicMasking | None]:
+    """By the name asked for, how rows are masked as they are read; None: not at all."""
+    if args.input_dir:
+        options = {"max_predictions_per_seq": args.max_predictions_per_seq, "seed": 0, "vocab_file": args.vocab_file}
+        return {rule: None if rule == STATIC else masking_of(folder, rule=rule, **options) for rule in args.masking}
+    # Of the random tokens some one in seven continues a word, as in text.
+    special = SpecialIds(101, 102, MASK, VOCAB_SIZE, np.arange(VOCAB_SIZE) % 7 == 0)
+    made = {rule: DynamicMasking(rule, 0.15, args.max_predictions_per_seq, special, 0) for rule in MASKING_RULES}
+    return {rule: made.get(rule) for rule in args.masking}
 
 
 def rate(batches: Iterator, batch_size: int, seconds: float) -> float:
@@ -67,6 +86,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--input_dir", help="shards to read, if not random ones in a temporary folder")
+    parser.add_argument(
+        "--masking",
+        nargs="+",
+        choices=(STATIC, *MASKING_RULES),
+        default=[STATIC],
+        help="the masks of the shards, or new ones by these rules, each measured",
+    )
+    parser.add_argument("--vocab_file", help="of the shards that are read, for new masks")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per batch")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
@@ -88,9 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not args.input_dir:
             write_shards(folder, args.files, args.rows, *shape)
         options = {"vocab_size": None if args.input_dir else VOCAB_SIZE, "num_workers": args.num_workers}
-        batches = stack.enter_context(PretrainingDataset(folder, args.batch_size, *shape, **options).iterate())
-        rates = [rate(batches, args.batch_size, args.seconds) for _ in range(args.repeats)]
-    print(f"PretrainingDataset: {max(rates):,.0f} sequences/s, the best of {args.repeats}")
+        rates = dict.fromkeys(args.masking, 0.0)
+        for name, masking in [*maskings(args, folder).items()] * args.repeats:
+            dataset = PretrainingDataset(folder, args.batch_size, *shape, **options, masking=masking)
+            with dataset.iterate() as batches:
+                rates[name] = max(rates[name], rate(batches, args.batch_size, args.seconds))
+    for name, best in rates.items():
+        relation = f", {best / rates[args.masking[0]]:.2f} of {args.masking[0]}" if name != args.masking[0] else ""
+        print(f"PretrainingDataset, {name}: {best:,.0f} sequences/s, the best of {args.repeats}{relation}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,17 @@ def test_prints_a_rate(capsys):
     assert float(re.search(r"([\d,]+) sequences/s", capsys.readouterr().out)[1].replace(",", "")) > 0
 
 
+def test_compares_maskings(tmp_path, capsys):
+    main([*SIZES, "--files", "1", "--rows", "64", "--masking", "static", "tokens", "whole_words"])
+    static, tokens, whole_words = capsys.readouterr().out.splitlines()
+    assert static.startswith("PretrainingDataset, static: ")
+    for line, name in ((tokens, "tokens"), (whole_words, "whole_words")):
+        assert re.fullmatch(rf"PretrainingDataset, {name}: [\d,]+ sequences/s, the best of 1, [\d.]+ of static", line)
+    write_shards(tmp_path, 1, 20, 32, 5)
+    with pytest.raises(UserError, match="give the --vocab_file"):
+        main([*SIZES, "--input_dir", str(tmp_path), "--masking", "tokens"])
+
+
 def test_reads_given_shards_and_names_what_does_not_fit(tmp_path, capsys):
     write_shards(tmp_path, 1, 20, 32, 5)
     main([*SIZES, "--input_dir", str(tmp_path), "--num_workers", "0"])
