@@ -1,5 +1,6 @@
 """From a model to answers: every window's tokens scored once, the best spans written, printed and scored."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,26 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from common.work import Work
+from tasks.inference import infer
 from tasks.squad.arguments import SquadFlags
 from tasks.squad.dataset import SquadBatch, SquadDataset
 from tasks.squad.examples import SquadExample
 from tasks.squad.metrics import evaluate_predictions, run_official_script
 from tasks.squad.predictions import NULL_ODDS, Predictions, write_predictions
 from training.distributed.world import World
-from training.metrics.throughput import ThroughputMeter
-
-WARM_UP_BATCHES = 10
-REPORTED = (
-    "measured_steps",
-    "seconds",
-    "sequences_per_second",
-    "tokens_per_second",
-    "sequences_per_second_per_gpu",
-    "model_tflops_per_second",
-)
 
 
-@torch.no_grad()
 def score_tokens(
     model: nn.Module,
     dataset: SquadDataset,
@@ -38,24 +28,14 @@ def score_tokens(
     """Start and end scores (T,) fp32 of all windows' tokens, and the throughput. All ranks call it."""
     offsets = dataset.features.offsets
     scores = np.zeros((2, int(offsets[-1])), dtype=np.float32)  # zero where another rank knows them
-    model.eval()
-    n_batches = -(-dataset.n_samples // (dataset.micro_batch_size * world.size))
-    warm_up = min(WARM_UP_BATCHES, n_batches // 5)
-    meter = ThroughputMeter(warm_up, None, lambda work: training_flops(work) / 3, device)
-    pending = None
-    with dataset.evaluation_batches() as batches:
-        for host_batch in batches:
-            batch = host_batch.to(device)
-            logits = model.predict(*batch.encoder_inputs)
-            if pending is not None:  # read while the device works on the next
-                _keep(scores, offsets, *pending)
-            pending = host_batch, torch.stack(logits)
-            meter.end_step(host_batch.work)
-    if pending is not None:
-        _keep(scores, offsets, *pending)
-    measured = meter.result(world.gather)
+
+    def predict(batch: SquadBatch) -> Tensor:
+        return torch.stack(model.predict(*batch.encoder_inputs))
+
+    keep = functools.partial(_keep, scores, offsets)
+    throughput = infer(model, dataset, predict, keep, world, device, training_flops)
     start_logits, end_logits = sum(world.gather(scores))  # each window was scored by one rank
-    return start_logits, end_logits, {f"inference_{name}": measured[name] for name in REPORTED if name in measured}
+    return start_logits, end_logits, throughput
 
 
 def write_and_score(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from common.errors import Problem
 from data.loading.synthetic import synthetic_problem
-from models.config import BERT_CONFIGS
+from tasks.fine_tuning import FineTuningFlags, source_problems
 from training.config.flags import flag
 from training.config.settings import Settings, flags
 
@@ -21,13 +21,12 @@ Fine-tune BERT on SQuAD v1.1 or v2.0, answer its questions, and score the answer
 
 scripts/run_squad.sh runs all of it with the published recipe."""
 
-_model = functools.partial(flag, title="model and vocabulary")
 _window = functools.partial(flag, title="windows over long contexts")
 _prediction = functools.partial(flag, title="prediction")
 
 
 @flags
-class SquadFlags:
+class SquadFlags(FineTuningFlags):
     """What to do, on which data, with which model."""
 
     do_train: bool = flag(False, "fine-tune on --train_file, or on --synthetic windows")
@@ -42,18 +41,6 @@ class SquadFlags:
     eval_script: str | None = flag(None, "also run this official script on the answers")
     question: str | None = flag(None, "answer this question about --context, and print the answers")
     context: str | None = flag(None, "the text to look for the answer in, or @FILE to read it")
-
-    bert_model: str | None = _model(
-        None,
-        "a shipped configuration (default: that of --init_checkpoint, else bert-large-uncased)",
-        choices=BERT_CONFIGS,
-    )
-    config_file: str | None = _model(None, "a bert_config.json, instead of --bert_model")
-    vocab_file: str | None = _model(None, "vocab.txt or tokenizer.json (default: the one beside --init_checkpoint)")
-    do_lower_case: bool | None = _model(
-        None,
-        "whether the vocabulary is uncased (default: what the files beside it or --init_checkpoint, or its words, say)",
-    )
 
     max_seq_length: int = _window(384, "tokens of question and context together", positive=True)
     doc_stride: int = _window(128, "tokens from one window to the next", positive=True)
@@ -81,7 +68,6 @@ class SquadFlags:
 def value_problems(settings: Settings) -> Iterator[Problem]:
     """What is wrong with the flags themselves, before any file is looked at."""
     flags, synthetic = settings.task, settings.measurement.synthetic
-    init_checkpoint = settings.checkpoints.init_checkpoint
     does_file, asks = flags.do_train or flags.predicts, flags.question is not None
     if asks != (flags.context is not None):
         yield Problem("--question and --context belong together", "give both")
@@ -104,10 +90,7 @@ def value_problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("--eval_script scores answers", "add --do_eval")
     if flags.eval_script and flags.skip_bad_answers:
         yield Problem("--eval_script scores all questions of a file", "repair it instead of giving --skip_bad_answers")
-    if not (flags.do_train or settings.checkpoints.resume_from_checkpoint or init_checkpoint):
-        yield Problem("there are no weights to answer with", "add --resume_from_checkpoint or --init_checkpoint")
-    if init_checkpoint is None and flags.vocab_file is None and synthetic is None:
-        yield Problem("there is no vocabulary", "give --vocab_file, or an --init_checkpoint with one beside it")
+    yield from source_problems(settings)
     if not flags.max_query_length + 4 <= flags.max_seq_length:
         yield Problem(
             f"--max_query_length {flags.max_query_length} leaves no room for a context in --max_seq_length "

@@ -4,13 +4,10 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import tokenization
-from common.errors import Problems, UserError
+from common.errors import Problems
 from common.text_files import read_text
 from common.workers import usable_cores
 from data.loading.synthetic import N_BATCHES, mean_length
-from models.config import BertConfig
-from pretrained.load import Pretrained
 from tasks.squad.arguments import SquadFlags
 from tasks.squad.dataset import SquadDataset, synthetic_features
 from tasks.squad.examples import SquadExample, read_squad
@@ -20,27 +17,6 @@ from training.config.settings import Settings
 from training.distributed.world import World
 
 N_SYNTHETIC_WINDOWS = 4096
-
-
-def open_tokenizer(flags: SquadFlags, config: BertConfig | None, pretrained: Pretrained | None) -> BertTokenizer:
-    """The tokenizer of the vocabulary that the flags name, or that lies beside the weights.
-
-    Raises:
-        UserError: there is none, or it is not the model's.
-    """
-    vocab_file = flags.vocab_file or pretrained.vocab_file
-    if vocab_file is None:
-        raise UserError(
-            f"{pretrained.path} has no vocabulary beside it", "give --vocab_file the one it was trained with"
-        )
-    tokenizer = tokenization.open_tokenizer(vocab_file, flags.do_lower_case, pretrained and pretrained.path.parent)
-    if config is not None and tokenizer.vocab_size > config.vocab_size:  # rows that no token has are never met
-        raise UserError(
-            f"the vocabulary {vocab_file} has {tokenizer.vocab_size} entries and the model's configuration says "
-            f"vocab_size {config.vocab_size}",
-            "give --vocab_file the one the model was trained with",
-        )
-    return tokenizer
 
 
 def read_examples(flags: SquadFlags, world: World, problems: Problems) -> dict[str, list[SquadExample]]:

@@ -1,20 +1,13 @@
-"""Windows of SQuAD to flat batches: the stream of `data/loading/stream.py`, all of it one part in memory.
+"""Windows of SQuAD to flat batches, with where their answers are; and windows of random tokens."""
 
-For prediction windows are sorted by length, so that batches of one bucket follow each other and compiled code and CUDA
-graphs meet few shapes. A batch is a few gathers from flat arrays: a tenth of a millisecond, for which no background
-thread is worth its trouble.
-"""
-
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from common.errors import Problems
-from common.work import Work
-from data.loading.flat_batch import FlatBatch, lay_out, padded
-from data.loading.stream import SampleStream
+from data.loading.flat_batch import FlatBatch
+from data.loading.in_memory import InMemoryStream
 from data.loading.synthetic import spread_lengths
 from tasks.squad.features import SquadFeatures
 
@@ -30,14 +23,8 @@ class SquadBatch(FlatBatch):
     feature_indices: torch.Tensor  # (B,) int64: which of the features' windows these are
 
 
-class SquadDataset(SampleStream[SquadBatch]):
-    """Micro-batches for one rank.
-
-    Args:
-        features: N windows; training needs as many as a micro-batch on all ranks takes.
-        max_seq_length: S; no window is longer.
-        micro_batch_size, seed, rank, world_size: see `BatchStream`.
-    """
+class SquadDataset(InMemoryStream[SquadBatch]):
+    """Micro-batches of N windows for one rank; see `InMemoryStream`."""
 
     def __init__(
         self,
@@ -48,41 +35,16 @@ class SquadDataset(SampleStream[SquadBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        problems = Problems()
-        super().__init__(micro_batch_size, seed, rank, world_size, problems)
-        problems.raise_if_any()
+        tokens = features.input_ids, features.offsets, features.question_lengths
+        super().__init__(*tokens, micro_batch_size, max_seq_length, seed, rank, world_size)
         self.features = features
-        self.n_samples = len(features)
-        self.max_seq_length = max_seq_length
 
-    def _order(self, epoch: int | None) -> Iterator[tuple[int, np.ndarray]]:
-        if epoch is None:
-            yield 0, np.argsort(-self.features.lengths, kind="stable")  # the longest first
-        else:
-            yield 0, np.random.default_rng([self.seed, epoch]).permutation(self.n_samples)
-
-    def _read(self, part: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.arange(self.n_samples), rows
-
-    def _make_batch(self, samples: list[np.ndarray], first_sample: int) -> SquadBatch:
-        features, windows = self.features, np.concatenate(samples)
-        lengths = features.offsets[windows + 1] - features.offsets[windows]
-        n_tokens = int(lengths.sum())
-        cu_seqlens, position_ids = lay_out(lengths, self.micro_batch_size, self.max_seq_length)
-        positions = position_ids[:n_tokens]
-        input_ids = features.input_ids[np.repeat(features.offsets[windows], lengths) + positions]
-        token_type_ids = positions >= np.repeat(features.question_lengths[windows], lengths)
+    def _with_labels(self, indices: np.ndarray, **encoder_fields: Any) -> SquadBatch:
         return SquadBatch(
-            input_ids=padded(input_ids, len(position_ids)),
-            token_type_ids=padded(token_type_ids, len(position_ids)),
-            position_ids=torch.from_numpy(position_ids),
-            cu_seqlens=torch.from_numpy(cu_seqlens),
-            max_seqlen=self.max_seq_length,
-            work=Work(len(windows), n_tokens, int(np.square(lengths).sum())),
-            first_sample=first_sample,
-            start_positions=torch.from_numpy(features.start_positions[windows]),
-            end_positions=torch.from_numpy(features.end_positions[windows]),
-            feature_indices=torch.from_numpy(windows.astype(np.int64)),
+            **encoder_fields,
+            start_positions=torch.from_numpy(self.features.start_positions[indices]),
+            end_positions=torch.from_numpy(self.features.end_positions[indices]),
+            feature_indices=torch.from_numpy(indices),
         )
 
 

@@ -310,7 +310,7 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
         ({"no-do_lower_case": True}, r"is an uncased one.*give --do_lower_case"),
         (
             {"train_batch_size": 64, "gradient_accumulation_steps": 1},
-            r"windows, and one micro-batch on all ranks takes 64",
+            r"windows of .*, and one micro-batch on all ranks takes 64",
         ),
         ({"profile": "cuda"}, "needs a GPU; give --profile torch"),
         ({"profile-start": -1}, "--profile-start is -1; it must not be negative"),
