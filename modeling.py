@@ -212,6 +212,65 @@ class BertForQuestionAnswering(nn.Module):
         return start_logits, end_logits
 
 
+class BertForSequenceClassification(nn.Module):
+    """BERT with scores of classes for each sequence, by the pooled [CLS]."""
+
+    n_outputs = 2
+
+    def __init__(self, config: BertConfig, layer_norm: str = "torch"):
+        super().__init__()
+        self.config = config
+        self.bert = BertModel(config, layer_norm=layer_norm)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = Linear(config.hidden_size, self.n_outputs)
+        initialize(self.classifier, config.initializer_range)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        labels: Tensor,
+    ) -> Tensor:
+        """The mean loss (scalar, fp32) of a flat batch, for `BertModel.forward`'s arguments and:
+
+        Args:
+            labels: (B,), of the first B sequences; those after them are padding. Classes as int64; of
+                `BertForSequenceRegression` scores as fp32, whose squared distances are the loss.
+        """
+        n_sequences = labels.shape[0]
+        outputs = self.predict(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen, n_sequences)
+        with named_range("loss"):
+            return F.cross_entropy(outputs, labels) if self.n_outputs > 1 else F.mse_loss(outputs.squeeze(1), labels)
+
+    def predict(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        n_sequences: int,
+    ) -> Tensor:
+        """(n_sequences, n_outputs) fp32 scores of the first sequences, for `BertModel.forward`'s arguments."""
+        hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
+        return self.classifier(self.dropout(self.bert.pool(hidden_states, cu_seqlens, n_sequences))).float()
+
+
+class BertForThreeClasses(BertForSequenceClassification):
+    """Of which there are three in natural language inference."""
+
+    n_outputs = 3
+
+
+class BertForSequenceRegression(BertForSequenceClassification):
+    """One number for each sequence."""
+
+    n_outputs = 1
+
+
 def _by_sequence(scores_T: Tensor, cu_seqlens: Tensor, max_seqlen: int, n_sequences: int) -> Tensor:
     """The first sequences' scores (n_sequences, max_seqlen), -inf behind each one's end, so that softmax ignores it."""
     starts, ends = cu_seqlens[:n_sequences, None], cu_seqlens[1 : n_sequences + 1, None]

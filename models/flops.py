@@ -28,6 +28,11 @@ def question_answering_flops(config: BertConfig, work: Work) -> int:
     return encoder_flops(config, work) + 6 * 2 * config.hidden_size * work.sum_lengths
 
 
+def classification_flops(config: BertConfig, work: Work, n_outputs: int) -> int:
+    """Floating-point operations of fine-tuning on sequences: the encoder's, pooler and scores of each one."""
+    return encoder_flops(config, work) + 6 * config.hidden_size * (config.hidden_size + n_outputs) * work.n_sequences
+
+
 def encoder_matmuls(config: BertConfig, n_tokens: int) -> list[Matmul]:
     """The encoder's matmuls in a training step over T tokens, each as its layer makes it: forward, and backward to
     the layer's input and to its weight."""

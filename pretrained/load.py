@@ -43,7 +43,7 @@ DECODER = "cls.predictions.decoder.weight"  # the embeddings once more
 # Rows of the vocabulary that only fill it up, for the hardware's sake, are fewer than this.
 MAX_VOCABULARY_PADDING = 128
 # What a task adds to the encoder.
-HEADS = ("bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "qa_outputs.")
+HEADS = ("bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "qa_outputs.", "classifier.")
 # The sizes of a configuration that weights tell: field, weight, dimension.
 SIZES = (
     ("vocab_size", EMBEDDINGS, 0),
