@@ -18,4 +18,5 @@ def read_text(path: str | os.PathLike, what: str, remedy: str) -> str:
     except OSError as error:
         raise UserError(f"The {what} {path} cannot be read ({error.strerror})", remedy) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"The {what} {path} is not UTF-8 text (byte {error.start})", remedy) from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"The {what} {path} is not UTF-8 text (byte {error.start}, line {line})", remedy) from error

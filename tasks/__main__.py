@@ -1,4 +1,4 @@
-"""Runs any task: `python3 -m tasks NAME [flags]`. run_pretraining.py and run_squad.py are two under their own names."""
+"""Runs any task: `python3 -m tasks NAME [flags]`. run_pretraining.py and the like run one under its own name."""
 
 import sys
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.work import Work
 from data.loading.flat_batch import FlatBatch
+from data.loading.labelled_pairs import LabelledBatch, LabelledDataset
 from data.loading.stream import SampleStream
 from training.distributed.world import World
 from training.metrics.throughput import ThroughputMeter
@@ -62,3 +64,23 @@ def infer(
         keep(*pending)
     measured = meter.result(world.gather)
     return {f"inference_{name}": measured[name] for name in REPORTED if name in measured}
+
+
+def outputs_of_sequences(
+    model: nn.Module,
+    dataset: LabelledDataset,
+    world: World,
+    device: torch.device,
+    training_flops: Callable[[Work], float],
+) -> tuple[np.ndarray, dict[str, float]]:
+    """A model's fp32 outputs (N, n_outputs) for all sequences, on all ranks, and the throughput."""
+    outputs = np.zeros((dataset.n_samples, model.n_outputs), dtype=np.float32)  # zero where another rank knows them
+
+    def predict(batch: LabelledBatch) -> Tensor:
+        return model.predict(*batch.encoder_inputs, len(batch.labels))
+
+    def keep(batch: LabelledBatch, scores: Tensor) -> None:
+        outputs[batch.indices.numpy()] = scores.cpu().numpy()
+
+    throughput = infer(model, dataset, predict, keep, world, device, training_flops)
+    return sum(world.gather(outputs)), throughput

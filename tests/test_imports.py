@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "training",
     },
 }
-ENTRIES = {"run_pretraining", "run_squad", "benchmark", "scripts"}
+ENTRIES = {"run_pretraining", "run_squad", "run_glue", "benchmark", "scripts"}
 OURS = MAY_IMPORT.keys() | ENTRIES
 
 # What training/ may import from outside; it is handed everything else.

@@ -13,6 +13,9 @@ from modeling import (
     BertConfig,
     BertForPreTraining,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForSequenceRegression,
+    BertForThreeClasses,
     BertModel,
     LayerNorm,
 )
@@ -217,6 +220,29 @@ def test_question_answering_model_equals_hugging_face(kind):
     torch.testing.assert_close(
         ours_embedding, reference.bert.embeddings.word_embeddings.weight.grad, rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", BATCH_LAYOUTS)
+@pytest.mark.parametrize("model", [BertForSequenceRegression, BertForSequenceClassification, BertForThreeClasses])
+def test_models_of_whole_sequences_equal_hugging_face(kind, model):
+    reference = reference_model(transformers.BertForSequenceClassification, num_labels=model.n_outputs)
+    ours = model(config())
+    ours.load_state_dict(reference.state_dict())
+    batch = layout(kind)
+    flat = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    n_sequences = len(batch["next_sentence_labels"])
+    labels = torch.arange(n_sequences) % model.n_outputs
+    if model.n_outputs == 1:
+        labels = torch.linspace(0, 5, n_sequences)
+    padded = {name: as_padded(batch)[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
+    expected = reference(**padded, labels=labels)
+    torch.testing.assert_close(ours.predict(*flat, n_sequences), expected.logits)
+    loss = ours(*flat, labels)
+    assert loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+    loss.backward()
+    expected.loss.backward()
+    for name in ("classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.embeddings.LayerNorm.bias"):
+        assert relative_error(ours.get_parameter(name).grad, reference.get_parameter(name).grad) < 1e-5, name
 
 
 def test_initialization_is_a_normal_cut_at_two_deviations():

@@ -32,6 +32,7 @@ import data.train_vocab
 import scripts.all_reduce
 import scripts.check_environment
 import scripts.convert_checkpoint
+import tasks.glue.task
 import tasks.pretraining.task
 import tasks.setup
 import tasks.squad.task
@@ -56,6 +57,7 @@ PARSERS = {
     "benchmark/report.py": benchmark.report.parse_arguments,
     "benchmark/sweep.py": benchmark.sweep.parse_arguments,
     "run_squad.py": functools.partial(tasks.setup.parse_arguments, tasks.squad.task.SquadTask),
+    "run_glue.py": functools.partial(tasks.setup.parse_arguments, tasks.glue.task.GlueTask),
     "benchmark/floor.py": benchmark.floor.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,

@@ -15,8 +15,8 @@ def test_marks_and_line_ends_are_all_the_same(tmp_path, content):
 
 
 def test_what_is_no_text_is_named(tmp_path):
-    (tmp_path / "text").write_bytes("naïve".encode("latin-1"))
-    with pytest.raises(UserError, match=r"The list .*text is not UTF-8 text \(byte 2\); give another\."):
+    (tmp_path / "text").write_bytes("a\r\nnaïve".encode("latin-1"))
+    with pytest.raises(UserError, match=r"The list .*text is not UTF-8 text \(byte 5, line 2\); give another\."):
         read_text(tmp_path / "text", "list", "give another")
     os.mkfifo(tmp_path / "pipe")
     for name in ("absent", ".", "pipe"):

@@ -5,9 +5,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.work import Work
-from modeling import BertForPreTraining, BertForQuestionAnswering
+from data.loading.labelled_pairs import LabelledDataset, synthetic_sequences
+from modeling import BertForPreTraining, BertForQuestionAnswering, BertForThreeClasses
 from models.config import BertConfig
-from models.flops import bert_flops, encoder_flops, encoder_matmuls, question_answering_flops
+from models.flops import bert_flops, classification_flops, encoder_flops, encoder_matmuls, question_answering_flops
 from tasks.pretraining.synthetic import synthetic_batch
 from tasks.squad.dataset import SquadDataset, synthetic_features
 
@@ -109,3 +110,16 @@ def test_fine_tuning(config):
 
     stated = question_answering_flops(config, batch.work)
     assert stated == pytest.approx(count(step), rel=0.01)
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=["small", "wide", "odd"])
+def test_classification(config):
+    sequences = synthetic_sequences(16, 64, config.vocab_size, 2, 3, None)
+    with LabelledDataset(sequences, 8, 64).iterate() as batches:
+        batch = next(batches)
+    model = BertForThreeClasses(config)
+    model.bert.encoder.attention_backend = "reference"
+    counted = count(lambda: model(*batch.encoder_inputs, batch.labels).backward())
+    assert classification_flops(config, batch.work, 3) == pytest.approx(counted, rel=0.01)
+    per_sequence = (classification_flops(config, batch.work, 3) - encoder_flops(config, batch.work)) / 8
+    assert per_sequence == 6 * config.hidden_size * (config.hidden_size + 3)
