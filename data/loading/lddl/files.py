@@ -5,6 +5,7 @@ them. Row counts are the footers' and not those of `.num_samples.json`, which is
 moved some. pyarrow is imported in functions only, since nothing else that trains needs it.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -92,21 +93,24 @@ def require_pyarrow() -> None:
         raise UserError("Parquet shards need pyarrow", f"install it (pip install {PYARROW})")
 
 
-def open_parquet(path: Path) -> "pyarrow.parquet.ParquetFile":
-    """The file, whose footer has been read. Raises UserError with a problem that begins with its path."""
-    import pyarrow as pa
+@contextlib.contextmanager
+def open_parquet(path: Path) -> "Iterator[pyarrow.parquet.ParquetFile]":
+    """Context of the file, whose footer has been read.
+
+    Raises:
+        UserError: it cannot be read, here or in the context; the problem begins with its path.
+    """
     import pyarrow.parquet as pq
 
     try:
         # Buffered, or a file with one row group would come into memory as a whole.
-        return pq.ParquetFile(os.fspath(regular(path)), buffer_size=2**20, pre_buffer=False)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({reason_of(error)})", REMAKE_LDDL) from error
-
-
-def reason_of(error: Exception) -> str:
-    """What an error of pyarrow says, without the places in its sources."""
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
+        with pq.ParquetFile(os.fspath(regular(path)), buffer_size=2**20, pre_buffer=False) as file:
+            yield file
+    except UserError:
+        raise
+    except Exception as error:  # there is hardly one that no damaged file makes pyarrow raise
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"{path} cannot be read as Parquet ({reason})", REMAKE_LDDL) from error
 
 
 def read_footers(files: Sequence[Path], max_seq_length: int, problems: Problems) -> list[Footer]:
@@ -188,8 +192,10 @@ def _wrong_columns(types: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 def _longest(metadata: "pyarrow.parquet.FileMetaData") -> int | None:
     """The largest number of tokens that the statistics of a file's row groups say."""
-    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    column = names.index(N_TOKENS)
-    found = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
-    known = [each.max for each in found if each is not None and each.has_min_max]
-    return max(known, default=None)
+    schema = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    column = [each.path for each in schema].index(N_TOKENS)
+    chunks = [metadata.row_group(i).column(column) for i in range(metadata.num_row_groups)]
+    if any(chunk.physical_type != schema[column].physical_type for chunk in chunks):
+        raise ValueError(f"it has two types for {N_TOKENS}")  # asked for statistics, pyarrow would end the process
+    found = [chunk.statistics for chunk in chunks]
+    return max((each.max for each in found if each is not None and each.has_min_max), default=None)

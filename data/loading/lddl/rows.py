@@ -22,7 +22,6 @@ from data.loading.lddl.files import (
     B,
     RowGroup,
     open_parquet,
-    reason_of,
 )
 from data.loading.lddl.token_rows import TokenRows, indices_of_ranges, starts_of
 from data.loading.lddl.vectors import VectorError, read_vectors
@@ -90,21 +89,15 @@ def _batches(
     file: Path, group: RowGroup, columns: list[str], rows: np.ndarray | None
 ) -> Iterator[tuple[np.ndarray, "pyarrow.RecordBatch"]]:
     """Rows with their numbers in the file."""
-    import pyarrow as pa
-
     first = 0
     with open_parquet(file) as opened:
-        try:
-            batches = opened.iter_batches(ROWS_PER_BLOCK, [group.index], columns, use_threads=False)
-            for batch in batches:
-                wanted = np.arange(first, first + len(batch))
-                if rows is not None:
-                    wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(batch))]
-                if len(wanted):
-                    yield group.first_row + wanted, batch if len(wanted) == len(batch) else batch.take(wanted - first)
-                first += len(batch)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file} cannot be read as Parquet ({reason_of(error)})", REMAKE_LDDL) from error
+        for batch in opened.iter_batches(ROWS_PER_BLOCK, [group.index], columns, use_threads=False):
+            wanted = np.arange(first, first + len(batch))
+            if rows is not None:
+                wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(batch))]
+            if len(wanted):
+                yield group.first_row + wanted, batch if len(wanted) == len(batch) else batch.take(wanted - first)
+            first += len(batch)
     if first != group.n_rows:
         raise UserError(f"{file} holds {first:,} rows in place of the {group.n_rows:,} that it declares", REMAKE_LDDL)
 

@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lddl_shards import make_row, npy, write_folder, write_rows, write_vocabulary
 
-from common.errors import UserError
+from common.errors import Problems, UserError
 from data.loading.pretraining_dataset import PretrainingDataset
 
 S, P = 32, 5
@@ -168,13 +170,36 @@ def test_files_that_are_no_parquet(tmp_path, vocab_file):
         assert reason in sentence
 
 
-def test_a_cut_in_the_middle_is_found_when_it_is_read(tmp_path, vocab_file):
-    (path,) = write_folder(tmp_path, (400,), S)
+def test_a_footer_that_would_end_the_process_is_a_sentence(tmp_path, vocab_file):
+    (path,) = write_folder(tmp_path, (20,), S)
     content = bytearray(path.read_bytes())
-    content[200 : len(content) // 2] = bytes(len(content) // 2 - 200)
+    # In Thrift's compact protocol a column's metadata begin with its type, here INT32, and hold its name.
+    place = content.rindex(b"\x15\x02\x19", 0, content.index(b"num_tokens", content.index(b"num_tokens") + 1))
+    content[place + 1] = 10  # DOUBLE
     path.write_bytes(content)
     (found,) = problems_of(tmp_path, vocab_file)
-    assert str(path) in found
+    assert "cannot be read as Parquet (it has two types for num_tokens)" in found
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=40)
+def test_whatever_is_damaged_reads_as_before_or_is_a_sentence(tmp_path_factory, vocab_file, seed):
+    folder, rng = tmp_path_factory.mktemp("damaged"), random.Random(seed)
+    (path,) = write_folder(folder, (20,), S)
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 1, 4])):
+        place = rng.randrange(len(content))
+        if rng.random() < 0.8:
+            content[place] ^= 1 << rng.randrange(8)
+        else:
+            del content[place : place + rng.randrange(1, 40)]
+    path.write_bytes(content)
+    found = Problems()
+    with found.collect():
+        dataset = PretrainingDataset(folder, 5, S, P, vocab_file=vocab_file, num_workers=0)
+        with dataset.iterate() as batches:
+            assert sum(batch.work.n_sequences for batch in itertools.islice(batches, 4)) == 20
+    assert all(str(path) in str(problem) for problem in found.found)
 
 
 def test_a_folder_of_two_kinds_is_refused(tmp_path, vocab_file):
