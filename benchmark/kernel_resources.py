@@ -33,6 +33,7 @@ import torch
 from benchmark.command_line import parser_of
 from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
+from kernels import tuning
 from modeling import BertForPreTraining, prepare_model
 from models.config import BERT_CONFIGS, BertConfig, Execution
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
@@ -49,9 +50,10 @@ REGISTERS = 65536
 HEADER = ("kernel", "warps", "registers", "spilled bytes", "shared memory, bytes", "thread blocks per SM")
 
 
-def launches(in_fp8: Sequence[bool]) -> dict[str, list[Any]]:
-    """What steps of BERT-large launch, each kernel with each of its settings once, while nothing runs: by name the
-    function under `triton.jit`, and the arguments and settings that it is called with."""
+def launches(arch: int) -> dict[str, list[Any]]:
+    """What steps of BERT-large launch on a GPU of compute capability `arch` / 10, each kernel with each of its settings
+    once, while nothing runs: by name the function under `triton.jit`, and the arguments and settings it is called with.
+    """
     from triton.runtime import JITFunction
 
     found: dict[Any, tuple[Any, ...]] = {}
@@ -64,8 +66,14 @@ def launches(in_fp8: Sequence[bool]) -> dict[str, list[Any]]:
     meta = torch.device("meta")
     # Of two layers: the first is like all but the last.
     large = dataclasses.replace(BertConfig.from_json_file(BERT_CONFIGS["large"]), num_hidden_layers=2)
+    in_fp8 = (False, True) if arch >= 89 else (False,)  # the first that has fp8
     steps = [*itertools.product(LENGTHS, in_fp8, ["gelu"]), *itertools.product(LENGTHS[:1], in_fp8, ["gelu_new"])]
-    with mock.patch.object(JITFunction, "run", note), mock.patch("optimization.triton_problem", return_value=None):
+    row = tuning.row_of(divmod(arch, 10))
+    with (
+        mock.patch.object(JITFunction, "run", note),
+        mock.patch("optimization.triton_problem", return_value=None),
+        mock.patch.object(tuning, "row", return_value=row),
+    ):
         for length, fp8, hidden_act in steps:
             step, config = f"{length} tokens", dataclasses.replace(large, hidden_act=hidden_act)
             with meta:
@@ -127,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("TRITON_INTERPRET is set, with which nothing is compiled", "unset it")
     if importlib.util.find_spec("triton") is None:
         raise UserError("Triton is not installed", "install it, as requirements-dev.txt does")
-    able = launches((False, True) if args.arch >= 89 else (False,))  # the first that has fp8
+    able = launches(args.arch)
     chosen = {name: launch for name, launch in able.items() if args.kernels in name}
     if not chosen:
         raise UserError(f"--kernels {args.kernels} is in no name", f"there are {', '.join(able)}")
