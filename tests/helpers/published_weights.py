@@ -30,6 +30,7 @@ CONFIGS = {
     "base cut to two layers": dataclasses.replace(
         TINY, hidden_size=768, num_attention_heads=12, intermediate_size=3072, max_position_embeddings=512
     ),
+    "tiny with the tanh form of GELU": dataclasses.replace(TINY, hidden_act="gelu_pytorch_tanh"),
 }
 
 
