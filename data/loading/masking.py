@@ -140,23 +140,23 @@ def masking_of(
         if mismatch(masked_lm_prob, float) or not 0 < masked_lm_prob < 1:
             what = f"{source} of {folder}: masked_lm_prob {masked_lm_prob!r} is no share of tokens"
             raise UserError(what, "give --masked_lm_prob")
-    special = _special_ids(folder, parameters, vocab_file, MASKING_RULES[rule].needs_words)
+    special = _special_ids(folder, parameters, vocab_file, rule)
     return DynamicMasking(rule, masked_lm_prob, max_predictions_per_seq, special, seed)
 
 
-def _special_ids(
-    folder: Path, parameters: Mapping[str, Any], vocab_file: str | Path | None, needs_words: bool
-) -> SpecialIds:
+def _special_ids(folder: Path, parameters: Mapping[str, Any], vocab_file: str | Path | None, rule: str) -> SpecialIds:
     if vocab_file:
         return SpecialIds.of(load_vocab(vocab_file))
     vocabulary = parameters.get("vocabulary")
-    if needs_words:
+    if MASKING_RULES[rule].needs_words:
         missing = f"The shards in {folder} do not say which tokens continue a word"
     elif mismatch(vocabulary, dict.fromkeys(IN_MANIFEST, int)):
         missing = f"No {FILE_NAME} in {folder} says which token is {MASK}"
     else:
         return SpecialIds(*(vocabulary[name] for name in IN_MANIFEST))
-    raise UserError(f"{missing}, and they are to be masked anew", "give the --vocab_file that they were made with")
+    raise UserError(
+        f"{missing}, which the masking rule {rule} must know", "give the --vocab_file that they were made with"
+    )
 
 
 class RowDraws:

@@ -179,7 +179,11 @@ def test_without_a_manifest_the_folders_name_or_the_published_share_counts(tmp_p
         ({}, "tokens", "No manifest.json in .* says which token is .MASK."),
         ({"vocabulary": {"cls": 1, "sep": 2, "size": 40}}, None, "No manifest.json in .* says which token is .MASK."),
         ({"vocabulary": "bert"}, None, "No manifest.json in .* says which token is .MASK."),
-        ({"whole_word_masking": True}, None, "do not say which tokens continue a word, .* give the --vocab_file"),
+        (
+            {"whole_word_masking": True},
+            None,
+            "do not say which tokens continue a word, .* rule whole_words must know; give the --vocab_file",
+        ),
         ({"vocabulary": {"cls": 1, "sep": 2, "mask": 3, "size": 40}}, "whole_words", "which tokens continue a word"),
         ({"masked_lm_prob": 15}, None, "masked_lm_prob 15 is no share of tokens; give --masked_lm_prob"),
         ({"masked_lm_prob": "0.15"}, None, "masked_lm_prob '0.15' is no share of tokens"),
