@@ -5,6 +5,7 @@ import itertools
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shards import write_shard, write_shards
@@ -97,7 +98,23 @@ def streams(folder):
     return {rule: rows_of(open_stream(folder, rule=rule), 84) for rule in MASKING_RULES}
 
 
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_masks_are_those_of_the_rows_place_in_the_stream(folder, streams, rule):
+    """Both epochs against the same stream with the shards' masks, of which each row is masked by itself."""
+    masking = DynamicMasking(rule, 0.25, P, SPECIAL, 3)
+    with open_stream(folder, masking=None).iterate() as batches:
+        for position, batch in enumerate(itertools.islice(batches, 46)):
+            length, n_masked = batch.work.sum_lengths, batch.work.n_masked
+            tokens = torch.stack([batch.input_ids, batch.token_type_ids])[:, None, :length].numpy()
+            places, labels = batch.masked_lm_positions, batch.masked_lm_labels
+            masks = torch.stack([places, labels])[:, None, :n_masked].numpy()
+            row = PaddedSamples(*tokens, np.array([length]), *masks, np.array([n_masked]), np.zeros(1, np.int8))
+            masked = masking.mask(row, position)
+            pairs = zip(masked.masked_lm_positions[0].tolist(), masked.masked_lm_ids[0].tolist(), strict=True)
+            assert (tuple(masked.input_ids[0].tolist()), tuple(pairs)[: masked.n_masked[0]]) == streams[rule][position]
+
+
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 60), st.sampled_from([0, 1]), st.sampled_from(RULES))
 def test_any_ranks_from_any_position_draw_one_stream(folder, streams, batch, world_size, start, workers, rule):
     n_batches = 24 // (batch * world_size)
