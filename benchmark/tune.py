@@ -7,7 +7,8 @@
 Each kernel runs on what a training step gives it, with every combination of the values in benchmark/workloads/
 tuned_kernels.py, in turns, and as a CUDA graph, so that short ones are not timed by what Python takes to launch them;
 tables have medians. Settings that do not compile, or give other values than the others, are named and left out. The
-last thing printed is the row: paste it into ROWS. Compiling takes minutes.
+last thing printed is the row: paste it into ROWS. All kernels have some 500 combinations to compile, so this takes a
+while; `--kernels` has some of them done.
 """
 
 import argparse

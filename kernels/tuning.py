@@ -5,8 +5,8 @@ kept apart from the kernels, in one table that a command fills: `python3 benchma
 hand, and prints that GPU's row.
 
 The names are those of the kernels' constants and of Triton's options (`num_warps`, `num_stages`, `maxnreg`), but for
-what a launch computes with. A kernel whose best settings depend on what it is given has several entries, the second
-word of which is a class of inputs.
+what a launch computes with. A kernel whose best settings depend on what it is given has several entries, whose names
+end in a class of inputs.
 """
 
 import functools
@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
+
+QUERY_BLOCKS = MappingProxyType({"block_queries": 128, "block_keys": 64, "num_warps": 8})
+FP32_BLOCKS = MappingProxyType({"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2})
 
 # Measured on an H200; all other GPUs start from them.
 DEFAULTS = MappingProxyType(
@@ -23,6 +26,22 @@ DEFAULTS = MappingProxyType(
         # registers, ptxas saves them and reads the weight when all else has arrived.
         "adam_pass": {"chunk": 8192, "tile": 1024, "num_warps": 4, "maxnreg": 64},
         "lamb_second_pass": {"tile": 1024, "num_warps": 4},  # of the same chunks, which both tiles divide
+        # Attention of whole sequences, of up to 64 and up to 128 tokens. With 128 registers two blocks of 8 warps or
+        # four of 4 share a multiprocessor; they suffice for heads of 64 in 16 bits: at most 24 bytes are spilled.
+        "attention_forward_whole": {"block_queries": 64, "num_warps": 4, "maxnreg": 128},
+        "attention_forward_whole/longest": {"block_queries": 64, "num_warps": 4, "maxnreg": 128},
+        "attention_backward_whole": {"block_keys": 64, "num_warps": 4, "maxnreg": 128},
+        "attention_backward_whole/longest": {"block_keys": 64, "num_warps": 8, "maxnreg": 128},
+        # Of longer ones, in blocks. fp32 takes twice the memory, and in matmuls the registers.
+        "attention_forward_blocks": {**QUERY_BLOCKS, "num_stages": 3, "maxnreg": 128},
+        "attention_forward_blocks/wide": {**QUERY_BLOCKS, "num_stages": 2},
+        "attention_forward_blocks/fp32": FP32_BLOCKS,
+        "attention_backward_queries": {**QUERY_BLOCKS, "num_stages": 3, "maxnreg": 128},
+        "attention_backward_queries/wide": {**QUERY_BLOCKS, "num_stages": 2},
+        "attention_backward_queries/fp32": FP32_BLOCKS,
+        "attention_backward_keys": {"block_queries": 64, "block_keys": 64, "num_warps": 4, "num_stages": 3},
+        "attention_backward_keys/wide": {"block_queries": 64, "block_keys": 64, "num_warps": 4, "num_stages": 2},
+        "attention_backward_keys/fp32": FP32_BLOCKS,
         # A column's share is 64 bytes of a row, two whole sectors of memory. Eight loads of 16 bytes per thread are
         # under way at once; told nothing of registers, ptxas waits for two of them before it issues the next.
         "column_sums": {"block_rows": 512, "block_columns": 16, "num_warps": 8, "maxnreg": 96},
@@ -41,7 +60,7 @@ ROWS = MappingProxyType(
 
 def settings(kernel: str, device: torch.device, inputs: str = "") -> dict[str, int]:
     """The settings of a kernel on a device, for a class of inputs where it has several; the caller's own."""
-    return dict(row(device)[f"{kernel} {inputs}" if inputs else kernel])
+    return dict(row(device)[f"{kernel}/{inputs}" if inputs else kernel])
 
 
 @functools.cache

@@ -6,17 +6,20 @@ compared by new passes, and a pass that is timed may run on what it has left.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmark.workloads.attention_inputs import random_inputs
 from kernels.cross_entropy import linear_cross_entropy
 from modeling import BertForPreTraining
 from models.config import BertConfig
 
 Pass = Callable[[], Sequence[Tensor]]
 MASKED_SHARE = 20 / 128  # of tokens, in phase 1
+DROPOUT, SEED = 0.1, 1234
 PARTIAL_ROWS = 528  # that the kernels before `column_sums` leave: four thread blocks on each of an H200's 132 SMs
 
 
@@ -46,16 +49,55 @@ class Workload(NamedTuple):
 def workloads() -> dict[str, Workload]:
     """By the kernel's entry in kernels/tuning.py."""
     adam = {"chunk": (4096, 8192, 16384), "tile": (512, 1024, 2048), "num_warps": (4, 8), "maxnreg": (48, 64, 128)}
+    second = {"tile": (512, 1024, 2048, 4096), "num_warps": (2, 4, 8)}
     sums = {"block_rows": (128, 256, 512), "block_columns": (8, 16, 32), "num_warps": (4, 8), "maxnreg": (64, 96, 128)}
     return {
-        "adam_pass": Workload(_optimizers, adam),
-        "lamb_second_pass": Workload(_optimizers, {"tile": (512, 1024, 2048, 4096), "num_warps": (2, 4, 8)}),
+        "adam_pass": Workload(partial(_optimizers, are_lamb=(False, True)), adam),
+        "lamb_second_pass": Workload(partial(_optimizers, are_lamb=(True,)), second),
         "column_sums": Workload(_column_sums, sums),
+        **_attention_workloads(),
         "cross_entropy": Workload(_cross_entropy, {"rows_per_block": (512, 1024, 2048, 4096)}),
     }
 
 
-def _optimizers(step: Step) -> Pass:
+def _attention_workloads() -> dict[str, Workload]:
+    whole = {"num_warps": (4, 8), "maxnreg": (128, 168, 255)}
+    compiled = {"num_warps": (4, 8), "num_stages": (1, 2, 3)}
+    blocks = {"block_queries": (64, 128), "block_keys": (64, 128), **compiled}
+    fp32 = {"block_queries": (32, 64), "block_keys": (32, 64), **compiled}
+    found = {}
+    for inputs, length in (("", 64), ("/longest", 128)):
+        forward, backward = (partial(_attention, lengths=(length,), is_forward=way) for way in (True, False))
+        found["attention_forward_whole" + inputs] = Workload(forward, {"block_queries": (32, 64, 128), **whole})
+        found["attention_backward_whole" + inputs] = Workload(backward, {"block_keys": (length // 2, length), **whole})
+    narrow = "", 64, None, {**blocks, "maxnreg": (128, 255)}
+    for inputs, head_size, dtype, grid in (narrow, ("/wide", 128, None, blocks), ("/fp32", 64, torch.float32, fp32)):
+        for kernel in ("attention_forward_blocks", "attention_backward_queries", "attention_backward_keys"):
+            is_forward = "forward" in kernel
+            make = partial(_attention, lengths=(384, 512), is_forward=is_forward, head_size=head_size, dtype=dtype)
+            found[kernel + inputs] = Workload(make, grid)
+    return found
+
+
+def _attention(
+    step: Step, lengths: Sequence[int], is_forward: bool, head_size: int = 64, dtype: torch.dtype | None = None
+) -> Pass:
+    """Both of its directions have kernels of their own; backward's two are in one pass."""
+    from kernels.attention.short import short_attention, short_attention_backward  # needs Triton
+
+    seed = torch.tensor([SEED], device=step.device)
+    calls = []
+    for length in {min(length, step.n_tokens) for length in lengths}:
+        heads = max(1, step.config.hidden_size // head_size), head_size
+        inputs = random_inputs(step.n_tokens // length, length, None, heads, dtype or step.dtype, step.device)
+        rest = inputs.cu_seqlens, length, DROPOUT, seed
+        forward = partial(short_attention, inputs.qkv, *rest)
+        backward = partial(short_attention_backward, inputs.gradient, inputs.qkv)
+        calls.append(forward if is_forward else partial(backward, *forward(), *rest))
+    return lambda: [tensor for call in calls for tensor in call()]
+
+
+def _optimizers(step: Step, are_lamb: Sequence[bool]) -> Pass:
     from kernels.optimizers import GroupUpdate  # needs Triton
 
     config = dataclasses.replace(
@@ -67,7 +109,7 @@ def _optimizers(step: Step) -> Pass:
     columns[3] = [squares.square_() for squares in columns[3]]
     group = {"lr": 1e-6, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "step": 10, "n_blocks": 1}
     divisor = torch.ones((), device=step.device)
-    updates = GroupUpdate(takes_ratios=False), GroupUpdate(takes_ratios=True)
+    updates = [GroupUpdate(takes_ratios=is_lamb) for is_lamb in are_lamb]
 
     def run() -> list[Tensor]:
         for update in updates:

@@ -23,16 +23,13 @@ from kernels.attention.blocked import attention_backward_keys, attention_backwar
 from kernels.attention.whole import attention_backward_whole, attention_forward_whole
 from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold
+from kernels.tuning import settings
 
 LONGEST_WHOLE = 128
 LONGEST = 512
 SMALLEST_BLOCK = 32
 HEAD_SIZES = (16, 32, 64, 128)
 WIDEST_ROW = 128  # bytes of a row of one head, above which a whole sequence is too much for a block
-
-# Of a thread, so that two blocks of 8 warps or four of 4 share a multiprocessor's 65,536. They suffice for
-# heads of 64 in 16 bits: at most 24 bytes are spilled to memory (benchmark/kernel_resources.py).
-REGISTERS = 128
 
 
 def short_attention(
@@ -59,13 +56,13 @@ def short_attention(
     tensors = (qkv, output, log_sum_exp, cu_seqlens, seed)
     numbers, constants = _numbers_and_constants(qkv, dropout_p)
     if is_whole(qkv, max_seqlen):
-        settings = whole_forward_settings(max_seqlen)
-        attention_forward_whole[(n_thread_blocks,)](*tensors, n_tokens, *numbers, **constants, **settings)
+        tuned = _settings_of_whole("attention_forward_whole", "block_queries", qkv, max_seqlen)
+        attention_forward_whole[(n_thread_blocks,)](*tensors, n_tokens, *numbers, **constants, **tuned)
     else:
-        settings = forward_blocks_settings(head_size, qkv.element_size())
-        n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
+        tuned = settings("attention_forward_blocks", qkv.device, _format(qkv))
+        n_blocks = triton.cdiv(max_seqlen, tuned["block_queries"])
         grid = (n_thread_blocks * n_blocks,)
-        attention_forward_blocks[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
+        attention_forward_blocks[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **tuned)
     return output, log_sum_exp
 
 
@@ -98,26 +95,26 @@ def short_attention_backward(
     if is_whole(qkv, max_seqlen):
         sums = qkv.new_empty(2, n_sequences, width, dtype=torch.float32)
         tensors = (gradient, qkv, output, log_sum_exp, qkv_gradient, sums, cu_seqlens, seed)
-        settings = whole_backward_settings(max_seqlen)
-        attention_backward_whole[(n_sequences * n_heads,)](*tensors, n_tokens, *numbers, **constants, **settings)
+        tuned = _settings_of_whole("attention_backward_whole", "block_keys", qkv, max_seqlen)
+        attention_backward_whole[(n_sequences * n_heads,)](*tensors, n_tokens, *numbers, **constants, **tuned)
         column_sums(sums, out=bias_gradient[::2])
         return qkv_gradient, bias_gradient.flatten()
 
     delta, row_keys = torch.empty_like(log_sum_exp), torch.empty_like(log_sum_exp, dtype=torch.int32)
-    settings = query_blocks_settings(head_size, qkv.element_size())
-    n_blocks = triton.cdiv(max_seqlen, settings["block_queries"])
+    tuned = settings("attention_backward_queries", qkv.device, _format(qkv))
+    n_blocks = triton.cdiv(max_seqlen, tuned["block_queries"])
     sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
     tensors = (gradient, qkv, output, log_sum_exp, delta, row_keys, qkv_gradient, sums, cu_seqlens, seed)
     grid = (n_sequences * n_blocks * n_heads,)
-    attention_backward_queries[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
+    attention_backward_queries[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **tuned)
     column_sums(sums, out=bias_gradient[0])
 
-    settings = key_blocks_settings(head_size, qkv.element_size())
-    n_blocks = triton.cdiv(max_seqlen, settings["block_keys"])
+    tuned = settings("attention_backward_keys", qkv.device, _format(qkv))
+    n_blocks = triton.cdiv(max_seqlen, tuned["block_keys"])
     sums = qkv.new_empty(n_sequences * n_blocks, width, dtype=torch.float32)
     tensors = (gradient, qkv, log_sum_exp, delta, row_keys, qkv_gradient, sums, cu_seqlens)
     grid = (n_sequences * n_blocks * n_heads,)
-    attention_backward_keys[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **settings)
+    attention_backward_keys[grid](*tensors, n_tokens, n_blocks, *numbers, **constants, **tuned)
     column_sums(sums, out=bias_gradient[2])
     return qkv_gradient, bias_gradient.flatten()
 
@@ -134,38 +131,15 @@ def is_whole(qkv: Tensor, max_seqlen: int) -> bool:
     return max_seqlen <= LONGEST_WHOLE and qkv.shape[-1] * qkv.element_size() <= WIDEST_ROW
 
 
-# Block shapes, and how each kernel is compiled and launched. fp32 takes twice the memory, and in matmuls the registers.
-
-
-def whole_forward_settings(max_seqlen: int) -> dict[str, int]:
-    """Of `attention_forward_whole`."""
+def _settings_of_whole(kernel: str, part: str, qkv: Tensor, max_seqlen: int) -> dict[str, int]:
+    """Of a kernel whose thread blocks have sequences whole, and `part` of their tokens at a time."""
     block = max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
-    return {"block": block, "block_queries": min(block, 64), "num_warps": 4, "maxnreg": REGISTERS}
+    tuned = settings(kernel, qkv.device, "longest" if block == LONGEST_WHOLE else "")
+    return tuned | {"block": block, part: min(block, tuned[part])}
 
 
-def whole_backward_settings(max_seqlen: int) -> dict[str, int]:
-    """Of `attention_backward_whole`."""
-    block = max(SMALLEST_BLOCK, triton.next_power_of_2(max_seqlen))
-    n_warps = 8 if block == LONGEST_WHOLE else 4
-    return {"block": block, "block_keys": min(block, 64), "num_warps": n_warps, "maxnreg": REGISTERS}
-
-
-def forward_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
-    """Of `attention_forward_blocks`; `element_size` is in bytes."""
-    if element_size > 2:
-        return {"block_queries": 32, "block_keys": 32, "num_warps": 4, "num_stages": 2}
-    settings = {"block_queries": 128, "block_keys": 64, "num_warps": 8}
-    if head_size * element_size > WIDEST_ROW:
-        return settings | {"num_stages": 2}
-    return settings | {"num_stages": 3, "maxnreg": REGISTERS}
-
-
-query_blocks_settings = forward_blocks_settings
-"""Of `attention_backward_queries`."""
-
-
-def key_blocks_settings(head_size: int, element_size: int) -> dict[str, int]:
-    """Of `attention_backward_keys`."""
-    block = 64 if element_size == 2 else 32
-    n_stages = 3 if head_size * element_size <= WIDEST_ROW else 2
-    return {"block_queries": block, "block_keys": block, "num_warps": 4, "num_stages": n_stages}
+def _format(qkv: Tensor) -> str:
+    """What kernels for longer sequences are tuned for apart: fp32, or in 16 bits heads with wide rows."""
+    if qkv.element_size() > 2:
+        return "fp32"
+    return "wide" if qkv.shape[-1] * qkv.element_size() > WIDEST_ROW else ""
