@@ -2,7 +2,7 @@
 """Which settings of our kernels are fastest on this GPU, as the row of kernels/tuning.py that makes them used.
 
   python3 benchmark/tune.py
-  python3 benchmark/tune.py --kernels adam_pass column_sums --repeats 5
+  python3 benchmark/tune.py --kernels adam column_sums --repeats 5
 
 Each kernel runs on what a training step gives it, with every combination of the values in benchmark/workloads/
 tuned_kernels.py, in turns, and as a CUDA graph, so that short ones are not timed by what Python takes to launch them;
@@ -140,7 +140,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--kernels", nargs="+", default=[], metavar="KERNEL", help="those to tune; all, if none is named"
+        "--kernels", nargs="+", default=[], metavar="PART", help="those whose names contain one of these"
     )
     parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="whose step is tuned for")
     parser.add_argument("--tokens", type=int, default=32768, help="of a micro-batch")
@@ -155,8 +155,9 @@ def check(args: argparse.Namespace) -> None:
     problems = count_problems(args, "repeats", "tokens")
     problems.check(args.most is None or args.most >= 0, f"--most is {args.most}", "it must be 0 or more")
     known = workloads()
-    for kernel in args.kernels:
-        problems.check(kernel in known, f"--kernels has {kernel!r}", f"choose from {', '.join(known)}")
+    for part in args.kernels:
+        is_known = any(part in kernel for kernel in known)
+        problems.check(is_known, f"--kernels {part} is in no name", f"there are {', '.join(known)}")
     is_there = not args.device.startswith("cuda") or torch.cuda.is_available()
     problem = triton_problem(torch.device(args.device)) if is_there else "torch sees no GPU"
     remedy = "take a GPU, or TRITON_INTERPRET=1 --device cpu for a trial"
@@ -174,8 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
     dtype = torch.float16 if device.type == "cpu" else torch.bfloat16  # Triton's interpreter multiplies no bf16
     step = Step(config, args.tokens, dtype, device)
-    chosen = {kernel: workload for kernel, workload in workloads().items() if kernel in (args.kernels or [kernel])}
-    best = {kernel: fastest(kernel, workload, step, args.repeats, args.most) for kernel, workload in chosen.items()}
+    known = workloads()
+    chosen = [kernel for kernel in known if any(part in kernel for part in args.kernels or [""])]
+    best = {kernel: fastest(kernel, known[kernel], step, args.repeats, args.most) for kernel in chosen}
     found = {kernel: settings for kernel, settings in best.items() if settings is not None}
     gain = "Faster settings are in this row" if found else f"Nothing is faster by {GAIN:.0%} than this row"
     print(f"{gain} of ROWS in kernels/tuning.py:\n\n{row_text(device, found)}")
