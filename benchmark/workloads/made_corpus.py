@@ -4,15 +4,23 @@ There are far more words than a vocabulary has, so that both frequent ones, whic
 are cut into pieces, take their share of the time.
 """
 
+import contextlib
+import gzip
+import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 CONSONANTS = ("b", "ch", "d", "f", "g", "l", "m", "n", "pr", "r", "s", "st", "t", "th", "w")
 SYLLABLES = tuple(consonant + vowel for consonant in CONSONANTS for vowel in "aeiou")
 N_WORDS = 300_000
 WORDS_PER_BATCH = 2**18
+KINDS = ("txt", "parquet", "jsonl", "jsonl.gz", "jsonl.zst")
+ROWS_PER_GROUP = 1000  # as Hugging Face writes Parquet
 
 
 def documents(n_bytes: int, seed: int = 0) -> Iterator[list[str]]:
@@ -55,6 +63,34 @@ def write_dump(path: Path, n_bytes: int, n_templates: int, seed: int = 0) -> Non
             text = "\n\n== Section ==\n".join(f"A [[word|made]] text. {section}" for section in sections)
             file.write(_page(f"Article {number}", 0, n_templates + number, call + text))
         file.write("</mediawiki>\n")
+
+
+def write_kinds(folder: Path, n_bytes: int, n_files: int, seed: int = 0) -> int:
+    """The same documents as files of all KINDS, below `folder` in one named for each; returns how many there are.
+
+    In .txt a document is a line. Elsewhere it has paragraphs of eight sentences, and an empty line after each.
+    """
+    n_documents = 0
+    schema = pyarrow.schema({"title": pyarrow.string(), "text": pyarrow.string()})
+    for number in range(n_files):
+        path = {kind: folder / kind / f"{number:03d}.{kind}" for kind in KINDS}
+        for kind in KINDS:
+            path[kind].parent.mkdir(parents=True, exist_ok=True)
+        made = documents(n_bytes // n_files, seed + number)
+        with contextlib.ExitStack() as stack:
+            lines = [stack.enter_context(open(path[kind], "wb")) for kind in ("txt", "jsonl")]
+            lines.append(stack.enter_context(gzip.open(path["jsonl.gz"], "wb", 6)))
+            lines.append(stack.enter_context(pyarrow.CompressedOutputStream(str(path["jsonl.zst"]), "zstd")))
+            parquet = stack.enter_context(pyarrow.parquet.ParquetWriter(path["parquet"], schema))
+            while group := list(itertools.islice(made, ROWS_PER_GROUP)):
+                texts = ["\n\n".join(" ".join(each[i : i + 8]) for i in range(0, len(each), 8)) for each in group]
+                parquet.write_table(pyarrow.table({"title": [""] * len(texts), "text": texts}, schema))
+                plain = "".join(" ".join(each) + "\n" for each in group).encode()
+                as_json = "".join(json.dumps({"title": "", "text": text}) + "\n" for text in texts).encode()
+                for file, content in zip(lines, (plain, as_json, as_json, as_json), strict=True):
+                    file.write(content)
+                n_documents += len(group)
+    return n_documents
 
 
 def _page(title: str, namespace: int, number: int, text: str) -> str:

@@ -5,7 +5,6 @@ other. On a real dump 99 % of them have fewer than eight words, and hardly any p
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,8 @@ from typing import NamedTuple
 from data.corpus.sentences import count_words
 
 MIN_WORDS = 8
-CRUMBS = re.compile(r"^[*#:;|!{}]|\{\{|\}\}|\|\}|\[\[|\]\]")
+FIRST_CRUMBS = tuple("*#:;|!{}")  # what begins a line of a list or of a table
+CRUMBS = ("{{", "}}", "|}", "[[", "]]")
 WHOLE_FILES, LINES = "file", "line"  # which a document is, of plain text
 
 
@@ -50,19 +50,28 @@ class Failure(NamedTuple):
 
 def as_it_is(text: str) -> Document:
     """All of a text, with one blank where there is white space."""
-    line = " ".join(text.split())
-    return Document(line, count_words(line))
+    return Document(*_joined(text.split()))
 
 
 def prose(lines: Iterable[str], min_words: int) -> Document:
     """The lines of a document that have so many words, and nothing that looks like a list or markup; 0: all."""
     kept, n_words, n_characters = [], 0, 0
-    for words in map(str.split, lines):
-        paragraph = " ".join(words)
-        n_characters += len(paragraph) + 1 if words else 0
-        n_of_paragraph = len(words) if paragraph.isascii() else count_words(paragraph)
-        if min_words == 0 or (n_of_paragraph >= min_words and not CRUMBS.search(paragraph)):
+    for words in filter(None, map(str.split, lines)):
+        paragraph, n_of_paragraph = _joined(words)
+        n_characters += len(paragraph) + 1
+        if min_words == 0 or (n_of_paragraph >= min_words and not _is_markup(paragraph)):
             kept.append(paragraph)
             n_words += n_of_paragraph
-    line = " ".join(filter(None, kept))
+    line = " ".join(kept)
     return Document(line, n_words, max(0, n_characters - 1 - len(line)))
+
+
+def _joined(words: list[str]) -> tuple[str, int]:
+    """What spaces separate, as one text; and how many words these are."""
+    text = " ".join(words)
+    return text, len(words) if text.isascii() else count_words(text)
+
+
+def _is_markup(paragraph: str) -> bool:
+    # A regular expression of all of these takes as long as the rest of `prose`.
+    return paragraph.startswith(FIRST_CRUMBS) or any(crumb in paragraph for crumb in CRUMBS)

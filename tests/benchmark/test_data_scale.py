@@ -7,9 +7,12 @@ import pytest
 from corpora import write_vocab
 
 from benchmark import data_scale
-from benchmark.workloads.made_corpus import documents, write_dump, write_formatted
+from benchmark.workloads.made_corpus import KINDS, documents, write_dump, write_formatted, write_kinds
 from common.workers import workers
+from data.corpus.documents import LINES, FormatOptions
 from data.corpus.extraction import extract_wikipedia
+from data.corpus.formatting import write_documents
+from data.sources.text import Source
 
 
 def test_made_text():
@@ -46,16 +49,39 @@ def test_the_dump_holds_the_text_that_was_asked_for(tmp_path):
         assert all(sentence in article for sentence in document)
 
 
+def test_all_kinds_of_files_hold_the_same_documents(tmp_path):
+    made = [" ".join(each) for each in documents(60_000)]
+    assert write_kinds(tmp_path, 60_000, 1) == len(made)
+    formatted = set()
+    for kind in KINDS:
+        texts = tmp_path, sorted((tmp_path / kind).iterdir())
+        with workers(1) as pool:
+            write_documents(Source(), texts, tmp_path / "out", pool, FormatOptions(text_documents=LINES))
+        formatted.add((tmp_path / "out").read_bytes())
+    assert formatted == {"".join(f"{each}\n" for each in made).encode()}
+
+
+STAGES = ["extraction", "sharding", "hdf5", "txt", "jsonl.zst"]
+
+
+def table_row(line):
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
 @pytest.mark.slow
 def test_prints_its_table(tmp_path, capsys, monkeypatch):
     arguments = ["--vocab_file", str(write_vocab(tmp_path / "vocab.txt")), "--scale_mb", "0.1", "--n_shards", "2"]
+    arguments += ["--stages", *STAGES]
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("sys.argv", ["data_scale.py", *arguments, "--folder", str(tmp_path / "scratch")])
     data_scale.main()
     printed = capsys.readouterr()
-    _, _, _, *lines = printed.out.splitlines()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert [name for name, *_ in rows] == ["extraction", "sharding", "hdf5"]
+    stages, by_kind = printed.out.split("\n\n")
+    _, _, *rows = (table_row(line) for line in stages.splitlines()[1:])
+    assert [name for name, *_ in rows] == STAGES
+    _, _, *kinds = map(table_row, by_kind.splitlines())
+    assert [name for name, *_ in kinds] == ["txt", "jsonl.zst"]
+    assert kinds[0][-1] == "1.00"
     assert [line.split() for line in printed.err.splitlines()] == rows
     for _, *numbers in rows:
         several, one, ratio, main, worker = map(float, numbers)
