@@ -9,9 +9,10 @@
   python3 data/bertPrep.py --action verify            --dataset wikicorpus_en
 
 Datasets are wikicorpus_en, bookscorpus, text (Parquet, JSON lines or plain text of any origin) and, from sharding on,
-books_wiki_en_corpus, the first two together; download also takes squad, google_pretrained_weights and all. Everything
-lies under $BERT_PREP_WORKING_DIR (by default this script's folder). A stage that is finished is verified and skipped,
-one that was killed resumes or starts again.
+books_wiki_en_corpus, the first two together; download also takes squad, glue or one of its tasks (cola, sst-2, mrpc,
+sts-b, qqp, mnli, qnli, rte, wnli, ax), google_pretrained_weights, and all, which is all but glue. Everything lies under
+$BERT_PREP_WORKING_DIR (by default this script's folder). A stage that is finished is verified and skipped, one
+that was killed resumes or starts again.
 data/create_datasets_from_start.sh runs all stages for both phases; docs/data.md says what each stage does.
 """
 
@@ -73,7 +74,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         f"each or not; names of files end with {', '.join(KINDS)}; "
         "squad: a folder that has the files",
     )
-    for flag in ("--wiki_mirror", "--squad_mirror", "--weights_mirror"):
+    for flag in ("--wiki_mirror", "--squad_mirror", "--glue_mirror", "--weights_mirror"):
         add(flag, default=getattr(DownloadOptions, flag.removeprefix("--")), help="(default: %(default)s)")
     failures = "of books, or of a text's lines; more is a failure (default: 0.05)"
     add("--max_failed_share", type=float, default=0.05, help=failures)

@@ -34,6 +34,10 @@ PLACES = MappingProxyType(
         "learning_rate=LEARNING_RATE warmup_proportion=WARMUP precision=PRECISION num_gpu=NUM_GPUS seed=SEED "
         "squad_dir=SQUAD_DIR vocab_file=VOCAB_FILE OUT_DIR=OUTPUT_DIR mode=MODE CONFIG_FILE=CONFIG_FILE "
         "max_steps=MAX_STEPS",
+        "run_glue.sh": "init_checkpoint=INIT_CHECKPOINT data_dir=DATA_DIR vocab_file=VOCAB_FILE "
+        "config_file=CONFIG_FILE out_dir=OUTPUT_DIR task_name=GLUE_TASKS num_gpu=NUM_GPUS batch_size=GLOBAL_BATCH "
+        "gradient_accumulation_steps=MICRO_BATCH learning_rate=LEARNING_RATE warmup_proportion=WARMUP epochs=EPOCHS "
+        "max_steps=MAX_STEPS precision=PRECISION seed=SEEDS mode=MODE",
         "create_datasets_from_start.sh": "to_download=CORPUS",
     }
 )
@@ -41,9 +45,10 @@ WORDS = MappingProxyType(
     {
         ("REDUCE_DTYPE", "true"): "fp16",
         ("REDUCE_DTYPE", "false"): "",
+        ("MAX_STEPS", "-1"): "",
+        ("MAX_STEPS", "-1.0"): "",
         ("MODE", "eval"): "predict eval",
         ("MODE", "train eval"): "train predict eval",
-        ("MAX_STEPS", "-1"): "",
         ("INIT_CHECKPOINT", "None"): "",
         ("CORPUS", "wiki_only"): "wikicorpus_en",
         ("CORPUS", "wiki_books"): "books_wiki_en_corpus",
@@ -65,6 +70,8 @@ def mistakes(script: str, settings: Sequence[str], words: Sequence[str], variabl
     names = list(places)
     if "warmup_proportion" in names and by_place[4:5] and by_place[4] in PRECISIONS:
         names.remove("warmup_proportion")  # NVIDIA's first run_squad.sh had none
+    if names[12:13] == ["max_steps"] and by_place[12:13] and by_place[12] in PRECISIONS:
+        names.remove("max_steps")  # a line of NVIDIA's page on GLUE leaves it out
     by_name = {name: variables[name] for name in names if name.islower() and name in variables}
     if by_place or by_name:
         theirs = by_name | dict(zip(names, by_place, strict=False))
@@ -93,7 +100,8 @@ def translated(theirs: Mapping[str, str], places: Mapping[str, str], n_gpus: str
     ours = {places[name]: value for name, value in theirs.items() if places[name] != "-"}
     n_gpus = ours.get("NUM_GPUS", n_gpus)
     for name, value in ours.items():
-        ours[name] = WORDS.get((name, value), value)
+        is_of_glue = name == "MODE" and "task_name" in places
+        ours[name] = value.replace("prediction", "predict") if is_of_glue else WORDS.get((name, value), value)
     for phase in ("PHASE1_", "PHASE2_", ""):
         batch, accumulated = ours.get(f"{phase}GLOBAL_BATCH", ""), ours.pop(f"{phase}MICRO_BATCH", "")
         if batch.isdecimal() and n_gpus.isdecimal():

@@ -23,6 +23,7 @@ import benchmark.made_squad
 import benchmark.nsight
 import benchmark.report
 import benchmark.summarize
+import benchmark.summarize_glue
 import benchmark.summarize_squad
 import benchmark.sweep
 import benchmark.training_step
@@ -52,6 +53,7 @@ PARSERS = {
     "benchmark/curves.py": benchmark.curves.parse_arguments,
     "benchmark/made_squad.py": benchmark.made_squad.parse_arguments,
     "benchmark/summarize_squad.py": benchmark.summarize_squad.parse_arguments,
+    "benchmark/summarize_glue.py": benchmark.summarize_glue.parse_arguments,
     "benchmark/check.py": benchmark.check.parse_arguments,
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,

@@ -7,12 +7,21 @@ that shape a stage's output, so that two settings never share a folder. All lie 
 import dataclasses
 import os
 from pathlib import Path
+from types import MappingProxyType
 
 from data.artifacts.manifest import FILE_NAME
 from data.masked_lm.instances import InstanceOptions
 
 BOTH = "books_wiki_en_corpus"
 SQUAD, WEIGHTS = "squad", "google_pretrained_weights"
+GLUE = "glue"
+GLUE_FOLDERS = MappingProxyType(
+    {
+        **{name.lower(): name for name in ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")},
+        "ax": "diagnostic",
+    }
+)
+"""Of GLUE's tasks, by their names."""
 SPLITS = ("training", "test")
 
 
@@ -30,7 +39,8 @@ class Layout:
 
     @property
     def download(self) -> Path:
-        return self.working_dir / "download" / self.dataset
+        folder = self.working_dir / "download"
+        return folder / GLUE / GLUE_FOLDERS[self.dataset] if self.dataset in GLUE_FOLDERS else folder / self.dataset
 
     @property
     def extracted(self) -> Path:

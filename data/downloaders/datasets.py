@@ -1,4 +1,4 @@
-"""What the preparation begins with, from the network or from this machine: documents, SQuAD, Google's weights."""
+"""What the preparation begins with, from the network or from this machine: documents, SQuAD, GLUE, Google's weights."""
 
 import dataclasses
 import functools
@@ -12,15 +12,16 @@ from common.addresses import below, shown
 from common.errors import Problem, UserError
 from common.json_files import read_json
 from common.published_models import FILES, PRETRAINED_MODELS
-from data.artifacts.layout import BOTH, SQUAD, WEIGHTS
+from data.artifacts.layout import BOTH, GLUE, GLUE_FOLDERS, SQUAD, WEIGHTS
 from data.artifacts.stage_output import Preparation
 from data.document_sources import COMBINED, document_sources
 from data.downloaders.folder import DownloadOptions, checked_file, download_folder, link_or_copy
+from data.downloaders.glue import take_glue
 from file_utils import sha256_of, unpack
 
 ALL = "all"
 SQUAD_FILES = ("v1.1/train-v1.1.json", "v1.1/dev-v1.1.json", "v2.0/train-v2.0.json", "v2.0/dev-v2.0.json")
-OTHER_DOWNLOADS = (SQUAD, WEIGHTS, ALL)  # what can be downloaded besides documents
+OTHER_DOWNLOADS = tuple((SQUAD, GLUE, *GLUE_FOLDERS, WEIGHTS, ALL))  # noqa: C409  # besides documents
 WITH_SOURCE = "bookscorpus"  # whose `--source` is given with `all`; everything else there is published
 
 
@@ -34,8 +35,8 @@ def download_problems(dataset: str, options: DownloadOptions) -> Iterator[Proble
         yield Problem(f"--source {several} are several, and {dataset} has one source", "give one")
     if dataset == SQUAD and source and not Path(source).is_dir():
         yield Problem(f"--source {source} is no folder", "leave it out, or give one with SQuAD's four files")
-    if dataset == WEIGHTS and source:
-        yield Problem(f"--source {source} is not for {WEIGHTS}, which has one source", "leave it out")
+    if dataset in (WEIGHTS, GLUE, *GLUE_FOLDERS) and source:
+        yield Problem(f"--source {source} is not for {dataset}, which has one source", "leave it out")
     if documents := document_sources().get(WITH_SOURCE if dataset == ALL else dataset):
         yield from documents.problems(options)
 
@@ -53,6 +54,14 @@ def download(preparation: Preparation, options: DownloadOptions) -> Iterator[str
         asked = "a local folder" if options.source else shown(options.squad_mirror)
         make = functools.partial(_take_squad, local=local, mirror=options.squad_mirror)
         yield download_folder(preparation, folder, "SQuAD", asked, make, local)
+    elif dataset == GLUE:
+        for task in GLUE_FOLDERS:
+            layout = dataclasses.replace(preparation.layout, dataset=task)
+            yield from download(dataclasses.replace(preparation, layout=layout), options)
+    elif dataset in GLUE_FOLDERS:
+        mirror, name = options.glue_mirror, GLUE_FOLDERS[dataset]
+        make = functools.partial(take_glue, task=dataset, folder=name, mirror=mirror)
+        yield download_folder(preparation, folder, f"GLUE's {name}", shown(mirror), make)
     elif dataset == WEIGHTS:
         for name in options.models:
             address = below(options.weights_mirror, PRETRAINED_MODELS[name].archive)

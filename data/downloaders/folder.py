@@ -17,6 +17,7 @@ from data.corpus.documents import FormatOptions
 from file_utils import cached_path
 
 SQUAD_MIRROR = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
+GLUE_MIRROR = "https://dl.fbaipublicfiles.com"
 WEIGHTS_MIRROR = "https://storage.googleapis.com/bert_models"
 WIKI_MIRROR = "https://dumps.wikimedia.org"
 MAX_LIST_BYTES = 2**26  # of a file of addresses
@@ -34,6 +35,7 @@ class DownloadOptions:
     max_failed_share: float = 0.05
     wiki_mirror: str = WIKI_MIRROR
     squad_mirror: str = SQUAD_MIRROR
+    glue_mirror: str = GLUE_MIRROR
     weights_mirror: str = WEIGHTS_MIRROR
 
 

@@ -10,7 +10,7 @@ from models.memory import HEADROOM, MemoryEstimate
 from tasks.execution import count_parameters
 from training.config.precision import PRECISIONS
 
-SCRIPTS = {"pretrain": "scripts/run_pretraining.sh", "squad": "scripts/run_squad.sh"}
+SCRIPTS = {"pretrain": "scripts/run_pretraining.sh", "squad": "scripts/run_squad.sh", "glue": "scripts/run_glue.sh"}
 MEMORY = {"h200": 150e9, "h100": 85e9, "a100": 85e9, "v100": 34e9}  # bytes that the driver shows
 NAMES = [f"{card}_{n}gpu" for card in MEMORY for n in (1, 8)] + ["cpu"]
 TABLE = [
@@ -36,6 +36,7 @@ HARDWARE = {
     "PRECISION",
     "COMPILE",
     "PREDICT_BATCH",
+    "EVAL_BATCH",
     "MICRO_BATCH",
     "PHASE1_MICRO_BATCH",
     "PHASE2_MICRO_BATCH",

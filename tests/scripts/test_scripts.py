@@ -23,6 +23,7 @@ from training.metrics.logger import read_log
 STARTED_BY_USERS = (
     "scripts/run_pretraining.sh",
     "scripts/run_squad.sh",
+    "scripts/run_glue.sh",
     "scripts/quickstart.sh",
     "data/create_datasets_from_start.sh",
     "scripts/measure_fast_paths.sh",

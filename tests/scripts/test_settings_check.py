@@ -66,6 +66,20 @@ def test_both_of_nvidias_orders_for_squad(warmup, expected):
     assert rest == []
 
 
+@pytest.mark.parametrize("max_steps", ["", "-1.0 "])
+def test_nvidias_order_for_glue(max_steps):
+    words = f"bert.pt /glue/MRPC/ /vocab.txt /large.json /out mrpc 8 16 2 2.4e-5 0.1 3 {max_steps}fp16 2 prediction"
+    settings = [*settings_of(ROOT / "scripts" / "run_glue.sh"), "NUM_GPUS"]
+    own, rest = translated(words, "scripts/run_glue.sh", settings)
+    paths = {"DATA_DIR": "/glue/MRPC/", "VOCAB_FILE": "/vocab.txt", "CONFIG_FILE": "/large.json", "OUTPUT_DIR": "/out"}
+    batches = {"NUM_GPUS": "8", "GLOBAL_BATCH": "128", "MICRO_BATCH": "8"}
+    recipe = {"LEARNING_RATE": "2.4e-5", "WARMUP": "0.1", "EPOCHS": "3", "PRECISION": "fp16", "SEEDS": "2"}
+    named = {"INIT_CHECKPOINT": "bert.pt", "GLUE_TASKS": "mrpc", "MODE": "predict"}
+    assert own == named | paths | batches | recipe
+    assert own.keys() <= set(settings)
+    assert rest == []
+
+
 def test_names_in_lower_case_count_too_and_places_count_more():
     own, _ = translated("", train_batch_size="64", learning_rate="1e-3", NUM_GPUS="4", gradient_accumulation_steps="2")
     assert own == {"PHASE1_GLOBAL_BATCH": "256", "PHASE1_MICRO_BATCH": "32", "PHASE1_LEARNING_RATE": "1e-3"}
