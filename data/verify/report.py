@@ -68,8 +68,9 @@ class Check:
 class Report:
     """What was checked, and what was counted; the checks are filled as files come in."""
 
-    def __init__(self, folder: Path, checks: Iterable[str], notes: Iterable[str] = ()):
+    def __init__(self, folder: Path, checks: Iterable[str], notes: Iterable[str] = (), maker: str = "data/bertPrep.py"):
         self.folder = str(folder)
+        self.maker = maker  # of the shards
         self.notes = list(notes)  # what the checks rest on; a sentence each
         self.statistics: dict[str, Mapping[str, Any]] = {}  # by split: numbers, and tables of them, by their names
         self._checks = {name: Check(name) for name in checks}
@@ -102,7 +103,7 @@ class Report:
         row = "" if first.first_row is None else f"in row {first.first_row:,} "
         return Problem(
             f"{Path(self.folder) / first.first_file} fails the check '{first.name}': {row}{first.what}",
-            "make it again with data/bertPrep.py, or get a whole copy",
+            f"make it again with {self.maker}, or get a whole copy",
         )
 
     def as_dict(self) -> dict[str, Any]:

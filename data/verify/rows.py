@@ -8,7 +8,7 @@ seems wrong with a row says nothing. A shard of any size takes the same memory, 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,40 +58,48 @@ class Expected:
 
 def check_shard(path: Path, expected: Expected) -> Findings:
     """Reads a whole shard. Raises what h5py does for damaged ones: OSError, RuntimeError, KeyError or ValueError."""
-    findings, problems, hashes = Findings(), Problems(), []
+    findings, problems = Findings(), Problems()
     n_positions = range(expected.n_positions, expected.n_positions + 1)
     n_rows = int(check_shards([path], expected.seq_length, n_positions, problems)[0])
     if problems.found or not n_rows:
         what = problems.found[0].problem.replace(str(path), "it", 1) if problems.found else "it has no rows"
         findings.offend(STRUCTURE, Offence(what))
         return findings
-    comparable = comparable_lengths(expected)
     step = max(1, TOKENS_PER_BLOCK // expected.seq_length)
     with open_shard(path, rdcc_nbytes=CHUNK_CACHE, rdcc_nslots=10007) as datasets:
-        for start in range(0, n_rows, step):
-            values = {name: dataset[start : start + step] for name, dataset in datasets.items()}
-            sound = np.ones(len(values["input_ids"]), dtype=bool)
-            for check, what, is_right in _row_checks(values, expected):
-                if (wrong := sound & ~is_right).any():
-                    offence = Offence(what, int(np.count_nonzero(wrong)), start + int(np.argmax(wrong)))
-                    findings.offend(check, offence)
-                    sound &= is_right
-            findings.count(rows=len(sound))
-            if not sound.all():
-                values = {name: array[sound] for name, array in values.items()}
-            lengths = _count(values, expected, findings)
-            hashes.append(_hash_rows(values)[comparable[lengths]])
+        blocks = (
+            (start, {name: dataset[start : start + step] for name, dataset in datasets.items()})
+            for start in range(0, n_rows, step)
+        )
+        check_rows(blocks, expected, findings)
+    return findings
+
+
+def check_rows(blocks: Iterable[tuple[int, dict[str, np.ndarray]]], expected: Expected, findings: Findings) -> None:
+    """Adds to `findings` what all rows of a file fail: its datasets a block at a time, after the block's first row."""
+    comparable, hashes = comparable_lengths(expected), []
+    for start, values in blocks:
+        sound = np.ones(len(values["input_ids"]), dtype=bool)
+        for check, what, is_right in _row_checks(values, expected):
+            if (wrong := sound & ~is_right).any():
+                offence = Offence(what, int(np.count_nonzero(wrong)), start + int(np.argmax(wrong)))
+                findings.offend(check, offence)
+                sound &= is_right
+        findings.count(rows=len(sound))
+        if not sound.all():
+            values = {name: array[sound] for name, array in values.items()}
+        lengths = _count(values, expected, findings)
+        hashes.append(_hash_rows(values)[comparable[lengths]])
     joined = np.concatenate(hashes)
     findings.hashes = np.unique(joined)
     if n_repeated := len(joined) - len(findings.hashes):
         what = f"{n_repeated:,} of its rows are there before, the same masks included"
         findings.offend(REPEATED, Offence(what, n_repeated))
     further = findings.offences.get(FURTHER_SPECIAL)
-    if further and further.n_rows <= FURTHER_SPECIAL_SHARE * n_rows:
+    if further and further.n_rows <= FURTHER_SPECIAL_SHARE * findings.counts["rows"]:
         findings.offences[FURTHER_SPECIAL] = dataclasses.replace(further, status=WARNING)
     _check_replacement(findings, expected)
     check_shares(findings, expected)
-    return findings
 
 
 def _row_checks(values: dict[str, np.ndarray], expected: Expected) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -104,7 +112,7 @@ def _row_checks(values: dict[str, np.ndarray], expected: Expected) -> Iterator[t
     for name, array in values.items():
         below = limits.get(name, 2)
         # Most blocks are sound, and two extremes are found faster than the rows that hold them.
-        if array.min() < 0 or array.max() >= below:
+        if array.min(initial=0) < 0 or array.max(initial=0) >= below:
             is_right = ((array >= 0) & (array < below)).reshape(len(array), -1).all(axis=1)
             yield name, f"{name} has a value outside 0 to {below - 1}", is_right
         values[name] = array.astype(np.int8 if below == 2 else np.int32, copy=False)

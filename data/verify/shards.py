@@ -21,11 +21,12 @@ from common.errors import UserError
 from common.json_files import regular
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
+from data.loading.lddl.files import lddl_files
 from data.loading.prepared import masked_lm_prob_of, read_manifest, vocabulary_problem
 from data.loading.shard_files import naming_problem, open_shard, shard_files, splits_of
 from data.masked_lm.instances import SpecialIds
 from data.masked_lm.masking import MASKING_RULES, rule_in
-from data.verify import rows, text
+from data.verify import lddl, rows, text
 from data.verify.report import FAILED, OK, WARNING, Findings, Offence, Report
 from file_utils import sha256_of
 from tokenization import CLS, MASK, SEP, UNK, load_vocab
@@ -39,28 +40,24 @@ MAX_COMPARED = 2**22  # hashes of all files together; 32 MB
 def verify(
     folder: Path, pool: Workers, *, vocab_file: str | Path | None = None, asked: Sequence[Mapping[str, Any]] = ()
 ) -> Report:
-    """Checks all shards in `folder`: its HDF5 files or, if there are none, its text files.
+    """Checks all shards in `folder`: its HDF5 files or LDDL's Parquet files or, if there are none, its text files.
 
     Args:
-        vocab_file: the vocabulary that HDF5 files were made with; by default what the manifest says of it.
+        vocab_file: the vocabulary that shards were made with; of HDF5 files by default what the manifest says of it.
         asked: parameters, by their names in a manifest, one set of which HDF5 files must have been made with.
 
     Raises:
         UserError: there are no shards, or they are unfinished; no vocabulary is known, or another than was given;
             other parameters than were asked for.
     """
-    files, kind = _shards(folder, "hdf5"), rows
-    if problem := naming_problem(files):
-        raise UserError(problem)
-    if not files:
-        files, kind = _shards(folder, "txt"), text
-    if not files:
-        raise UserError(f"There are no shards (.hdf5 or .txt) in {folder}", "make them with data/bertPrep.py")
+    files, kind = _files_of(folder)
     manifest = read_manifest(folder)
     if manifest is None and (folder / JOURNAL_NAME).exists():
         raise UserError(f"The shards in {folder} are unfinished", "run --action create_hdf5_files to its end")
     notes = [] if manifest else [f"There is no {FILE_NAME}; hashes and lost files cannot be checked."]
     check_file, check_shares = text.check_text, text.check_shares
+    if kind is lddl:
+        check_file, check_shares, notes = lddl.checks_of(folder, files, vocab_file)
     if kind is rows:
         expected, more_notes = _expected(folder, files, manifest, vocab_file, asked)
         check_file = functools.partial(rows.check_shard, expected=expected)
@@ -68,7 +65,7 @@ def verify(
         notes += more_notes
     sources = _sources(folder, manifest)
     checks = (*(BY_MANIFEST if manifest else ()), *([SOURCE] if sources else ()), "readable", *kind.CHECKS)
-    report = Report(folder, checks, notes)
+    report = Report(folder, checks, notes, *(["LDDL"] if kind is lddl else ()))
     if manifest:
         names = {file.name for file in files}
         for name in sorted(manifest.outputs.keys() ^ names):
@@ -103,8 +100,21 @@ def verify(
                 report.offend(
                     name, first, dataclasses.replace(offence, what=f"with the others of its set, {offence.what}")
                 )
-        report.statistics[split] = rows.statistics(counts) if kind is rows else counts
+        report.statistics[split] = counts if kind is text else rows.statistics(counts)
     return report
+
+
+def _files_of(folder: Path) -> tuple[list[Path], ModuleType]:
+    """The shards of the one kind that is verified, and what verifies it."""
+    files = _shards(folder, "hdf5")
+    if problem := naming_problem(files):
+        raise UserError(problem)
+    kinds = ((lddl_files(folder), lddl), (files, rows), (_shards(folder, "txt"), text))
+    for found, kind in kinds:
+        if found:
+            return found, kind
+    what = f"There are no shards (.hdf5, LDDL's .parquet or .txt) in {folder}"
+    raise UserError(what, "make them with data/bertPrep.py")
 
 
 def _shards(folder: Path, kind: str) -> list[Path]:

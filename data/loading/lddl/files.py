@@ -7,6 +7,7 @@ moved some. pyarrow is imported in functions only, since nothing else that train
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import Problems, UserError
 from common.json_files import regular
+from data.loading.shard_files import shard_files
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -85,6 +87,7 @@ def check_names(files: Sequence[Path], problems: Problems) -> None:
         )
     if len({each[3] is None for each in found}) == 2:
         problems.add(f"{folder} holds shards with a bin's number and others without", "move one kind away")
+    problems.check(not shard_files(folder), f"{folder} holds .hdf5 files and Parquet shards", "move one kind away")
 
 
 def require_pyarrow() -> None:
@@ -144,6 +147,13 @@ def read_footers(files: Sequence[Path], max_seq_length: int, problems: Problems)
             "keep each kind in a folder of its own",
         )
     return footers
+
+
+def row_groups(file: int, footer: Footer) -> list[RowGroup]:
+    """Those with rows of a file, by its index."""
+    first_rows = itertools.accumulate(footer.n_rows, initial=0)
+    numbered = enumerate(zip(first_rows, footer.n_rows, strict=False))
+    return [RowGroup(file, index, first_row, n_rows) for index, (first_row, n_rows) in numbered if n_rows]
 
 
 def lacks_masks(folder: Path) -> bool:

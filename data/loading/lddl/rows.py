@@ -62,11 +62,20 @@ class Reading:
         return [*self.texts, IS_RANDOM, N_TOKENS, *([POSITIONS] if self.has_masks else ())]
 
 
+class RowError(UserError):
+    """A row, by its number in the file, and what is wrong with it, as the end of a sentence."""
+
+    def __init__(self, file: Path, row: int, what: str, remedy: str) -> None:
+        super().__init__(f"Row {row} of {file} {what}", remedy)
+        self.row, self.what = row, what
+
+
 def read_rows(file: Path, group: RowGroup, reading: Reading, rows: np.ndarray | None = None) -> TokenRows:
     """Rows of a row group, in their order there: all, or those of these ascending indices.
 
     Raises:
-        UserError: it cannot be read; a row is damaged, of another vocabulary, or longer than asked for.
+        RowError: a row is damaged, of another vocabulary, or longer than asked for.
+        UserError: the file cannot be read.
     """
     return TokenRows.concatenate([block for _, block in read_blocks(file, group, reading, rows)])
 
@@ -103,7 +112,7 @@ def _batches(
 
 
 class _Block:
-    """Some rows on their way from text to ids; whatever is wrong raises UserError with the row's number."""
+    """Some rows on their way from text to ids; whatever is wrong raises RowError."""
 
     def __init__(self, file: Path, numbers: np.ndarray, batch: "pyarrow.RecordBatch", reading: Reading) -> None:
         self.file, self.numbers, self.reading = file, numbers, reading
@@ -196,4 +205,4 @@ class _Block:
         """Raise for the first of the rows that are wrong, if there is one; they are a mask, or indices."""
         found = np.flatnonzero(wrong) if wrong.dtype == bool else wrong
         if len(found):
-            raise UserError(f"Row {self.numbers[found[0]]} of {self.file} {what(int(found[0]))}", remedy)
+            raise RowError(self.file, int(self.numbers[found[0]]), what(int(found[0])), remedy)

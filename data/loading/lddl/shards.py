@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import Problems
-from data.loading.lddl.files import RowGroup, bin_of, check_names, lddl_files, read_footers, require_pyarrow
+from data.loading.lddl.files import RowGroup, bin_of, check_names, lddl_files, read_footers, require_pyarrow, row_groups
 from data.loading.lddl.rows import Reading, read_first_rows, read_rows
 from data.loading.lddl.token_rows import TokenRows
 from data.loading.lddl.words import Words
-from data.loading.shard_files import shard_files
 from tokenization import load_vocab
 
 
@@ -45,7 +44,6 @@ class LddlShards:
         self.files = lddl_files(folder)
         n_before = len(problems.found)
         check_names(self.files, problems)
-        problems.check(not shard_files(folder), f"{folder} holds .hdf5 files and Parquet shards", "move one kind away")
         footers = read_footers(self.files, max_seq_length, problems)
         problems.check(
             vocab_file,
@@ -61,12 +59,7 @@ class LddlShards:
         )
         if len(problems.found) > n_before:
             return
-        groups = [
-            RowGroup(file, index, sum(footer.n_rows[:index]), n_rows)
-            for file, footer in enumerate(footers)
-            for index, n_rows in enumerate(footer.n_rows)
-            if n_rows
-        ]
+        groups = [group for file, footer in enumerate(footers) for group in row_groups(file, footer)]
         bins = defaultdict(list)
         for group in groups:
             bins[bin_of(self.files[group.file])].append(group)

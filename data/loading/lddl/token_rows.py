@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.loading.flat_batch import PaddedSamples
+from data.loading.padded_samples import PaddedSamples
 
 
 @dataclass(frozen=True)

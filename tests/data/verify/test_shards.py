@@ -532,7 +532,7 @@ def test_unknown_tokens(folder, vocab_file, n_unknown, is_told, given):
 
 
 def test_nothing_to_verify(tmp_path, vocab_file):
-    with pytest.raises(UserError, match=r"no shards \(\.hdf5 or \.txt\)"):
+    with pytest.raises(UserError, match=r"no shards \(\.hdf5, LDDL's \.parquet or \.txt\)"):
         run(tmp_path)
     (tmp_path / "a_training.hdf5").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"a_training\.hdf5 is no pre-training shard"):
