@@ -7,6 +7,7 @@ measured in turn, so that what else the machine does slows all of them.
 
   python3 benchmark/loader.py
   python3 benchmark/loader.py --masking static tokens whole_words
+  python3 benchmark/loader.py --input_dir FOLDER_OF_LDDL_SHARDS --vocab_file vocab.txt
 """
 
 import argparse
@@ -93,7 +94,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=[STATIC],
         help="the masks of the shards, or new ones by these rules, each measured",
     )
-    parser.add_argument("--vocab_file", help="of the shards that are read, for new masks")
+    parser.add_argument("--vocab_file", help="of the shards that are read: LDDL's, or for new masks")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per batch")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
@@ -114,10 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(args.input_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-benchmark-")))
         if not args.input_dir:
             write_shards(folder, args.files, args.rows, *shape)
-        options = {"vocab_size": None if args.input_dir else VOCAB_SIZE, "num_workers": args.num_workers}
+        options = {"vocab_file": args.vocab_file, "num_workers": args.num_workers}
+        if not args.input_dir:
+            options["vocab_size"] = VOCAB_SIZE
         rates = dict.fromkeys(args.masking, 0.0)
         for name, masking in [*maskings(args, folder).items()] * args.repeats:
-            dataset = PretrainingDataset(folder, args.batch_size, *shape, **options, masking=masking)
+            in_files = range(args.max_seq_length + 1) if masking else None  # masks that are there are taken out
+            options |= {"masking": masking, "n_predictions": in_files}
+            dataset = PretrainingDataset(folder, args.batch_size, *shape, **options)
             with dataset.iterate() as batches:
                 rates[name] = max(rates[name], rate(batches, args.batch_size, args.seconds))
     for name, best in rates.items():

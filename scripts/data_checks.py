@@ -11,11 +11,13 @@ from common.workers import usable_cores, workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
 from data.corpus.sentences import splitter_name
+from data.loading.lddl.files import check_names, lddl_files, read_footers, require_pyarrow
 from data.loading.prepared import prepared_shards, read_manifest, vocabulary_problem
 from data.verify.shards import verify
 from tokenization import load_vocab
 from training.environment.machine_checks import OK, ON_THE_HOST, PROBLEM, WARNING, Finding
 
+MAX_LENGTH = 512  # of the published phases
 PHASES = (("phase 1", "_seq_len_128_"), ("phase 2", "_seq_len_512_"))
 
 
@@ -30,6 +32,7 @@ def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Itera
         yield Finding("shards", f"there is no folder {folder}", PROBLEM, "Give --data_dir the folder with the data.")
         return
     is_shards = any((folder / name).exists() for name in (FILE_NAME, JOURNAL_NAME)) or any(folder.glob("*.hdf5"))
+    is_shards = is_shards or bool(lddl_files(folder))
     prepared = [folder] if is_shards else sorted(path for path in folder.glob("hdf5_*/*") if path.is_dir())
     vocabulary = vocabulary_finding(folder, vocab_file)
     for path in prepared:
@@ -62,6 +65,8 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
     """One folder of shards, whose name is given relative to `folder`."""
     name = next((f"shards, {phase}" for phase, lengths in PHASES if lengths in path.parent.name), "shards")
     where = str(path.relative_to(folder)) if path != folder else str(path)
+    if files := lddl_files(path):
+        return _lddl_finding(name, where, files, vocab_file, in_full)
     problems = Problems()
     files = prepared_shards(path, "training", problems)
     with problems.collect():
@@ -76,6 +81,21 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
     rows = f", {manifest.total('rows'):,} rows in all" if manifest and manifest.total("rows") else ""
     proof = "verified" if in_full else "sizes as in the manifest" if manifest else "no manifest to hold them against"
     return Finding(name, f"{where}: {len(files)} training files{rows}; {proof}")
+
+
+def _lddl_finding(name: str, where: str, files: Sequence[Path], vocab_file: Path | None, in_full: bool) -> Finding:
+    problems, n_rows = Problems(), 0
+    with problems.collect():
+        require_pyarrow()
+        check_names(files, problems)
+        n_rows = sum(sum(footer.n_rows) for footer in read_footers(files, MAX_LENGTH, problems))
+        if in_full and not problems.found:
+            with workers(usable_cores()) as pool:
+                problems.extend([verify(files[0].parent, pool, vocab_file=vocab_file).failure()])
+    if problems.found:
+        return finding_of(name, PROBLEM, problems.found, f"{where}: ")
+    proof = "verified" if in_full else "columns and types as LDDL writes them"
+    return Finding(name, f"{where}: {len(files)} Parquet files, {n_rows:,} rows in all; {proof}")
 
 
 def vocabulary_finding(folder: Path, vocab_file: Path | None) -> Finding:

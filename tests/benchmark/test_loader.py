@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from lddl_shards import write_folder, write_vocabulary
 
 from benchmark.loader import main, write_shards
 from common.errors import UserError
@@ -37,3 +38,12 @@ def test_reads_given_shards_and_names_what_does_not_fit(tmp_path, capsys):
         main(["--input_dir", str(tmp_path)])
     with pytest.raises(UserError, match="--rows is 0; it must be 1 or more"):
         main(["--rows", "0"])
+
+
+def test_reads_lddls_shards(tmp_path, capsys):
+    vocab_file = write_vocabulary(tmp_path / "vocab.txt")
+    for name, masked, masking in (("masked", True, ["static", "tokens"]), ("unmasked", False, ["tokens"])):
+        write_folder(tmp_path / name, (20,), 32, masked=masked)
+        flags = ["--input_dir", str(tmp_path / name), "--vocab_file", str(vocab_file), "--masking", *masking]
+        main([*SIZES, *flags, "--num_workers", "0"])
+        assert capsys.readouterr().out.count("sequences/s") == len(masking)

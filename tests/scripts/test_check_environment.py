@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import lddl_shards
 import phase1_runs
 import pytest
 import torch
@@ -162,6 +163,20 @@ def test_a_folder_of_shards_is_taken_as_it_is(folder):
     assert "shards, phase 2" not in findings
     (shards_of(folder) / "manifest.json").unlink()
     assert "no manifest to hold them against" in data(shards_of(folder))["shards, phase 1"].found
+
+
+def test_a_folder_of_lddls_shards_is_looked_at_likewise(tmp_path):
+    vocab_file = lddl_shards.write_vocabulary(tmp_path / "vocab.txt")
+    written = lddl_shards.write_folder(tmp_path / "lddl", (60, 50), 64)
+    assert data(tmp_path / "lddl")["shards"].state == OK
+    assert "2 Parquet files, 110 rows in all; columns and" in data(tmp_path / "lddl", vocab_file)["shards"].found
+    assert data(tmp_path / "lddl", vocab_file, in_full=True)["shards"].found.endswith("110 rows in all; verified")
+    path, rows = next(iter(written.items()))
+    lddl_shards.write_rows(path, [{**rows[0], "A": "Berlin"}, *rows[1:]])
+    found = data(tmp_path / "lddl", vocab_file, in_full=True)["shards"]
+    assert (found.state, "in row 0 it holds the token 'Berlin' in A" in found.found) == (PROBLEM, True)
+    path.write_bytes(b"")
+    assert "shard-0.parquet cannot be read as Parquet" in data(tmp_path / "lddl")["shards"].found
 
 
 def test_unfinished_shards_are_a_problem(folder):
