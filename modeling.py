@@ -288,6 +288,7 @@ def prepare_model(model: nn.Module, device: torch.device, execution: Execution) 
     encoder.attention_backend = execution.attention
     for layer in encoder.layer:
         layer.is_fused, layer.in_fp8 = execution.kernels == "triton", execution.in_fp8
+        layer.fp8_weight_gradients = execution.fp8_weight_gradients
     for layer in encoder.layer[:-1]:
         layer.returns_hidden = layer.is_fused
         # A checkpointed layer's input is kept, all of it.

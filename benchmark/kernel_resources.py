@@ -66,7 +66,8 @@ def launches(arch: int) -> dict[str, list[Any]]:
     meta = torch.device("meta")
     # Of two layers: the first is like all but the last.
     large = dataclasses.replace(BertConfig.from_json_file(BERT_CONFIGS["large"]), num_hidden_layers=2)
-    in_fp8 = (False, True) if arch >= 89 else (False,)  # the first that has fp8
+    # Matmuls and weight gradients; 89 is the first that has fp8.
+    in_fp8 = ((False, False), (True, False), (True, True)) if arch >= 89 else ((False, False),)
     steps = [*itertools.product(LENGTHS, in_fp8, ["gelu"]), *itertools.product(LENGTHS[:1], in_fp8, ["gelu_new"])]
     row = tuning.row_of(divmod(arch, 10))
     with (
@@ -78,7 +79,8 @@ def launches(arch: int) -> dict[str, list[Any]]:
             step, config = f"{length} tokens", dataclasses.replace(large, hidden_act=hidden_act)
             with meta:
                 model = BertForPreTraining(config)
-            prepare_model(model, meta, Execution(torch.bfloat16, kernels="triton", attention="triton", in_fp8=fp8))
+            kernels = Execution(torch.bfloat16, kernels="triton", attention="triton")
+            prepare_model(model, meta, dataclasses.replace(kernels, in_fp8=fp8[0], fp8_weight_gradients=fp8[1]))
             batch = synthetic_batch(TOKENS // length, length, 8, config.vocab_size).to(meta)
             labels = batch.masked_lm_positions, batch.masked_lm_labels, batch.next_sentence_labels
             model(*batch.encoder_inputs, *labels).loss.backward()

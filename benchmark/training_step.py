@@ -12,8 +12,9 @@ memory at a batch size, or fails, is said; the others go on.
   python3 benchmark/training_step.py --bert_model large --batch_size 32 64 --max_seq_length 384 --task squad
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
---attention triton besides; `fp8`, all of that in fp8; each with `+graphs` for --cuda_graphs. Hugging Face's: `hf`,
-`hf-compiled`. On a GPU, utilisation is against a large matrix product measured in the same run.
+--attention triton besides; `fp8`, all of that in fp8; `fp8-weights`, with --fp8_weight_gradients too; each with
+`+graphs` for --cuda_graphs. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix
+product measured in the same run.
 """
 
 import argparse

@@ -167,3 +167,5 @@ class Execution:
     """A backend of kernels/attention/backends.py; None: by device and dtype."""
     in_fp8: bool = False
     """Layers on Triton's kernels, in bf16, compute their matmuls in fp8 (kernels/fused/fp8.py)."""
+    fp8_weight_gradients: bool = False
+    """Those of weight gradients too, where the others are."""

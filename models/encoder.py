@@ -156,7 +156,7 @@ class BertLayer(nn.Module):
         self.intermediate = DenseActivation(config.hidden_size, config.intermediate_size, config.hidden_act)
         self.output = BertOutput(config.intermediate_size, config, layer_norm)
         self.gelu_by_tanh = config.hidden_act in GELU_TANH_NAMES
-        self.is_fused = self.in_fp8 = False
+        self.is_fused = self.in_fp8 = self.fp8_weight_gradients = False
         self.returns_hidden = self.leaves_fp8 = False
 
     def forward(
@@ -200,7 +200,8 @@ def prepare_layers(layers: Sequence[BertLayer], dtype: torch.dtype) -> "list[Seq
     from kernels.fused.linear import prepare  # needs Triton
 
     alike = zip(*(layer.linears() for layer in layers), strict=True)
-    return list(zip(*(prepare(linears, dtype, layers[0].in_fp8) for linears in alike), strict=True))
+    in_fp8 = layers[0].in_fp8, layers[0].fp8_weight_gradients
+    return list(zip(*(prepare(linears, dtype, *in_fp8) for linears in alike), strict=True))
 
 
 class BertEncoder(nn.Module):

@@ -62,6 +62,8 @@ def execution_problems(settings: Settings, world_size: int) -> Iterator[Problem]
             if value in ("triton", "fp8"):
                 what = f"--{name} {value} is of the kernels written in Triton alone"
                 yield Problem(f"{what}; {reason}", f"use {other}") if reason else Problem(what, "add --kernels triton")
+    if flags.fp8_weight_gradients and settings.precision_name != "fp8":
+        yield Problem("--fp8_weight_gradients is for the matmuls of --precision fp8", "add that, or leave it out")
     has_backend = flags.attention != "triton" or (flags.kernels == "triton" and not reason)
     if flags.attention and config is not None and has_backend and settings.precision:
         dtype = settings.precision.compute_dtype
@@ -175,4 +177,5 @@ def execution_of(settings: Settings) -> Execution:
     """What the model is told of all this."""
     flags, precision = settings.runtime, settings.precision
     layers = flags.checkpoint_activations, flags.compile, flags.kernels, flags.attention
-    return Execution(precision.compute_dtype, *layers, in_fp8=precision.name == "fp8")
+    in_fp8 = precision.name == "fp8", flags.fp8_weight_gradients
+    return Execution(precision.compute_dtype, *layers, *in_fp8)

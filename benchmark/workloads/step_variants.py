@@ -58,6 +58,7 @@ def variants() -> dict[str, Variant]:
         "triton": triton,
         "triton-attention": dataclasses.replace(triton, attention="triton"),
         "fp8": dataclasses.replace(triton, attention="triton", in_fp8=True),
+        "fp8-weights": dataclasses.replace(triton, attention="triton", in_fp8=True, fp8_weight_gradients=True),
     }
     theirs = {"hf": Execution(), "hf-compiled": Execution(compiled=True)}
     return {

@@ -8,11 +8,13 @@ A block uses its input twice, in a matmul and as the residual, and autograd woul
 the input travels from block to block as two tensors in one memory (`Hidden`). Their gradients come back apart, and the
 norm's backward in the block before adds them in its registers.
 
-In fp8, a pass that has a matmul's factor in registers leaves it in fp8 as well (fp8.py), also for the next block.
+In fp8, a pass that has a matmul's factor in registers leaves it in fp8 (fp8.py), also for the next block. Where weight
+gradients are in fp8 as well, factors that only matmuls read exist in fp8 alone.
 
 Shape suffixes: T tokens, H hidden size, I width between a block's two matmuls.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,9 +25,9 @@ from torch.autograd.function import once_differentiable
 from kernels.attention.backends import BACKENDS
 from kernels.dropout_mask import random_seed
 from kernels.fused.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward
-from kernels.fused.fp8 import Rows
+from kernels.fused.fp8 import Rows, quantize_rows
 from kernels.fused.gelu import gelu, gelu_backward_
-from kernels.fused.linear import Prepared, input_gradient, is_fp8, linear, weight_gradient
+from kernels.fused.linear import Prepared, input_gradient, is_fp8, kept_inputs, linear, room, weight_gradient
 
 
 class Hidden(NamedTuple):
@@ -36,7 +38,7 @@ class Hidden(NamedTuple):
     residual: Tensor
     """The same memory, whose gradient autograd keeps apart from that of `states`."""
     rows: Rows | None = None
-    """The same in fp8, where somebody has left it; no gradient goes through it, and nobody keeps it for backward."""
+    """The same in fp8, where somebody has left it; no gradient goes through it."""
 
 
 class Gelu:
@@ -45,16 +47,16 @@ class Gelu:
     def __init__(self, tanh: bool = False):
         self._tanh = tanh
 
-    def forward(self, inner_TI: Tensor, to_fp8: bool) -> tuple[Tensor, Rows | None, tuple[Tensor, ...]]:
-        """The result, its rows in fp8 or None, and tensors for `backward`."""
-        return *gelu(inner_TI, to_fp8, self._tanh), ()
+    def forward(self, inner_TI: Tensor, rows: Rows | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """The result, left in `rows` too where there are any, or in those alone; and tensors for `backward`."""
+        return gelu(inner_TI, rows, self._tanh), ()
 
-    def backward(self, gradient, inner_TI, output, saved, to_fp8: bool) -> tuple[Tensor, Tensor, Rows | None]:
-        """The gradient of `inner_TI`, its sum over T in fp32, which is a bias's gradient, and its rows in fp8 or None.
+    def backward(self, gradient: Tensor, inner_TI: Tensor, saved, rows: Rows | None) -> tuple[Tensor | None, Tensor]:
+        """The gradient of `inner_TI`, where it is left as in `forward`; its sum over T in fp32, a bias's gradient.
 
         The memory of `gradient` is used up.
         """
-        return gradient, *gelu_backward_(gradient, inner_TI, to_fp8, self._tanh)
+        return gelu_backward_(gradient, inner_TI, rows, self._tanh)
 
 
 class Attention:
@@ -69,7 +71,7 @@ class Attention:
         self._settings = cu_seqlens, max_seqlen, dropout_p
         self._graph: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, inner_TI: Tensor, to_fp8: bool) -> tuple[Tensor, None, tuple[Tensor, ...]]:
+    def forward(self, inner_TI: Tensor, rows: Rows | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         qkv, saved = inner_TI.unflatten(1, (3, self._n_heads, -1)), ()
         if self._backend.forward:
             output, saved = self._backend.forward(qkv, *self._settings)
@@ -78,20 +80,27 @@ class Attention:
                 leaf = qkv.detach().requires_grad_()
                 output = self._backend.attend(leaf, *self._settings)
             self._graph = leaf, output
-        return output.detach().flatten(1), None, saved
+        output = output.detach()
+        if rows is not None:
+            quantize_rows(output.flatten(1), rows)
+        return output.flatten(1), (output, *saved)
 
-    def backward(self, gradient, inner_TI, output, saved, to_fp8: bool) -> tuple[Tensor, Tensor, None]:
+    def backward(self, gradient: Tensor, inner_TI: Tensor, saved, rows: Rows | None) -> tuple[Tensor, Tensor]:
         qkv = inner_TI.unflatten(1, (3, self._n_heads, -1))
-        output, gradient = (tensor.view(-1, *qkv.shape[2:]) for tensor in (output, gradient))
+        output, *saved = saved
+        gradient = gradient.view_as(output)
         if self._backend.backward:
             qkv_gradient, bias_gradient = self._backend.backward(gradient, qkv, output, saved, *self._settings)
         else:
             leaf, recorded = self._graph
             self._graph = bias_gradient = None
             (qkv_gradient,) = torch.autograd.grad(recorded, leaf, gradient)
+        qkv_gradient = qkv_gradient.flatten(1)
         if bias_gradient is None:
-            bias_gradient = qkv_gradient.flatten(1).sum(0, dtype=torch.float32)
-        return qkv_gradient.flatten(1), bias_gradient, None
+            bias_gradient = qkv_gradient.sum(0, dtype=torch.float32)
+        if rows is not None:
+            quantize_rows(qkv_gradient, rows)
+        return qkv_gradient, bias_gradient
 
 
 def fused_block(
@@ -121,38 +130,50 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_TH, residual_TH, rows, middle, first, last, eps, dropout_p, to_fp8, *parameters):
         norm_weight, norm_bias, *_ = parameters
+        n_tokens = len(hidden_TH)
+        if is_fp8(first.weight) and rows is None:
+            largest = None if first.largest is None else torch.zeros_like(first.largest)
+            rows = quantize_rows(hidden_TH, room(n_tokens, first.weight, largest))
         inner_TI = linear(hidden_TH, first, rows)
-        output_TI, rows, saved = middle.forward(inner_TI, is_fp8(last.weight))
-        summed = linear(output_TI, last, rows)
+        output_rows = room(n_tokens, last.weight, first.largest)
+        output, saved = middle.forward(inner_TI, output_rows)
+        summed = linear(output, last, output_rows)
         seed = random_seed(hidden_TH.device)
-        normalized, mean, scale, rows = dropout_add_norm_(
-            summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, to_fp8
+        result_rows = room(n_tokens, first.weight, last.largest) if to_fp8 else None
+        normalized, mean, scale = dropout_add_norm_(
+            summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, result_rows
         )
         ctx.set_materialize_grads(False)
-        ctx.middle, ctx.dropout_p, ctx.n_per_weight = middle, dropout_p, len(last.weight)
-        tensors = hidden_TH, inner_TI, output_TI, summed, mean, scale, seed, norm_weight
-        ctx.save_for_backward(*tensors, *first.weight, *last.weight, *saved)
-        return normalized, normalized.detach(), rows
+        ctx.middle, ctx.dropout_p = middle, dropout_p
+        ctx.largest = first.largest_gradient, last.largest_gradient
+        groups = first.weight, last.weight, kept_inputs(hidden_TH, rows), kept_inputs(output, output_rows), saved
+        ctx.sizes = [len(group) for group in groups]
+        tensors = inner_TI, summed, mean, scale, seed, norm_weight
+        ctx.save_for_backward(*itertools.chain(*groups), *tensors)
+        return normalized, normalized.detach(), result_rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor | None):
-        hidden_TH, inner_TI, output_TI, summed, mean, scale, seed, norm_weight, *others = ctx.saved_tensors
-        n = ctx.n_per_weight
-        first, last, saved = others[:n], others[n : 2 * n], others[2 * n :]
+        tensors = iter(ctx.saved_tensors)
+        first, last, inputs, output, saved = (tuple(itertools.islice(tensors, size)) for size in ctx.sizes)
+        inner_TI, summed, mean, scale, seed, norm_weight = tensors
+        n_tokens, dtype = len(summed), summed.dtype
+        first_largest, last_largest = ctx.largest
         # The gradient of an unused output is zeros.
         present = [gradient.contiguous() for gradient in gradients if gradient is not None]
         present = present or [torch.zeros_like(summed)]
-        residual_gradient, last_gradient, sums_3H, rows = dropout_add_norm_backward(
-            present, summed, mean, scale, norm_weight, ctx.dropout_p, seed, is_fp8(last)
+        rows = room(n_tokens, last, last_largest, of_gradient=True)
+        residual_gradient, last_gradient, sums_3H = dropout_add_norm_backward(
+            present, summed, mean, scale, norm_weight, ctx.dropout_p, seed, rows
         )
         norm_weight_gradient, norm_bias_gradient, last_bias_gradient = sums_3H.unbind()
-        last_weight_gradient = weight_gradient(last_gradient, output_TI)
-        output_gradient = input_gradient(last_gradient, last, rows)
-        inner_gradient, first_bias_gradient, rows = ctx.middle.backward(
-            output_gradient, inner_TI, output_TI, saved, is_fp8(first)
-        )
-        first_weight_gradient = weight_gradient(inner_gradient, hidden_TH)
+        last_weight_gradient = weight_gradient(last_gradient, rows, output)
+        output_gradient = input_gradient(last_gradient, last, rows, dtype)
+        rows = room(n_tokens, first, first_largest, of_gradient=True)
+        inner_gradient, first_bias_gradient = ctx.middle.backward(output_gradient, inner_TI, saved, rows)
+        first_weight_gradient = weight_gradient(inner_gradient, rows, inputs)
         of_norm = norm_weight_gradient, norm_bias_gradient
         of_linears = first_weight_gradient, first_bias_gradient, last_weight_gradient, last_bias_gradient
-        return input_gradient(inner_gradient, first, rows), residual_gradient, *(None,) * 7, *of_norm, *of_linears
+        hidden_gradient = input_gradient(inner_gradient, first, rows, dtype)
+        return hidden_gradient, residual_gradient, *(None,) * 7, *of_norm, *of_linears

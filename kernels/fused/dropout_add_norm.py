@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold, is_kept, row_key
-from kernels.fused.fp8 import Rows, empty_rows, store_rows
+from kernels.fused.fp8 import Rows, leave_largest, store_rows
 from kernels.launch import n_resident_blocks
 
 FORWARD_ROWS, FORWARD_WARPS = 2, 4
@@ -34,8 +34,8 @@ def dropout_add_norm_(
     eps: float,
     dropout_p: float,
     seed: Tensor,
-    to_fp8: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Rows | None]:
+    rows: Rows | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm(dropout(hidden_states) + residual); `hidden_states` holds the sum before the norm afterwards.
 
     Args:
@@ -44,22 +44,20 @@ def dropout_add_norm_(
         eps: added to the variance.
         dropout_p: probability to drop an element, below 1.
         seed: one int64 on the device; with the same seed `dropout_add_norm_backward` has the same mask.
-        to_fp8: leave the result in fp8 as well.
+        rows: room to leave the result in fp8 as well.
 
     Returns:
-        the normalized (T, H); for backward each row's mean and 1 / standard deviation, (T,) in fp32; and the first
-        one's rows in fp8 or None.
+        the normalized (T, H); and for backward each row's mean and 1 / standard deviation, (T,) in fp32.
     """
     n_rows = len(hidden_states)
     normalized = torch.empty_like(hidden_states)
-    fp8 = empty_rows(normalized) if to_fp8 else None
     mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
-    tensors = hidden_states, residual, weight, bias, normalized, mean, scale, fp8, seed
-    numbers, constants = _numbers_and_constants(hidden_states, dropout_p, to_fp8)
+    tensors = hidden_states, residual, weight, bias, normalized, mean, scale, rows and rows.pointers, seed
+    numbers, constants = _numbers_and_constants(hidden_states, dropout_p, rows)
     _dropout_add_norm[(triton.cdiv(n_rows, FORWARD_ROWS),)](
         *tensors, n_rows, eps, *numbers, **constants, block_rows=FORWARD_ROWS, num_warps=FORWARD_WARPS
     )
-    return normalized, mean, scale, fp8
+    return normalized, mean, scale
 
 
 def dropout_add_norm_backward(
@@ -70,43 +68,50 @@ def dropout_add_norm_backward(
     weight: Tensor,
     dropout_p: float,
     seed: Tensor,
-    to_fp8: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Rows | None]:
+    rows: Rows | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """From the gradient of the normalized rows to all others.
 
     Args:
         gradients: one or two (T, H), contiguous, whose sum is meant.
         summed, mean, scale: what `dropout_add_norm_` left in `hidden_states` and returned.
         weight, dropout_p, seed: as given to it.
-        to_fp8: leave the gradient of the hidden states in fp8 as well.
+        rows: room to leave the gradient of the hidden states in fp8.
 
     Returns:
-        the gradient of the residual (T, H); that of the hidden states (T, H), the same tensor without dropout; (3, H)
-        in fp32: the gradients of the weight, of the bias, and of a bias that was added to the hidden states; and the
-        second one's rows in fp8 or None.
+        the gradient of the residual (T, H); that of the hidden states (T, H), the same tensor without dropout, and None
+        where `rows.largest` says that nobody reads it; and (3, H) in fp32: the gradients of the weight, of the bias,
+        and of a bias that was added to the hidden states.
     """
     gradient, *others = gradients
     n_rows, n_columns = gradient.shape
     residual_gradient = torch.empty_like(gradient)
-    hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
-    fp8 = empty_rows(gradient) if to_fp8 else None
+    hidden_gradient = None
+    if rows is None or rows.largest is None:
+        hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
     n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
     n_thread_blocks = min(n_blocks, n_resident_blocks(gradient.device, BLOCKS_PER_MULTIPROCESSOR))
     partial_sums = torch.empty(n_thread_blocks, 3, n_columns, dtype=torch.float32, device=gradient.device)
     tensors = gradient, *(others or (gradient,)), summed, mean, scale, weight
-    results = residual_gradient, hidden_gradient, partial_sums, fp8
-    numbers, constants = _numbers_and_constants(gradient, dropout_p, to_fp8)
+    results = residual_gradient, hidden_gradient, partial_sums, rows and rows.pointers
+    numbers, constants = _numbers_and_constants(gradient, dropout_p, rows)
     constants |= {"block_rows": BACKWARD_ROWS, "has_second": bool(others), "num_warps": BACKWARD_WARPS}
     _dropout_add_norm_gradients[(n_thread_blocks,)](*tensors, *results, seed, n_rows, n_blocks, *numbers, **constants)
     sums = column_sums(partial_sums.flatten(1)).view(3, n_columns)
-    return residual_gradient, hidden_gradient, sums, fp8
+    return residual_gradient, hidden_gradient, sums
 
 
-def _numbers_and_constants(matrix: Tensor, dropout_p: float, to_fp8: bool) -> tuple[tuple[int, float], dict[str, int]]:
+def _numbers_and_constants(
+    matrix: Tensor, dropout_p: float, rows: Rows | None
+) -> tuple[tuple[int, float], dict[str, int]]:
     """What both kernels take: threshold and scale of the dropout, and constants."""
     n_columns = matrix.shape[1]
     shape = {"n_columns": n_columns, "block_columns": triton.next_power_of_2(n_columns)}
-    return (drop_threshold(dropout_p), 1 / (1 - dropout_p)), {**shape, "has_dropout": dropout_p > 0, "to_fp8": to_fp8}
+    return (drop_threshold(dropout_p), 1 / (1 - dropout_p)), {
+        **shape,
+        "has_dropout": dropout_p > 0,
+        "to_fp8": rows is not None,
+    }
 
 
 @triton.jit
@@ -153,7 +158,7 @@ def _dropout_add_norm(
     tl.store(mean_ptr + rows, mean, rows < n_rows)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
     if to_fp8:
-        store_rows(normalized, fp8, rows, n_rows, places, inside)
+        leave_largest(store_rows(normalized, fp8, rows, n_rows, places, inside), fp8)
 
 
 @triton.jit
@@ -186,6 +191,7 @@ def _dropout_add_norm_gradients(
     weight_sum = tl.zeros((block_rows, block_columns), tl.float32)
     bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
     hidden_sum = tl.zeros((block_rows, block_columns), tl.float32)
+    largest = 0.0
 
     for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
         rows = block * block_rows + tl.arange(0, block_rows)
@@ -209,12 +215,15 @@ def _dropout_add_norm_gradients(
         if has_dropout:
             key = row_key(tl.load(seed_ptr), rows)
             result = tl.where(is_kept(key, block_columns, threshold), result * kept_scale, 0.0)
-            tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
+            if hidden_gradient_ptr is not None:
+                tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
         if to_fp8:
-            store_rows(result, fp8, rows, n_rows, places, inside)
+            largest = tl.maximum(largest, store_rows(result, fp8, rows, n_rows, places, inside))
         hidden_sum += result
 
     sums = partial_sums_ptr + tl.program_id(0) * 3 * n_columns + columns
     tl.store(sums, tl.sum(weight_sum, 0), is_column)
     tl.store(sums + n_columns, tl.sum(bias_sum, 0), is_column)
     tl.store(sums + 2 * n_columns, tl.sum(hidden_sum, 0), is_column)
+    if to_fp8:
+        leave_largest(largest, fp8)

@@ -4,15 +4,19 @@ Tensor cores multiply e4m3 at twice the rate of bf16. A tensor must be scaled in
 value, and a pass that does nothing but that costs what the matmul saves (docs/performance-log.md has figures). So:
 
 - activations and their gradients have one scale per row, a token's. Kernels that have a whole row in registers anyway
-  find it and write the row a second time as e4m3 (`store_rows`); `quantize_rows` is for what comes from elsewhere.
+  find it and write the row as e4m3 (`store_rows`); `quantize_rows` is for what comes from elsewhere.
 - weights have one scale each, and are written twice: fp8 matmuls want both factors along the dimension that is summed
   over, which for the gradient of the input is the other one. Kernels take all weights of a shape at once, by their
   addresses as arguments: a table could go out of date or be missed by a CUDA graph.
-- the weight's gradient sums over tokens, along which neither factor lies. It stays in bf16.
-- sums stay in the tensor cores, where Hopper keeps about 14 bits of them: e4m3 itself has four.
+- the weight's gradient sums over tokens. Both factors must lie along them, with a scale that does not change along
+  them. Scales are powers of two, so `transposed` moves exponents and rounds nothing a second time: the factors are
+  those of the other matmuls, but for values below 2^-15 of the matrix's largest. That one is known without a pass of
+  its own and without a guess from the step before: kernels leave the largest of a matrix's scales as they write it.
+- sums of a forward pass and of an input's gradient stay in the tensor cores, where Hopper keeps about 14 bits of them:
+  e4m3 itself has four. A weight's gradient sums over some ten thousand tokens, so its sums are taken out of there.
 
 Sources: Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433 (e4m3); DeepSeek-AI 2024, section 3.3.2,
-https://arxiv.org/abs/2412.19437 (14 bits); that weight gradients stay in high precision is also a recipe of torchao's.
+https://arxiv.org/abs/2412.19437 (14 bits, and taking sums out).
 """
 
 from collections.abc import Sequence
@@ -25,9 +29,12 @@ from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = tl.constexpr(448.0)
-SMALLEST_SCALE = tl.constexpr(1e-30)  # of a row of zeros
+SMALLEST_SCALE = tl.constexpr(2.0**-100)  # of a row of zeros
 ELEMENTS_PER_PROGRAM, ROWS_WARPS = 4096, 4
 TILE, TILE_WARPS = 64, 4
+TRANSPOSED_ROWS, TRANSPOSED_COLUMNS, TRANSPOSED_WARPS = 128, 128, 4
+ALIGNMENT = 16  # elements: matmuls want rows of whole 16 bytes
+SCALE_ALIGNMENT = 4  # scales, of fp32: matmuls want them at addresses of whole 16 bytes
 
 
 class Rows(NamedTuple):
@@ -35,6 +42,15 @@ class Rows(NamedTuple):
 
     values: Tensor
     scale: Tensor
+    """Powers of two."""
+    largest: Tensor | None = None
+    """(1,) fp32, the largest of the scales, for `transposed`. Where it is wanted, weight gradients are in fp8 too, and
+    nobody reads the matrix in another format."""
+
+    @property
+    def pointers(self) -> tuple[Tensor, ...]:
+        """For kernels: Triton 3.6 takes no None within a tuple."""
+        return tuple(part for part in self if part is not None)
 
 
 class Weight(NamedTuple):
@@ -45,20 +61,20 @@ class Weight(NamedTuple):
     scale: Tensor
 
 
-def empty_rows(matrix: Tensor) -> Rows:
-    """Room for a matrix (R, K) in fp8, for a kernel to fill with `store_rows`."""
-    scale = torch.empty(matrix.shape[0], 1, dtype=torch.float32, device=matrix.device)
-    return Rows(torch.empty_like(matrix, dtype=E4M3), scale)
+def empty_rows(n_rows: int, n_columns: int, device: torch.device, largest: Tensor | None = None) -> Rows:
+    """Room for a matrix in fp8, for a kernel to fill with `store_rows`; `largest`, if any, is zero."""
+    scale = torch.empty(n_rows, 1, dtype=torch.float32, device=device)
+    return Rows(torch.empty(n_rows, n_columns, dtype=E4M3, device=device), scale, largest)
 
 
-def quantize_rows(matrix: Tensor) -> Rows:
-    """A contiguous matrix (R, K) in fp8, with one scale per row."""
-    rows = empty_rows(matrix)
+def quantize_rows(matrix: Tensor, rows: Rows | None = None) -> Rows:
+    """A contiguous matrix (R, K) in fp8, with one scale per row; in `rows`, where there is room already."""
     n_rows, n_columns = matrix.shape
+    rows = rows or empty_rows(n_rows, n_columns, matrix.device)
     block_columns = triton.next_power_of_2(n_columns)
     block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
     constants = {"n_columns": n_columns, "block_columns": block_columns, "block_rows": block_rows}
-    _quantize_rows[(triton.cdiv(n_rows, block_rows),)](matrix, rows, n_rows, **constants, num_warps=ROWS_WARPS)
+    _quantize_rows[(triton.cdiv(n_rows, block_rows),)](matrix, rows.pointers, n_rows, **constants, num_warps=ROWS_WARPS)
     return rows
 
 
@@ -88,23 +104,66 @@ def matmul(left: Rows, right: Tensor, scale: Tensor, dtype: torch.dtype, bias: T
     return torch._scaled_mm(left.values, right.T, *scales, bias=bias, out_dtype=dtype, use_fast_accum=True)
 
 
+def transposed(rows: Rows) -> Tensor:
+    """The transpose (K, R) in e4m3, to be multiplied with `rows.largest`; zeros fill R up to a multiple of 16."""
+    n_rows, n_columns = rows.values.shape
+    n_padded = -(-n_rows // ALIGNMENT) * ALIGNMENT
+    result = torch.empty(n_columns, n_padded, dtype=E4M3, device=rows.values.device)
+    grid = triton.cdiv(n_padded, TRANSPOSED_ROWS), triton.cdiv(n_columns, TRANSPOSED_COLUMNS)
+    constants = {"block_rows": TRANSPOSED_ROWS, "block_columns": TRANSPOSED_COLUMNS, "num_warps": TRANSPOSED_WARPS}
+    _transpose[grid](*rows, result, n_rows, n_padded, n_columns, **constants)
+    return result
+
+
+def product_over_rows(left: Rows, right: Rows) -> Tensor:
+    """The transpose of left (R, N) times right (R, K): (N, K) in fp32."""
+    factors = transposed(left), transposed(right).T
+    return torch._scaled_mm(*factors, left.largest, right.largest, out_dtype=torch.float32, use_fast_accum=False)
+
+
 @triton.jit
 def store_rows(values, fp8, rows, n_rows, places, inside):
     """Store whole rows as e4m3 with their scales.
 
     Args:
         values: (R, C) fp32.
-        fp8: the `Rows` to store in.
+        fp8: `Rows.pointers` to store at.
         rows: (R,), which of the matrix's they are; those from n_rows on are left out.
         places, inside: (R, C), offsets in the matrix and whether they are in it.
+
+    Returns:
+        the largest of the scales, for `leave_largest`.
     """
-    values_ptr, scale_ptr = fp8
-    largest = tl.max(tl.where(inside, tl.abs(values), 0.0), 1)
-    scale = tl.maximum(largest / E4M3_MAX, SMALLEST_SCALE)
+    values_ptr, scale_ptr = fp8[0], fp8[1]
+    scale = _scale(tl.max(tl.where(inside, tl.abs(values), 0.0), 1))
     # 8 values per thread, as bf16 beside has them. For 16 the compiler would compute all values once more.
     pointers = tl.multiple_of(values_ptr + places, (1, 8))
-    tl.store(pointers, (values * (1.0 / scale)[:, None]).to(tl.float8e4nv), inside)
+    tl.store(pointers, (values * _inverse(scale)[:, None]).to(tl.float8e4nv), inside)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
+    return tl.max(tl.where(rows < n_rows, scale, 0.0), 0)
+
+
+@triton.jit
+def leave_largest(scale, fp8):
+    """Let `Rows.largest` be this scale at least, where it is wanted; once per thread block, as they queue for it.
+
+    Whoever comes last, the largest is the largest: the one atomic operation that gives the same bits every time.
+    """
+    if len(fp8) == 3:
+        tl.atomic_max(fp8[2], scale, sem="relaxed")
+
+
+@triton.jit
+def _scale(largest):
+    """The smallest power of two that brings these values, fp32 and not negative, into e4m3's range."""
+    bits = tl.maximum(largest * (1 / E4M3_MAX), SMALLEST_SCALE).to(tl.int32, bitcast=True)
+    return ((bits + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _inverse(scale):
+    """1 / scale of powers of two, exactly: the exponent, of bias 127, with its sign changed."""
+    return (0x7F000000 - scale.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -116,7 +175,31 @@ def _quantize_rows(
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
     values = tl.load(matrix_ptr + places, inside, 0.0).to(tl.float32)
-    store_rows(values, fp8, rows, n_rows, places, inside)
+    leave_largest(store_rows(values, fp8, rows, n_rows, places, inside), fp8)
+
+
+@triton.jit
+def _transpose(
+    values_ptr,
+    scale_ptr,
+    largest_ptr,
+    result_ptr,
+    n_rows,
+    n_padded,
+    n_columns: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_columns: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
+    columns = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    values = tl.load(values_ptr + rows[:, None] * n_columns + columns[None, :], inside, 0.0)
+    # At most 1, and in fp16 exact to 2^-24, of which e4m3 has nothing left.
+    share = (tl.load(scale_ptr + rows, rows < n_rows, 0.0) * _inverse(tl.load(largest_ptr))).to(tl.float16)
+    shifted = (values.to(tl.float16) * share[:, None]).to(tl.float8e4nv)
+    n_padded = tl.multiple_of(n_padded, 16)
+    places = columns[:, None].to(tl.int64) * n_padded + rows[None, :]
+    tl.store(result_ptr + places, tl.trans(shifted), (columns < n_columns)[:, None] & (rows < n_padded)[None, :])
 
 
 @triton.jit

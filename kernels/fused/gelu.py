@@ -16,12 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.column_sums import column_sums
-from kernels.fused.fp8 import Rows, empty_rows, store_rows
+from kernels.fused.fp8 import Rows, leave_largest, store_rows
 from kernels.launch import n_resident_blocks
 
 ELEMENTS_PER_PROGRAM = 4096
-FORWARD_WARPS, BACKWARD_WARPS, BACKWARD_WARPS_FP8 = 4, 8, 16
-BLOCKS_PER_MULTIPROCESSOR, BLOCKS_PER_MULTIPROCESSOR_FP8 = 4, 2  # as many as fit, by benchmark/kernel_resources.py
+FORWARD_WARPS = 4
+# Warps of a thread block, and blocks beside each other on a multiprocessor.
+BACKWARD, BACKWARD_FP8, BACKWARD_FP8_ALONE = (8, 4), (16, 2), (8, 3)
 
 ERF_P = tl.constexpr(0.3275911)
 ERF_1 = tl.constexpr(0.254829592)
@@ -41,46 +42,44 @@ SLOPE_2 = tl.constexpr(0.21406444881780073)
 LARGEST_SQUARE = tl.constexpr(256.0)  # exp(-2 u) is 0 by then; times a slope of infinity it would be no number
 
 
-def gelu(inputs: Tensor, to_fp8: bool = False, tanh: bool = False) -> tuple[Tensor, Rows | None]:
+def gelu(inputs: Tensor, rows: Rows | None = None, tanh: bool = False) -> Tensor | None:
     """inputs (T, I), contiguous, times Phi(inputs), with Phi the normal distribution's cumulative function.
 
-    With `tanh`, that is approximated by tanh. Returns (T, I) in the dtype of the inputs, and its rows in fp8 or,
-    without `to_fp8`, None.
+    With `tanh`, that is approximated by tanh. Returns (T, I) in the dtype of the inputs, left in `rows` in fp8 as well;
+    None where `rows.largest` says that nobody reads it in another format.
     """
-    outputs = torch.empty_like(inputs)
-    fp8 = empty_rows(inputs) if to_fp8 else None
+    outputs = torch.empty_like(inputs) if rows is None or rows.largest is None else None
     n_blocks, constants = _blocks(inputs)
-    _gelu[(n_blocks,)](
-        inputs, outputs, fp8, len(inputs), **constants, to_fp8=to_fp8, tanh=tanh, num_warps=FORWARD_WARPS
-    )
-    return outputs, fp8
+    tensors = inputs, outputs, rows and rows.pointers
+    constants |= {"to_fp8": rows is not None, "tanh": tanh, "num_warps": FORWARD_WARPS}
+    _gelu[(n_blocks,)](*tensors, len(inputs), **constants)
+    return outputs
 
 
 def gelu_backward_(
-    gradient: Tensor, inputs: Tensor, to_fp8: bool = False, tanh: bool = False
-) -> tuple[Tensor, Rows | None]:
+    gradient: Tensor, inputs: Tensor, rows: Rows | None = None, tanh: bool = False
+) -> tuple[Tensor | None, Tensor]:
     """Turn the gradient of the activation's output into that of its input, in place.
 
     Args:
-        gradient: (T, I), contiguous; overwritten.
+        gradient: (T, I), contiguous; overwritten, unless `rows.largest` says that nobody reads the result there.
         inputs: (T, I), contiguous: what `gelu` was given.
-        to_fp8: leave the new gradient in fp8 as well.
+        rows: room to leave the new gradient in fp8.
         tanh: as in `gelu`.
 
     Returns:
-        (I,) in fp32, the new gradient's sum over T, which is the gradient of a bias that was added to the inputs; and
-        the new gradient's rows in fp8 or None.
+        `gradient`, or None where it does not hold the result; and (I,) in fp32, the new gradient's sum over T, which is
+        the gradient of a bias that was added to the inputs.
     """
-    fp8 = empty_rows(gradient) if to_fp8 else None
     n_blocks, constants = _blocks(inputs)
-    per_multiprocessor = BLOCKS_PER_MULTIPROCESSOR_FP8 if to_fp8 else BLOCKS_PER_MULTIPROCESSOR
+    is_read = rows is None or rows.largest is None
+    n_warps, per_multiprocessor = BACKWARD if rows is None else BACKWARD_FP8 if is_read else BACKWARD_FP8_ALONE
     n_thread_blocks = min(n_blocks, n_resident_blocks(inputs.device, per_multiprocessor))
     partial_sums = torch.empty(n_thread_blocks, inputs.shape[1], dtype=torch.float32, device=inputs.device)
-    tensors = gradient, inputs, partial_sums, fp8
-    n_warps = BACKWARD_WARPS_FP8 if to_fp8 else BACKWARD_WARPS
-    variant = {"to_fp8": to_fp8, "tanh": tanh, "num_warps": n_warps}
-    _gelu_gradient[(n_thread_blocks,)](*tensors, len(inputs), n_blocks, **constants, **variant)
-    return column_sums(partial_sums), fp8
+    tensors = gradient, inputs, gradient if is_read else None, partial_sums, rows and rows.pointers
+    constants |= {"to_fp8": rows is not None, "tanh": tanh, "num_warps": n_warps}
+    _gelu_gradient[(n_thread_blocks,)](*tensors, len(inputs), n_blocks, **constants)
+    return gradient if is_read else None, column_sums(partial_sums)
 
 
 def _blocks(inputs: Tensor) -> tuple[int, dict[str, int]]:
@@ -133,15 +132,17 @@ def _gelu(
     x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
     cumulative, _ = _tanh_normal(x) if tanh else _normal(x)
     activated = x * cumulative
-    tl.store(outputs_ptr + places, activated.to(outputs_ptr.dtype.element_ty), inside)
+    if outputs_ptr is not None:
+        tl.store(outputs_ptr + places, activated.to(outputs_ptr.dtype.element_ty), inside)
     if to_fp8:
-        store_rows(activated, fp8, rows, n_rows, places, inside)
+        leave_largest(store_rows(activated, fp8, rows, n_rows, places, inside), fp8)
 
 
 @triton.jit
 def _gelu_gradient(
     gradient_ptr,
     inputs_ptr,
+    result_ptr,
     partial_sums_ptr,
     fp8,
     n_rows,
@@ -155,6 +156,7 @@ def _gelu_gradient(
     columns = tl.arange(0, block_columns)
     is_column = columns < n_columns
     bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
+    largest = 0.0
     for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
         rows = block * block_rows + tl.arange(0, block_rows)
         inside = (rows < n_rows)[:, None] & is_column[None, :]
@@ -163,8 +165,11 @@ def _gelu_gradient(
         gradient = tl.load(gradient_ptr + places, inside, 0.0).to(tl.float32)
         cumulative, density = _tanh_normal(x) if tanh else _normal(x)
         gradient *= cumulative + x * density
-        tl.store(gradient_ptr + places, gradient.to(gradient_ptr.dtype.element_ty), inside)
+        if result_ptr is not None:
+            tl.store(result_ptr + places, gradient.to(result_ptr.dtype.element_ty), inside)
         if to_fp8:
-            store_rows(gradient, fp8, rows, n_rows, places, inside)
+            largest = tl.maximum(largest, store_rows(gradient, fp8, rows, n_rows, places, inside))
         bias_sum += gradient
     tl.store(partial_sums_ptr + tl.program_id(0) * n_columns + columns, tl.sum(bias_sum, 0), is_column)
+    if to_fp8:
+        leave_largest(largest, fp8)

@@ -1,8 +1,9 @@
 """Triton's interpreter, mended: it rounds as GPUs do, to the nearest and ties to even, and can multiply bf16.
 
-The interpreter of Triton 3.7 cuts fp32 to bf16 off, and on the way to e4m3 loses the carry of what rounds up to the
-next power of two, so that 31 becomes 16. PyTorch's conversions stand in for both. And it multiplies matrices of bf16 as
-the integers that it keeps their bits in; here they are made fp32 first, in which every bf16 is exact.
+The interpreter of Triton 3.7 cuts fp32 to bf16 off, and on the way to e4m3, from fp16 too, loses the carry of what
+rounds up to the next power of two, so that 31 becomes 16. PyTorch's conversions stand in for both. And it multiplies
+matrices of bf16 as the integers that it keeps their bits in; here they are made fp32 first, in which every bf16 is
+exact.
 """
 
 import functools
@@ -22,7 +23,7 @@ def mend() -> None:
 
 def _convert_float(original, values, from_type, to_type, rounding_mode):
     narrow = {tl.bfloat16: (torch.bfloat16, np.uint16), tl.float8e4nv: (torch.float8_e4m3fn, np.uint8)}
-    if from_type != tl.float32 or to_type not in narrow:
+    if from_type not in (tl.float32, tl.float16) or to_type not in narrow:
         return original(values, from_type, to_type, rounding_mode)
     dtype, bits = narrow[to_type]
     converted = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(dtype)

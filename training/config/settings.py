@@ -73,6 +73,9 @@ class Runtime:
         "launch forward and backward pass as one CUDA graph per shape of batch, on one GPU; takes more memory "
         "(default: on Hopper with --kernels triton and micro-batches of at most 16,384 tokens)",
     )
+    fp8_weight_gradients: bool = flag(
+        False, "with --precision fp8: weight gradients in fp8 too; faster, but not yet shown to learn as well"
+    )
     disable_jit_fusions: bool = flag(False, "NVIDIA's name for running without --compile, which is the default")
     deterministic: bool = flag(False, "the same bits at every run on a GPU too, by slower kernels where needed")
     layer_norm: str = flag("torch", "implementation of LayerNorm; apex needs apex", choices=("torch", "apex"))

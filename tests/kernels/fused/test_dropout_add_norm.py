@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.fused.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward
-from kernels.fused.fp8 import quantize_rows
+from kernels.fused.fp8 import empty_rows, quantize_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 1e-12
@@ -51,8 +51,8 @@ def check(
     mask = kept(hidden.shape, dropout_p)
     expected = reference(hidden, residual, gradients, weight, bias, mask, dropout_p)
     summed = hidden.clone()
-    output, mean, scale, _ = dropout_add_norm_(summed, residual, weight, bias, EPS, dropout_p, SEED)
-    residual_gradient, hidden_gradient, sums, _ = dropout_add_norm_backward(
+    output, mean, scale = dropout_add_norm_(summed, residual, weight, bias, EPS, dropout_p, SEED)
+    residual_gradient, hidden_gradient, sums = dropout_add_norm_backward(
         gradients, summed, mean, scale, weight, dropout_p, SEED
     )
     actual = (summed, output, hidden_gradient, residual_gradient, *sums)
@@ -89,22 +89,30 @@ def test_each_element_is_dropped_at_the_rate_and_by_itself():
 def test_the_same_bits_every_time():
     hidden, residual, gradients, weight, bias = inputs(27, 256, torch.float32, 2)
     summed = hidden.clone()
-    _, mean, scale, _ = dropout_add_norm_(summed, residual, weight, bias, EPS, 0.1, SEED)
+    _, mean, scale = dropout_add_norm_(summed, residual, weight, bias, EPS, 0.1, SEED)
     first, second = (dropout_add_norm_backward(gradients, summed, mean, scale, weight, 0.1, SEED) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 def test_fp8_beside(dropout_p):
-    """Both directions' results as brought into fp8 by themselves, for rows and columns that fill no block."""
+    """Both directions' results as brought into fp8 by themselves, for rows and columns that fill no block.
+
+    Where gradients are left in fp8 alone, they are the same.
+    """
     hidden, residual, gradients, weight, bias = inputs(9, 72, torch.float32)
-    output, mean, scale, output_rows = dropout_add_norm_(
-        hidden, residual, weight, bias, EPS, dropout_p, SEED, to_fp8=True
-    )
-    _, hidden_gradient, _, gradient_rows = dropout_add_norm_backward(
-        gradients, hidden, mean, scale, weight, dropout_p, SEED, to_fp8=True
-    )
+    output_rows, gradient_rows = (empty_rows(9, 72, DEVICE) for _ in range(2))
+    output, mean, scale = dropout_add_norm_(hidden, residual, weight, bias, EPS, dropout_p, SEED, output_rows)
+    given = gradients, hidden, mean, scale, weight, dropout_p, SEED
+    residual_gradient, hidden_gradient, sums = dropout_add_norm_backward(*given, gradient_rows)
     for matrix, rows in ((output, output_rows), (hidden_gradient, gradient_rows)):
         expected = quantize_rows(matrix)
         torch.testing.assert_close(rows.scale, expected.scale)
         assert (rows.values.float() == expected.values.float()).float().mean() > 0.999  # but for ties
+    alone = empty_rows(9, 72, DEVICE, torch.zeros(1, device=DEVICE))
+    residual_alone, nothing, sums_alone = dropout_add_norm_backward(*given, alone)
+    assert nothing is None
+    assert torch.equal(residual_alone, residual_gradient)
+    assert torch.equal(sums_alone, sums)
+    assert torch.equal(alone.values.float(), gradient_rows.values.float())
+    assert alone.largest == alone.scale.max()

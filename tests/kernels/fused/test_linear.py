@@ -12,7 +12,7 @@ from kernels.layers import Linear
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # They launch nothing: views, and memory to write to.
-FREE = {"detach", "empty", "empty_like", "select", "slice", "unbind", "unsqueeze"}
+FREE = {"detach", "empty", "empty_like", "select", "slice", "split", "unbind", "unsqueeze"}
 
 
 class Launches(TorchDispatchMode):
@@ -37,7 +37,7 @@ def linears(n: int) -> list[Linear]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_16_bits(dtype):
     layers = linears(3)
-    for layer, (weight, bias) in zip(layers, prepare(layers, dtype, False), strict=True):
+    for layer, (weight, bias, *_) in zip(layers, prepare(layers, dtype, False), strict=True):
         assert not is_fp8(weight)
         assert torch.equal(weight[0], layer.weight.to(dtype))
         assert torch.equal(bias, layer.bias.to(dtype))
@@ -46,7 +46,7 @@ def test_in_16_bits(dtype):
 
 def test_in_fp8_biases_are_not():
     layers = linears(3)
-    for layer, (weight, bias) in zip(layers, prepare(layers, torch.bfloat16, True), strict=True):
+    for layer, (weight, bias, *_) in zip(layers, prepare(layers, torch.bfloat16, True), strict=True):
         assert is_fp8(weight)
         (alone,) = fp8.quantize_weights([layer.weight.detach()])
         assert all(torch.equal(part.float(), other.float()) for part, other in zip(weight, alone, strict=True))
@@ -55,13 +55,13 @@ def test_in_fp8_biases_are_not():
 
 def test_in_fp32_nothing_is_copied():
     layers = linears(2)
-    for layer, (weight, bias) in zip(layers, prepare(layers, torch.float32, False), strict=True):
+    for layer, (weight, bias, *_) in zip(layers, prepare(layers, torch.float32, False), strict=True):
         assert weight[0] is layer.weight
         assert bias is layer.bias
 
 
-@pytest.mark.parametrize("to_fp8", [False, True])
-def test_launches_do_not_grow_with_layers(monkeypatch, to_fp8):
+@pytest.mark.parametrize("in_fp8", [(False, False), (True, False), (True, True)])
+def test_launches_do_not_grow_with_layers(monkeypatch, in_fp8):
     grids = []
 
     class Kernel:
@@ -73,8 +73,17 @@ def test_launches_do_not_grow_with_layers(monkeypatch, to_fp8):
     counts = []
     for layers in (linears(1), linears(5)):
         with Launches() as launches:
-            prepare(layers, torch.bfloat16, to_fp8)
+            prepare(layers, torch.bfloat16, *in_fp8)
         counts.append(launches.counts)
     assert counts[0] == counts[1]
+    to_fp8, fp8_weight_gradients = in_fp8
     assert counts[0]["_foreach_copy_"] == (1 if to_fp8 else 2)
+    assert counts[0]["zeros"] == fp8_weight_gradients
     assert [grid[2] for grid in grids] == ([1, 5] if to_fp8 else [])
+
+
+def test_with_fp8_weight_gradients_every_factor_has_its_own_zero():
+    prepared = prepare(linears(3), torch.bfloat16, to_fp8=True, fp8_weight_gradients=True)
+    zeros = [largest for each in prepared for largest in (each.largest, each.largest_gradient)]
+    assert [zero.tolist() for zero in zeros] == [[0.0]] * 6
+    assert len({zero.data_ptr() for zero in zeros}) == 6
