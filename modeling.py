@@ -271,6 +271,10 @@ class BertForSequenceRegression(BertForSequenceClassification):
     n_outputs = 1
 
 
+SEQUENCE_MODELS = (BertForSequenceRegression, BertForSequenceClassification, BertForThreeClasses)
+"""Of 1, 2 and 3 outputs."""
+
+
 def _by_sequence(scores_T: Tensor, cu_seqlens: Tensor, max_seqlen: int, n_sequences: int) -> Tensor:
     """The first sequences' scores (n_sequences, max_seqlen), -inf behind each one's end, so that softmax ignores it."""
     starts, ends = cu_seqlens[:n_sequences, None], cu_seqlens[1 : n_sequences + 1, None]

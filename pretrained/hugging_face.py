@@ -18,7 +18,14 @@ from common.errors import UserError
 from common.tokenizer_files import CLS, MASK, PAD, SEP, TOKENIZER_CONFIG_NAME, UNK, VOCAB_NAME
 from file_utils import atomic_folder
 from kernels.layers import LAYER_NORM_EPS
-from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
+from modeling import (
+    SEQUENCE_MODELS,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+)
 from pretrained.load import CONFIG_NAME, EMBEDDINGS, MASKED_LM_BIAS, WEIGHTS_NAME, Fitted, Pretrained, few, fit
 from tokenization import BertTokenizer
 
@@ -34,6 +41,8 @@ ARCHITECTURES = MappingProxyType(
     }
 )
 
+POOLER, CLASSIFIER = "bert.pooler.dense.weight", "classifier.weight"  # both: whole sequences are classified
+
 
 def of_architecture(model: Pretrained) -> tuple[str, Fitted]:
     """The class that these weights are of by its name, and its weights among them, in fp32.
@@ -41,9 +50,18 @@ def of_architecture(model: Pretrained) -> tuple[str, Fitted]:
     Raises UserError where some are missing or not of the configuration's shape.
     """
     build = next(build for telling, build in ARCHITECTURES.items() if telling in model.weights)
+    architecture, n_outputs = build.__name__, _n_outputs(model)
+    if n_outputs:
+        build, architecture = SEQUENCE_MODELS[n_outputs - 1], BertForSequenceClassification.__name__
     fitted = fit(model, build, model.known_config(), heads_may_be_new=build is BertModel)
     weights = {name: weight.detach().float().contiguous() for name, weight in fitted.weights.items()}
-    return build.__name__, dataclasses.replace(fitted, weights=weights)
+    return architecture, dataclasses.replace(fitted, weights=weights)
+
+
+def _n_outputs(model: Pretrained) -> int:
+    """Of a model of whole sequences that is one of ours; 0 of others."""
+    n = len(model.weights[CLASSIFIER]) if {POOLER, CLASSIFIER} <= model.weights.keys() else 0
+    return n if n <= len(SEQUENCE_MODELS) else 0
 
 
 def write_hugging_face(
@@ -65,6 +83,8 @@ def write_hugging_face(
     check_writable(folder, overwrite)
     architecture, fitted = of_architecture(model)
     config = {"architectures": [architecture], "model_type": "bert", "layer_norm_eps": LAYER_NORM_EPS}
+    if n_outputs := _n_outputs(model):
+        config |= {"num_labels": n_outputs} | ({"problem_type": "regression"} if n_outputs == 1 else {})
     if tokenizer:
         config["pad_token_id"] = tokenizer.vocab[PAD]
     with atomic_folder(folder) as new:

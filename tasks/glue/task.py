@@ -13,19 +13,19 @@ from common.work import Work
 from data.loading.labelled_pairs import LabelledBatch, LabelledDataset, synthetic_sequences, tokenized
 from data.loading.synthetic import N_BATCHES, mean_length
 from file_utils import sha256_of
-from modeling import BertForSequenceClassification, BertForSequenceRegression, BertForThreeClasses
+from modeling import SEQUENCE_MODELS, BertForSequenceClassification
 from models.flops import classification_flops
 from tasks.fine_tuning import FineTuningTask
 from tasks.glue.arguments import DESCRIPTION, GlueFlags, value_problems
 from tasks.glue.benchmarks import BENCHMARKS, Benchmark
 from tasks.glue.examples import GlueExamples, read_glue
-from tasks.glue.scoring import METRICS, predictions_of, write_submission
+from tasks.glue.predictions import predictions_of, write_submission
 from tasks.inference import INFERENCE_METRICS, outputs_of_sequences
+from tasks.metrics import METRICS
 from tasks.setup import note_differences
 from training.config.settings import Settings
 from training.distributed.world import World
 
-MODELS = (BertForSequenceRegression, BertForSequenceClassification, BertForThreeClasses)  # of 1, 2 and 3 outputs
 N_SYNTHETIC_SEQUENCES = 4096
 
 
@@ -46,7 +46,7 @@ class GlueTask(FineTuningTask):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self.benchmark: Benchmark = BENCHMARKS[settings.task.task_name or "mrpc"]  # without one, a problem is noted
-        self.model_class = MODELS[self.benchmark.n_outputs - 1]
+        self.model_class = SEQUENCE_MODELS[self.benchmark.n_outputs - 1]
         self.scored: dict[str, LabelledDataset] = {}
         """Development sets, by the prefix of their metrics."""
         self.predicted: dict[str, LabelledDataset] = {}

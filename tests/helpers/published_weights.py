@@ -10,7 +10,14 @@ import transformers
 from flat_batches import BATCH_LAYOUTS, as_padded, random_flat_batch
 from tensorflow_writer import write_bundle
 
-from modeling import BertConfig, BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
+from modeling import (
+    SEQUENCE_MODELS,
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertModel,
+)
 from pretrained.hugging_face import write_hugging_face
 from pretrained.load import Pretrained
 from tokenization import BertTokenizer
@@ -66,6 +73,8 @@ def outputs(model, batch):
         if isinstance(model, BertForQuestionAnswering):
             start, end = model.predict(*inputs)
             return {"start_logits": start[:n_tokens], "end_logits": end[:n_tokens]}
+        if isinstance(model, SEQUENCE_MODELS):
+            return {"logits": model.predict(*inputs, n_sequences)}
         bert = model if isinstance(model, BertModel) else model.bert
         hidden_states = bert(*inputs)
         if isinstance(model, BertModel):

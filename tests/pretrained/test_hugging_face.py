@@ -20,7 +20,14 @@ from published_weights import (
 from safetensors.torch import load_file
 
 from common.errors import UserError
-from modeling import BertConfig, BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
+from modeling import (
+    SEQUENCE_MODELS,
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertModel,
+)
 from pretrained import hugging_face
 from tokenization import BertTokenizer
 
@@ -42,6 +49,25 @@ def test_transformers_loads_what_is_written_with_equal_outputs(tmp_path, vocab_f
     assert left_out == []
     assert_equal_outputs(ours, load_with_transformers(tmp_path / "hf", build.__name__))
     assert isinstance(transformers.AutoModel.from_pretrained(tmp_path / "hf"), transformers.BertModel)
+
+
+@pytest.mark.parametrize("build", SEQUENCE_MODELS)
+def test_models_of_whole_sequences_have_one_name_there(tmp_path, vocab_file, build):
+    ours = random_model(build)
+    assert write_folder(tmp_path / "hf", ours.state_dict(), TINY, vocab_file, True) == []
+    theirs = load_with_transformers(tmp_path / "hf", "BertForSequenceClassification")
+    assert_equal_outputs(ours, theirs)
+    assert theirs.config.num_labels == build.n_outputs
+    assert (theirs.config.problem_type == "regression") == (build.n_outputs == 1)
+
+
+def test_a_head_of_tokens_or_of_many_classes_is_left_out(tmp_path):
+    for n_outputs, drops in ((4, ""), (2, "bert.pooler.")):
+        weights = dict(random_model(SEQUENCE_MODELS[1]).state_dict())
+        weights["classifier.weight"], weights["classifier.bias"] = torch.ones(n_outputs, 16), torch.ones(n_outputs)
+        weights = {name: weight for name, weight in weights.items() if not (drops and name.startswith(drops))}
+        left_out = write_folder(tmp_path / f"hf{n_outputs}", weights)
+        assert sorted(left_out) == ["classifier.bias", "classifier.weight"]
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])

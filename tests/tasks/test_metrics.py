@@ -1,4 +1,4 @@
-"""GLUE's metrics against scikit-learn's and SciPy's, and by hand where those have none."""
+"""Metrics against scikit-learn's and SciPy's, and by hand where those have none."""
 
 import warnings
 
@@ -9,7 +9,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.glue.scoring import METRICS, accuracy, f1, pearson, spearman
+from tasks.metrics import METRICS, accuracy, f1, pearson, spearman
 
 CLASSES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
 # Scores repeat, and predictions are fp32.
