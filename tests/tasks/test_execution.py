@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from common.errors import Problems
-from modeling import BertForPreTraining
+from modeling import BertForPreTraining, prepare_model
 from models.config import BERT_CONFIGS, BertConfig
 from tasks import execution
-from tasks.execution import execution_problems, resolve_batches, resolve_execution
+from tasks.execution import execution_of, execution_problems, resolve_batches, resolve_execution
 from tasks.pretraining.task import PretrainingTask
 from tasks.setup import parse_arguments
 from training.distributed.world import World
@@ -154,3 +154,14 @@ def test_graphs_that_no_flag_names(gpu, micro_batch, flags, others, expected):
     settings = resolve_batches(settings, BertForPreTraining, world, Problems())
     assert settings.runtime.cuda_graphs is expected
     assert settings.record["cuda_graphs"] is expected
+
+
+@pytest.mark.parametrize("flags", [{}, {"fp8_weight_gradients": True}])
+def test_every_layer_is_told_of_fp8_weight_gradients(gpu, flags):
+    gpu()
+    config = BertConfig(100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    model = BertForPreTraining(config)
+    settings = resolve_execution(parsed(precision="fp8", **flags), config)
+    prepare_model(model, torch.device("cpu"), execution_of(settings))
+    assert [layer.in_fp8 for layer in model.bert.encoder.layer] == [True, True]
+    assert [layer.fp8_weight_gradients for layer in model.bert.encoder.layer] == [bool(flags)] * 2
