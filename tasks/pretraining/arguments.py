@@ -10,7 +10,7 @@ from training.config.flags import flag
 from training.config.settings import Settings, flags
 
 DESCRIPTION = """\
-Pre-train BERT on HDF5 shards: phase 1 at sequence length 128, phase 2 at 512.
+Pre-train BERT on HDF5 shards, or LDDL's in Parquet: phase 1 at sequence length 128, phase 2 at 512.
 
   python3 run_pretraining.py --do_train --input_dir DIR --output_dir DIR --bert_model large \\
       --max_seq_length 128 --max_predictions_per_seq 20 --train_batch_size 65536 \\
@@ -26,15 +26,17 @@ class PretrainingFlags:
     do_train: bool = flag(False, "train; without it, only --eval_dir is looked at")
     input_dir: str | None = flag(
         None,
-        "folder of the training shards (.hdf5), or the data preparation's working folder, which is searched for "
-        "shards of the lengths asked for (default: $BERT_PREP_WORKING_DIR or data/)",
+        "folder of the training shards (.hdf5, or LDDL's .parquet), or the data preparation's working folder, "
+        "which is searched for shards of the lengths asked for (default: $BERT_PREP_WORKING_DIR or data/)",
     )
     dataset: str | None = flag(None, "which corpus to take from a working folder with several")
     eval_dir: str | None = flag(None, "folder of held-out shards to evaluate on, found likewise")
     bert_model: str = flag("bert-large-uncased", "a shipped configuration", choices=BERT_CONFIGS)
     config_file: str | None = flag(None, "a bert_config.json, instead of --bert_model")
     vocab_file: str | None = flag(
-        None, "checked against the configuration's vocab_size; says what --masking dynamic must know of the tokens"
+        None,
+        "checked against the configuration's vocab_size; says what --masking dynamic must know of the tokens, and the "
+        "ids of those in LDDL's shards",
     )
     max_seq_length: int = flag(512, "tokens per sequence in the shards", positive=True)
     max_predictions_per_seq: int = flag(80, "masked positions per sequence in the shards", positive=True)
