@@ -15,7 +15,7 @@ from data.corpus.sharding import MAX_DOCUMENT_BYTES
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 2**20
-AGAIN = "get it again where it is from, with --action download and --overwrite"
+AGAIN = "replace it where it is from, and run --action download with --overwrite"
 
 
 class DamagedFile(UserError):

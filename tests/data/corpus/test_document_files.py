@@ -98,7 +98,7 @@ def bad_utf8(*values):
 
 
 BAD_FILES = {
-    "empty.parquet": (b"", "is no whole Parquet file (Parquet file size is 0 bytes); get it again"),
+    "empty.parquet": (b"", "is no whole Parquet file (Parquet file size is 0 bytes); replace it"),
     "cut.parquet": (parquet(TEXTS)[:-20], "cut.parquet is no whole Parquet file"),
     "text.parquet": (b"PAR1 is what I say, PAR1", "text.parquet is no whole Parquet file"),
     "other.parquet": (
@@ -116,7 +116,7 @@ BAD_FILES = {
     "deep.jsonl": (b"[" * 100_000, "line 1 is not JSON (nested too deep)"),
     "latin.jsonl": ('{"text": "\xe9"}'.encode("latin-1"), "line 1 is not UTF-8"),
     "utf16.jsonl": (json_lines(["a"]).decode().encode("utf-16"), "line 1 is not UTF-8"),
-    "empty.json.gz": (b"", "empty.json.gz is empty, and a compressed file never is; get it again"),
+    "empty.json.gz": (b"", "empty.json.gz is empty, and a compressed file never is; replace it"),
     "cut.json.gz": (gzip.compress(json_lines(TEXTS))[:-9], "cut.json.gz is damaged or cut short"),
     "cut.jsonl.zst": (zstd(json_lines(TEXTS))[:-1], "cut.jsonl.zst is damaged or cut short"),
     "plain.jsonl.zst": (json_lines(TEXTS), "plain.jsonl.zst is damaged or cut short"),
@@ -174,7 +174,7 @@ def test_a_file_that_is_cut_behind_its_beginning_is_refused_when_it_is_read(layo
     content = json_lines([f"{PROSE} {os.urandom(500).hex()}" for _ in range(1200)])
     packed = gzip.compress(content) if name.endswith("gz") else zstd(content)
     download_text(layout, write(tmp_path / "corpus", {name: packed[:-9], "good.jsonl": json_lines(TEXTS)}))
-    with pytest.raises(UserError, match=rf"{name} is damaged or cut short .*; get it again"):
+    with pytest.raises(UserError, match=rf"{name} is damaged or cut short .*; replace it"):
         format_all(layout, max_failed_share=1)
     assert not list(layout.formatted.iterdir())
 
