@@ -7,7 +7,7 @@
 Each kernel runs on what a training step gives it, with every combination of the values in benchmark/workloads/
 tuned_kernels.py, in turns, and as a CUDA graph, so that short ones are not timed by what Python takes to launch them;
 tables have medians. Settings that do not compile, or give other values than the others, are named and left out. The
-last thing printed is the row: paste it into ROWS. All kernels have some 500 combinations to compile, so this takes a
+last thing printed is the row: paste it into ROWS. All kernels have some 800 combinations to try, so this takes a
 while; `--kernels` has some of them done.
 """
 
@@ -34,6 +34,7 @@ from common.errors import run_main
 from kernels import tuning
 from kernels.launch import triton_problem
 from models.config import BERT_CONFIGS, BertConfig
+from training.config.precision import NEEDED_CAPABILITY
 from training.cuda_graphs import CudaRecorder
 from training.metrics.measured_peak import seconds_of
 
@@ -177,6 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     step = Step(config, args.tokens, dtype, device)
     known = workloads()
     chosen = [kernel for kernel in known if any(part in kernel for part in args.kernels or [""])]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < NEEDED_CAPABILITY["fp8"]:
+        left_out = [kernel for kernel in chosen if known[kernel].in_fp8]
+        chosen = [kernel for kernel in chosen if kernel not in left_out]
+        print(f"This GPU has no fp8. Left out: {', '.join(left_out) or 'nothing'}.\n")
     best = {kernel: fastest(kernel, known[kernel], step, args.repeats, args.most) for kernel in chosen}
     found = {kernel: settings for kernel, settings in best.items() if settings is not None}
     gain = "Faster settings are in this row" if found else f"Nothing is faster by {GAIN:.0%} than this row"

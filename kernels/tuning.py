@@ -21,6 +21,17 @@ FP32_BLOCKS = MappingProxyType({"block_queries": 32, "block_keys": 32, "num_warp
 # Measured on an H200; all other GPUs start from them.
 DEFAULTS = MappingProxyType(
     {
+        # What the encoder's passes have of whole rows; their thread blocks stay for all rows where they add them up, as
+        # many as fit beside each other on a multiprocessor by benchmark/kernel_resources.py.
+        "gelu": {"elements": 4096, "num_warps": 4},
+        "gelu_gradient": {"elements": 4096, "num_warps": 8, "blocks_per_multiprocessor": 4},
+        "gelu_gradient/fp8": {"elements": 4096, "num_warps": 16, "blocks_per_multiprocessor": 2},
+        "gelu_gradient/fp8_alone": {"elements": 4096, "num_warps": 8, "blocks_per_multiprocessor": 3},
+        "dropout_add_norm": {"block_rows": 2, "num_warps": 4},
+        "dropout_add_norm_gradients": {"block_rows": 1, "num_warps": 4, "blocks_per_multiprocessor": 6},
+        "quantize_rows": {"elements": 4096, "num_warps": 4},
+        "quantize_weights": {"tile": 64, "num_warps": 4},
+        "transpose": {"block_rows": 128, "block_columns": 128, "num_warps": 4},
         # A chunk is what a thread block has: enough to forget how long it looked for its tensor; BERT-large has 41,000
         # of this size. A tile is eight elements per thread, of which the pass has 128 bytes under way; told nothing of
         # registers, ptxas saves them and reads the weight when all else has arrived.

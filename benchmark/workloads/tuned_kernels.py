@@ -44,6 +44,7 @@ class Workload(NamedTuple):
     make: Callable[[Step], Pass]
     grid: Mapping[str, Sequence[int]]
     """The values of each setting that are tried, with each other."""
+    in_fp8: bool = False
 
 
 def workloads() -> dict[str, Workload]:
@@ -52,12 +53,86 @@ def workloads() -> dict[str, Workload]:
     second = {"tile": (512, 1024, 2048, 4096), "num_warps": (2, 4, 8)}
     sums = {"block_rows": (128, 256, 512), "block_columns": (8, 16, 32), "num_warps": (4, 8), "maxnreg": (64, 96, 128)}
     return {
+        **_encoder_workloads(),
         "adam_pass": Workload(partial(_optimizers, are_lamb=(False, True)), adam),
         "lamb_second_pass": Workload(partial(_optimizers, are_lamb=(True,)), second),
         "column_sums": Workload(_column_sums, sums),
         **_attention_workloads(),
         "cross_entropy": Workload(_cross_entropy, {"rows_per_block": (512, 1024, 2048, 4096)}),
     }
+
+
+def _encoder_workloads() -> dict[str, Workload]:
+    whole_rows = {"elements": (2048, 4096, 8192), "num_warps": (2, 4, 8, 16)}
+    several_rows = {"block_rows": (1, 2, 4), "num_warps": (2, 4, 8)}
+    persistent = {"blocks_per_multiprocessor": (1, 2, 3, 4, 6, 8)}
+    tiles = {"block_rows": (32, 64, 128), "block_columns": (32, 64, 128), "num_warps": (4, 8)}
+    gradient = {**whole_rows, **persistent}
+    return {
+        "gelu": Workload(partial(_gelu, is_forward=True), whole_rows),
+        "gelu_gradient": Workload(partial(_gelu, is_forward=False), gradient),
+        "gelu_gradient/fp8": Workload(partial(_gelu, is_forward=False, to_fp8=True), gradient, True),
+        "gelu_gradient/fp8_alone": Workload(partial(_gelu, is_forward=False, to_fp8_alone=True), gradient, True),
+        "dropout_add_norm": Workload(partial(_dropout_add_norm, is_forward=True), several_rows),
+        "dropout_add_norm_gradients": Workload(
+            partial(_dropout_add_norm, is_forward=False), {**several_rows, **persistent}
+        ),
+        "quantize_rows": Workload(_quantize_rows, whole_rows, True),
+        "quantize_weights": Workload(_quantize_weights, {"tile": (32, 64, 128), "num_warps": (4, 8)}, True),
+        "transpose": Workload(_transpose, tiles, True),
+    }
+
+
+def _gelu(step: Step, is_forward: bool, to_fp8: bool = False, to_fp8_alone: bool = False) -> Pass:
+    from kernels.fused.fp8 import empty_rows  # needs Triton
+    from kernels.fused.gelu import gelu, gelu_backward_
+
+    shape = step.n_tokens, step.config.intermediate_size
+    inputs, gradient = step.draw(*shape), step.draw(*shape, seed=1)
+    largest = torch.zeros(1, device=step.device) if to_fp8_alone else None
+    rows = empty_rows(*shape, step.device, largest) if to_fp8 or to_fp8_alone else None
+
+    def run() -> list[Tensor]:
+        results = (gelu(inputs, rows),) if is_forward else gelu_backward_(gradient, inputs, rows)
+        return [tensor for tensor in (*results, *(rows or ())) if tensor is not None]
+
+    return run
+
+
+def _dropout_add_norm(step: Step, is_forward: bool) -> Pass:
+    from kernels.fused.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward  # needs Triton
+
+    shape, seed = (step.n_tokens, step.config.hidden_size), torch.tensor([SEED], device=step.device)
+    summed, residual, *gradients = (step.draw(*shape, seed=number) for number in range(4))
+    weight, bias = (step.draw(shape[1], dtype=torch.float32, seed=number) for number in range(2))
+    forward = partial(dropout_add_norm_, summed, residual, weight, bias, 1e-12, DROPOUT, seed)
+    if is_forward:
+        return lambda: [*forward()[:3], summed]
+    _, mean, scale, *_ = forward()
+    return partial(dropout_add_norm_backward, gradients, summed, mean, scale, weight, DROPOUT, seed)
+
+
+def _quantize_rows(step: Step) -> Pass:
+    from kernels.fused.fp8 import quantize_rows  # needs Triton
+
+    matrix = step.draw(step.n_tokens, step.config.hidden_size)
+    return lambda: quantize_rows(matrix)[:2]
+
+
+def _quantize_weights(step: Step) -> Pass:
+    from kernels.fused.fp8 import quantize_weights  # needs Triton
+
+    shape = step.config.intermediate_size, step.config.hidden_size
+    weights = [step.draw(*shape, dtype=torch.float32, seed=seed) for seed in range(step.config.num_hidden_layers)]
+    return lambda: [part for weight in quantize_weights(weights) for part in weight]
+
+
+def _transpose(step: Step) -> Pass:
+    from kernels.fused.fp8 import empty_rows, quantize_rows, transposed  # needs Triton
+
+    shape = step.n_tokens, step.config.intermediate_size
+    rows = quantize_rows(step.draw(*shape), empty_rows(*shape, step.device, torch.zeros(1, device=step.device)))
+    return lambda: [transposed(rows)]
 
 
 def _attention_workloads() -> dict[str, Workload]:

@@ -20,10 +20,7 @@ from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold, is_kept, row_key
 from kernels.fused.fp8 import Rows, leave_largest, store_rows
 from kernels.launch import n_resident_blocks
-
-FORWARD_ROWS, FORWARD_WARPS = 2, 4
-BACKWARD_ROWS, BACKWARD_WARPS = 1, 4
-BLOCKS_PER_MULTIPROCESSOR = 6  # as many as fit beside each other, by benchmark/kernel_resources.py
+from kernels.tuning import settings
 
 
 def dropout_add_norm_(
@@ -54,9 +51,9 @@ def dropout_add_norm_(
     mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
     tensors = hidden_states, residual, weight, bias, normalized, mean, scale, rows and rows.pointers, seed
     numbers, constants = _numbers_and_constants(hidden_states, dropout_p, rows)
-    _dropout_add_norm[(triton.cdiv(n_rows, FORWARD_ROWS),)](
-        *tensors, n_rows, eps, *numbers, **constants, block_rows=FORWARD_ROWS, num_warps=FORWARD_WARPS
-    )
+    tuned = settings("dropout_add_norm", hidden_states.device)
+    grid = (triton.cdiv(n_rows, tuned["block_rows"]),)
+    _dropout_add_norm[grid](*tensors, n_rows, eps, *numbers, **constants, **tuned)
     return normalized, mean, scale
 
 
@@ -89,13 +86,15 @@ def dropout_add_norm_backward(
     hidden_gradient = None
     if rows is None or rows.largest is None:
         hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
-    n_blocks = triton.cdiv(n_rows, BACKWARD_ROWS)
-    n_thread_blocks = min(n_blocks, n_resident_blocks(gradient.device, BLOCKS_PER_MULTIPROCESSOR))
+    tuned = settings("dropout_add_norm_gradients", gradient.device)
+    per_multiprocessor = tuned.pop("blocks_per_multiprocessor")
+    n_blocks = triton.cdiv(n_rows, tuned["block_rows"])
+    n_thread_blocks = min(n_blocks, n_resident_blocks(gradient.device, per_multiprocessor))
     partial_sums = torch.empty(n_thread_blocks, 3, n_columns, dtype=torch.float32, device=gradient.device)
     tensors = gradient, *(others or (gradient,)), summed, mean, scale, weight
     results = residual_gradient, hidden_gradient, partial_sums, rows and rows.pointers
     numbers, constants = _numbers_and_constants(gradient, dropout_p, rows)
-    constants |= {"block_rows": BACKWARD_ROWS, "has_second": bool(others), "num_warps": BACKWARD_WARPS}
+    constants |= {"has_second": bool(others), **tuned}
     _dropout_add_norm_gradients[(n_thread_blocks,)](*tensors, *results, seed, n_rows, n_blocks, *numbers, **constants)
     sums = column_sums(partial_sums.flatten(1)).view(3, n_columns)
     return residual_gradient, hidden_gradient, sums

@@ -27,12 +27,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.tuning import settings
+
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = tl.constexpr(448.0)
 SMALLEST_SCALE = tl.constexpr(2.0**-100)  # of a row of zeros
-ELEMENTS_PER_PROGRAM, ROWS_WARPS = 4096, 4
-TILE, TILE_WARPS = 64, 4
-TRANSPOSED_ROWS, TRANSPOSED_COLUMNS, TRANSPOSED_WARPS = 128, 128, 4
 ALIGNMENT = 16  # elements: matmuls want rows of whole 16 bytes
 SCALE_ALIGNMENT = 4  # scales, of fp32: matmuls want them at addresses of whole 16 bytes
 
@@ -72,9 +71,10 @@ def quantize_rows(matrix: Tensor, rows: Rows | None = None) -> Rows:
     n_rows, n_columns = matrix.shape
     rows = rows or empty_rows(n_rows, n_columns, matrix.device)
     block_columns = triton.next_power_of_2(n_columns)
-    block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
+    tuned = settings("quantize_rows", matrix.device)
+    block_rows = max(1, tuned.pop("elements") // block_columns)
     constants = {"n_columns": n_columns, "block_columns": block_columns, "block_rows": block_rows}
-    _quantize_rows[(triton.cdiv(n_rows, block_rows),)](matrix, rows.pointers, n_rows, **constants, num_warps=ROWS_WARPS)
+    _quantize_rows[(triton.cdiv(n_rows, block_rows),)](matrix, rows.pointers, n_rows, **constants, **tuned)
     return rows
 
 
@@ -88,9 +88,9 @@ def quantize_weights(weights: Sequence[Tensor]) -> list[Weight]:
         torch.empty(len(weights), n_columns, n_rows, dtype=E4M3, device=device),
         scales[:, None].repeat(1, max(n_rows, n_columns)),
     )
-    _quantize_weights[(triton.cdiv(n_rows, TILE), triton.cdiv(n_columns, TILE), len(weights))](
-        tuple(weights), *quantized, n_rows=n_rows, n_columns=n_columns, tile=TILE, num_warps=TILE_WARPS
-    )
+    tuned = settings("quantize_weights", device)
+    grid = triton.cdiv(n_rows, tuned["tile"]), triton.cdiv(n_columns, tuned["tile"]), len(weights)
+    _quantize_weights[grid](tuple(weights), *quantized, n_rows=n_rows, n_columns=n_columns, **tuned)
     return [Weight(*parts) for parts in zip(*quantized, strict=True)]
 
 
@@ -109,9 +109,9 @@ def transposed(rows: Rows) -> Tensor:
     n_rows, n_columns = rows.values.shape
     n_padded = -(-n_rows // ALIGNMENT) * ALIGNMENT
     result = torch.empty(n_columns, n_padded, dtype=E4M3, device=rows.values.device)
-    grid = triton.cdiv(n_padded, TRANSPOSED_ROWS), triton.cdiv(n_columns, TRANSPOSED_COLUMNS)
-    constants = {"block_rows": TRANSPOSED_ROWS, "block_columns": TRANSPOSED_COLUMNS, "num_warps": TRANSPOSED_WARPS}
-    _transpose[grid](*rows, result, n_rows, n_padded, n_columns, **constants)
+    tuned = settings("transpose", result.device)
+    grid = triton.cdiv(n_padded, tuned["block_rows"]), triton.cdiv(n_columns, tuned["block_columns"])
+    _transpose[grid](*rows, result, n_rows, n_padded, n_columns, **tuned)
     return result
 
 

@@ -18,11 +18,7 @@ from torch import Tensor
 from kernels.column_sums import column_sums
 from kernels.fused.fp8 import Rows, leave_largest, store_rows
 from kernels.launch import n_resident_blocks
-
-ELEMENTS_PER_PROGRAM = 4096
-FORWARD_WARPS = 4
-# Warps of a thread block, and blocks beside each other on a multiprocessor.
-BACKWARD, BACKWARD_FP8, BACKWARD_FP8_ALONE = (8, 4), (16, 2), (8, 3)
+from kernels.tuning import settings
 
 ERF_P = tl.constexpr(0.3275911)
 ERF_1 = tl.constexpr(0.254829592)
@@ -49,9 +45,10 @@ def gelu(inputs: Tensor, rows: Rows | None = None, tanh: bool = False) -> Tensor
     None where `rows.largest` says that nobody reads it in another format.
     """
     outputs = torch.empty_like(inputs) if rows is None or rows.largest is None else None
-    n_blocks, constants = _blocks(inputs)
+    tuned = settings("gelu", inputs.device)
+    n_blocks, constants = _blocks(inputs, tuned.pop("elements"))
     tensors = inputs, outputs, rows and rows.pointers
-    constants |= {"to_fp8": rows is not None, "tanh": tanh, "num_warps": FORWARD_WARPS}
+    constants |= {"to_fp8": rows is not None, "tanh": tanh, **tuned}
     _gelu[(n_blocks,)](*tensors, len(inputs), **constants)
     return outputs
 
@@ -71,22 +68,22 @@ def gelu_backward_(
         `gradient`, or None where it does not hold the result; and (I,) in fp32, the new gradient's sum over T, which is
         the gradient of a bias that was added to the inputs.
     """
-    n_blocks, constants = _blocks(inputs)
     is_read = rows is None or rows.largest is None
-    n_warps, per_multiprocessor = BACKWARD if rows is None else BACKWARD_FP8 if is_read else BACKWARD_FP8_ALONE
-    n_thread_blocks = min(n_blocks, n_resident_blocks(inputs.device, per_multiprocessor))
+    tuned = settings("gelu_gradient", inputs.device, "" if rows is None else "fp8" if is_read else "fp8_alone")
+    n_blocks, constants = _blocks(inputs, tuned.pop("elements"))
+    n_thread_blocks = min(n_blocks, n_resident_blocks(inputs.device, tuned.pop("blocks_per_multiprocessor")))
     partial_sums = torch.empty(n_thread_blocks, inputs.shape[1], dtype=torch.float32, device=inputs.device)
     tensors = gradient, inputs, gradient if is_read else None, partial_sums, rows and rows.pointers
-    constants |= {"to_fp8": rows is not None, "tanh": tanh, "num_warps": n_warps}
+    constants |= {"to_fp8": rows is not None, "tanh": tanh, **tuned}
     _gelu_gradient[(n_thread_blocks,)](*tensors, len(inputs), n_blocks, **constants)
     return gradient if is_read else None, column_sums(partial_sums)
 
 
-def _blocks(inputs: Tensor) -> tuple[int, dict[str, int]]:
-    """How many blocks there are, of whole rows, several where they are short; and their shape, as constants."""
+def _blocks(inputs: Tensor, n_elements: int) -> tuple[int, dict[str, int]]:
+    """How many blocks there are, of whole rows, `n_elements` if that is one or more; and their shape, as constants."""
     n_rows, n_columns = inputs.shape
     block_columns = triton.next_power_of_2(n_columns)
-    block_rows = max(1, ELEMENTS_PER_PROGRAM // block_columns)
+    block_rows = max(1, n_elements // block_columns)
     constants = {"n_columns": n_columns, "block_columns": block_columns, "block_rows": block_rows}
     return triton.cdiv(n_rows, block_rows), constants
 

@@ -112,10 +112,26 @@ def test_a_kernel_of_ours(capsys, monkeypatch):
     assert row_of(printed) == {None: {}}
 
 
+@pytest.mark.parametrize("capability", [(8, 6), (9, 0)])
+def test_fp8_is_tuned_where_there_is_any(capability, capsys, monkeypatch):
+    tuned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A10")
+    monkeypatch.setattr(tune, "triton_problem", lambda device: None)
+    monkeypatch.setattr(tune, "fastest", lambda kernel, *rest: tuned.append(kernel))
+    tune.main(["--device", "cuda:0", "--kernels", "gelu_gradient", "transpose"])
+    printed = capsys.readouterr().out
+    in_fp8 = ["gelu_gradient/fp8", "gelu_gradient/fp8_alone", "transpose"]
+    assert tuned == ["gelu_gradient", *(in_fp8 if capability == (9, 0) else [])]
+    assert (f"This GPU has no fp8. Left out: {', '.join(in_fp8)}." in printed) == (capability == (8, 6))
+    assert f"        {capability}: {{  # NVIDIA A10\n" in printed
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--kernels", "column_sums", "softmax"], "--kernels softmax is in no name; there are adam_pass, "),
+        (["--kernels", "column_sums", "softmax"], "--kernels softmax is in no name; there are gelu, "),
         (["--repeats", "0"], "--repeats is 0; it must be 1 or more"),
         (["--tokens", "0"], "--tokens is 0; it must be 1 or more"),
         (["--most", "-1"], "--most is -1; it must be 0 or more"),
