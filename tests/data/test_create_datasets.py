@@ -190,7 +190,7 @@ def test_sample_corpus_end_to_end(tmp_path, sample_vocab):
 @pytest.mark.slow
 def test_all_problems_at_once(tmp_path):
     wrong = {"WIKI_SOURCE": "no dump", "VOCAB_FILE": "no vocab", "STAGES": "download shard create_hdf5_files"}
-    finished = run(tmp_path, **wrong, WHOLE_WORD_MASKING="yes", EXTRA_DOWNLOADS="glue", N_TEST_SHARDS="many")
+    finished = run(tmp_path, **wrong, WHOLE_WORD_MASKING="yes", EXTRA_DOWNLOADS="glues", N_TEST_SHARDS="many")
     assert finished.returncode == 2
     assert finished.stdout == ""
     lines = finished.stderr.splitlines()
