@@ -205,10 +205,6 @@ def _longest(opened: "pyarrow.parquet.ParquetFile") -> int | None:
 
     Read from the rows: asked for the statistics of a damaged footer, pyarrow can end the process.
     """
-    n_tokens = opened.read(columns=[N_TOKENS], use_threads=False).column(0)
-    return max((value for chunk in n_tokens.chunks if (value := _largest(chunk)) is not None), default=None)
+    from pyarrow import compute
 
-
-def _largest(chunk: "pyarrow.Array") -> int | None:
-    values = chunk.drop_null().to_numpy()
-    return int(values.max()) if len(values) else None
+    return compute.max(opened.read(columns=[N_TOKENS], use_threads=False).column(0)).as_py()
