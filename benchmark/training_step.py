@@ -13,8 +13,8 @@ memory at a batch size, or fails, is said; the others go on.
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
 --attention triton besides; `fp8`, all of that in fp8; `fp8-weights`, with --fp8_weight_gradients too; each with
-`+graphs` for --cuda_graphs. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilisation is against a large matrix
-product measured in the same run.
+`+graphs` for --cuda_graphs. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilization is against a large matmul
+measured in the same run.
 """
 
 import argparse
