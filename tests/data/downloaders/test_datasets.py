@@ -11,7 +11,6 @@ from corpora import tree
 from http_servers import serve
 
 import data.downloaders.datasets
-from common import remote_files
 from common.errors import UserError
 from common.published_models import PublishedModel
 from common.workers import workers
@@ -21,13 +20,9 @@ from data.artifacts.stage_output import Preparation
 from data.downloaders.datasets import download
 from data.downloaders.folder import DownloadOptions
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 FILES = {"vocab.txt": b"[PAD]\n", "bert_config.json": b"{}"}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(remote_files, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(remote_files, "LONGEST_WAIT", 0.0)
 
 
 def get(working_dir, dataset, overwrite=False, **options):

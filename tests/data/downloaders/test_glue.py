@@ -10,7 +10,6 @@ from corpora import tree
 from http_servers import serve
 
 import data.downloaders.glue
-from common import remote_files
 from common.errors import UserError
 from common.workers import workers
 from data.artifacts.layout import GLUE_FOLDERS, Layout
@@ -44,10 +43,8 @@ def archive(task):
 
 
 @pytest.fixture
-def published(monkeypatch):
+def published(monkeypatch, no_waiting):
     """The files by their paths, whose sizes and sums are those that are expected."""
-    monkeypatch.setattr(remote_files, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(remote_files, "LONGEST_WAIT", 0.0)
     # Windows' ends of lines, as in Microsoft's files.
     texts = [TRAIN.replace("\n", "\r\n"), TEST.replace("\n", "\r\n"), "11\t21\n"]
     contents = {"train.txt": texts[0].encode(), "test.txt": texts[1].encode(), "dev_ids.tsv": texts[2].encode()}

@@ -11,7 +11,6 @@ import pytest
 from corpora import tree
 from http_servers import serve
 
-from common import remote_files
 from common.errors import UserError
 from common.workers import workers
 from data.artifacts.layout import Layout
@@ -22,13 +21,9 @@ from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
 from data.sources.books import AT_ONCE, Source
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 BOOKS = {"a.txt": b"Once upon a time.", "deep/er/b.txt": "Zwölf Bücher.".encode()}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(remote_files, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(remote_files, "LONGEST_WAIT", 0.0)
 
 
 @pytest.fixture

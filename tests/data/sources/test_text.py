@@ -21,7 +21,6 @@ from text_corpora import (
     write,
 )
 
-from common import remote_files
 from common.errors import UserError
 from common.workers import workers
 from data.artifacts.layout import Layout
@@ -35,11 +34,7 @@ from data.downloaders.folder import DownloadOptions
 from data.sources import text, wikipedia
 from data.stages import format_text
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(remote_files, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(remote_files, "LONGEST_WAIT", 0.0)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 from corpora import tree
 from http_servers import serve
 
-from common import remote_files
 from common.errors import UserError
 from common.workers import workers
 from data.artifacts.layout import Layout
@@ -17,14 +16,10 @@ from data.artifacts.stage_output import Preparation
 from data.downloaders.datasets import download, download_problems
 from data.downloaders.folder import DownloadOptions
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 DUMP = bz2.compress(os.urandom(200_000))
 NEWER = bz2.compress(os.urandom(1000))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    monkeypatch.setattr(remote_files, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(remote_files, "LONGEST_WAIT", 0.0)
 
 
 @pytest.fixture
