@@ -12,10 +12,16 @@ from types import SimpleNamespace
 import pytest
 from corpora import write_vocab
 from preparation_runs import STAGES, command, output, write_long_dump
+from text_corpora import PROSE, download_text, json_lines, parquet, write
 
 from common import dask_workers
 from common.errors import UserError
 from common.workers import workers
+from data.artifacts.layout import Layout
+from data.artifacts.stage_output import Preparation
+from data.corpus import document_files
+from data.corpus.documents import FormatOptions
+from data.stages import format_text
 
 PATH = os.pathsep.join(sys.path)  # to this file's functions, and the project
 distributed = pytest.importorskip("distributed")
@@ -184,3 +190,17 @@ def test_stages_make_the_same_bytes_while_a_worker_is_killed(cluster, tmp_path):
                         os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
                 assert process.wait() == 0, process.stderr.read()
     assert output(on_cluster) == output(alone)
+
+
+def test_text_from_files_is_the_same_bytes_on_a_cluster(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(document_files, "BYTES_PER_PART", 200)
+    texts = [f"{PROSE} This is number {number}." for number in range(30)]
+    files = {"a.jsonl": json_lines(texts[:20]), "b.parquet": parquet(texts[20:], row_group_size=3)}
+    folder, formatted = write(tmp_path / "corpus", files), {}
+    for name, scheduler in (("alone", None), ("cluster", cluster)):
+        layout = Layout(tmp_path / name, "text")
+        download_text(layout, folder)
+        with workers(1, scheduler) as pool:
+            format_text(Preparation(layout, pool), FormatOptions())
+        formatted[name] = (layout.formatted / "text_one_document_per_line.txt").read_bytes()
+    assert formatted["cluster"] == formatted["alone"] == "".join(f"{text}\n" for text in texts).encode()

@@ -1,8 +1,19 @@
 """Training and evaluating on LDDL's shards, as who has them does it."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from lddl_shards import SPECIAL, WORDS, read_naively, vocabulary_of, write_folder, write_hdf5, write_vocabulary
+from distributed_runs import run_forked
+from lddl_shards import (
+    SPECIAL,
+    WORDS,
+    read_naively,
+    vocabulary_of,
+    write_folder,
+    write_hdf5,
+    write_rows,
+    write_vocabulary,
+)
 from pretraining_runs import command, curve, losses, write_config
 
 from common.errors import UserError
@@ -84,3 +95,15 @@ def test_held_out_rows_without_masks_have_the_same_masks_whatever_trains(folder)
         run(folder, out, **flags, **changes)
     scores = [curve(folder / out)[1, 1]["eval_mlm_loss"] for out in ("static", "dynamic")]
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_a_bad_row_that_one_of_two_ranks_reads_ends_both_and_is_named(folder):
+    rows = pq.read_table(folder / "data" / "shard-1.parquet").to_pylist()
+    rows[3]["A"] = "w1 Berlin"
+    write_rows(folder / "data" / "shard-1.parquet", rows)
+    flags = {"vocab_file": folder / "vocab.txt", "max_seq_length": S, "max_predictions_per_seq": P, "max_steps": 30}
+    outcomes = run_forked(command(folder, **flags, num_train_epochs=None), 2)
+    assert all(outcome.status not in (0, None) for outcome in outcomes)
+    sentence = f"Row 3 of {folder / 'data' / 'shard-1.parquet'} holds the token 'Berlin' in A"
+    assert sum(sentence in outcome.output for outcome in outcomes) == 1, outcomes
+    assert sum("its own output says which" in outcome.output for outcome in outcomes) == 1, outcomes
