@@ -21,6 +21,7 @@ class Phase:
     steps: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
     throughput: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the last start that measured it
     scores: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pre-training, after the last step
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the last start that trained
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """Step and value of "average_loss" or "learning_rate" in rising order, NaN included."""
@@ -77,6 +78,7 @@ def read_run(path: str | Path, label: str = "") -> Run:
             trains, predict_file = arguments.get("do_train", True), str(arguments.get("predict_file"))
             phase = phases[2 if arguments.get("phase2") else 1]
             if trains:
+                phase.settings = data
                 first_step = data.get("first_step") or 0
                 phase.steps = {step: values for step, values in phase.steps.items() if step <= first_step}
                 if first_step == 0:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.logs import Run, read_run
+from benchmark.logs import Phase, Run, read_run
 from benchmark.sweeps.points import FILE_NAME, Point, Repeats, by_configuration, read_points, settings
 from benchmark.tables import MISSING
 from common.errors import Problems, UserError
@@ -15,8 +15,8 @@ from common.json_files import read_json
 LOG_NAME, PROFILE_SCHEMA = "dllogger.json", 1
 # What a table or a chart of throughput is about; all other fields tell its rows or lines apart.
 SUBJECT = ("workload", "model", "max_seq_length", "lengths")
-# Published throughputs, each with its source. None was measured under the conditions of a chart, so their labels name
-# the hardware, and no ratio is computed against them.
+# Published throughputs and a loss curve, each with its source. No throughput was measured under the conditions of a
+# chart, so their labels name the hardware, and no ratio is computed against them.
 REFERENCES = Path(__file__).with_name("references.json")
 
 
@@ -89,4 +89,22 @@ def references_for(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
         each | {"source": published["sources"][each["source"]]}
         for each in published["references"]
         if configuration.get("model") == "large" and (each["workload"], each["max_seq_length"], each["full"]) == work
+    ]
+
+
+def loss_curves_for(task: str, number: int, phase: Phase) -> list[dict[str, Any]]:
+    """`steps`, `losses`, `uncertainty`, `label` and `source` of what was published of this phase, batch and length.
+
+    They are of BERT-large, and none is for a run of another model.
+    """
+    published = json.loads(REFERENCES.read_text(encoding="utf-8"))
+    model, batches, flags = (phase.settings.get(name) or {} for name in ("model", "batches", "arguments"))
+    is_large = (model.get("hidden_size"), model.get("num_hidden_layers")) == (1024, 24)
+    conditions = (number, batches.get("global"), flags.get("max_seq_length"))
+    return [
+        each | {"source": published["sources"][each["source"]]}
+        for each in published["loss_curves"]
+        if task == "pretraining"
+        and is_large
+        and conditions == tuple(each[name] for name in ("phase", "global_batch", "max_seq_length"))
     ]

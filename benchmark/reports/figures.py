@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmark.logs import Phase
-from benchmark.reports.data import Result, measured, references_for
+from benchmark.reports.data import Result, loss_curves_for, measured, references_for
 from benchmark.reports.drawing import Figure, Series, render
 from benchmark.sweeps.points import Repeats, subject
 
@@ -34,12 +34,16 @@ def plan_figures(results: Sequence[Result]) -> Iterator[Figure]:
         yield from _breakdown(group)
         yield from _over_sizes(group, "Memory", "GiB of peak memory", "peak_memory_allocated_bytes", 2**30)
     phases: dict[str, list[tuple[str, Phase]]] = {}
+    published: dict[str, dict[str, dict[str, Any]]] = {}
     for run in (run for result in results for run in result.runs):
         for number, phase in run.phases.items():
             phases.setdefault(run.name_of(number), []).append((run.label, phase))
-    for key, words in (("average_loss", "Training loss"), ("learning_rate", "Learning rate")):
-        for name, row in phases.items():
-            yield from _curves(name, row, key, words)
+            curves = {curve["label"]: curve for curve in loss_curves_for(run.task, number, phase)}
+            published.setdefault(run.name_of(number), {}).update(curves)
+    for name, row in phases.items():
+        yield from _curves(name, row, "average_loss", "Training loss", list(published[name].values()))
+    for name, row in phases.items():
+        yield from _curves(name, row, "learning_rate", "Learning rate")
     for profile in (profile for result in results for profile in result.profiles):
         yield from _kernel_shares(profile)
         yield from roofline(profile)
@@ -94,7 +98,13 @@ def _breakdown(group: Sequence[Repeats]) -> Iterator[Figure]:
     yield Figure(*_named(group, "step", "Where a step goes"), finding, series, "% of the step", rows=rows)
 
 
-def _curves(phase_name: str, phases: Sequence[tuple[str, Phase]], key: str, words: str) -> Iterator[Figure]:
+def _curves(
+    phase_name: str,
+    phases: Sequence[tuple[str, Phase]],
+    key: str,
+    words: str,
+    published: Sequence[dict[str, Any]] = (),
+) -> Iterator[Figure]:
     series, sentences = [], []
     for label, phase in phases:
         curve = phase.curve(key)
@@ -106,6 +116,12 @@ def _curves(phase_name: str, phases: Sequence[tuple[str, Phase]], key: str, word
             series.append(Series(label, *zip(*points, strict=True)))
     if series:
         file, finding = f"{phase_name.replace(' ', '')}_{key}", "; ".join(sentences) + "."
+        longest = max(run.x[-1] for run in series)
+        for each in published:
+            label = f"{each['label']}, ±{each['uncertainty']:g}"
+            n_shown = max(2, 1 + sum(step < longest for step in each["steps"]))  # to where the longest run ends
+            series.append(Series(label, each["steps"][:n_shown], each["losses"][:n_shown], "guide"))
+            finding += f" Grey: {label}, a run of others: {each['source']}."
         yield Figure(file, f"{words}, {phase_name}", finding, series, "optimizer step", words.lower())
 
 

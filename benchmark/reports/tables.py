@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmark.reports.compare import comparison_table
-from benchmark.reports.data import Result, measured, references_for
+from benchmark.reports.data import Result, loss_curves_for, measured, references_for
 from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, text
 from common.errors import UserError
@@ -23,7 +23,9 @@ def report_tables(results: Sequence[Result], compare: bool) -> list[Table]:
         nothing = f"{results[0].label} has no configuration in common with the others"
         raise UserError(nothing, "sweep the same batch sizes, lengths and windows")
     tables += map(throughput_table, measured(results))
-    tables += filter(lambda table: table.rows, [runs_table(results), profiles_table(results)])
+    tables += filter(
+        lambda table: table.rows, [runs_table(results), published_losses_table(results), profiles_table(results)]
+    )
     return [*tables, environment_table(results)]
 
 
@@ -51,6 +53,27 @@ def runs_table(results: Sequence[Result]) -> Table:
     for run in (run for result in results for run in result.runs):
         rows += [{"run": run.label, "phase": run.name_of(n)} | phase.cells() for n, phase in run.phases.items()]
     return Table("Runs", rows)
+
+
+def published_losses_table(results: Sequence[Result]) -> Table:
+    """The losses of runs at the steps of a published curve that they logged; no row where no curve is of such runs."""
+    theirs: dict[str, dict[int, float]] = {}
+    ours: dict[str, dict[int, float]] = {}
+    notes: list[str] = []
+    for run in (run for result in results for run in result.runs):
+        for number, phase in run.phases.items():
+            for published in loss_curves_for(run.task, number, phase):
+                label = f"{published['label']}, ±{published['uncertainty']:g}"
+                theirs[label] = dict(zip(published["steps"], published["losses"], strict=True))
+                ours[run.label] = dict(phase.curve("average_loss"))
+                notes.append(f"{label}: a run of others; {published['source']}.")
+    steps = set().union(*theirs.values()) & set().union(*ours.values())
+    curves = theirs | ours
+    rows = [
+        {"step": f"{step:,}"} | {name: text(curve.get(step), ".2f") for name, curve in curves.items()}
+        for step in sorted(steps)
+    ]
+    return Table("Loss of phase 1 beside a published curve", rows, list(dict.fromkeys(notes)))
 
 
 def profiles_table(results: Sequence[Result]) -> Table:
