@@ -17,6 +17,8 @@ METRICS = (
     ("skipped_steps", None, ":,"),
     ("nonfinite_losses", None, ":,"),
     ("seconds", "s", ":.1f"),
+    ("samples_seen", None, ":,"),
+    ("training_seconds", "s", ":.1f"),
     ("step_seconds", "s", ":.4f"),
     ("sequences_per_second", None, ":,.1f"),
     ("tokens_per_second", None, ":,.0f"),

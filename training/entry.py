@@ -23,7 +23,8 @@ from training.determinism import deterministic
 from training.distributed.stop_signal import REQUEUE_EXIT_CODE, StopSignal
 from training.distributed.world import World, connected, read_world
 from training.environment.allocator import use_expandable_segments
-from training.loop import train
+from training.evaluation import TARGET_MISSED_EXIT_CODE, Target
+from training.loop import evaluate, train
 from training.metrics.logger import MetricsLogger
 from training.metrics.measured_peak import measure_peak
 from training.run import TrainingRun
@@ -70,7 +71,7 @@ def run_task(task: Task, prepare: Prepare) -> None:
                 print("the flags, the model and the data are in order; checkpoints to resume were not read")
             return
         try:
-            finished = run_prepared(task, start, resumed, world, started)
+            status = run_prepared(task, start, resumed, world, started)
         except (RuntimeError, MemoryError) as error:  # PyTorch's for a GPU is a RuntimeError, and says so by its type
             is_on_gpu = isinstance(error, torch.OutOfMemoryError)
             if not (is_on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
@@ -82,12 +83,16 @@ def run_task(task: Task, prepare: Prepare) -> None:
                 f"take a smaller --micro_batch_size, more --gradient_accumulation_steps, {saving} "
                 f"({str(error).split('. ')[0]})",
             ) from error
-    if not finished:
-        sys.exit(REQUEUE_EXIT_CODE)
+    if status:
+        sys.exit(status)
 
 
-def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world: World, started: float) -> bool:
-    """Build, train, evaluate. Returns False where a signal ended it before."""
+def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world: World, started: float) -> int:
+    """Build, train, evaluate. Returns the status of the process.
+
+    It is `REQUEUE_EXIT_CODE` where a signal ended the run before, and `TARGET_MISSED_EXIT_CODE` where its last step is
+    done and the score that it trains for is not reached.
+    """
     settings = task.settings
     output, device, precision = settings.output, settings.device, settings.precision
     precision.apply()
@@ -109,19 +114,20 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
         if settings.trains:
             with CheckpointWriter(logger.message) as writer:
                 summary = train(run, logger, writer)
+        else:
+            evaluate(run, logger, console=False)
+            summary = dict(run.scores)
         if summary is not None:
             if settings.trains:
                 gpus = world.gather(torch.cuda.get_device_name(device) if device.type == "cuda" else None)
                 summary |= verdict(summary, task.guessing_loss, gpus, precision.name, measured, logger)
-            if scores := task.evaluate(run.model, world):
-                summary |= scores
-                epoch = task.dataset.epoch(run.samples_seen) if task.dataset else 0
-                logger.log((epoch, run.step), scores, console=False)
-            if settings.trains:
                 nonfinite = world.gather(run.training_step.nonfinite_losses())
                 summary["nonfinite_losses"] = sum(count for count, _ in nonfinite)
             if run.loss_scale is not None:
                 summary["skipped_steps"] = run.loss_scale.skipped
+            target = task.evaluations.target if settings.trains else None
+            if target:
+                summary["target_reached"] = run.target_reached
             summary["e2e_time"] = time.perf_counter() - started
             logger.log((), summary)
         saved = find_checkpoints(output.output_dir)
@@ -132,7 +138,22 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
                 remedy = "nothing was saved, as --skip_checkpoint says"
             signal_name = stop_signal.received or "a signal to another rank"
             logger.message(f"stopped by {signal_name} after step {run.step} of {start.total_steps}; {remedy}")
-    return summary is not None
+            return REQUEUE_EXIT_CODE
+        if target:
+            logger.message(_outcome(run, target))
+        is_over = run.step >= start.total_steps
+    return TARGET_MISSED_EXIT_CODE if target and is_over and not run.target_reached else 0
+
+
+def _outcome(run: TrainingRun, target: Target) -> str:
+    """Whether a run that has ended reached its target, for people."""
+    after = f"{run.samples_seen:,} sequences and {run.scores['training_seconds']:,.1f} s of training"
+    if run.target_reached:
+        return f"the target, {target.description}, was reached after {after}"
+    what = f"the target, {target.description}, was not reached in {after}: it is {run.scores[target.score]:.5g}"
+    if run.step < run.start.total_steps:
+        what += "; start again with --resume_from_checkpoint to go on"
+    return what
 
 
 def _open_logger(task: Task, world: World, first_step: int) -> MetricsLogger:

@@ -19,10 +19,15 @@ from training.step import Outcome
 
 
 def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> dict | None:
-    """Train from where the run stands; the throughput and the last losses, or None where a signal ended it."""
+    """Train from where the run stands; throughput, last losses and scores, or None where a signal ended it."""
     settings, task, dataset = run.settings, run.task, run.task.dataset
     output, measurement, device = settings.output, settings.measurement, settings.device
     first_step, last_step = run.step, run.start.last_step
+    run.start_clock()
+    if first_step == 0 and task.evaluations.before_training:
+        evaluate(run, logger)
+        for warning in task.warnings(run.scores):
+            logger.message(f"warning: {warning}")
     if first_step and evaluates_after(run, first_step):
         evaluate(run, logger)  # the run that saved this step was killed before its scores, or after them
     run.model.train()
@@ -47,7 +52,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             telemetry=GpuTelemetry.of_device(device),
             left_out=profiled.steps,
         )
-        while run.step < last_step:
+        while run.step < last_step and not run.target_reached:
             profiled.begin_step()
             next_rate = run.schedule.learning_rate
             with named_range(f"step {run.step + 1}"):
@@ -89,19 +94,30 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
         result = {**meter.result(run.world.gather), **losses}
     if account := profiled.account():
         logger.message(account)
-    return result
+    evaluate(run, logger, console=False)
+    return {**result, **run.scores}
 
 
 def evaluates_after(run: TrainingRun, step: int) -> bool:
     """Whether a step on the way is scored; the last one always is, after training."""
-    every = run.task.steps_per_evaluation
-    return bool(every) and step % every == 0 and step < run.start.last_step
+    is_on_the_way = step < run.start.last_step
+    return is_on_the_way and run.task.evaluations.follow(step, run.settings.batches.overall)
 
 
-def evaluate(run: TrainingRun, logger: MetricsLogger) -> None:
-    """Log the scores of the weights as they stand. All ranks call it; the model is left to evaluate."""
+def evaluate(run: TrainingRun, logger: MetricsLogger, console: bool = True) -> None:
+    """Score the weights as they stand and log it, where they were not scored yet.
+
+    All ranks call it; the model is left to evaluate.
+    """
+    if run.scored_step == run.step:
+        return  # the run ends where it reached its target
     scores = run.task.evaluate(run.model, run.world)
-    logger.log((run.task.dataset.epoch(run.samples_seen), run.step), scores)
+    if scores and run.settings.trains:
+        scores = {**scores, "samples_seen": run.samples_seen, "training_seconds": run.training_seconds}
+    run.scores, run.scored_step = scores, run.step
+    if scores:
+        epoch = run.task.dataset.epoch(run.samples_seen) if run.task.dataset else 0
+        logger.log((epoch, run.step), scores, console)
 
 
 def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:

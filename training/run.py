@@ -7,6 +7,7 @@ does not know which it has.
 import dataclasses
 import functools
 import math
+import time
 from typing import Any
 
 import torch
@@ -74,6 +75,11 @@ class TrainingRun:
             graphs=GradientGraphs(self.losses, self.model.parameters()) if runtime.cuda_graphs and trains else None,
         )
         self.samples_seen = 0
+        self.scores: dict[str, float] = {}
+        """Of the weights after `scored_step` steps, by the last evaluation of this process."""
+        self.scored_step: int | None = None
+        self._seconds_before = 0.0  # of training, up to the checkpoint that is resumed
+        self._clock_start = time.perf_counter()
         if resumed is not None:
             self._restore(resumed)
             resumed.clear()
@@ -90,6 +96,25 @@ class TrainingRun:
     def step(self) -> int:
         """Optimizer steps of this stage that were taken."""
         return self.schedule.finished_steps
+
+    def start_clock(self) -> None:
+        """Training begins."""
+        self._clock_start = time.perf_counter()
+
+    @property
+    def training_seconds(self) -> float:
+        """Wall clock since training began, evaluations and checkpoints included.
+
+        A resumed run counts on from its checkpoint: what came after the checkpoint, and the start of a
+        process up to its training, do not count.
+        """
+        return self._seconds_before + time.perf_counter() - self._clock_start
+
+    @property
+    def target_reached(self) -> bool:
+        """Whether the weights as they stand were scored, and reach what the task trains for."""
+        target = self.task.evaluations.target
+        return target is not None and self.scored_step == self.step and target.is_reached(self.scores)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -109,6 +134,7 @@ class TrainingRun:
         self.schedule.load_state_dict(state["schedule"])
         self.training_step.load_state_dict(state["training_step"])
         self.samples_seen = state["data_position"]["samples_seen"]
+        self._seconds_before = state.get("training_seconds", 0.0)  # older checkpoints do not say
 
     def save(self, writer: CheckpointWriter) -> None:
         """Hand the state after the last step taken to rank 0's writer. All ranks call it."""
@@ -124,6 +150,7 @@ class TrainingRun:
             "schedule": self.schedule.state_dict(),
             "training_step": self.training_step.state_dict(),
             "data_position": {"samples_seen": self.samples_seen, **position},
+            "training_seconds": self.training_seconds,
             "configuration": {"model": dataclasses.asdict(settings.model), "arguments": dict(settings.record)},
         }
         retention = {"keep": flags.keep_checkpoints, "keep_every": flags.keep_every, "phase_start_step": stage_start}

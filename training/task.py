@@ -15,6 +15,7 @@ from common.errors import Problem, Problems
 from common.work import Matmul, Work
 from training.config.settings import Settings
 from training.distributed.world import World
+from training.evaluation import Evaluations
 
 
 class Stage(NamedTuple):
@@ -118,6 +119,10 @@ class Task(abc.ABC):
         return Stage()
 
     @property
-    def steps_per_evaluation(self) -> int | None:
-        """Steps between calls of `evaluate` while training; None: there are none."""
-        return None
+    def evaluations(self) -> Evaluations:
+        """When `evaluate` is called besides after the last step, and which score ends the training."""
+        return Evaluations()
+
+    def warnings(self, scores: dict[str, float]) -> Iterator[str]:
+        """What is unlike what was expected of the scores before the first step."""
+        yield from ()

@@ -55,6 +55,19 @@ class PretrainingFlags:
     num_steps_per_evaluation: int | None = flag(
         None, "optimizer steps between evaluations (default: only after the last step)", positive=True
     )
+    num_samples_per_evaluation: int | None = flag(
+        None,
+        "instead of it, sequences between evaluations; one follows the first step that reaches a multiple",
+        positive=True,
+    )
+    evaluate_first: bool = flag(False, "also evaluate before the first step")
+    expected_mlm_accuracy: float | None = flag(
+        None, "masked-LM accuracy known of the initial weights: --evaluate_first warns where it finds another"
+    )
+    target_mlm_accuracy: float | None = flag(
+        None,
+        "stop after the evaluation with this masked-LM accuracy (0 to 1); a run that ends below has exit status 3",
+    )
     num_workers: int = flag(1, "0 reads the shards in the training thread; more, in a thread beside it")
     no_dense_sequence_output: bool = flag(
         False,
@@ -82,8 +95,7 @@ def value_problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("there are no weights to evaluate", "add --resume_from_checkpoint or --init_checkpoint")
     if flags.resume_phase2 and not flags.phase2:
         yield Problem("--resume_phase2 belongs to phase 2", "add --phase2")
-    if flags.num_steps_per_evaluation and not flags.eval_dir:
-        yield Problem("--num_steps_per_evaluation has nothing to evaluate on", "add --eval_dir")
+    yield from _evaluation_problems(settings)
     yield from _masking_problems(settings)
     if settings.measurement.synthetic is None:
         return
@@ -101,6 +113,23 @@ def value_problems(settings: Settings) -> Iterator[Problem]:
         yield Problem("--synthetic measures speed, and random tokens teach nothing", "leave --eval_dir out")
     if settings.length.num_train_epochs is not None:
         yield Problem("--synthetic has no end that --num_train_epochs could count", "give --max_steps")
+
+
+def _evaluation_problems(settings: Settings) -> Iterator[Problem]:
+    flags = settings.task
+    for name in ("num_steps_per_evaluation", "num_samples_per_evaluation", "evaluate_first", "target_mlm_accuracy"):
+        if getattr(flags, name) and not flags.eval_dir:
+            yield Problem(f"--{name} has nothing to evaluate on", "add --eval_dir")
+    for name in ("evaluate_first", "target_mlm_accuracy"):
+        if getattr(flags, name) and not flags.do_train:
+            yield Problem(f"--{name} is for training, and there is no --do_train", "leave it out")
+    for name in ("target_mlm_accuracy", "expected_mlm_accuracy"):
+        if (value := getattr(flags, name)) is not None and not 0 < value < 1:
+            yield Problem(f"--{name} is {value}", "give a share between 0 and 1, such as 0.72 for 72 %")
+    if flags.num_steps_per_evaluation and flags.num_samples_per_evaluation:
+        yield Problem("--num_steps_per_evaluation and --num_samples_per_evaluation contradict", "give one of them")
+    if flags.expected_mlm_accuracy is not None and not flags.evaluate_first:
+        yield Problem("--expected_mlm_accuracy is compared before the first step", "add --evaluate_first")
 
 
 def _masking_problems(settings: Settings) -> Iterator[Problem]:

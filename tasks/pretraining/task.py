@@ -21,7 +21,11 @@ from tasks.pretraining.data import open_datasets, tokens_problem
 from tasks.setup import note_differences, vocabulary_problem
 from training.config.settings import Settings
 from training.distributed.world import World
+from training.evaluation import Evaluations, Target
 from training.task import Stage, Start, Task
+
+FIRST_ACCURACY_TOLERANCE = 0.005
+"""More than precision and form of GELU change, and less than wrong weights or tokens do."""
 
 
 class PretrainingTask(Task):
@@ -137,8 +141,19 @@ class PretrainingTask(Task):
         return Stage(first_step, flags.phase2, required, "--phase1_end_step")
 
     @property
-    def steps_per_evaluation(self) -> int | None:
-        return self.settings.task.num_steps_per_evaluation
+    def evaluations(self) -> Evaluations:
+        flags = self.settings.task
+        every, accuracy = (flags.num_steps_per_evaluation, flags.num_samples_per_evaluation), flags.target_mlm_accuracy
+        target = accuracy and Target("eval_mlm_accuracy", accuracy, f"a masked-LM accuracy of {accuracy:g}")
+        return Evaluations(*every, flags.evaluate_first, target)
+
+    def warnings(self, scores: dict[str, float]) -> Iterator[str]:
+        expected, found = self.settings.task.expected_mlm_accuracy, scores["eval_mlm_accuracy"]
+        if expected is not None and not abs(found - expected) <= FIRST_ACCURACY_TOLERANCE:
+            yield (
+                f"before training the masked-LM accuracy is {found:.5f}, and {expected:.5f} was expected: weights, "
+                f"configuration, vocabulary or held-out shards are others than those it was measured with"
+            )
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from training.config.problems import shared_problems
 from training.config.settings import SHARED
 
 CPU = torch.device("cpu")
+HELD_OUT = ("--eval_dir", "test")
 POSITIVE = [
     field.name
     for kind in (*SHARED, PretrainingFlags)
@@ -76,6 +77,17 @@ def test_what_must_be_positive(flag, value):
         (["--masking", "dynamic", "--masked_lm_prob", "1"], "--masked_lm_prob is 1.0; it must lie between 0 and 1"),
         (["--masking", "dynamic", "--masked_lm_prob", "nan"], "--masked_lm_prob is nan; it must lie between 0 and 1"),
         (["--num_steps_per_evaluation", "5"], "nothing to evaluate on; add --eval_dir"),
+        (["--num_samples_per_evaluation", "5"], "--num_samples_per_evaluation has nothing to evaluate on"),
+        (["--evaluate_first"], "--evaluate_first has nothing to evaluate on; add --eval_dir"),
+        (["--target_mlm_accuracy", "0.7"], "--target_mlm_accuracy has nothing to evaluate on; add --eval_dir"),
+        ([*HELD_OUT, "--target_mlm_accuracy", "72"], "--target_mlm_accuracy is 72.0; give a share between 0 and 1"),
+        ([*HELD_OUT, "--target_mlm_accuracy", "0"], "--target_mlm_accuracy is 0.0; give a share between 0 and 1"),
+        ([*HELD_OUT, "--target_mlm_accuracy", "nan"], "--target_mlm_accuracy is nan; give a share between 0 and 1"),
+        ([*HELD_OUT, "--expected_mlm_accuracy", "0.3"], "compared before the first step; add --evaluate_first"),
+        (
+            [*HELD_OUT, "--num_samples_per_evaluation", "5", "--num_steps_per_evaluation", "5"],
+            "--num_steps_per_evaluation and --num_samples_per_evaluation contradict; give one of them",
+        ),
         (["--precision", "tf32"], "--precision tf32 exists on NVIDIA GPUs only"),
         (["--optimizer", "apex_fused_lamb"], "use lamb or adamw"),
         (["--profile", "cuda"], "Nsight, which needs a GPU; give --profile torch"),
@@ -102,6 +114,10 @@ def test_all_problems_are_found_at_once():
         (["--do_train"], "give either --max_steps or --num_train_epochs"),
         (["--do_train", "--num_train_epochs", "inf"], "--num_train_epochs is infinite"),
         (["--eval_dir", "held_out"], "there are no weights to evaluate"),
+        (
+            [*HELD_OUT, "--init_checkpoint", "weights.pt", "--target_mlm_accuracy", "0.5"],
+            "--target_mlm_accuracy is for training, and there is no --do_train; leave it out",
+        ),
         (
             ["--eval_dir", "held_out", "--init_checkpoint", "weights.pt", "--masking", "dynamic"],
             "--masking dynamic is for training, and held-out shards keep their masks; leave it out",
