@@ -35,7 +35,8 @@ DTYPES = MappingProxyType(
     {1: torch.float32, 2: torch.float64, 3: torch.int32, 9: torch.int64, 14: torch.bfloat16, 19: torch.float16}
 )
 OPTIMIZER_NAMES = re.compile(
-    r"(^|/)(adam_[mv]|lamb_[mv]|Adam(_1)?|beta[12]_power|global_step|good_steps|loss_scale)$|^_CHECKPOINTABLE_OBJECT_GRAPH$"
+    r"(^|/)(adam_[mv]|lamb_[mv]|(Adam|LAMB)(_1)?|beta[12]_power|global_step|good_steps|loss_scale)$"
+    r"|^_CHECKPOINTABLE_OBJECT_GRAPH$"
 )
 
 

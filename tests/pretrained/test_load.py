@@ -31,6 +31,7 @@ from common.errors import UserError
 from modeling import BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering, BertModel
 from models.config import BertConfig
 from pretrained.load import Pretrained, fit, read_pretrained
+from pretrained.tensorflow import read_tensor_bundle
 from training.checkpointing.checkpoint import save_checkpoint
 
 
@@ -237,6 +238,22 @@ def test_rows_that_no_token_has_are_left_out_where_the_vocabulary_shows_it(tmp_p
         embeddings = model.bert.embeddings.word_embeddings.weight[: len(TOKENS)]
         assert torch.equal(embeddings, reference.bert.embeddings.word_embeddings.weight[: len(TOKENS)])
     assert loaded(tmp_path, BertForPreTraining, more)[1].new == []
+
+
+def test_mlperf_s_checkpoint_gives_its_weights_alone_and_fits_its_own_configuration_alone(tmp_path):
+    """A bundle with two slots of LAMB for each weight, as MLPerf's starting checkpoint has them."""
+    ours = random_model(BertForPreTraining)
+    write_google(tmp_path / "plain", ours)
+    plain = read_tensor_bundle(tmp_path / "plain" / "bert_model.ckpt.index")
+    slots = {f"{name}/{slot}": np.float32(tensor) + 9 for name, tensor in plain.items() for slot in ("LAMB", "LAMB_1")}
+    steps = {"global_step": np.int64(28252), "beta1_power": np.float32(0), "beta2_power": np.float32(0.1)}
+    folder = write_google(tmp_path / "mlperf", ours, extra=slots | steps)
+    model, fitted = loaded(folder, BertForPreTraining)
+    assert (fitted.new, fitted.unused, len(fitted.weights)) == ([], [], len(plain))
+    assert parameters_equal(model, ours)
+    deeper = dataclasses.replace(TINY, num_hidden_layers=3)
+    with pytest.raises(UserError, match=r"bert_model.ckpt.index does not hold .*\(its num_hidden_layers is 2, not 3\)"):
+        fit(read_pretrained(folder), BertForPreTraining, deeper)
 
 
 def test_a_wrong_configuration_is_told_by_its_sizes_with_the_shipped_one_that_fits(tmp_path):

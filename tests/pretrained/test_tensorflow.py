@@ -168,10 +168,17 @@ def test_impossible_tensors_are_refused(tmp_path, message, sentence):
 
 def test_kernels_are_transposed_and_optimizer_slots_dropped(tmp_path):
     kernel, table = random_array("float32", (3, 5)), np.ones((4, 3), np.float32)
-    slots = ["global_step", "bert/pooler/dense/kernel/adam_m", "bert/pooler/dense/kernel/adam_v"]
+    slots = ["global_step", "beta1_power", "beta2_power"]
+    slots += [f"bert/pooler/dense/kernel/{slot}" for slot in ("adam_m", "adam_v", "Adam", "Adam_1", "LAMB", "LAMB_1")]
     tensors = {"bert/pooler/dense/kernel": kernel, "bert/embeddings/word_embeddings": table}
     write_bundle(tmp_path / "m", tensors | {name: np.int64(3) for name in slots})
     weights = read_google_weights(tmp_path / "m.index")
     assert weights.keys() == tensors.keys()
     assert (weights["bert/pooler/dense/kernel"].numpy() == kernel.T).all()
     assert (weights["bert/embeddings/word_embeddings"].numpy() == table).all()
+
+
+def test_a_weight_whose_name_only_begins_as_a_slot_is_kept(tmp_path):
+    names = {"bert/LAMB/bias", "bert/LAMB_12", "bert/myLAMB", "LAMB_1_power/kernel_scale"}
+    write_bundle(tmp_path / "m", dict.fromkeys(names, np.ones(2, np.float32)))
+    assert read_google_weights(tmp_path / "m.index").keys() == names
