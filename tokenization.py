@@ -3,12 +3,14 @@
 A basic tokenizer cleans, lower-cases and splits text; WordPiece, which is the `tokenizers` library's, cuts each word
 into the longest pieces of the vocabulary. The library's own basic tokenizer gives other tokens on real text
 (docs/design.md). Where Google's and NVIDIA's copies differ, NVIDIA's holds, as in Hugging Face's: all characters of the
-categories C* are deleted, not only Cc and Cf, and special tokens that stand alone are not split.
+categories C* are deleted, not only Cc and Cf, special tokens that stand alone are not split, and words of more than 100
+characters, not 200, are unknown. `as_google` is Google's own, which made MLPerf's evaluation set.
 
 Every whitespace-separated word is tokenized on its own. So each distinct word is tokenized once, and its ids are kept
 as bytes ready to be joined: encoding is mostly `str.split` and dictionary look-ups.
 """
 
+import functools
 import os
 import re
 import unicodedata
@@ -41,6 +43,7 @@ from common.tokenizer_files import (
 
 # Some 90 MB per process when full; later words are not kept.
 MAX_CACHED_WORDS = 2**18
+GOOGLES_MAX_CHARS_PER_WORD = 200
 
 # Of a vocabulary's words with letters: so small a share of odd ones says nothing of all, nor do so few words.
 ODD_SHARE, FEW_WORDS = 0.05, 50
@@ -91,15 +94,16 @@ def split_words(text: str) -> list[str]:
 # Rules for single characters, by their code points, as `str.translate` asks for them.
 
 
-def _clean(code_point: int) -> str:
+def _clean(code_point: int, deleted: tuple[str, ...] = ("C",)) -> str:
+    """Without the categories whose names begin as one of `deleted`."""
     char, category = chr(code_point), unicodedata.category(chr(code_point))
     if char in " \t\n\r" or category == "Zs":
         return " "
-    return "" if char in "\0\ufffd" or category.startswith("C") else char
+    return "" if char in "\0\ufffd" or category.startswith(deleted) else char
 
 
-def _clean_isolate_cjk(code_point: int) -> str:
-    cleaned = _clean(code_point)
+def _clean_isolate_cjk(code_point: int, deleted: tuple[str, ...] = ("C",)) -> str:
+    cleaned = _clean(code_point, deleted)
     return f" {cleaned} " if cleaned and any(first <= code_point <= last for first, last in CJK_BLOCKS) else cleaned
 
 
@@ -141,15 +145,23 @@ class BasicTokenizer:
         do_lower_case: lower-case.
         strip_accents: remove accents and vowel signs (category Mn); None: as `do_lower_case`.
         tokenize_chinese_chars: each CJK character is a word.
+        as_google: no token is kept whole, and of the categories C* only Cc and Cf are deleted.
     """
 
     def __init__(
-        self, do_lower_case: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
+        self,
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        tokenize_chinese_chars: bool = True,
+        as_google: bool = False,
     ) -> None:
         self.do_lower_case = do_lower_case
         self.strip_accents = do_lower_case if strip_accents is None else strip_accents
         self.tokenize_chinese_chars = tokenize_chinese_chars
-        self._clean = _Computed(_clean_isolate_cjk if tokenize_chinese_chars else _clean)
+        self.never_split = () if as_google else SPECIAL_TOKENS
+        clean = _clean_isolate_cjk if tokenize_chinese_chars else _clean
+        # Lone surrogates (Cs) are in no UTF-8 text, and WordPiece cannot take them.
+        self._clean = _Computed(functools.partial(clean, deleted=("Cc", "Cf", "Cs") if as_google else ("C",)))
         self._split = _Computed(_strip_accent_isolate_punctuation if self.strip_accents else _isolate_punctuation)
 
     def __str__(self) -> str:
@@ -161,7 +173,7 @@ class BasicTokenizer:
         """The words of `text`; none is empty or holds whitespace."""
         words = []
         for word in text.translate(self._clean).split():
-            if word in SPECIAL_TOKENS:
+            if word in self.never_split:
                 words.append(word)
                 continue
             if self.do_lower_case:
@@ -179,6 +191,7 @@ class BertTokenizer:
         vocab_file: a vocab.txt, one token per line, or a tokenizer.json.
         do_lower_case, strip_accents, tokenize_chinese_chars: see BasicTokenizer; must be what the vocabulary was made
             with, which `open_tokenizer` finds out.
+        as_google: see BasicTokenizer; words may have 200 characters in place of 100.
     """
 
     def __init__(
@@ -187,19 +200,21 @@ class BertTokenizer:
         do_lower_case: bool = True,
         strip_accents: bool | None = None,
         tokenize_chinese_chars: bool = True,
+        as_google: bool = False,
     ) -> None:
         self.vocab_file = vocab_file
         self.vocab = load_vocab(vocab_file)
         self.vocab_size = len(self.vocab)
         self.cls_token_id, self.sep_token_id, self.mask_token_id = (self.vocab[token] for token in (CLS, SEP, MASK))
-        self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents, tokenize_chinese_chars)
+        self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents, tokenize_chinese_chars, as_google)
         self.rules = {rule: getattr(self.basic_tokenizer, rule) for rule in RULES}
         # Those that do not follow from do_lower_case, as transformers takes for granted that they do.
         usual = {"strip_accents": do_lower_case, "tokenize_chinese_chars": True}
         self.unusual_rules = {rule: self.rules[rule] for rule, value in usual.items() if self.rules[rule] != value}
         self.decided_by = "the program"
         self._tokens = dict(enumerate(self.vocab))
-        self._wordpiece = WordPiece(self.vocab, unk_token=UNK, max_input_chars_per_word=MAX_CHARS_PER_WORD)
+        longest = GOOGLES_MAX_CHARS_PER_WORD if as_google else MAX_CHARS_PER_WORD
+        self._wordpiece = WordPiece(self.vocab, unk_token=UNK, max_input_chars_per_word=longest)
         # Text -> its token ids as the bytes of an int32 array.
         self._ids_of_basic_token = _Computed(self._encode_basic_token)
         self._ids_of_word = _Computed(self._encode_word)

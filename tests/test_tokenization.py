@@ -121,19 +121,19 @@ def category(char):
     return unicodedata.category(char)
 
 
-def reference_clean(text):
+def reference_clean(text, as_google=False):
     cleaned = ""
     for char in text:
         if char in ("\t", "\n", "\r") or category(char) == "Zs":
             cleaned += " "
-        elif char != "\ufffd" and category(char)[0] != "C":
+        elif char != "\ufffd" and not (category(char) in ("Cc", "Cf", "Cs") if as_google else category(char)[0] == "C"):
             cleaned += char
     return cleaned
 
 
-def reference_basic_tokens(text, do_lower_case):
+def reference_basic_tokens(text, do_lower_case, as_google=False):
     spaced = ""
-    for char in reference_clean(text):
+    for char in reference_clean(text, as_google):
         point = ord(char)
         is_cjk = (
             0x4E00 <= point <= 0x9FFF
@@ -147,7 +147,7 @@ def reference_basic_tokens(text, do_lower_case):
 
     pieces = []
     for token in spaced.split():
-        if token in ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"):
+        if token in ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]") and not as_google:
             pieces.append(token)
             continue
         if do_lower_case:
@@ -166,8 +166,8 @@ def reference_basic_tokens(text, do_lower_case):
     return " ".join(pieces).split()
 
 
-def reference_word_pieces(word, vocab):
-    if len(word) > 100:
+def reference_word_pieces(word, vocab, longest=100):
+    if len(word) > longest:
         return ["[UNK]"]
     pieces, start = [], 0
     while start < len(word):
@@ -215,6 +215,16 @@ def test_troublesome_text_alone_and_inside_a_word(tokenizer, text):
 def test_any_unicode_text_gives_the_published_tokens(tokenizer, text):
     assert tokenizer.basic_tokenizer.tokenize(text) == reference_basic_tokens(text, tokenizer.do_lower_case)
     assert tokenizer.tokenize(text) == reference_tokens(text, tokenizer.vocab, tokenizer.do_lower_case)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=texts)
+@example(text="[SEP] a\u0378b\ue000c " + 200 * "a" + " " + 201 * "a")  # unassigned, private, and long words
+def test_googles_own_tokens(vocab_file, text):
+    google = BertTokenizer(vocab_file, as_google=True)
+    words = reference_basic_tokens(text, True, as_google=True)
+    assert google.basic_tokenizer.tokenize(text) == words
+    assert google.tokenize(text) == [p for word in words for p in reference_word_pieces(word, google.vocab, 200)]
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])
