@@ -171,6 +171,7 @@ COMMAND_LINES = (
     "training/config/flags.py",
     "data/bertPrep.py",
     "data/create_pretraining_data.py",
+    "data/mlperf_bert.py",
     "data/train_vocab.py",
 )
 

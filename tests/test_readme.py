@@ -160,7 +160,10 @@ def is_path_of_the_tree(text):
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"results"}
     first, slash, rest = text.partition("/")
     if slash and first in folders:
-        return not (first == "data" and rest.startswith(("hdf5_", "download", "extracted", "formatted", "sharded")))
+        return not (
+            first == "data"
+            and rest.startswith(("hdf5_", "download", "extracted", "formatted", "sharded", "mlperf_bert/"))
+        )
     return bool(re.fullmatch(r"[a-z_A-Z]+\.(py|sh|toml)|requirements[\w-]*\.txt", text)) and not slash
 
 

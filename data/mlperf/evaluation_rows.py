@@ -77,7 +77,9 @@ def make_rows(
 
 def pick_rows(rows: Sequence[Row], n_rows: int = N_ROWS) -> list[Row]:
     """`n_rows` at even distances, as the reference picks them; all, where there are fewer."""
-    distance = max(1.0, len(rows) / n_rows)  # divided first, as there: the rounding decides which row it is
+    distance = max(
+        1.0, len(rows) / n_rows
+    )  # divided first, as the reference does: the rounding decides which row it is
     return [rows[int(i * distance)] for i in range(min(n_rows, len(rows)))]
 
 

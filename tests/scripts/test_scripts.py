@@ -26,6 +26,7 @@ STARTED_BY_USERS = (
     "scripts/run_glue.sh",
     "scripts/quickstart.sh",
     "data/create_datasets_from_start.sh",
+    "data/mlperf_bert.sh",
     "scripts/measure_fast_paths.sh",
 )
 CHECKING = "".join(f"== phase {phase}: checking the settings, the model and the data\n" for phase in (1, 2))

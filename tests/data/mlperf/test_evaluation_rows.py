@@ -116,8 +116,8 @@ def test_the_checksum_is_nvidias(tokenizer, tmp_path):
     lengths = padded.input_mask.sum(axis=1)
     assert checksum(rows) == nvidia_md5([ids[:n] for ids, n in zip(padded.input_ids, lengths, strict=True)])
     assert checksum(rows[:2]) != checksum(rows[1::-1])
-    # Worked out by hand: md5("['" + md5("[2, 3]") + "']").
-    assert checksum([rows[0]._replace(input_ids=np.array([2, 3]))]) == nvidia_md5([[2, 3]])
+    # As md5sum of coreutils gives it: of "['...']" with the MD5 of "[2, 3]" between the quotation marks.
+    assert checksum([rows[0]._replace(input_ids=np.array([2, 3]))]) == "52aad83011f3bbb2da307d5e321de596"
 
 
 def test_rows_are_padded_as_a_shard_has_them(tokenizer, tmp_path):
