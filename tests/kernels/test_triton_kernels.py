@@ -18,6 +18,8 @@ WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0
 CONFIG = BertConfig(VOCAB, num_attention_heads=2, max_position_embeddings=16, **SMALL, **WITHOUT_DROPOUT)
 ENCODER = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
 MASKED = ("masked_lm_positions", "masked_lm_labels")
+# Triton's interpreter takes seconds for a micro-batch.
+SHORT = {"max_steps": 2, "train_batch_size": 4, "gradient_accumulation_steps": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,7 @@ def test_layers_hand_on_what_the_next_can_use(checkpoint_activations):
 def test_pre_training_from_the_command_line(tmp_path):
     make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
     for kernels in ("torch", "triton"):
-        main(command(tmp_path, output_dir=tmp_path / kernels, kernels=kernels, max_steps=3, skip_checkpoint=True))
+        main(command(tmp_path, output_dir=tmp_path / kernels, kernels=kernels, skip_checkpoint=True, **SHORT))
     assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "torch"), rel=1e-4)
 
 
@@ -78,9 +80,9 @@ def test_pre_training_from_the_command_line(tmp_path):
 def test_a_run_with_adamw_goes_on_with_other_kernels(tmp_path, first):
     second = {"torch": "triton", "triton": "torch"}[first]
     make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
-    shared = {"optimizer": "adamw", "learning_rate": 0.005, "max_steps": 4}
+    shared = {**SHORT, "optimizer": "adamw", "learning_rate": 0.005}
     main(command(tmp_path, output_dir=tmp_path / "straight", **shared))
-    main(command(tmp_path, output_dir=tmp_path / "changed", kernels=first, steps_this_run=2, **shared))
+    main(command(tmp_path, output_dir=tmp_path / "changed", kernels=first, steps_this_run=1, **shared))
     main(command(tmp_path, output_dir=tmp_path / "changed", kernels=second, resume_from_checkpoint=True, **shared))
     assert losses(tmp_path / "changed") == pytest.approx(losses(tmp_path / "straight"), rel=1e-4)
 
@@ -90,7 +92,7 @@ def test_a_run_with_adamw_goes_on_with_other_kernels(tmp_path, first):
 def test_fp8_from_the_command_line(tmp_path, capsys):
     """Near fp32, and with no share of a peak that half of its products have not."""
     make_inputs(tmp_path, **{**SMALL, "intermediate_size": 64}, **WITHOUT_DROPOUT)
-    shared = {"max_steps": 3, "skip_checkpoint": True}
+    shared = {**SHORT, "skip_checkpoint": True}
     main(command(tmp_path, output_dir=tmp_path / "fp32", **shared))
     main(command(tmp_path, output_dir=tmp_path / "fp8", kernels="triton", precision="fp8", measure_peak=True, **shared))
     assert losses(tmp_path / "fp8") == pytest.approx(losses(tmp_path / "fp32"), rel=2e-2)
@@ -137,7 +139,7 @@ def test_what_it_cannot_do_is_said(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_attention_by_hand_from_the_command_line(tmp_path):
     make_inputs(tmp_path, **SMALL, **WITHOUT_DROPOUT)
-    shared = {"max_steps": 2, "skip_checkpoint": True, "train_batch_size": 4, "gradient_accumulation_steps": 1}
+    shared = {**SHORT, "skip_checkpoint": True}
     main(command(tmp_path, output_dir=tmp_path / "sdpa", attention="sdpa", **shared))
     main(command(tmp_path, output_dir=tmp_path / "triton", attention="triton", kernels="triton", **shared))
     assert losses(tmp_path / "triton") == pytest.approx(losses(tmp_path / "sdpa"), rel=1e-4)
