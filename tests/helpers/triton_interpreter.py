@@ -19,6 +19,19 @@ def mend() -> None:
     interpreter._convert_float = functools.partial(_convert_float, interpreter._convert_float)
     builder = interpreter.InterpreterBuilder
     builder.create_dot = functools.partialmethod(_create_dot, builder.create_dot)
+    patch_once = functools.cache(interpreter._patch_lang)
+    interpreter.InterpretedFunction.__call__ = lambda *given, **named: _call_from_kernel(patch_once, *given, **named)
+
+
+def _call_from_kernel(patch_once, function, *args, **kwargs):
+    """A function of `triton.jit` that a kernel calls, or that triton.language has.
+
+    The interpreter replaces the operations of triton.language at a kernel's launch, and once more at each such call:
+    a third of the time that tests of kernels take. What the latter replaces beyond the former is never put back, so
+    once is enough.
+    """
+    patch_once(function.fn)
+    return function.rewrite()(*args, **kwargs)
 
 
 def _convert_float(original, values, from_type, to_type, rounding_mode):
