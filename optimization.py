@@ -7,7 +7,8 @@ device. The norm to clip to is found before the step (`gradient_norm`), since an
 parameters only; kernels of our own divide by it in their first pass (`clip_and_step`).
 
 Sources: You et al. 2019, https://arxiv.org/abs/1904.00962 (LAMB); Loshchilov and Hutter 2017,
-https://arxiv.org/abs/1711.05101 (AdamW); the recipes of NVIDIA's DeepLearningExamples BERT (poly schedule).
+https://arxiv.org/abs/1711.05101 (AdamW); the recipes of NVIDIA's DeepLearningExamples BERT (poly schedule); MLPerf
+Training's reference BERT, https://github.com/mlcommons/training (mlperf schedule).
 """
 
 import collections
@@ -23,7 +24,7 @@ from common.errors import Problem, UserError
 from kernels.launch import triton_problem
 
 OPTIMIZERS = ("lamb", "adamw", "apex_fused_lamb", "apex_fused_adam")
-SCHEDULES = ("poly", "linear", "cosine", "constant")
+SCHEDULES = ("poly", "linear", "cosine", "constant", "mlperf")
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-6  # BERT's and LAMB's; PyTorch's Adam has 1e-8
@@ -42,6 +43,8 @@ class _AdaptiveMoments(torch.optim.Optimizer):
         kernels: `torch` for PyTorch's operations, `triton` for kernels of our own, which want all parameters on one
             GPU. Raises UserError where they cannot run.
         bias_correction: whether moments are divided by 1 - beta^step. Google's and NVIDIA's Adam for BERT does not.
+        betas: decays of both moments, in [0, 1).
+        eps: positive, added to the root of the second moment.
     """
 
     divides_gradients = True
@@ -49,8 +52,10 @@ class _AdaptiveMoments(torch.optim.Optimizer):
     takes_ratios: bool
     """Whether updates are scaled by trust ratios."""
 
-    def __init__(self, params, lr, weight_decay=0.01, kernels="torch", *, bias_correction=True):
-        defaults = {"lr": lr, "betas": BETAS, "eps": EPSILON, "weight_decay": weight_decay, "n_blocks": 1}
+    def __init__(
+        self, params, lr, weight_decay=0.01, kernels="torch", *, bias_correction=True, betas=BETAS, eps=EPSILON
+    ):
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "n_blocks": 1}
         super().__init__(params, defaults)
         self.bias_correction = bias_correction
         self._updates = None
@@ -233,6 +238,8 @@ def build_optimizer(
     kernels: str = "torch",
     *,
     bias_correction: bool = True,
+    betas: tuple[float, float] = BETAS,
+    eps: float = EPSILON,
 ) -> torch.optim.Optimizer:
     """An optimizer over these groups; raises UserError where apex or Triton is asked for and cannot be used.
 
@@ -243,13 +250,14 @@ def build_optimizer(
         max_grad_norm: for those that clip themselves, see `clips_itself`.
         kernels: `triton` takes kernels of our own, `torch` PyTorch's operations; apex's optimizers have theirs.
         bias_correction: whether moments are divided by 1 - beta^step.
+        betas, eps: see `_AdaptiveMoments`.
     """
+    shared = {"lr": lr, "betas": betas, "eps": eps, "bias_correction": bias_correction}
     if name in ("lamb", "adamw"):
-        return {"lamb": LAMB, "adamw": AdamW}[name](groups, lr, kernels=kernels, bias_correction=bias_correction)
+        return {"lamb": LAMB, "adamw": AdamW}[name](groups, kernels=kernels, **shared)
     if problem := unavailable(name):
         raise UserError(problem)
     apex = importlib.import_module("apex.optimizers")
-    shared = {"lr": lr, "betas": BETAS, "eps": EPSILON, "bias_correction": bias_correction}
     if name == "apex_fused_adam":
         return apex.FusedAdam(groups, **shared, adam_w_mode=True)
     return apex.FusedLAMB(groups, **shared, max_grad_norm=max_grad_norm)
@@ -277,7 +285,13 @@ def unavailable(name: str) -> Problem | None:
 
 
 def learning_rate(
-    step: int, total_steps: int, warmup_proportion: float, base_lr: float, schedule: str = "poly"
+    step: int,
+    total_steps: int,
+    warmup_proportion: float,
+    base_lr: float,
+    schedule: str = "poly",
+    warmup_steps: int = 0,
+    start_warmup_step: int = 0,
 ) -> float:
     """The rate of optimizer step `step`, of 1 to `total_steps`; later steps keep the last one's.
 
@@ -285,7 +299,15 @@ def learning_rate(
     `cosine` fall from `base_lr` to 0 at the last step and `constant` stays. `poly` is NVIDIA's and Google's: it falls
     as (1 - step / total_steps) ** 0.5, counted from the first step and not from the end of warm-up, and so drops at
     once from `base_lr` to `base_lr * (1 - warmup_proportion) ** 0.5`.
+
+    `mlperf` counts the steps s that are done, from 0, and its warm-up in steps: s lies in it as long as
+    s - `start_warmup_step` < `warmup_steps`, at `base_lr` times the quotient of the two. Otherwise the rate is
+    `base_lr * (1 - s / total_steps)`, counted from the first step, to which it drops at once.
     """
+    if schedule == "mlperf":
+        done = min(step - 1, total_steps)
+        since = done - start_warmup_step
+        return base_lr * (since / warmup_steps if since < warmup_steps else 1 - done / total_steps)
     progress = min(step / total_steps, 1.0)
     if progress < warmup_proportion:
         return base_lr * progress / warmup_proportion
@@ -307,10 +329,17 @@ class WarmupSchedule:
     """
 
     def __init__(
-        self, optimizer: Any, total_steps: int, warmup_proportion: float, base_lr: float, schedule: str = "poly"
+        self,
+        optimizer: Any,
+        total_steps: int,
+        warmup_proportion: float,
+        base_lr: float,
+        schedule: str = "poly",
+        warmup_steps: int = 0,
+        start_warmup_step: int = 0,
     ):
         self.optimizer = optimizer
-        self.shape = (total_steps, warmup_proportion, base_lr, schedule)
+        self.shape = (total_steps, warmup_proportion, base_lr, schedule, warmup_steps, start_warmup_step)
         self.load_state_dict({"finished_steps": 0})
 
     @property

@@ -58,8 +58,8 @@ def source_problems(settings: Settings) -> Iterator[Problem]:
 class FineTuningTask(Task):
     """A task that starts from anybody's BERT. Its flags derive from `FineTuningFlags`."""
 
+    warmup_proportion = 0.1
     defaults = {  # noqa: RUF012  # read only
-        "warmup_proportion": 0.1,
         "optimizer": "adamw",
         "schedule": "linear",
         "num_steps_per_checkpoint": 1000,

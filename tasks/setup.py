@@ -61,7 +61,7 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
             f"the model's type_vocab_size is {config.type_vocab_size}, and its data are pairs of two segments",
             "give a configuration with at least 2",
         )
-    settings = resolve_execution(task.settings, config)
+    settings = resolve_execution(_with_warmup(task), config)
     problems.extend(execution_problems(settings, world.size))
     settings = resolve_batches(settings, task.model_class, world, problems)
     note_differences("model", config, world, problems)
@@ -106,6 +106,17 @@ def vocabulary_problem(vocab_file: str, config: BertConfig, has_weights: bool) -
         f"{config.vocab_size}",
         "use the vocabulary that the shards were made with and set vocab_size to its length",
     )
+
+
+def _with_warmup(task: Task) -> Settings:
+    """The task's settings with the warm-up that nobody gave."""
+    settings, flags = task.settings, task.settings.optimization
+    if flags.schedule == "mlperf":
+        steps, start = flags.warmup_steps or 0, flags.start_warmup_step or 0
+        return settings.with_resolved("optimization", warmup_steps=steps, start_warmup_step=start)
+    if flags.warmup_proportion is None:
+        return settings.with_resolved("optimization", warmup_proportion=task.warmup_proportion)
+    return settings
 
 
 def _count_steps(settings: Settings, n_samples: int | None) -> int | None:

@@ -78,6 +78,25 @@ def test_lamb_equals_naive_lamb_over_steps(scale):
             torch.testing.assert_close(parameter.double(), naive.parameter(name), rtol=2e-6, atol=2e-7)
 
 
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize(
+    ("betas", "eps", "decay"),
+    [((0.60466, 0.85437), 1e-6, 0.1), ((0.88, 0.88), 1e-6, 0.0166629), ((0.0, 0.9), 1e-2, 0.01)],
+)
+def test_lamb_takes_betas_epsilon_and_decay(kernels, betas, eps, decay):
+    parameters = named_parameters()
+    naive = NaiveLamb(parameters, lr=0.02, betas=betas, eps=eps, decay=decay)
+    groups = parameter_groups(module_of(parameters), decay)
+    optimizer = build_optimizer("lamb", groups, 0.02, kernels=kernels, betas=betas, eps=eps)
+    for step in range(4):
+        gradients = random_gradients(0.01, seed=step)
+        set_gradients(parameters, gradients)
+        clip_and_step(optimizer)
+        naive.step(gradients)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.double(), naive.parameter(name), rtol=5e-6, atol=5e-7)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     exponent=st.floats(-6, 4),
@@ -259,11 +278,12 @@ def test_adamw_equals_naive_adamw_with_clipping(bias_correction):
             torch.testing.assert_close(parameters[name].double(), naive[name][0], rtol=1e-5, atol=1e-6)
 
 
-def test_adamw_is_pytorchs_fused_one_bit_for_bit():
+@pytest.mark.parametrize(("betas", "eps"), [((BETA1, BETA2), EPS), ((0.7, 0.95), 1e-3)])
+def test_adamw_is_pytorchs_fused_one_bit_for_bit(betas, eps):
     theirs, ours = named_parameters(), named_parameters()
     groups = parameter_groups(module_of(theirs))
-    their_optimizer = torch.optim.AdamW(groups, 0.05, betas=(BETA1, BETA2), eps=EPS, fused=True)
-    optimizer = build_optimizer("adamw", parameter_groups(module_of(ours)), lr=0.05)
+    their_optimizer = torch.optim.AdamW(groups, 0.05, betas=betas, eps=eps, fused=True)
+    optimizer = build_optimizer("adamw", parameter_groups(module_of(ours)), lr=0.05, betas=betas, eps=eps)
     for step in range(6):
         for parameters, each in ((theirs, their_optimizer), (ours, optimizer)):
             set_gradients(parameters, random_gradients(0.2, seed=step))
@@ -305,7 +325,7 @@ def test_importable_apex_is_used(name, class_name, monkeypatch):
     class Fused(torch.optim.SGD):
         def __init__(self, groups, lr, betas, eps, **options):
             super().__init__(groups, lr)
-            self.options = options
+            self.options = options | {"betas": betas, "eps": eps}
 
     optimizers = types.ModuleType("apex.optimizers")
     setattr(optimizers, class_name, Fused)
@@ -316,12 +336,13 @@ def test_importable_apex_is_used(name, class_name, monkeypatch):
         with pytest.raises(UserError, match="NVIDIA GPUs only"):
             build_optimizer(name, parameter_groups(module_of(named_parameters())), lr=0.1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    optimizer = build_optimizer(name, [{"params": [torch.nn.Parameter(torch.zeros(2))]}], lr=1.0, max_grad_norm=0.5)
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(2))]}]
+    optimizer = build_optimizer(name, groups, lr=1.0, max_grad_norm=0.5, betas=(0.6, 0.8), eps=1e-3)
     assert isinstance(optimizer, Fused)
     # FusedLAMB clips in its kernels; Adam's gradients are clipped for it.
     assert clips_itself(name) == ("lamb" in name)
     own = {"max_grad_norm": 0.5} if "lamb" in name else {"adam_w_mode": True}
-    assert optimizer.options == own | {"bias_correction": True}
+    assert optimizer.options == own | {"bias_correction": True, "betas": (0.6, 0.8), "eps": 1e-3}
 
 
 @pytest.mark.parametrize(
@@ -368,7 +389,34 @@ def test_schedules_by_hand(schedule, rates):
         assert learning_rate(step, 100, 0.1, 2.0, schedule) == pytest.approx(expected, abs=1e-12)
 
 
-@given(schedule=st.sampled_from(SCHEDULES), total=st.integers(1, 20_000), warmup=st.floats(0, 0.99), at=st.floats(0, 1))
+# Sets of hyperparameters that were submitted to MLPerf: peak rate, T, W, S0, and rates of the update after s others.
+@pytest.mark.parametrize(
+    ("base", "total", "warmup", "start", "rates"),
+    [
+        # 448: base (1 - s / 6700)
+        (4.25e-4, 6700, 0, 0, {0: 4.25e-4, 1: 4.24936567e-4, 3350: 2.125e-4, 6699: 6.34328e-8, 6700: 0.0, 6701: 0.0}),
+        # 3,072: base s / 100 up to s = 99, and then 2e-3 (1 - 100 / 1141)
+        (2e-3, 1141, 100, 0, {0: 0.0, 1: 2e-5, 99: 1.98e-3, 100: 1.82471516e-3, 1140: 1.752848e-6}),
+        # 6,144: no warm-up, and the start step does nothing
+        (2.9293e-3, 700, 0, -700, {0: 2.9293e-3, 350: 1.46465e-3, 699: 4.184714e-6}),
+        # 8,192: it begins at 76 / 287 of its rate, rises while s + 76 < 287, and drops at s = 211 to 389 / 600 of it
+        (2.88293e-3, 600, 287, -76, {0: 7.634239e-4, 210: 2.872885e-3, 211: 1.86909962e-3, 599: 4.8048833e-6}),
+        # 12,288: 100 of 300 steps lie before the first
+        (3.1e-3, 500, 300, -100, {0: 1.03333333e-3, 199: 3.08966667e-3, 200: 1.86e-3, 499: 6.2e-6}),
+        # NVIDIA's 4,608: 200,000 of 170,200 steps of warm-up lie before the first, so that there is none
+        (2.58e-3, 780, 170_200, -200_000, {0: 2.58e-3, 390: 1.29e-3, 779: 3.3076923e-6}),
+    ],
+)
+def test_mlperfs_schedule_by_hand(base, total, warmup, start, rates):
+    for done, expected in rates.items():
+        found = learning_rate(done + 1, total, None, base, "mlperf", warmup, start)
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-15), done
+
+
+FALLING = [name for name in SCHEDULES if name != "mlperf"]
+
+
+@given(schedule=st.sampled_from(FALLING), total=st.integers(1, 20_000), warmup=st.floats(0, 0.99), at=st.floats(0, 1))
 def test_schedules_rise_then_fall_and_meet(schedule, total, warmup, at):
     step = max(1, round(at * total))
     now, following = (learning_rate(s, total, warmup, 1.0, schedule) for s in (step, step + 1))

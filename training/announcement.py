@@ -61,7 +61,10 @@ def announce(run: TrainingRun, logger: MetricsLogger) -> None:
 def _training_lines(run: TrainingRun) -> Iterator[str]:
     settings, start, stage = run.settings, run.start, run.task.stage
     weights, flags = settings.checkpoints.init_checkpoint, settings.optimization
-    n_warmup_steps = round(flags.warmup_proportion * start.total_steps)
+    if flags.schedule == "mlperf":
+        n_warmup_steps = max(0, flags.warmup_steps + flags.start_warmup_step)
+    else:
+        n_warmup_steps = round(flags.warmup_proportion * start.total_steps)
     rate = f"learning rate {flags.learning_rate:g} | warm-up {n_warmup_steps:,} of {start.total_steps:,} steps"
     yield f"{settings.batches} | {rate}"
     yield str(estimate(run.task, start, run.world.size))

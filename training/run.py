@@ -48,12 +48,18 @@ class TrainingRun:
         optimizer_clips = clips_itself(flags.optimizer) and not sharded
         norm_of_optimizer = flags.max_grad_norm if optimizer_clips else math.inf
         options = {"lr": flags.learning_rate, "max_grad_norm": norm_of_optimizer, "kernels": runtime.kernels}
-        options["bias_correction"] = flags.bias_correction
+        options |= {"bias_correction": flags.bias_correction, "betas": flags.betas, "eps": flags.epsilon}
         build = functools.partial(build_optimizer, flags.optimizer, **options)
         groups = parameter_groups(self.model, flags.weight_decay)
         self.optimizer = ShardedOptimizer(build, groups, world.rank, world.size) if sharded else build(groups)
         self.schedule = WarmupSchedule(
-            self.optimizer, start.total_steps, flags.warmup_proportion, flags.learning_rate, flags.schedule
+            self.optimizer,
+            start.total_steps,
+            flags.warmup_proportion,
+            flags.learning_rate,
+            flags.schedule,
+            flags.warmup_steps,
+            flags.start_warmup_step,
         )
         self.loss_scale: LossScale | None = None
         if self.settings.precision.name == "fp16":

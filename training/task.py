@@ -56,6 +56,8 @@ class Task(abc.ABC):
     """The task's own flags: a dataclass of `training.config.flags`, with `do_train` and `max_seq_length`."""
     defaults: ClassVar[dict[str, Any]] = {}
     """Of shared flags, by name, where they differ from those in `training.config.settings`."""
+    warmup_proportion: ClassVar[float] = 0.01
+    """Where no flag says it."""
     data_flags: ClassVar[str] = "--seed"
     """The flags that choose the training data and its order, for messages."""
     model_class: ClassVar[type[nn.Module]]

@@ -28,8 +28,9 @@ def clipped(gradients, max_norm):
 class NaiveLamb:
     """Algorithm 2 of You et al. with apex's details, one weight at a time; query, key and value are three weights."""
 
-    def __init__(self, parameters, lr, max_norm=1.0):
+    def __init__(self, parameters, lr, max_norm=1.0, *, betas=(BETA1, BETA2), eps=EPS, decay=DECAY):
         self.lr, self.max_norm, self.step_number, self.weights = lr, max_norm, 0, {}
+        self.betas, self.eps, self.decay = betas, eps, decay
         for name, parameter in parameters.items():
             n = 3 if "query_key_value" in name else 1
             for index, block in enumerate(parameter.detach().double().cpu().clone().chunk(n)):
@@ -38,14 +39,15 @@ class NaiveLamb:
     def step(self, gradients):
         gradients, norm = clipped(gradients, self.max_norm)
         self.step_number += 1
+        beta1, beta2 = self.betas
         for (name, index), weight in self.weights.items():
             p, m, v = weight
             g = gradients[name].chunk(3)[index] if "query_key_value" in name else gradients[name]
-            decay = 0.0 if p.dim() < 2 else DECAY
-            m = BETA1 * m + (1 - BETA1) * g
-            v = BETA2 * v + (1 - BETA2) * g * g
-            m_hat, v_hat = m / (1 - BETA1**self.step_number), v / (1 - BETA2**self.step_number)
-            update = m_hat / (v_hat.sqrt() + EPS) + decay * p
+            decay = 0.0 if p.dim() < 2 else self.decay
+            m = beta1 * m + (1 - beta1) * g
+            v = beta2 * v + (1 - beta2) * g * g
+            m_hat, v_hat = m / (1 - beta1**self.step_number), v / (1 - beta2**self.step_number)
+            update = m_hat / (v_hat.sqrt() + self.eps) + decay * p
             p_norm, update_norm = p.norm(), update.norm()
             ratio = p_norm / update_norm if decay and p_norm > 0 and update_norm > 0 else 1.0
             weight[:] = p - self.lr * ratio * update, m, v

@@ -12,7 +12,7 @@ from typing import Any
 from common.errors import Problem
 from optimization import unavailable
 from training.config.precision import precision_problem
-from training.config.settings import Settings
+from training.config.settings import Optimization, Settings
 
 
 def shared_problems(settings: Settings) -> Iterator[Problem]:
@@ -37,11 +37,8 @@ def _positive_problems(group: Any) -> Iterator[Problem]:
 
 def _checks(settings: Settings) -> Iterator[tuple[Any, str, str]]:
     """(whether something is wrong, what, remedy) of values that are wrong by themselves or contradict each other."""
-    contradict, batch, runtime = "give one of them", settings.optimization, settings.runtime
-    decay, warmup = batch.weight_decay, batch.warmup_proportion
-    yield not decay >= 0, f"--weight_decay is {decay}", "it must not be negative"
-    yield batch.seed >= 2**63, f"--seed is {batch.seed}", "give a number below 2 ** 63"
-    yield not 0 <= warmup < 1, f"--warmup_proportion is {warmup}", "it must lie in [0, 1)"
+    contradict, runtime = "give one of them", settings.runtime
+    yield from _optimizer_checks(settings.optimization)
 
     named, scale, least = runtime.precision, runtime.loss_scale, runtime.min_loss_scale
     is_other = runtime.fp16 and named not in (None, "fp16")
@@ -68,6 +65,23 @@ def _checks(settings: Settings) -> Iterator[tuple[Any, str, str]]:
     start, nsight = settings.measurement.profile_start, settings.measurement.profile == "cuda"
     yield start < 0, f"--profile-start is {start}", "it must not be negative"
     yield nsight and on_cpu, "--profile is for Nsight, which needs a GPU", "give --profile torch on a CPU"
+
+
+def _optimizer_checks(flags: Optimization) -> Iterator[tuple[Any, str, str]]:
+    """Those of the optimizer and its schedule."""
+    decay, share = flags.weight_decay, flags.warmup_proportion
+    yield not decay >= 0, f"--weight_decay is {decay}", "it must not be negative"
+    yield flags.seed >= 2**63, f"--seed is {flags.seed}", "give a number below 2 ** 63"
+    for name, value in (("beta1", flags.beta1), ("beta2", flags.beta2), ("warmup_proportion", share)):
+        yield value is not None and not 0 <= value < 1, f"--{name} is {value}", "it must lie in [0, 1)"
+    steps, start, counts_steps = flags.warmup_steps, flags.start_warmup_step, flags.schedule == "mlperf"
+    for name, value in (("warmup_steps", steps), ("start_warmup_step", start)):
+        is_for_another = value is not None and not counts_steps
+        yield is_for_another, f"--{name} {value} is of --schedule mlperf alone", "give --warmup_proportion instead"
+    what = f"--schedule mlperf counts its warm-up in steps, and --warmup_proportion is {share}"
+    yield counts_steps and share is not None, what, "give --warmup_steps instead"
+    yield (steps or 0) < 0, f"--warmup_steps is {steps}", "it must not be negative"
+    yield (start or 0) > 0, f"--start_warmup_step is {start}", "it must not be above 0, or rates would be negative"
 
 
 def _output_problem(folder: str) -> Problem | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kernels.attention.backends import CHOICES
-from optimization import OPTIMIZERS, SCHEDULES
+from optimization import BETAS, EPSILON, OPTIMIZERS, SCHEDULES
 from training.config.batch_sizes import BatchSizes
 from training.config.flags import flag
 from training.config.precision import PRECISIONS, Precision
@@ -40,12 +40,25 @@ class Optimization:
     micro_batch_size: int | None = flag(None, "sequences a GPU takes at once (default: what fits)", positive=True)
     optimizer: str = flag("lamb", "apex_* need NVIDIA's apex", choices=OPTIMIZERS)
     learning_rate: float = flag(5e-5, "the highest rate of the schedule", positive=True)
-    warmup_proportion: float = flag(0.01, "share of the steps with a rising rate")
+    warmup_proportion: float | None = flag(
+        None, "share of the steps with a rising rate (default: 0.01, of fine-tuning 0.1)"
+    )
     schedule: str = flag("poly", "how the rate falls after warm-up", choices=SCHEDULES)
+    warmup_steps: int | None = flag(None, "--schedule mlperf: warm-up in steps, in place of the share (default: 0)")
+    start_warmup_step: int | None = flag(
+        None, "--schedule mlperf: step that its warm-up is counted from, at most 0 (default: 0)"
+    )
+    beta1: float = flag(BETAS[0], "decay of the optimizer's first moment", "--beta1", "--opt_lamb_beta_1")
+    beta2: float = flag(BETAS[1], "decay of its second moment", "--beta2", "--opt_lamb_beta_2")
+    epsilon: float = flag(EPSILON, "added to the root of the second moment", positive=True)
     weight_decay: float = flag(0.01, "of all but biases and LayerNorm weights")
     max_grad_norm: float = flag(1.0, "the global gradient norm is clipped to this", positive=True)
     bias_correction: bool = flag(True, "of LAMB's and AdamW's moments; Google's and NVIDIA's Adam for BERT has none")
     seed: int = flag(42, "of initialization, dropout and the order of the data")
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta1, self.beta2
 
 
 @flags

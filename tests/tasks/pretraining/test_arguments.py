@@ -15,6 +15,7 @@ from training.config.problems import shared_problems
 from training.config.settings import SHARED
 
 CPU = torch.device("cpu")
+MLPERF = ("--schedule", "mlperf")
 HELD_OUT = ("--eval_dir", "test")
 POSITIVE = [
     field.name
@@ -63,6 +64,14 @@ def test_what_must_be_positive(flag, value):
         (["--weight_decay", "nan"], "--weight_decay is nan"),
         (["--warmup_proportion", "1"], "--warmup_proportion is 1.0; it must lie in [0, 1)"),
         (["--warmup_proportion", "-0.1"], "--warmup_proportion is -0.1"),
+        (["--beta1", "1"], "--beta1 is 1.0; it must lie in [0, 1)"),
+        (["--opt_lamb_beta_2", "-0.1"], "--beta2 is -0.1; it must lie in [0, 1)"),
+        (["--beta2", "nan"], "--beta2 is nan; it must lie in [0, 1)"),
+        (["--warmup_steps", "5"], "--warmup_steps 5 is of --schedule mlperf alone; give --warmup_proportion instead"),
+        (["--start_warmup_step", "-5"], "--start_warmup_step -5 is of --schedule mlperf alone"),
+        ([*MLPERF, "--warmup_proportion", "0.1"], "counts its warm-up in steps, and --warmup_proportion is 0.1; give"),
+        ([*MLPERF, "--warmup_steps", "-1"], "--warmup_steps is -1; it must not be negative"),
+        ([*MLPERF, "--start_warmup_step", "1"], "--start_warmup_step is 1; it must not be above 0"),
         (["--num_train_epochs", "2"], "give either --max_steps or --num_train_epochs"),
         (["--resume_phase2"], "--resume_phase2 belongs to phase 2; add --phase2"),
         (["--resume_step", "5"], "--resume_step 5 does nothing alone; add --resume_from_checkpoint"),
