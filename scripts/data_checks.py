@@ -11,7 +11,7 @@ from common.workers import usable_cores, workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
 from data.corpus.sentences import splitter_name
-from data.loading.lddl.files import check_names, lddl_files, read_footers, require_pyarrow
+from data.loading.lddl.files import check_names, lddl_files, read_footers
 from data.loading.prepared import prepared_shards, read_manifest, vocabulary_problem
 from data.verify.shards import verify
 from tokenization import load_vocab
@@ -86,7 +86,6 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
 def _lddl_finding(name: str, where: str, files: Sequence[Path], vocab_file: Path | None, in_full: bool) -> Finding:
     problems, n_rows = Problems(), 0
     with problems.collect():
-        require_pyarrow()
         check_names(files, problems)
         n_rows = sum(sum(footer.n_rows) for footer in read_footers(files, MAX_LENGTH, problems))
         if in_full and not problems.found:

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import Problems, UserError
 from common.json_files import read_json
-from data.loading.lddl.files import Footer, check_names, read_footers, require_pyarrow, row_groups
+from data.loading.lddl.files import Footer, check_names, read_footers, row_groups
 from data.loading.lddl.rows import MASKED_SHARE, Reading, RowError, read_blocks
 from data.loading.lddl.words import Words
 from data.masked_lm.instances import SpecialIds
@@ -38,9 +38,8 @@ def checks_of(
     """What checks a file, what checks the shares of several, and sentences that say what both rest on.
 
     Raises:
-        UserError: the files' names contradict each other; pyarrow or the vocabulary is missing.
+        UserError: the files' names contradict each other; the vocabulary is missing.
     """
-    require_pyarrow()
     problems = Problems()
     check_names(files, problems)
     problems.raise_if_any()

@@ -2,11 +2,10 @@
 
 LDDL writes a bin's number behind the ending (`shard-0.parquet_3`), so that looking for `*.parquet` would find none of
 them. Row counts are the footers' and not those of `.num_samples.json`, which is older than the files where somebody
-moved some. pyarrow is imported in functions only, since nothing else that trains needs it.
+moved some. pyarrow is imported in functions only, as it takes a tenth of a second.
 """
 
 import contextlib
-import importlib.util
 import itertools
 import os
 import re
@@ -24,7 +23,6 @@ from data.loading.shard_files import shard_files
 if TYPE_CHECKING:
     import pyarrow.parquet
 
-PYARROW = "pyarrow==26.0.1"
 REMAKE_LDDL = "get it again, or make it again with LDDL"
 # Before and after LDDL balances; with bins, the bin's number is the last.
 NAME = re.compile(r"(part\.|shard-)(\d+)\.parquet(?:_(\d+))?")
@@ -90,12 +88,6 @@ def check_names(files: Sequence[Path], problems: Problems) -> None:
     problems.check(not shard_files(folder), f"{folder} holds .hdf5 files and Parquet shards", "move one kind away")
 
 
-def require_pyarrow() -> None:
-    """Raises UserError where it is not installed."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UserError("Parquet shards need pyarrow", f"install it (pip install {PYARROW})")
-
-
 @contextlib.contextmanager
 def open_parquet(path: Path) -> "Iterator[pyarrow.parquet.ParquetFile]":
     """Context of the file, whose footer has been read.
@@ -159,7 +151,7 @@ def row_groups(file: int, footer: Footer) -> list[RowGroup]:
 def lacks_masks(folder: Path) -> bool:
     """Whether LDDL's shards lie there without masks, as the first of them says; what cannot be read does not."""
     files = lddl_files(folder)
-    if not files or importlib.util.find_spec("pyarrow") is None:
+    if not files:
         return False
     footer, wrong = _read_footer(files[0])
     return not wrong and not footer.has_masks

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import Problems
-from data.loading.lddl.files import RowGroup, bin_of, check_names, lddl_files, read_footers, require_pyarrow, row_groups
+from data.loading.lddl.files import RowGroup, bin_of, check_names, lddl_files, read_footers, row_groups
 from data.loading.lddl.rows import Reading, read_first_rows, read_rows
 from data.loading.lddl.token_rows import TokenRows
 from data.loading.lddl.words import Words
@@ -40,7 +40,6 @@ class LddlShards:
         keeps_masks: bool,
         problems: Problems,
     ) -> None:
-        require_pyarrow()
         self.files = lddl_files(folder)
         n_before = len(problems.found)
         check_names(self.files, problems)

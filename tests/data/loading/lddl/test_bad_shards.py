@@ -4,7 +4,6 @@ import io
 import itertools
 import os
 import random
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -245,10 +244,3 @@ def test_the_vocabulary_is_asked_for_beside_all_else(tmp_path, vocab_file):
     assert "whose ids a vocabulary says; give --vocab_file" in found[1]
     (found,) = problems_of(tmp_path, tmp_path / "none.txt")
     assert f"no vocabulary file at {tmp_path / 'none.txt'}" in found
-
-
-def test_without_pyarrow_a_sentence_has_the_command(tmp_path, vocab_file, monkeypatch):
-    write_folder(tmp_path, (5, 5))
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (found,) = problems_of(tmp_path, vocab_file)
-    assert found == "Parquet shards need pyarrow; install it (pip install pyarrow==26.0.1)."
