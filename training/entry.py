@@ -27,6 +27,7 @@ from training.evaluation import TARGET_MISSED_EXIT_CODE, Target
 from training.loop import evaluate, train
 from training.metrics.logger import MetricsLogger
 from training.metrics.measured_peak import measure_peak
+from training.observer import RunObserver
 from training.run import TrainingRun
 from training.task import Start, Task
 from training.verdict import verdict
@@ -102,8 +103,9 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
         deterministic(settings.runtime.deterministic),
         StopSignal(world) as stop_signal,
         _open_logger(task, world, start.first_step) as logger,
+        _observer(task, world, start, started, logger) as observer,
     ):
-        run = TrainingRun(task, start, resumed, world, stop_signal)
+        run = TrainingRun(task, start, resumed, world, stop_signal, observer)
         announce(run, logger)
         measured: dict[str, Any] = {}
         if settings.measurement.measure_peak:
@@ -154,6 +156,11 @@ def _outcome(run: TrainingRun, target: Target) -> str:
     if run.step < run.start.total_steps:
         what += "; start again with --resume_from_checkpoint to go on"
     return what
+
+
+def _observer(task: Task, world: World, start: Start, started: float, logger: MetricsLogger) -> RunObserver:
+    """The task's, of a training; where weights are only scored, nobody is told."""
+    return task.observer(world, start, started, logger.message) if task.settings.trains else RunObserver()
 
 
 def _open_logger(task: Task, world: World, first_step: int) -> MetricsLogger:

@@ -24,6 +24,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     output, measurement, device = settings.output, settings.measurement, settings.device
     first_step, last_step = run.step, run.start.last_step
     run.start_clock()
+    run.observer.training_starts()
     if first_step == 0 and task.evaluations.before_training:
         evaluate(run, logger)
         for warning in task.warnings(run.scores):
@@ -63,6 +64,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                     if run.training_step.has_losses:
                         log_step(run, logger, rate)
                     run.save(writer)
+                run.observer.training_ends(run.samples_seen, target_reached=False)
                 return None
             run.samples_seen += settings.batches.overall
             if result.outcome is Outcome.SKIPPED:
@@ -95,6 +97,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     if account := profiled.account():
         logger.message(account)
     evaluate(run, logger, console=False)
+    run.observer.training_ends(run.samples_seen, run.target_reached)
     return {**result, **run.scores}
 
 
@@ -111,7 +114,9 @@ def evaluate(run: TrainingRun, logger: MetricsLogger, console: bool = True) -> N
     """
     if run.scored_step == run.step:
         return  # the run ends where it reached its target
+    run.observer.evaluation_starts(run.samples_seen)
     scores = run.task.evaluate(run.model, run.world)
+    run.observer.evaluation_ends(run.samples_seen, scores)
     if scores and run.settings.trains:
         scores = {**scores, "samples_seen": run.samples_seen, "training_seconds": run.training_seconds}
     run.scores, run.scored_step = scores, run.step

@@ -23,6 +23,7 @@ from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
 from training.loss_scale import LossScale
 from training.metrics.step_times import StepTimes
+from training.observer import RunObserver
 from training.step import TrainingStep
 from training.task import Start, Task
 
@@ -33,10 +34,19 @@ class TrainingRun:
     Args:
         task: with resolved settings. It makes the model.
         resumed: the checkpoint to resume; None: a fresh start. It is emptied, since BERT-large's takes gigabytes.
+        observer: is told of the training.
     """
 
-    def __init__(self, task: Task, start: Start, resumed: dict[str, Any] | None, world: World, stop_signal: StopSignal):
-        self.task, self.start, self.world = task, start, world
+    def __init__(
+        self,
+        task: Task,
+        start: Start,
+        resumed: dict[str, Any] | None,
+        world: World,
+        stop_signal: StopSignal,
+        observer: RunObserver,
+    ):
+        self.task, self.start, self.world, self.observer = task, start, world, observer
         self.settings: Settings = task.settings
         flags, runtime, distribution = self.settings.optimization, self.settings.runtime, self.settings.distribution
         device, trains = self.settings.device, self.settings.trains

@@ -6,7 +6,7 @@ makes its model, and then turns batches into losses and models into scores.
 """
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from common.work import Matmul, Work
 from training.config.settings import Settings
 from training.distributed.world import World
 from training.evaluation import Evaluations
+from training.observer import RunObserver
 
 
 class Stage(NamedTuple):
@@ -115,6 +116,15 @@ class Task(abc.ABC):
     def announce(self, devices: str, start: Start) -> Iterator[str]:
         """Lines for people before the first step, of which one begins with `devices`, the run's hardware in words."""
         yield devices
+
+    def observer(self, world: World, start: Start, started: float, tell: Callable[[str], object]) -> RunObserver:
+        """Who is told of the training while it goes. All ranks call it, before the model is made.
+
+        Args:
+            started: when the process began, on the clock of `time.perf_counter`.
+            tell: prints a line for people.
+        """
+        return RunObserver()
 
     @property
     def stage(self) -> Stage:

@@ -68,6 +68,13 @@ class PretrainingFlags:
         None,
         "stop after the evaluation with this masked-LM accuracy (0 to 1); a run that ends below has exit status 3",
     )
+    mllog: str | None = flag(
+        None, "also write the run to this file as a log of MLPerf Training (:::MLLOG lines); see docs/mlperf.md"
+    )
+    mllog_division: str | None = flag(
+        None, "what it says of the rules: closed, which is checked, or open (default)", choices=("closed", "open")
+    )
+    mllog_caches_cleared: bool = flag(False, "it says that the system's caches were cleared before")
     num_workers: int = flag(1, "0 reads the shards in the training thread; more, in a thread beside it")
     no_dense_sequence_output: bool = flag(
         False,
@@ -128,6 +135,11 @@ def _evaluation_problems(settings: Settings) -> Iterator[Problem]:
             yield Problem(f"--{name} is {value}", "give a share between 0 and 1, such as 0.72 for 72 %")
     if flags.num_steps_per_evaluation and flags.num_samples_per_evaluation:
         yield Problem("--num_steps_per_evaluation and --num_samples_per_evaluation contradict", "give one of them")
+    if flags.mllog is not None and flags.target_mlm_accuracy is None:
+        yield Problem("--mllog is the log of a training to an accuracy", "add --target_mlm_accuracy 0.72")
+    for name in ("mllog_division", "mllog_caches_cleared"):
+        if getattr(flags, name) and flags.mllog is None:
+            yield Problem(f"--{name} says something in MLPerf's log, and there is none", "add --mllog result_0.txt")
     if flags.expected_mlm_accuracy is not None and not flags.evaluate_first:
         yield Problem("--expected_mlm_accuracy is compared before the first step", "add --evaluate_first")
 

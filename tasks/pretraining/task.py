@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.checkpoint_files import find_checkpoints
 from common.errors import Problem, Problems
 from common.work import Matmul, Work
 from data.loading.flat_batch import IGNORE_INDEX, PretrainingBatch
@@ -18,10 +19,13 @@ from models.flops import bert_flops, encoder_matmuls
 from pretrained.load import Fitted, fit, read_pretrained
 from tasks.pretraining.arguments import DESCRIPTION, PretrainingFlags, value_problems
 from tasks.pretraining.data import open_datasets, tokens_problem
+from tasks.pretraining.mllog import MlperfLog, note_resumed, overwrite_problem
+from tasks.pretraining.mlperf_rules import closed_division_problems
 from tasks.setup import note_differences, vocabulary_problem
 from training.config.settings import Settings
 from training.distributed.world import World
 from training.evaluation import Evaluations, Target
+from training.observer import RunObserver
 from training.task import Stage, Start, Task
 
 FIRST_ACCURACY_TOLERANCE = 0.005
@@ -72,6 +76,17 @@ class PretrainingTask(Task):
                     rule, probability = dataset.masking.rule, dataset.masking.masked_lm_prob
                     self.settings = self.settings.with_resolved("task", masking_rule=rule, masked_lm_prob=probability)
             note_differences(what, shards, world, problems)
+        problems.extend(self._mllog_problems())
+
+    def _mllog_problems(self) -> Iterator[Problem | None]:
+        settings, flags = self.settings, self.settings.task
+        if flags.mllog is None:
+            return
+        resumes = settings.checkpoints.resume_from_checkpoint and find_checkpoints(settings.output.output_dir)
+        if not resumes:
+            yield overwrite_problem(Path(flags.mllog))
+        if flags.mllog_division == "closed":
+            yield from closed_division_problems(settings, self.eval_dataset and self.eval_dataset.n_samples)
 
     def read_initial_weights(self, problems: Problems) -> None:
         if path := self.settings.checkpoints.init_checkpoint:
@@ -130,6 +145,18 @@ class PretrainingTask(Task):
             resumed = f"step {step} in {settings.output.output_dir}"
             weights = settings.checkpoints.init_checkpoint if start.resumed_step is None else resumed
             yield f"evaluating the weights of {weights} on {settings.task.eval_dir}"
+
+    def observer(self, world: World, start: Start, started: float, tell: Callable[[str], object]) -> RunObserver:
+        """MLPerf's log, where it is asked for; a run that is resumed is none that it could tell of."""
+        if self.settings.task.mllog is None or not world.is_first:
+            return RunObserver()
+        path = Path(self.settings.task.mllog)
+        if start.resumed_step is not None:
+            note_resumed(path)
+            tell(f"warning: MLPerf's clock stops for nobody: {path} is not that of a run that was resumed")
+            return RunObserver()
+        tell(f"MLPerf's log: {path}; what it says was not verified by MLCommons")
+        return MlperfLog(path, self.settings, start, world.size, self.eval_dataset.n_samples, started, tell)
 
     @property
     def stage(self) -> Stage:
