@@ -216,12 +216,14 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict]
 
     A module that has `n_blocks` holds so many weights in one (kernels.layers.Linear); weights go to groups by it.
     Checkpoints know a parameter by its place in the groups, so the order is fixed: by `n_blocks`, undecayed last, and
-    within a group that of the model. A group without parameters is not made.
+    within a group that of the model. A group without parameters is not made. A parameter that several modules share is
+    in the group of the first.
     """
-    decayed, undecayed = collections.defaultdict(list), []
+    decayed, undecayed, seen = collections.defaultdict(list), [], set()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad:
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
                 column = undecayed if parameter.dim() < 2 else decayed[getattr(module, "n_blocks", 1)]
                 column.append(parameter)
     groups = [{"params": decayed[n], "weight_decay": weight_decay, "n_blocks": n} for n in sorted(decayed)]
