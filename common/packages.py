@@ -46,10 +46,10 @@ def project_command(program: str, file: str, *arguments: str) -> str:
     return " ".join(map(shlex.quote, (program, str(PROJECT / file), *arguments)))
 
 
-def install_command() -> str:
-    """What installs the packages of this project for the Python that runs this."""
-    requirements = str(PROJECT / "requirements.txt")
-    return " ".join(map(shlex.quote, (sys.executable, "-m", "pip", "install", "--requirement", requirements)))
+def install_command(requirements: str = "requirements.txt") -> str:
+    """What installs the packages of this project, or of another of its lists, for the Python that runs this."""
+    words = (sys.executable, "-m", "pip", "install", "--requirement", str(PROJECT / requirements))
+    return " ".join(map(shlex.quote, words))
 
 
 def _is_required(package: str) -> bool:
