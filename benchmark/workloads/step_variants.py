@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.workloads.hugging_face import pad, pad_labels
 from common.work import Work
 from data.loading.flat_batch import PretrainingBatch
 from kernels.launch import triton_problem
@@ -88,24 +88,13 @@ class Workload(NamedTuple):
 
     def padded(self) -> dict[str, Tensor]:
         """Of Hugging Face's: the real sequences as (B, S) tensors, with the masked ids in dense rows of labels."""
-        batch = self.batch
-        lengths = batch.cu_seqlens[: batch.work.n_sequences + 1].diff().tolist()
-
-        def rectangle(flat: Tensor, fill: int) -> Tensor:
-            rows = flat[: sum(lengths)].split(lengths)
-            return torch.stack([F.pad(row, (0, batch.max_seqlen - len(row)), value=fill) for row in rows])
-
-        inputs = {
-            "input_ids": rectangle(batch.input_ids, 0),
-            "token_type_ids": rectangle(batch.token_type_ids, 0),
-            "attention_mask": rectangle(torch.ones_like(batch.input_ids), 0),
-        }
+        batch, n_real = self.batch, self.batch.work.n_sequences
+        inputs, places = pad(*batch.encoder_inputs, n_real)
         if self.task == "squad":
             return inputs | dict(zip(("start_positions", "end_positions"), self.answers(), strict=True))
-        labels = torch.full_like(batch.input_ids, -100)
-        real = batch.masked_lm_labels != -100
-        labels[batch.masked_lm_positions[real]] = batch.masked_lm_labels[real]
-        return inputs | {"labels": rectangle(labels, -100), "next_sentence_label": batch.next_sentence_labels}
+        masked = batch.masked_lm_positions, batch.masked_lm_labels
+        labels = pad_labels(places, *masked, batch.max_seqlen, n_real)
+        return inputs | {"labels": labels, "next_sentence_label": batch.next_sentence_labels}
 
     def flops(self, work: Work) -> float:
         """Forward and backward, of the model, whoever runs it: see models/flops.py."""
