@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""How long runs of pre-training took to an accuracy on held-out tokens: a row for each variant, over its seeds.
+
+  python3 benchmark/summarize_time_to_quality.py results/time_to_quality/*/seed_*/dllogger.json --targets 0.40 0.43
+
+A log lies in VARIANT/RUN/: runs of one variant differ in the seed alone, variants in how they compute. The seconds are
+wall clock from the end of the first optimizer step to the first evaluation at or above the target. Training,
+evaluations and checkpoints on the way count. Starting up, the evaluation before the first step and that step do not:
+they compile. Nothing is interpolated, so a target is found up to one interval of evaluations late, by all alike.
+Means are over the runs that reached the target, with the standard deviation; the cell says where some did not.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __import__("common.packages").packages.explain_missing()
+from benchmark.reports.time_to_quality import TimedRun, comparison_problems, read_timed_run
+from benchmark.tables import MISSING, Table, text
+from common.command_line import CommandLine
+from common.errors import Problems, run_main
+
+NOT_REACHED = "not reached"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = CommandLine(__doc__)
+    parser.add_argument("logs", nargs="+", metavar="LOG", help="the dllogger.json of a run with --evaluate_first")
+    targets = "masked-LM accuracies, 0 to 1, to give the seconds to (default: the runs' --target_mlm_accuracy)"
+    parser.add_argument("--targets", type=float, nargs="+", help=targets)
+    about = "the variant whose seconds are divided by those of each other (default: huggingface)"
+    parser.add_argument("--baseline", default="huggingface", help=about)
+    return parser.parse_args(arguments)
+
+
+def variant_rows(runs: Sequence[TimedRun], targets: Sequence[float], baseline: str) -> list[dict[str, str]]:
+    """A row for each variant, in the order of their first logs; the last of the targets decides steps and ratio."""
+    variants: dict[str, list[TimedRun]] = {}
+    for run in runs:
+        variants.setdefault(run.variant, []).append(run)
+    theirs = _mean_seconds(variants.get(baseline, []), targets[-1])
+    rows = []
+    for name, several in variants.items():
+        ours = _mean_seconds(several, targets[-1])
+        row = {"variant": name, "seeds": " ".join(str(run.seed) for run in several)}
+        row |= {f"seconds to {t:.4g}": _spread(several, lambda run, t=t: run.seconds_to(t), ",.1f") for t in targets}
+        row |= {
+            f"steps to {targets[-1]:.4g}": _spread(several, lambda run: run.steps_to(targets[-1]), ",.0f"),
+            "accuracy at the end": _spread(several, lambda run: run.final_accuracy, ".4f"),
+            "sequences/s": _spread(several, lambda run: run.rate, ",.1f"),
+        }
+        if baseline in variants:
+            row[f"times as fast as {baseline}"] = text(theirs / ours if theirs and ours else None, ".2f")
+        rows.append(row)
+    return rows
+
+
+def run_rows(runs: Sequence[TimedRun], targets: Sequence[float]) -> list[dict[str, str]]:
+    """A row for each run."""
+    return [
+        {"variant": run.variant, "seed": str(run.seed)}
+        | {f"seconds to {target:.4g}": text(run.seconds_to(target), ",.1f") for target in targets}
+        | {
+            f"steps to {targets[-1]:.4g}": text(run.steps_to(targets[-1]), ",.0f"),
+            "accuracy at the end": text(run.final_accuracy, ".4f"),
+            "sequences/s": text(run.rate, ",.1f"),
+            "starts": str(run.n_starts),
+        }
+        for run in runs
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the logs and print both tables."""
+    args = parse_arguments(arguments)
+    problems, runs = Problems(), []
+    for target in args.targets or ():
+        problems.check(0 < target < 1, f"--targets has {target:g}", "give shares between 0 and 1, such as 0.4 for 40 %")
+    for log in args.logs:
+        with problems.collect():
+            runs.append(read_timed_run(log))
+    problems.extend(comparison_problems(runs))
+    targets = args.targets or [run.target for run in runs[:1] if run.target]
+    problems.check(targets or not runs, "The runs had no --target_mlm_accuracy", "give --targets")
+    problems.raise_if_any()
+    targets = sorted(set(targets))
+    print(Table("", variant_rows(runs, targets, args.baseline)).plain())
+    print()
+    print(Table("", run_rows(runs, targets)).plain())
+    print(f"\n{runs[0].conditions}")
+    for run in runs:
+        if run.n_starts > 1:
+            print(f"{run.log}: resumed; its seconds are the sum of its parts, with what each later part compiled.")
+
+
+def _mean_seconds(runs: Sequence[TimedRun], target: float) -> float | None:
+    """None where one of them did not reach the target, or there is none."""
+    seconds = [run.seconds_to(target) for run in runs]
+    return statistics.fmean(seconds) if seconds and None not in seconds else None
+
+
+def _spread(runs: Sequence[TimedRun], value_of: Callable[[TimedRun], float | None], form: str) -> str:
+    values = [value for run in runs if (value := value_of(run)) is not None]
+    if not values:
+        return NOT_REACHED if runs else MISSING
+    deviation = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+    some = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
+    return f"{statistics.fmean(values):{form}}{deviation}{some}"
+
+
+if __name__ == "__main__":
+    run_main(main)
