@@ -18,6 +18,7 @@ import benchmark.curves
 import benchmark.data_preparation
 import benchmark.data_scale
 import benchmark.floor
+import benchmark.huggingface_pretraining
 import benchmark.loader
 import benchmark.made_squad
 import benchmark.nsight
@@ -25,6 +26,7 @@ import benchmark.report
 import benchmark.summarize
 import benchmark.summarize_glue
 import benchmark.summarize_squad
+import benchmark.summarize_time_to_quality
 import benchmark.sweep
 import benchmark.training_step
 import data.bertPrep
@@ -46,6 +48,10 @@ PREPARATION = "data/create_datasets_from_start.sh"
 
 PARSERS = {
     "run_pretraining.py": functools.partial(tasks.setup.parse_arguments, tasks.pretraining.task.PretrainingTask),
+    "benchmark/huggingface_pretraining.py": functools.partial(
+        tasks.setup.parse_arguments, benchmark.huggingface_pretraining.HuggingFacePretraining
+    ),
+    "benchmark/summarize_time_to_quality.py": benchmark.summarize_time_to_quality.parse_arguments,
     "benchmark/training_step.py": benchmark.training_step.parse_arguments,
     "benchmark/data_preparation.py": benchmark.data_preparation.parse_arguments,
     "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,

@@ -24,6 +24,7 @@ STARTED_BY_USERS = (
     "scripts/run_pretraining.sh",
     "scripts/run_squad.sh",
     "scripts/run_glue.sh",
+    "scripts/run_time_to_quality.sh",
     "scripts/quickstart.sh",
     "data/create_datasets_from_start.sh",
     "data/mlperf_bert.sh",
