@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from flat_batches import as_padded, random_flat_batch
-from pretraining_runs import LENGTH, PREDICTIONS, SHAPE, command, contents, curve, make_inputs, summary
+from pretraining_runs import GPU_SHAPE, LENGTH, PREDICTIONS, SHAPE, command, contents, curve, make_inputs, summary
 
 from benchmark import huggingface_pretraining
 from benchmark.workloads.hugging_face import HuggingFaceBert, pad
@@ -160,6 +160,18 @@ def test_in_16_bits_parameters_and_losses_stay_fp32():
     expected = exact(**random_flat_batch([16, 16, 16], 16, 40)).loss.item()
     assert losses.loss.item() != expected
     assert losses.loss.item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_compiled_in_bf16_it_follows_fp32(tmp_path):
+    make_inputs(tmp_path, **GPU_SHAPE)
+    told = {**TOLD, "no_cuda": False, "eval_dir": tmp_path / "test", "evaluate_first": True, "skip_checkpoint": True}
+    train_theirs(tmp_path, **told, output_dir=tmp_path / "fp32")
+    train_theirs(tmp_path, **told | {"precision": "bf16", "compile": True}, output_dir=tmp_path / "bf16")
+    expected, found = curve(tmp_path / "fp32"), curve(tmp_path / "bf16")
+    for at, values in expected.items():
+        for name in {"average_loss", "eval_mlm_loss"} & values.keys():
+            assert found[at][name] == pytest.approx(values[name], rel=0.02), (at, name)
 
 
 def test_all_that_it_cannot_do_is_said_at_once(inputs, tmp_path):
