@@ -12,25 +12,23 @@ from typing import Any
 
 from benchmark.tables import number
 from common.errors import Problem, UserError
+from training.config.settings import Optimization
 from training.metrics.logger import read_log
 
-# What runs must have in common, or the seconds would not be to the same quality: of the flags, and of the rest.
+# What runs must have in common, or the seconds would not be to the same quality: besides these, all that concerns the
+# optimizer and its schedule, but for how a batch is divided.
 SHARED_FLAGS = (
     "max_steps",
-    "learning_rate",
-    "warmup_proportion",
-    "schedule",
-    "optimizer",
-    "weight_decay",
-    "max_grad_norm",
     "max_seq_length",
     "max_predictions_per_seq",
     "masking",
-    "skip_checkpoint",
     "num_steps_per_evaluation",
     "num_samples_per_evaluation",
     "target_mlm_accuracy",
+    "log_freq",
+    "skip_checkpoint",
 )
+DIVISION = ("train_batch_size", "global_batch_size", "gradient_accumulation_steps", "micro_batch_size", "seed")
 # What makes a variant.
 OWN_FLAGS = ("implementation", "precision", "fp8_weight_gradients", "kernels", "attention", "compile", "cuda_graphs")
 
@@ -160,8 +158,9 @@ def _own(run: TimedRun) -> dict[str, Any]:
 
 def _shared(run: TimedRun) -> dict[str, Any]:
     last = run.evaluations[max(run.evaluations)]
+    of_optimizer = [field.name for field in dataclasses.fields(Optimization) if field.name not in DIVISION]
     return {
-        **{name: run.flags.get(name) for name in SHARED_FLAGS},
+        **{name: run.flags.get(name) for name in (*SHARED_FLAGS, *of_optimizer)},
         "global batch": (run.settings.get("batches") or {}).get("global"),
         "model": run.settings.get("model"),
         "training sequences": run.settings.get("training_samples"),

@@ -181,6 +181,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
         ("bf16/again", {}, "are runs of bf16 with seed 1"),
         ("bf16/seed_2", {"seed": 2, "precision": "fp8"}, "has precision fp8 and "),
         ("fp8/seed_1", {"precision": "fp8", "learning_rate": 1e-3}, "has learning_rate 0.001 and "),
+        ("fp8/seed_1", {"precision": "fp8", "beta1": 0.8}, "has beta1 0.8 and "),
         ("fp8/seed_1", {"precision": "fp8", "max_steps": 500}, "so their times are not to one quality"),
     ],
 )
