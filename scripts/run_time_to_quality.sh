@@ -97,10 +97,17 @@ for variant in "${variants[@]}"; do
     problems+=("VARIANTS holds '$variant'; its words are bf16, fp8, fp16, tf32, fp32 and huggingface.")
   fi
 done
+are_shares=1
 for target in "${targets[@]}"; do
-  [[ $target =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] ||
+  if [[ ! $target =~ ^0?\.[0-9]*[1-9][0-9]*$ ]]; then
     problems+=("TARGET and TARGETS hold '$target'; give shares between 0 and 1, such as 0.43 for 43 %.")
+    are_shares=0
+  fi
 done
+highest=$(printf '%s\n' "${targets[@]}" | LC_ALL=C sort -gs | tail -n 1) # of equal ones the last, which is TARGET
+if ((are_shares)) && [[ $highest != "$TARGET" ]]; then
+  problems+=("TARGETS holds $highest, and a run ends at TARGET, $TARGET; raise TARGET, or leave the other out.")
+fi
 
 flags=(--do_train --optimizer adamw --schedule linear --max_seq_length 128 --max_predictions_per_seq 20)
 flag --global_batch_size GLOBAL_BATCH
@@ -110,7 +117,7 @@ flags_of LEARNING_RATE LOG_FREQ
 switch --compile COMPILE
 evaluation=(--resume_from_checkpoint --evaluate_first --num_steps_per_evaluation "$STEPS_PER_EVALUATION" --target_mlm_accuracy "$TARGET")
 if [[ $CHECKPOINTS == 1 ]]; then
-  evaluation+=(--num_steps_per_checkpoint "$STEPS_PER_EVALUATION")
+  evaluation+=(--num_steps_per_checkpoint "$STEPS_PER_EVALUATION" --keep_checkpoints 1)
 else
   evaluation+=(--skip_checkpoint)
 fi

@@ -77,10 +77,10 @@ class TimedRun:
         every = (
             f"every {flags['num_steps_per_evaluation']:,} steps" if flags["num_steps_per_evaluation"] else "at times"
         )
-        saving = "" if flags["skip_checkpoint"] else ", checkpoints included"
+        saving = "" if flags["skip_checkpoint"] else " and checkpoints"
         return (
             f"Wall clock from the end of the first step to the first evaluation at or above the accuracy, evaluations "
-            f"of {n_held_out:,} held-out sequences {every} included{saving}; starting up and compilation excluded."
+            f"of {n_held_out:,} held-out sequences {every}{saving} included; starting up and compilation excluded."
         )
 
     def steps_to(self, accuracy: float) -> int | None:
@@ -147,7 +147,7 @@ def _differences(
     run: TimedRun, other: TimedRun, values: Mapping[str, Any], others: Mapping[str, Any], why: str
 ) -> Iterator[Problem]:
     for name, value in values.items():
-        if value != others[name]:
+        if value != others.get(name, value):  # a log of another version may not know a flag
             what = f"{run.log} has {name} {value} and {other.log} has {others[name]}"
             yield Problem(f"{what}, {why}", "give logs that agree in it")
 
@@ -160,7 +160,7 @@ def _shared(run: TimedRun) -> dict[str, Any]:
     last = run.evaluations[max(run.evaluations)]
     of_optimizer = [field.name for field in dataclasses.fields(Optimization) if field.name not in DIVISION]
     return {
-        **{name: run.flags.get(name) for name in (*SHARED_FLAGS, *of_optimizer)},
+        **{name: run.flags[name] for name in (*SHARED_FLAGS, *of_optimizer) if name in run.flags},
         "global batch": (run.settings.get("batches") or {}).get("global"),
         "model": run.settings.get("model"),
         "training sequences": run.settings.get("training_samples"),

@@ -13,6 +13,7 @@ FLAGS = {
     "eval_dir": "data",
     "max_steps": 400,
     "learning_rate": 5e-4,
+    "beta1": 0.9,
     "num_steps_per_evaluation": 100,
     "target_mlm_accuracy": 0.43,
     "skip_checkpoint": True,
@@ -129,7 +130,7 @@ def test_a_resumed_run_has_the_seconds_of_its_parts_and_is_named(tmp_path, capsy
     assert (variant["seconds to 0.35"], variant["seconds to 0.43"]) == ("40.0", "93.0")  # 47 - 7, 100 - 7
     assert run["starts"] == "2"
     assert f"{log}: resumed; its seconds are the sum of its parts" in printed
-    assert "checkpoints included" in printed
+    assert "every 100 steps and checkpoints included" in printed
 
 
 def test_of_a_run_that_was_started_over_only_the_last_start_counts(tmp_path, capsys):
@@ -189,3 +190,10 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, folder, changes, sai
     logs = [write(tmp_path / "bf16" / "seed_1", events_of()), write(tmp_path / folder, events_of(**changes))]
     with pytest.raises(UserError, match=said):
         main(logs)
+
+
+def test_a_log_that_does_not_know_a_flag_is_compared_in_the_others(tmp_path, capsys):
+    older = events_of(precision="fp8")
+    del older[0][2]["arguments"]["beta1"]
+    main([write(tmp_path / "bf16" / "seed_1", events_of()), write(tmp_path / "fp8" / "seed_1", older)])
+    assert [row["variant"] for row in tables(capsys.readouterr().out)[0]] == ["bf16", "fp8"]

@@ -110,7 +110,7 @@ def test_checkpoints_are_written_where_they_are_asked_for(tmp_path):
     variables = stubbed(tmp_path, SEEDS="1", VARIANTS="bf16", CHECKPOINTS=1, STEPS_PER_EVALUATION=40)
     assert run(SCRIPT, cwd=tmp_path, **variables).returncode == 0
     [told] = [line for line in calls(tmp_path) if TRAINS.match(line)]
-    assert " --num_steps_per_checkpoint 40 " in told
+    assert " --num_steps_per_checkpoint 40 --keep_checkpoints 1 " in told
     assert "--skip_checkpoint" not in told
 
 
@@ -142,8 +142,10 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_text_is_needed(tmp_path):
-    ended = run(SCRIPT, cwd=tmp_path, VARIANTS="bert", OUTPUT_DIR=tmp_path / "out")
+def test_text_is_needed_and_a_target_above_all_others(tmp_path):
+    targets = {"TARGET": ".30", "TARGETS": "0.3 0.4 0.04"}
+    ended = run(SCRIPT, cwd=tmp_path, VARIANTS="bert", OUTPUT_DIR=tmp_path / "out", **targets)
+    assert "error: TARGETS holds 0.4, and a run ends at TARGET, .30; raise TARGET, or leave" in ended.stderr
     assert "error: TEXT_SOURCE is empty; set it to folders, files" in ended.stderr
     assert not (tmp_path / "out").exists()
 
