@@ -3,10 +3,12 @@
 
 It must be far faster than the training it feeds, 20,000 sequences/s against some 2,000 of phase 1 on a GPU, because
 with several GPUs every process reads all files. Rows that are masked as they are read take longer; several maskings are
-measured in turn, so that what else the machine does slows all of them.
+measured in turn, so that what else the machine does slows all of them. With --batches_per_step it deals samples by
+length, as a run on as many GPUs does, and says what that spares the slowest of them.
 
   python3 benchmark/loader.py
   python3 benchmark/loader.py --masking static tokens whole_words
+  python3 benchmark/loader.py --batches_per_step 8
   python3 benchmark/loader.py --input_dir FOLDER_OF_LDDL_SHARDS --vocab_file vocab.txt
 """
 
@@ -83,6 +85,13 @@ def rate(batches: Iterator, batch_size: int, seconds: float) -> float:
     return n_batches * batch_size / elapsed
 
 
+def excess(dataset: PretrainingDataset, n_ranks: int, batches_per_step: int) -> float:
+    """How many more tokens the slowest of `n_ranks` has than their mean, in 20 micro-batches of each on average."""
+    with dataset.iterate(batches_per_step=batches_per_step) as batches:
+        tokens = np.array([next(batches).work.sum_lengths for _ in range(20 * n_ranks)]).reshape(20, n_ranks)
+    return float((tokens.max(axis=1) / tokens.mean(axis=1)).mean() - 1)
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = parser_of(__doc__)
@@ -99,6 +108,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
     parser.add_argument("--num_workers", type=int, default=1, help="0: in the calling thread, else in the background")
+    about = "micro-batches of an optimizer step, among which samples are dealt by length"
+    parser.add_argument("--batches_per_step", type=int, default=1, help=about)
     parser.add_argument("--files", type=int, default=6, help="random shards to make")
     parser.add_argument("--rows", type=int, default=20000, help="samples in each of them")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
@@ -109,7 +120,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     args = parse_arguments(arguments)
-    count_problems(args, "batch_size", "files", "rows", "repeats").raise_if_any()
+    count_problems(args, "batch_size", "files", "rows", "repeats", "batches_per_step").raise_if_any()
     shape = args.max_seq_length, args.max_predictions_per_seq
     with contextlib.ExitStack() as stack:
         folder = Path(args.input_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-benchmark-")))
@@ -123,8 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             in_files = range(args.max_seq_length + 1) if masking else None  # masks that are there are taken out
             options |= {"masking": masking, "n_predictions": in_files}
             dataset = PretrainingDataset(folder, args.batch_size, *shape, **options)
-            with dataset.iterate() as batches:
+            with dataset.iterate(batches_per_step=args.batches_per_step) as batches:
                 rates[name] = max(rates[name], rate(batches, args.batch_size, args.seconds))
+        if (n_ranks := args.batches_per_step) > 1:
+            more, dealt = (excess(dataset, n_ranks, n) for n in (1, n_ranks))
+            print(f"the slowest of {n_ranks} ranks has {more:.2%} more tokens than the mean, and dealt {dealt:.2%}")
     for name, best in rates.items():
         relation = f", {best / rates[args.masking[0]]:.2f} of {args.masking[0]}" if name != args.masking[0] else ""
         print(f"PretrainingDataset, {name}: {best:,.0f} sequences/s, the best of {args.repeats}{relation}")

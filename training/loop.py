@@ -40,7 +40,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     profiled = ProfiledSteps(measurement.profile, range(first_profiled, first_profiled + n_profiled), trace, device)
     shows_bar = run.world.is_first and not output.disable_progress_bar
     with (
-        dataset.iterate(run.samples_seen) as micro_batches,
+        dataset.iterate(run.samples_seen, settings.batches.per_step) as micro_batches,
         tqdm(total=last_step, initial=first_step, unit="step", disable=None if shows_bar else True) as progress,
         contextlib.closing(profiled),
     ):
@@ -170,8 +170,9 @@ def _where_losses_ended(run: TrainingRun) -> str:
     firsts = [(first, rank) for rank, (_, first) in enumerate(found) if first is not None]
     if not firsts:
         return ""
-    (first, rank), dataset = min(firsts), run.task.dataset
+    (first, rank), dataset, n_sequences = min(firsts), run.task.dataset, run.settings.batches.overall
+    first -= first % n_sequences  # to the step's first, as samples are dealt among its micro-batches
     return (
-        f" (the loss of {sum(count for count, _ in found)} micro-batches was no number, first on rank {rank}, in the "
-        f"{run.settings.batches.micro} sequences from {first % dataset.n_samples} of epoch {dataset.epoch(first)} on)"
+        f" (the loss of {sum(count for count, _ in found)} micro-batches was no number, first on rank {rank}, among "
+        f"the {n_sequences} sequences from {first % dataset.n_samples} of epoch {dataset.epoch(first)} on)"
     )

@@ -61,9 +61,12 @@ class InMemoryStream(SampleStream[Batch]):
     def _read(self, part: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(self.n_samples), rows
 
-    def _make_batch(self, samples: list[np.ndarray], first_sample: int) -> Batch:
+    def _lengths(self, part: int, rows: np.ndarray) -> np.ndarray:
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def _make_batch(self, samples: list[np.ndarray], places: np.ndarray, first_sample: int) -> Batch:
         indices = np.concatenate(samples)
-        lengths = self.offsets[indices + 1] - self.offsets[indices]
+        lengths = self._lengths(0, indices)
         n_tokens = int(lengths.sum())
         cu_seqlens, position_ids = lay_out(lengths, self.micro_batch_size, self.max_seq_length)
         positions = position_ids[:n_tokens]

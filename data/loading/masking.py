@@ -70,15 +70,15 @@ class DynamicMasking:
                 "give the --vocab_file that the shards were made with",
             )
 
-    def mask(self, samples: PaddedSamples, first_sample: int) -> PaddedSamples:
-        """Copies of n rows, the samples from `first_sample` of the stream on, with new masks and none of those before.
+    def mask(self, samples: PaddedSamples, places: np.ndarray) -> PaddedSamples:
+        """Copies of n rows, the samples at `places` (n,) of the stream, with new masks and none of those before.
 
         As many tokens are predicted as in a shard: `masked_lm_prob` of the row's length, rounded, from 1 to P, and none
         of a row that holds special tokens only. Those are the first, the last and the last one of the first segment.
         """
         samples = unmasked(samples)
         ids, lengths = samples.input_ids, samples.lengths.astype(np.int64)
-        draws = RowDraws(self.seed, first_sample + np.arange(len(ids)))
+        draws = RowDraws(self.seed, places)
         is_candidate = candidates(lengths, _ends_of_first_segment(samples), ids.shape[1])
         rows = Rows(ids, is_candidate, self.special.is_continuation)
         n_wanted = np.maximum(n_to_mask(lengths, self.masked_lm_prob, self.max_predictions_per_seq), 0)

@@ -6,7 +6,7 @@ which does, because reading HDF5 releases Python's lock.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from data.loading.masking import DynamicMasking
 from data.loading.prepared import check_shards, prepared_shards
 from data.loading.shard_files import REMAKE, open_shard
 from data.loading.stream import SampleStream
+from data.masked_lm.instances import DATASETS
 
 
 class PretrainingDataset(SampleStream[PretrainingBatch]):
@@ -105,10 +106,13 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
             self.masking.check(samples, self.files[part])
         return samples, rows
 
-    def _make_batch(self, samples: list[PaddedSamples], first_sample: int) -> PretrainingBatch:
+    def _lengths(self, part: int, rows: np.ndarray) -> np.ndarray:
+        return (self._lddl.lengths(part) if self._lddl else read_lengths(self.files[part]))[rows]
+
+    def _make_batch(self, samples: list[PaddedSamples], places: np.ndarray, first_sample: int) -> PretrainingBatch:
         together = PaddedSamples.concatenate(samples)
         if self.masking:
-            together = self.masking.mask(together, first_sample)
+            together = self.masking.mask(together, places)
         return flatten(together, self.micro_batch_size, first_sample)
 
 
@@ -117,14 +121,7 @@ def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
 
     Masked positions are padded with zeros, as 0 is [CLS], which is never masked.
     """
-    try:
-        with open_shard(file) as datasets:
-            values = {name: dataset[:] for name, dataset in datasets.items()}
-    except UserError:
-        raise
-    except Exception as error:  # there is hardly one that no damaged file makes h5py raise
-        raise UserError(f"{file} cannot be read ({error})", REMAKE) from error
-
+    values = _read_datasets(file, DATASETS)
     n_ids = 2**31 if vocab_size is None else vocab_size
     limits = {"input_ids": n_ids, "masked_lm_ids": n_ids, "segment_ids": 2, "next_sentence_labels": 2}
     for name, limit in limits.items():
@@ -161,3 +158,19 @@ def read_shard(file: Path, vocab_size: int | None = None) -> PaddedSamples:
         n_masked=n_masked.astype(np.int32),
         next_sentence_labels=values["next_sentence_labels"].astype(np.int8, copy=False),
     )
+
+
+def read_lengths(file: Path) -> np.ndarray:
+    """(n,) int64: the tokens of a shard's rows, which are not checked yet; raises UserError where it cannot be read."""
+    (mask,) = _read_datasets(file, ["input_mask"]).values()
+    return np.count_nonzero(mask, axis=1)
+
+
+def _read_datasets(file: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    try:
+        with open_shard(file) as datasets:
+            return {name: datasets[name][:] for name in names}
+    except UserError:
+        raise
+    except Exception as error:  # there is hardly one that no damaged file makes h5py raise
+        raise UserError(f"{file} cannot be read ({error})", REMAKE) from error

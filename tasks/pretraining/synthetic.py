@@ -10,6 +10,7 @@ from collections.abc import Generator
 import numpy as np
 
 from common.errors import Problems
+from data.loading.dealing import deal
 from data.loading.flat_batch import PaddedSamples, PretrainingBatch, flatten
 from data.loading.stream import BatchStream
 from data.loading.synthetic import N_BATCHES, describe_lengths, mean_length, spread_lengths
@@ -40,11 +41,13 @@ class SyntheticPretraining(BatchStream[PretrainingBatch]):
         self.n_samples = N_BATCHES * micro_batch_size * world_size
         self.source = f"random tokens, {describe_lengths(lengths)}"
 
-    def _training_batches(self, start_sample: int) -> Generator[PretrainingBatch, None, None]:
-        # Spread over all batches and not within each: that batches and ranks differ in length has its price, and a
-        # measurement without it would flatter.
+    def _training_batches(self, start_sample: int, n_batches: int) -> Generator[PretrainingBatch, None, None]:
+        # Spread over all batches and not within each: where nothing is dealt, batches and ranks differ in length, which
+        # has its price, and a measurement without it would flatter.
         rng = np.random.default_rng([self.seed, self.rank])
         lengths = spread_lengths(rng, N_BATCHES * self.micro_batch_size, self._shape[0], self._mean_length)
+        if n_batches > 1:
+            lengths = lengths[np.argsort(deal(lengths, N_BATCHES, self.micro_batch_size), kind="stable")]
         rows = enumerate(lengths.reshape(N_BATCHES, -1))
         made = [_batch_of(row, *self._shape, [self.seed, self.rank, number]) for number, row in rows]
         made = [batch.pin() for batch in made] if self.pin_memory else made

@@ -30,6 +30,12 @@ def test_compares_maskings(tmp_path, capsys):
         main([*SIZES, "--input_dir", str(tmp_path), "--masking", "tokens"])
 
 
+def test_says_what_dealing_spares_the_slowest_rank(capsys):
+    main([*SIZES, "--files", "1", "--rows", "700", "--batches_per_step", "4", "--batch_size", "64"])
+    found = re.match(r"the slowest of 4 ranks has ([\d.]+)% more .* dealt ([\d.]+)%", capsys.readouterr().out)
+    assert float(found[1]) > 2 * float(found[2]) > 0
+
+
 def test_reads_given_shards_and_names_what_does_not_fit(tmp_path, capsys):
     write_shards(tmp_path, 1, 20, 32, 5)
     main([*SIZES, "--input_dir", str(tmp_path), "--num_workers", "0"])

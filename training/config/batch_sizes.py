@@ -20,8 +20,13 @@ class BatchSizes:
     accumulation_steps: int
 
     @property
+    def per_step(self) -> int:
+        """Micro-batches of an optimizer step, over all processes."""
+        return self.accumulation_steps * self.world_size
+
+    @property
     def overall(self) -> int:
-        return self.micro * self.accumulation_steps * self.world_size
+        return self.micro * self.per_step
 
     def __str__(self) -> str:
         processes = "process" if self.world_size == 1 else "processes"

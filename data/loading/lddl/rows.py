@@ -88,6 +88,12 @@ def read_blocks(
         yield int(numbers[0]), _Block(file, numbers, batch, reading).token_rows()
 
 
+def read_lengths(file: Path, group: RowGroup) -> np.ndarray:
+    """(n,) int64: what a row group says of its rows' tokens, 0 where it says nothing; raises UserError."""
+    columns = [batch.column(0).fill_null(0) for _, batch in _batches(file, group, [N_TOKENS], None)]
+    return np.concatenate([column.to_numpy(zero_copy_only=False).astype(np.int64) for column in columns])
+
+
 def read_first_rows(file: Path, group: RowGroup, reading: Reading) -> TokenRows:
     """As many as are read at once, for a look at them before any work; raises UserError as `read_rows` does."""
     blocks = read_blocks(file, group, reading)

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import Problems
 from data.loading.lddl.files import RowGroup, bin_of, check_names, lddl_files, read_footers, row_groups
-from data.loading.lddl.rows import Reading, read_first_rows, read_rows
+from data.loading.lddl.rows import Reading, read_first_rows, read_lengths, read_rows
 from data.loading.lddl.token_rows import TokenRows
 from data.loading.lddl.words import Words
 from tokenization import load_vocab
@@ -84,6 +84,10 @@ class LddlShards:
                 found.append(read_rows(self.files[group.file], group, self.reading, own - first))
             first += group.n_rows
         return TokenRows.concatenate(found), np.searchsorted(wanted, rows)
+
+    def lengths(self, part: int) -> np.ndarray:
+        """(n,) int64: the tokens of a part's rows by `num_tokens`, which is checked where they are read."""
+        return np.concatenate([read_lengths(self.files[group.file], group) for group in self.parts[part]])
 
 
 def spread(bins: Sequence[Sequence[RowGroup]]) -> list[list[RowGroup]]:

@@ -109,7 +109,7 @@ def test_the_masks_are_those_of_the_rows_place_in_the_stream(folder, streams, ru
             places, labels = batch.masked_lm_positions, batch.masked_lm_labels
             masks = torch.stack([places, labels])[:, None, :n_masked].numpy()
             row = PaddedSamples(*tokens, np.array([length]), *masks, np.array([n_masked]), np.zeros(1, np.int8))
-            masked = masking.mask(row, position)
+            masked = masking.mask(row, np.array([position]))
             pairs = zip(masked.masked_lm_positions[0].tolist(), masked.masked_lm_ids[0].tolist(), strict=True)
             assert (tuple(masked.input_ids[0].tolist()), tuple(pairs)[: masked.n_masked[0]]) == streams[rule][position]
 
@@ -143,7 +143,7 @@ def test_the_same_bits_as_ever(rule, places):
     ids, lengths = np.tile(np.arange(5, 5 + S, dtype=np.int32), (3, 1)), np.full(3, S, np.int32)
     segments, nothing = np.zeros((3, S), np.int8), np.zeros((3, 0), np.int32)
     rows = PaddedSamples(ids, segments, lengths, nothing, nothing, lengths * 0, lengths)
-    masked = DynamicMasking(rule, 0.25, P, SPECIAL, 42).mask(rows, 10**9)
+    masked = DynamicMasking(rule, 0.25, P, SPECIAL, 42).mask(rows, 10**9 + np.arange(3))
     assert masked.masked_lm_positions.tolist() == places
     shown = np.take_along_axis(masked.input_ids, masked.masked_lm_positions, 1).tolist()
     assert shown == [[MASK, 27, MASK, MASK], [MASK, MASK, MASK, 12], [MASK, MASK, MASK, 37]]

@@ -38,6 +38,11 @@ def make_rows(pairs, width):
     return PaddedSamples(ids, segments, lengths, nothing, nothing, np.zeros(n, np.int32), np.arange(n, dtype=np.int8))
 
 
+def in_stream(rows, first=0):
+    """One after the other in the stream."""
+    return first + np.arange(len(rows.lengths))
+
+
 def random_rows(n, width=128, seed=0):
     rng = np.random.default_rng(seed)
     words = rng.integers(FIRST_WORD, VOCAB_SIZE, (n, width))
@@ -132,7 +137,7 @@ def test_equals_a_plain_loop(pairs, rule, probability, most, seed, first, width)
     masking = make_masking(rule, probability, most, seed)
     rows = make_rows(pairs, width)
     before = rows.input_ids.copy()
-    masked = masking.mask(rows, first)
+    masked = masking.mask(rows, in_stream(rows, first))
     expected = [mask_naively(pair, width, masking, first + i) for i, pair in enumerate(pairs)]
     assert unpacked(masked) == expected
     assert (rows.input_ids == before).all()
@@ -141,7 +146,7 @@ def test_equals_a_plain_loop(pairs, rule, probability, most, seed, first, width)
         assert getattr(masked, name) is getattr(rows, name)
     restored = unmasked(masked)
     assert (restored.input_ids == before).all()
-    assert unpacked(masking.mask(masked, first)) == expected  # whatever masks were there before
+    assert unpacked(masking.mask(masked, in_stream(masked, first))) == expected  # whatever masks were there before
     assert restored.masked_lm_ids.shape == (len(pairs), 0)
 
 
@@ -149,14 +154,17 @@ def test_equals_a_plain_loop(pairs, rule, probability, most, seed, first, width)
 def test_a_row_is_masked_alike_in_any_batch(rule):
     """Among others that are longer and of more words, at any place, and padded to another width."""
     masking, rows = make_masking(rule), random_rows(50)
-    whole = masking.mask(rows, 1000)
+    whole = masking.mask(rows, in_stream(rows, 1000))
     for i in (0, 17, 49):
-        alone = masking.mask(rows[np.array([i])], 1000 + i)
+        alone = masking.mask(rows[np.array([i])], np.array([1000 + i]))
         for name in FIELDS:
             assert (getattr(alone, name)[0] == getattr(whole, name)[i]).all()
     shorter = make_rows([([10, 11, 13], [14])], 9)
     beside = make_rows([([10, 11, 13], [14]), (range(20, 50), range(20, 50))], 90)
-    assert unpacked(masking.mask(shorter, 5)) == unpacked(masking.mask(beside, 5))[:1]
+    assert (
+        unpacked(masking.mask(shorter, in_stream(shorter, 5)))
+        == unpacked(masking.mask(beside, in_stream(beside, 5)))[:1]
+    )
 
 
 def test_rows_that_hold_hardly_a_token():
@@ -164,11 +172,11 @@ def test_rows_that_hold_hardly_a_token():
     rows = make_rows([([], None), ([], []), ([9], None), ([9], [10])], 8)
     rows.lengths[0] = 1
     for rule in MASKING_RULES:
-        masked = make_masking(rule).mask(rows, 0)
+        masked = make_masking(rule).mask(rows, in_stream(rows))
         assert masked.n_masked[:3].tolist() == [0, 0, 0]
         assert (masked.input_ids[:3] == rows.input_ids[:3]).all()
-    assert make_masking().mask(rows, 0).n_masked[3] == 1
-    flatten(make_masking().mask(rows, 0))
+    assert make_masking().mask(rows, in_stream(rows)).n_masked[3] == 1
+    flatten(make_masking().mask(rows, in_stream(rows)))
 
 
 # Random numbers
@@ -209,7 +217,7 @@ def test_neither_rows_nor_draws_nor_seeds_are_alike():
 def epochs():
     """The same rows, masked in five epochs, and as they were."""
     rows = random_rows(3000)
-    return rows, [make_masking("tokens").mask(rows, epoch * 3000) for epoch in range(5)]
+    return rows, [make_masking("tokens").mask(rows, in_stream(rows, epoch * 3000)) for epoch in range(5)]
 
 
 def within(n_found, n, share):
@@ -250,7 +258,7 @@ def test_every_token_is_masked_equally_often_and_anew_in_each_epoch(epochs):
 
 def test_words_are_masked_as_a_whole():
     rows = random_rows(500)
-    masked = make_masking("whole_words").mask(rows, 0)
+    masked = make_masking("whole_words").mask(rows, in_stream(rows))
     n_cut = 0
     for (ids, _), (_, pairs) in zip(unpacked(rows), unpacked(masked), strict=True):
         places = {place for place, _ in pairs}

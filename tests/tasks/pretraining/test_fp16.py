@@ -117,7 +117,8 @@ def test_too_many_skips_in_a_row_end_the_run_with_the_batch_named(folder, monkey
     assert "not finite 3 times in a row before step 3, down to a loss scale of 128" in sentence
     # Micro-batch 5 begins with sample 16; two of each of three attempts are bad.
     assert (
-        "the loss of 6 micro-batches was no number, first on rank 0, in the 4 sequences from 16 of epoch 0" in sentence
+        "the loss of 6 micro-batches was no number, first on rank 0, among the 8 sequences from 16 of epoch 0"
+        in sentence
     )
     assert [step for step, _ in find_checkpoints(folder / "hopeless")] == [1, 2]
 
