@@ -8,6 +8,14 @@
 problems=()
 export BERT_LAUNCHERS="${BERT_LAUNCHERS:+$BERT_LAUNCHERS }$$" # whose end is that of all they started (common/lifetime.py)
 
+set_where_empty() { # NAME=VALUE...
+  local setting variable
+  for setting in "$@"; do
+    variable=${setting%%=*}
+    [[ -n ${!variable:-} ]] || printf -v "$variable" %s "${setting#*=}"
+  done
+}
+
 read_hardware() { # TASK: settings for CONFIG, a name in scripts/hardware.txt or the path of a file that is sourced
   if [[ -z $CONFIG ]]; then return; fi
   if [[ -f $CONFIG && $CONFIG == */* ]]; then
@@ -15,15 +23,13 @@ read_hardware() { # TASK: settings for CONFIG, a name in scripts/hardware.txt or
     source "$CONFIG"
     return
   fi
-  local name task settings setting variable known=()
+  local name task settings known=()
   while read -r name task settings; do
     if [[ $task != "$1" ]]; then continue; fi
     known+=("$name")
     if [[ $name != "$CONFIG" ]]; then continue; fi
-    for setting in $settings; do
-      variable=${setting%%=*}
-      [[ -n ${!variable:-} ]] || printf -v "$variable" %s "${setting#*=}"
-    done
+    # shellcheck disable=SC2086  # several words
+    set_where_empty $settings
     return
   done < <(grep -v '^#' "$PROJECT_DIR/scripts/hardware.txt")
   echo "error: CONFIG is '$CONFIG', and there is no such name in scripts/hardware.txt and no such file; choose one of ${known[*]}, or give a path." >&2

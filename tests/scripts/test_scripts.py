@@ -25,6 +25,7 @@ STARTED_BY_USERS = (
     "scripts/run_squad.sh",
     "scripts/run_glue.sh",
     "scripts/run_time_to_quality.sh",
+    "scripts/run_mlperf_bert.sh",
     "scripts/quickstart.sh",
     "data/create_datasets_from_start.sh",
     "data/mlperf_bert.sh",
