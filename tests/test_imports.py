@@ -308,7 +308,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    "command", ["data/bertPrep.py", "data/create_pretraining_data.py", "scripts/check_environment.py"]
+    "command",
+    ["data/bertPrep.py", "data/create_pretraining_data.py", "data/mlperf_bert.py", "scripts/check_environment.py"],
 )
 def test_commands_that_start_many_processes_or_come_before_pytorch_do_without_it(command):
     listed = subprocess.run(
