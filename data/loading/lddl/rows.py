@@ -23,9 +23,9 @@ from data.loading.lddl.files import (
     RowGroup,
     open_parquet,
 )
-from data.loading.lddl.token_rows import TokenRows, indices_of_ranges, starts_of
 from data.loading.lddl.vectors import VectorError, read_vectors
 from data.loading.lddl.words import UNKNOWN, Words, bytes_of
+from data.loading.token_rows import TokenRows, indices_of_ranges, starts_of
 from data.masked_lm.masking import N_SPECIAL
 
 if TYPE_CHECKING:

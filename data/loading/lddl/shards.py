@@ -13,8 +13,8 @@ import numpy as np
 from common.errors import Problems
 from data.loading.lddl.files import RowGroup, bin_of, check_names, lddl_files, read_footers, row_groups
 from data.loading.lddl.rows import Reading, read_first_rows, read_lengths, read_rows
-from data.loading.lddl.token_rows import TokenRows
 from data.loading.lddl.words import Words
+from data.loading.token_rows import TokenRows
 from tokenization import load_vocab
 
 

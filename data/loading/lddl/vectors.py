@@ -8,7 +8,7 @@ import io
 
 import numpy as np
 
-from data.loading.lddl.token_rows import indices_of_ranges
+from data.loading.token_rows import indices_of_ranges
 
 HEADER = 128  # bytes before the values, for vectors of up to some 10 ** 20 values
 USUAL, USUAL_BYTES = "<u2", 2

@@ -18,7 +18,7 @@ class TokenRows:
     """n rows; `[rows]` gives copies of some of them, padded to S tokens and P masked positions (0: without masks)."""
 
     widths: tuple[int, int]  # S and P
-    ids: np.ndarray  # (tokens,) uint16 or int32, special ones included
+    ids: np.ndarray  # (tokens,) integers of two or four bytes, special ones included
     lengths: np.ndarray  # (n,) int32
     first_lengths: np.ndarray  # (n,) int32: tokens of segment 0, [CLS] and [SEP] included
     positions: np.ndarray  # (masked,) int32: within the row
