@@ -59,6 +59,9 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
     named = {*splits.values()} - {"all"}
     taken = [file for file in files if splits[file] == split] if named else files
     problems.extend([naming_problem(files)])
+    if len(endings := sorted({file.suffix.lower() for file in files})) > 1:
+        kinds = " and ".join(ending or "no ending" for ending in endings)
+        problems.add(f"The shards in {folder} have names with {kinds}, as two sets of the same rows", "move one away")
     if not taken:
         problems.add(
             f"There is no .hdf5 file{f' with the word {split!r} in its name' if named else ''} in {folder}",

@@ -1,4 +1,4 @@
-"""HDF5 shards, ours or NVIDIA's, or LDDL's Parquet to flat batches: the stream of `data/loading/stream.py` by files.
+"""HDF5 shards, ours or NVIDIA's, padded or not, or LDDL's Parquet to flat batches: the stream of `stream.py` by files.
 
 Everything that shapes and types can tell is checked for all files before any work, since reading them whole would take
 minutes; what only the contents can tell is checked once per file, when it is read. That is done in a background thread,
@@ -18,8 +18,9 @@ from data.loading.lddl.files import lddl_files
 from data.loading.lddl.shards import LddlShards
 from data.loading.masking import DynamicMasking
 from data.loading.prepared import check_shards, prepared_shards
-from data.loading.shard_files import REMAKE, open_shard
+from data.loading.shard_files import REMAKE, datasets_of, open_shard
 from data.loading.stream import SampleStream
+from data.loading.varlen.shards import VarlenShards
 from data.masked_lm.instances import DATASETS
 
 
@@ -29,11 +30,12 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
     Args:
         input_dir_or_files: a folder with shards (see `prepared_shards`, or `LddlShards`), or HDF5 shards themselves.
         micro_batch_size, seed, rank, world_size: see `BatchStream`.
-        max_seq_length, max_predictions_per_seq: S and P, the widths of HDF5's rows, and the most that LDDL's may have.
+        max_seq_length, max_predictions_per_seq: S and P, the widths of padded rows, and the most that others may have.
         vocab_size: if given, larger ids are refused, file by file as they are read.
         vocab_file: the vocabulary of LDDL's shards.
         masking: how rows are masked anew; without it they keep the masks that they have.
-        n_predictions: how many masked positions the rows may have in the files; None: P, of LDDL's at most P.
+        n_predictions: how many masked positions the rows may have in the files; None: P, of rows without padding at
+            most P.
         split: the HDF5 shards to take from a folder, "training" or "test".
         num_workers: 0 reads files and makes batches in the calling thread, any other number in the background.
     """
@@ -59,21 +61,26 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
         super().__init__(micro_batch_size, seed, rank, world_size, problems)
         problems.check(num_workers >= 0, f"--num_workers {num_workers} is negative", "give 0 or more")
         n_predictions = n_predictions or range(max_predictions_per_seq, max_predictions_per_seq + 1)
-        self._lddl = None
+        self._shards: LddlShards | VarlenShards | None = None  # of rows without padding
         is_folder = isinstance(input_dir_or_files, str | os.PathLike)
         if is_folder and lddl_files(Path(input_dir_or_files)):
             rows = max_seq_length, n_predictions, masking is None
-            self._lddl = LddlShards(Path(input_dir_or_files), vocab_file, *rows, problems)
-            self.files, self.rows_per_file = self._lddl.files, self._lddl.rows_per_file
+            self._shards = LddlShards(Path(input_dir_or_files), vocab_file, *rows, problems)
+            self.files = self._shards.files
         elif is_folder:
             self.files = prepared_shards(Path(input_dir_or_files), split, problems)
         else:
             self.files = [Path(file) for file in input_dir_or_files]
             problems.check(self.files, "The list of .hdf5 files is empty", "name at least one")
-        if self._lddl is None:
+        if self._shards is None and self.files and (wanted := datasets_of(self.files[0])) is not DATASETS:
+            rows = max_seq_length, n_predictions, vocab_size, masking
+            self._shards = VarlenShards(self.files, wanted, *rows, problems)
+        if self._shards is None:
             self.rows_per_file = check_shards(self.files, max_seq_length, n_predictions, problems)
+        else:
+            self.rows_per_file = self._shards.rows_per_file
         problems.raise_if_any()
-        self._rows_per_part = self._lddl.rows_per_part if self._lddl else self.rows_per_file
+        self._rows_per_part = self._shards.rows_per_part if self._shards else self.rows_per_file
 
         self.n_samples = int(self.rows_per_file.sum())
         needed = micro_batch_size * world_size if split == "training" else 1
@@ -99,15 +106,15 @@ class PretrainingDataset(SampleStream[PretrainingBatch]):
             yield part, np.random.default_rng([self.seed, epoch, part]).permutation(self._rows_per_part[part])
 
     def _read(self, part: int, rows: np.ndarray) -> tuple[Any, np.ndarray]:
-        if self._lddl:
-            return self._lddl.read(part, rows)
+        if self._shards:
+            return self._shards.read(part, rows)
         samples = read_shard(self.files[part], self.vocab_size)
         if self.masking:
             self.masking.check(samples, self.files[part])
         return samples, rows
 
     def _lengths(self, part: int, rows: np.ndarray) -> np.ndarray:
-        return (self._lddl.lengths(part) if self._lddl else read_lengths(self.files[part]))[rows]
+        return (self._shards.lengths(part) if self._shards else read_lengths(self.files[part]))[rows]
 
     def _make_batch(self, samples: list[PaddedSamples], places: np.ndarray, first_sample: int) -> PretrainingBatch:
         together = PaddedSamples.concatenate(samples)

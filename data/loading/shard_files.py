@@ -8,18 +8,32 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import h5py
+import numpy as np
 
 from common.errors import Problem, UserError
 from common.json_files import regular
 from data.artifacts.layout import SPLITS
 from data.masked_lm.instances import DATASETS
 
+RAGGED = 0  # in place of a number of dimensions: each row has a length of its own
+VARLEN = MappingProxyType(
+    {
+        **dict.fromkeys(("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids"), RAGGED),
+        "next_sentence_labels": 1,
+    }
+)
+"""The datasets of NVIDIA's shards for MLPerf: a row has no padding, and so no mask."""
+PACKED = MappingProxyType(dict.fromkeys((*VARLEN, "packed_input_len", "packed_masked_lm_len"), RAGGED))
+"""The same with a few samples in a row, one after the other."""
+NVIDIA_NAME = re.compile(
+    r"part_\d+(_of_\d+)?(\.hdf)?"
+)  # of shuffled and packed shards, which end otherwise or not at all
 REMAKE = "get it again, or make it again with data/bertPrep.py --action create_hdf5_files"
 SPLIT_OF_WORD = MappingProxyType({"training": "training", "train": "training", "test": "test"})
 # Deflate, shuffle, Fletcher32, szip, n-bit and scale-offset are HDF5's own, and LZF is h5py's.
@@ -29,8 +43,29 @@ MAX_EXPANSION, HARMLESS_BYTES = 200, 2**30
 
 
 def shard_files(folder: Path, kind: str = "hdf5") -> list[Path]:
-    """The files of a kind in a folder, by name, without hidden ones; the case of the ending does not matter."""
-    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == f".{kind}")
+    """The files of a kind in a folder, by name, without hidden ones; the case of the ending does not matter.
+
+    HDF5 shards of NVIDIA's have other endings too: part_00000_of_04320.hdf, part_00000.
+    """
+    found = {path for path in folder.glob("[!.]*") if path.suffix.lower() == f".{kind}"}
+    if kind == "hdf5":
+        found |= {path for path in folder.glob("part_*") if NVIDIA_NAME.fullmatch(path.name)}
+    return sorted(found)
+
+
+def datasets_of(path: Path) -> Mapping[str, int]:
+    """The datasets that a file should have, by which of them it has: DATASETS, VARLEN or PACKED.
+
+    What cannot be read counts as DATASETS: `open_shard` tells of it.
+    """
+    try:
+        with h5py.File(regular(path), "r") as file:
+            if "packed_input_len" in file:
+                return PACKED
+            is_ragged = "input_mask" not in file and h5py.check_vlen_dtype(file["input_ids"].dtype) is not None
+            return VARLEN if is_ragged else DATASETS
+    except Exception:  # there is hardly one that no damaged file makes h5py raise
+        return DATASETS
 
 
 def splits_of(files: Sequence[Path]) -> dict[Path, str]:
@@ -74,8 +109,8 @@ def naming_problem(files: Sequence[Path]) -> Problem | None:
 
 
 @contextlib.contextmanager
-def open_shard(path: Path, **options: Any) -> Iterator[dict[str, h5py.Dataset]]:
-    """The six datasets of a shard by name, all of which lie in the file as a whole; `options` are h5py.File's.
+def open_shard(path: Path, wanted: Mapping[str, int] = DATASETS, **options: Any) -> Iterator[dict[str, h5py.Dataset]]:
+    """The `wanted` datasets of a shard by name, all of which lie in the file as a whole; `options` are h5py.File's.
 
     Raises:
         UserError: it is no such file; the problem begins with its path.
@@ -86,8 +121,8 @@ def open_shard(path: Path, **options: Any) -> Iterator[dict[str, h5py.Dataset]]:
         raise UserError(f"{path} cannot be read as HDF5 ({error.strerror or error})", REMAKE) from error
     with file:
         try:
-            fault = next(filter(None, (_fault(file, *described) for described in DATASETS.items())), None)
-            datasets = {} if fault else {name: file[name] for name in DATASETS}
+            fault = next(filter(None, (_fault(file, *described) for described in wanted.items())), None)
+            datasets = {} if fault else {name: file[name] for name in wanted}
             declared = sum(math.prod(values.shape) * values.dtype.itemsize for values in datasets.values())
         except Exception as error:  # there is hardly one that no damaged file makes h5py raise
             raise UserError(f"{path} cannot be read as HDF5 ({error})", REMAKE) from error
@@ -103,8 +138,9 @@ def _fault(file: h5py.File, name: str, n_dimensions: int) -> str | None:
     if isinstance(file.get(name, getlink=True), h5py.SoftLink | h5py.ExternalLink):
         return f"holds a link in place of the dataset {name}"
     values = file.get(name)
-    if not isinstance(values, h5py.Dataset) or values.ndim != n_dimensions or values.dtype.kind not in "iu":
-        return f"has no dataset {name} of integers in {n_dimensions} dimensions"
+    if not _is_of_integers(values, n_dimensions):
+        shape = "rows of any lengths" if n_dimensions == RAGGED else f"{n_dimensions} dimensions"
+        return f"has no dataset {name} of integers in {shape}"
     how = values.id.get_create_plist()
     if values.is_virtual or how.get_external_count():
         return f"keeps {name} in other files, which nothing vouches for"
@@ -116,9 +152,18 @@ def _fault(file: h5py.File, name: str, n_dimensions: int) -> str | None:
     return None
 
 
+def _is_of_integers(values: object, n_dimensions: int) -> bool:
+    if not isinstance(values, h5py.Dataset):
+        return False
+    of_row = h5py.check_vlen_dtype(values.dtype)
+    if n_dimensions == RAGGED:
+        return values.ndim == 1 and isinstance(of_row, np.dtype) and of_row.kind in "iu"
+    return values.ndim == n_dimensions and values.dtype.kind in "iu"
+
+
 def _is_whole(values: h5py.Dataset) -> bool:
     """Whether every part of a dataset was written."""
     if values.chunks is None:
-        return values.id.get_storage_size() == math.prod(values.shape) * values.dtype.itemsize
+        return values.id.get_storage_size() == math.prod(values.shape) * values.id.get_type().get_size()
     parts = zip(values.shape, values.chunks, strict=True)
     return values.id.get_num_chunks() == math.prod(-(-n // width) for n, width in parts)
