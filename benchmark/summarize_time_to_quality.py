@@ -52,7 +52,7 @@ def variant_rows(runs: Sequence[TimedRun], targets: Sequence[float], baseline: s
         row |= {
             f"steps to {targets[-1]:.4g}": _spread(several, lambda run: run.steps_to(targets[-1]), ",.0f"),
             "accuracy at the end": _spread(several, lambda run: run.final_accuracy, ".4f"),
-            "sequences/s": _spread(several, lambda run: run.rate, ",.1f"),
+            "sequences/s": _spread(several, lambda run: run.rate, ",.1f", MISSING),
         }
         if baseline in variants:
             row[f"times as fast as {baseline}"] = text(theirs / ours if theirs and ours else None, ".2f")
@@ -104,10 +104,13 @@ def _mean_seconds(runs: Sequence[TimedRun], target: float) -> float | None:
     return statistics.fmean(seconds) if seconds and None not in seconds else None
 
 
-def _spread(runs: Sequence[TimedRun], value_of: Callable[[TimedRun], float | None], form: str) -> str:
+def _spread(
+    runs: Sequence[TimedRun], value_of: Callable[[TimedRun], float | None], form: str, nothing: str = NOT_REACHED
+) -> str:
+    """Mean and standard deviation over the runs that have this value, or `nothing` where none has."""
     values = [value for run in runs if (value := value_of(run)) is not None]
     if not values:
-        return NOT_REACHED if runs else MISSING
+        return nothing
     deviation = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
     some = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
     return f"{statistics.fmean(values):{form}}{deviation}{some}"

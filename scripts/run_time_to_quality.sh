@@ -70,7 +70,9 @@ if ((are_numbers)); then
   done
 fi
 if ((are_numbers && n_gpus)) && [[ -z $HUGGINGFACE_MICRO_BATCH ]]; then
-  for ((HUGGINGFACE_MICRO_BATCH = 256; GLOBAL_BATCH % (HUGGINGFACE_MICRO_BATCH * NUM_GPUS); HUGGINGFACE_MICRO_BATCH--)); do :; done
+  size=256
+  while ((size > 1 && GLOBAL_BATCH % (size * NUM_GPUS))); do size=$((size - 1)); done
+  HUGGINGFACE_MICRO_BATCH=$size
 fi
 
 read -ra variants <<<"$VARIANTS"

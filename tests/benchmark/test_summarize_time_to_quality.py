@@ -118,6 +118,13 @@ def test_what_was_not_reached_is_said_and_has_no_ratio(tmp_path, capsys):
     assert runs[1]["seconds to 0.43"] == "-"
 
 
+def test_a_run_too_short_for_a_throughput_has_none(tmp_path, capsys):
+    log = write(tmp_path / "bf16" / "seed_1", [*events_of()[:-1], (2000, [], {"measured_steps": 0})])
+    main([log])
+    for [row] in tables(capsys.readouterr().out):
+        assert (row["sequences/s"], row["seconds to 0.43"]) == ("-", "80.0")
+
+
 def test_a_resumed_run_has_the_seconds_of_its_parts_and_is_named(tmp_path, capsys):
     saved = {"skip_checkpoint": False}
     before = [start_of(**saved), *began(), scored(27.0, 100, 0.3), scored(47.0, 200, 0.35), scored(67.0, 300, 0.44)]
