@@ -28,6 +28,7 @@ METRICS = (
     ("peak_memory_reserved_bytes", "B", ":,"),
     ("final_loss", None, ":.4f"),
     ("e2e_time", "s", ":.1f"),
+    ("goodput", None, ":.1%"),
 )
 
 

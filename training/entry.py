@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from training.evaluation import TARGET_MISSED_EXIT_CODE, Target
 from training.loop import evaluate, train
 from training.metrics.logger import MetricsLogger
 from training.metrics.measured_peak import measure_peak
+from training.metrics.ranks import slow_ranks
 from training.observer import RunObserver
 from training.run import TrainingRun
 from training.task import Start, Task
@@ -130,7 +132,13 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
             target = task.evaluations.target if settings.trains else None
             if target:
                 summary["target_reached"] = run.target_reached
+            hosts = world.gather(socket.gethostname())
+            for sentence in slow_ranks(summary.get("ranks", ()), hosts):
+                logger.message(f"warning: {sentence}")
             summary["e2e_time"] = time.perf_counter() - started
+            if summary.get("measured_steps"):
+                useful = (run.step - start.first_step) * summary["step_seconds"]
+                summary["goodput"] = useful / summary["e2e_time"]
             logger.log((), summary)
         saved = find_checkpoints(output.output_dir)
         logger.message(f"log: {output.log_file}" + (f" | checkpoint: {saved[-1][1]}" if saved else ""))

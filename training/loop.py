@@ -10,6 +10,7 @@ from common.errors import UserError
 from common.profiler_ranges import named_range
 from common.work import Work
 from training.checkpointing.writer import CheckpointWriter
+from training.distributed.watchdog import Watchdog
 from training.metrics.gpu_telemetry import GpuTelemetry
 from training.metrics.logger import MetricsLogger
 from training.metrics.profiling import ProfiledSteps
@@ -43,6 +44,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
         dataset.iterate(run.samples_seen, settings.batches.per_step) as micro_batches,
         tqdm(total=last_step, initial=first_step, unit="step", disable=None if shows_bar else True) as progress,
         contextlib.closing(profiled),
+        Watchdog(settings.distribution.max_step_seconds).watching() as watchdog,
     ):
         meter = ThroughputMeter(
             run.start.window_start,
@@ -55,6 +57,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
         )
         while run.step < last_step and not run.target_reached:
             profiled.begin_step()
+            watchdog.step_begins()
             next_rate = run.schedule.learning_rate
             with named_range(f"step {run.step + 1}"):
                 result = run.training_step(micro_batches)
@@ -63,7 +66,8 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
                 if not output.skip_checkpoint and saved_step < run.step:
                     if run.training_step.has_losses:
                         log_step(run, logger, rate)
-                    run.save(writer)
+                    with watchdog.paused():
+                        run.save(writer)
                 run.observer.training_ends(run.samples_seen, target_reached=False)
                 return None
             run.samples_seen += settings.batches.overall
@@ -86,11 +90,11 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             if ends_average:
                 run.training_step.clear_losses()
             if saves:
-                with meter.paused():
+                with meter.paused(), watchdog.paused():
                     run.save(writer)
                 saved_step = step
             if evaluates:
-                with meter.paused():
+                with meter.paused(), watchdog.paused():
                     evaluate(run, logger)
                 run.model.train()
         result = {**meter.result(run.world.gather), **losses}

@@ -84,7 +84,8 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     point |= {"command": shlex.join(map(without_secrets, words)), "environment": run.environment}
     if status == 0 and summary.get("measured_steps"):
         separate = {name: summary.pop(name, None) for name in ("utilisation", "measured_peak")}
-        summary.pop("e2e_time", None)
+        for of_whole_run in ("e2e_time", "goodput"):
+            summary.pop(of_whole_run, None)
         for rate in ("sequences_per_second", "tokens_per_second"):
             summary[f"{rate}_per_gpu"] = summary[rate] / configuration["n_gpus"]
         return point | {"measured": summary} | separate

@@ -60,6 +60,9 @@ def _checks(settings: Settings) -> Iterator[tuple[Any, str, str]]:
     dtype, in_fp16 = settings.distribution.reduce_dtype, settings.distribution.allreduce_post_accumulation_fp16
     is_other = in_fp16 and dtype not in (None, "fp16")
     yield is_other, f"--allreduce_post_accumulation_fp16 and --reduce_dtype {dtype} contradict", contradict
+    limit = settings.distribution.max_step_seconds
+    is_none = limit is not None and not 0 <= limit < math.inf
+    yield is_none, f"--max_step_seconds is {limit}", "give seconds, or 0 for no limit"
     lacks_tensorboard = settings.output.tensorboard_dir and importlib.util.find_spec("tensorboard") is None
     yield lacks_tensorboard, "--tensorboard_dir needs TensorBoard", "install it (pip install tensorboard)"
     start, nsight = settings.measurement.profile_start, settings.measurement.profile == "cuda"

@@ -107,6 +107,11 @@ class Distribution:
     allreduce_post_accumulation: bool = flag(True, "reduce gradients once per step, not per micro-batch")
     shard_optimizer: bool = flag(False, "each process keeps the optimizer's moments of its share only (ZeRO 1)")
     startup_timeout: float = flag(120.0, "seconds after which processes that are missing are named", positive=True)
+    max_step_seconds: float | None = flag(
+        None,
+        "end the run, with the stacks of all ranks, where a step takes longer (default: 20 times the mean step, but at "
+        "least 600; 0: never)",
+    )
     local_rank: int = flag(-1, "this process's GPU, where LOCAL_RANK is not set", "--local_rank", "--local-rank")
     use_env: bool = flag(False, "insist on LOCAL_RANK in the environment, as NVIDIA's launcher did")
 

@@ -15,6 +15,7 @@ import torch
 
 from common.work import Work
 from training.metrics.gpu_telemetry import GpuTelemetry, of_all_gpus
+from training.metrics.ranks import rank_figures
 from training.metrics.step_times import StepTimes, mean_of_ranks
 
 
@@ -109,9 +110,12 @@ class ThroughputMeter:
             result["peak_memory_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
             result["peak_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
         result["step_seconds_percentiles"] = self._times.percentiles()
-        parts = mean_of_ranks(gather(self._times.mean_parts()))
+        own_parts, own_telemetry = self._times.mean_parts(), self._telemetry.result()
+        parts = mean_of_ranks(gather(own_parts))
         result["part_seconds"] = parts | {"other": max(0.0, result["step_seconds"] - sum(parts.values()))}
-        result |= of_all_gpus(gather(self._telemetry.result()))
+        result |= of_all_gpus(gather(own_telemetry))
+        if len(shares) > 1:
+            result["ranks"] = gather(rank_figures(own_parts, own_telemetry))
         if "energy_joules" in result:
             result["sequences_per_joule"] = work.n_sequences / result["energy_joules"]
         return result
