@@ -80,6 +80,16 @@ def test_both_models_are_told_the_same_but_for_how_they_compute(tmp_path):
     assert {name: ours.record[name] for name in told} == told
 
 
+def test_on_a_gpu_all_are_compiled_and_hugging_faces_micro_batch_is_bounded(tmp_path):
+    ended = run(SCRIPT, cwd=tmp_path, **stubbed(tmp_path, COMPILE="", CUDA_VISIBLE_DEVICES="3", GLOBAL_BATCH=384))
+    assert ended.returncode == 0, ended.stderr
+    ours, theirs = [line for line in calls(tmp_path) if TRAINS.match(line) and " --seed 1 " in line]
+    assert " --compile " in ours
+    assert " --compile " in theirs
+    assert "--micro_batch_size" not in ours
+    assert " --micro_batch_size 192 " in theirs  # of the divisors of 384, the largest up to 256
+
+
 def test_started_again_it_keeps_what_is_finished(tmp_path):
     # The first run of seed 2 is stopped by a signal, that of seed 1 by Hugging Face's model ends below its target.
     stops = '[[ "$*" != *bf16/seed_2* || -e again ]] || exit 75; [[ "$*" != *huggingface/seed_1*--seed* ]] || exit 3'
