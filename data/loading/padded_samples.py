@@ -25,6 +25,12 @@ class PaddedSamples:
         """Returns copies of the given rows, in their order."""
         return PaddedSamples(*(array[rows] for array in vars(self).values()))
 
+    def as_datasets(self) -> dict[str, np.ndarray]:
+        """The rows by the names of a shard's datasets."""
+        is_token = np.arange(self.input_ids.shape[1]) < self.lengths[:, None]
+        names = "input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids", "next_sentence_labels"
+        return {name: getattr(self, name) for name in names} | {"input_mask": is_token.astype(np.int8)}
+
     @staticmethod
     def concatenate(parts: list["PaddedSamples"]) -> "PaddedSamples":
         """All rows, with as many masked positions as those of the widest part."""

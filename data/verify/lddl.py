@@ -101,16 +101,4 @@ def check_shard(path: Path, expected: Expected, reading: Reading, counts: Mappin
 def _blocks(path: Path, footer: Footer, reading: Reading) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     for group in row_groups(0, footer):
         for first_row, token_rows in read_blocks(path, group, reading):
-            samples = token_rows[:]
-            is_token = np.arange(reading.max_seq_length) < samples.lengths[:, None]
-            yield (
-                first_row,
-                {
-                    "input_ids": samples.input_ids,
-                    "input_mask": is_token.astype(np.int8),
-                    "segment_ids": samples.segment_ids,
-                    "masked_lm_positions": samples.masked_lm_positions,
-                    "masked_lm_ids": samples.masked_lm_ids,
-                    "next_sentence_labels": samples.next_sentence_labels,
-                },
-            )
+            yield first_row, token_rows[:].as_datasets()

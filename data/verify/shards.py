@@ -23,10 +23,10 @@ from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, FileRecord, Manifest
 from data.loading.lddl.files import lddl_files
 from data.loading.prepared import masked_lm_prob_of, read_manifest, vocabulary_problem
-from data.loading.shard_files import naming_problem, open_shard, shard_files, splits_of
-from data.masked_lm.instances import SpecialIds
+from data.loading.shard_files import datasets_of, naming_problem, open_shard, shard_files, splits_of
+from data.masked_lm.instances import DATASETS, SpecialIds
 from data.masked_lm.masking import MASKING_RULES, rule_in
-from data.verify import lddl, rows, text
+from data.verify import lddl, rows, text, varlen
 from data.verify.report import FAILED, OK, WARNING, Findings, Offence, Report
 from file_utils import sha256_of
 from tokenization import CLS, MASK, SEP, UNK, load_vocab
@@ -60,7 +60,8 @@ def verify(
         check_file, check_shares, notes = lddl.checks_of(folder, files, vocab_file)
     if kind is rows:
         expected, more_notes = _expected(folder, files, manifest, vocab_file, asked)
-        check_file = functools.partial(rows.check_shard, expected=expected)
+        check_shard = rows.check_shard if datasets_of(files[0]) is DATASETS else varlen.check_shard
+        check_file = functools.partial(check_shard, expected=expected)
         check_shares = functools.partial(rows.check_shares, expected=expected)
         notes += more_notes
     sources = _sources(folder, manifest)
@@ -209,7 +210,11 @@ def _expected(
         raise UserError(f"No {FILE_NAME} in {folder} says which vocabulary the shards have", "give --vocab_file")
     special = SpecialIds(*(vocabulary[name] for name in ("cls", "sep", "mask", "size")))
     widths = parameters.get("max_seq_length"), parameters.get("max_predictions_per_seq")
-    if None in widths:
+    if None in widths and datasets_of(files[0]) is not DATASETS:
+        widths = varlen.longest_in(files)
+        longest = f"{widths[0]} tokens and {widths[1]} masked positions"
+        notes.append(f"In the first file that can be read, rows have up to {longest}; none should have more.")
+    elif None in widths:
         widths = _usual_widths(files)
         notes.append(f"Most files hold rows of {widths[0]} tokens and {widths[1]} masked positions; so should all.")
     probability, source = masked_lm_prob_of(folder, parameters)

@@ -163,7 +163,7 @@ class _File:
             self._refuse(
                 np.searchsorted(np.cumsum(self.lengths[name]), wrong[:1], "right"),
                 lambda _, name=name, limit=limit: f"has {name} that are not from 0 to {limit - 1}",
-                f"give the --vocab_file and --config_file it was made with, or {REMAKE_VARLEN}",
+                REMAKE_VARLEN if limit == 2 else f"give the --config_file it was made with, or {REMAKE_VARLEN}",
             )
         labels = self.flat["next_sentence_labels"]
         self._refuse(self.rows[(labels < 0) | (labels > 1)], lambda _: "has next_sentence_labels that are not 0 or 1")
