@@ -22,7 +22,7 @@ source "$PROJECT_DIR/scripts/configuration.sh"
 
 TEXT_SOURCE=${TEXT_SOURCE:-}                    # a folder of text files; Parquet and JSON lines are read too, see docs/data.md
 TEXT_DOCUMENTS=${TEXT_DOCUMENTS:-file}          # what a document is in a text file: the whole file, or each line
-VARIANTS=${VARIANTS:-bf16 fp8 huggingface}      # of ours by precision: bf16, fp8, fp16, tf32, fp32; and Hugging Face's model
+VARIANTS=${VARIANTS:-bf16 fp8 huggingface}      # of ours by precision: bf16, fp8, fp8_weights (its weight gradients too), fp16, tf32, fp32; and Hugging Face's model
 SEEDS=${SEEDS:-1 2 3}                           # of initialization, dropout and the order of the data; a run for each
 TARGET=${TARGET:-0.43}                          # masked-LM accuracy on held-out tokens at which a run ends, 0 to 1
 TARGETS=${TARGETS:-0.40}                        # others on the way to which the table has the seconds
@@ -93,10 +93,10 @@ for seed in "${seeds[@]}"; do
 done
 known=()
 for variant in "${variants[@]}"; do
-  if [[ $variant =~ ^(bf16|fp8|fp16|tf32|fp32|huggingface)$ ]]; then
+  if [[ $variant =~ ^(bf16|fp8|fp8_weights|fp16|tf32|fp32|huggingface)$ ]]; then
     known+=("$variant")
   else
-    problems+=("VARIANTS holds '$variant'; its words are bf16, fp8, fp16, tf32, fp32 and huggingface.")
+    problems+=("VARIANTS holds '$variant'; its words are bf16, fp8, fp8_weights, fp16, tf32, fp32 and huggingface.")
   fi
 done
 are_shares=1
@@ -135,7 +135,8 @@ variant_flags() { # VARIANT: what it is besides `flags`, and the program that tr
     program=benchmark/huggingface_pretraining.py
     flag_of_variant --micro_batch_size HUGGINGFACE_MICRO_BATCH
   else
-    of_variant=(--precision "$1")
+    of_variant=(--precision "${1%_weights}")
+    if [[ $1 == fp8_weights ]]; then of_variant+=(--fp8_weight_gradients); fi
     flag_of_variant --micro_batch_size MICRO_BATCH
   fi
 }

@@ -80,6 +80,16 @@ def test_both_models_are_told_the_same_but_for_how_they_compute(tmp_path):
     assert {name: ours.record[name] for name in told} == told
 
 
+def test_weight_gradients_in_fp8_are_a_variant_of_fp8(tmp_path):
+    ended = run(SCRIPT, cwd=tmp_path, **stubbed(tmp_path, VARIANTS="fp8 fp8_weights", SEEDS="1"))
+    assert ended.returncode == 0, ended.stderr
+    runs = [line.split()[1:] for line in calls(tmp_path) if TRAINS.match(line)]
+    records = [parse_arguments(PretrainingTask, arguments).record for arguments in runs]
+    differing = {name for name, value in records[0].items() if value != records[1][name]}
+    assert differing == {"output_dir", "fp8_weight_gradients"}
+    assert [record["fp8_weight_gradients"] for record in records] == [False, True]
+
+
 def test_on_a_gpu_all_are_compiled_and_hugging_faces_micro_batch_is_bounded(tmp_path):
     ended = run(SCRIPT, cwd=tmp_path, **stubbed(tmp_path, COMPILE="", CUDA_VISIBLE_DEVICES="3", GLOBAL_BATCH=384))
     assert ended.returncode == 0, ended.stderr
@@ -140,7 +150,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
         "SEEDS holds '1' twice; name each once.",
         "SEEDS holds 'x'; give whole numbers.",
         "VARIANTS holds 'fp8' twice; name each once.",
-        "VARIANTS holds 'bert'; its words are bf16, fp8, fp16, tf32, fp32 and huggingface.",
+        "VARIANTS holds 'bert'; its words are bf16, fp8, fp8_weights, fp16, tf32, fp32 and huggingface.",
         "TARGET and TARGETS hold '1.2'; give shares between 0 and 1, such as 0.43 for 43 %.",
         "TARGET and TARGETS hold 'half'; give shares between 0 and 1",
         "--seed is set by",
