@@ -44,6 +44,14 @@ def make_inputs(folder, **changes):
     return folder
 
 
+def make_three_word_inputs(folder):
+    """The same of three words, of which any weights find some, and a few steps learn which is the most frequent."""
+    write_shards(folder / "data", vocab_size=8)
+    write_shards(folder / "test", rows_per_file=(7,), name="test", vocab_size=8)
+    write_config(folder / "config.json", vocab_size=8)
+    return folder
+
+
 def command(folder, **changes):
     """The arguments of a run on `make_inputs`'s folder: 2 micro-batches of 4 a step, every step logged."""
     flags = {

@@ -3,9 +3,8 @@
 import pytest
 from mlperf_checkers import is_compliant, lines
 from paths import ROOT
-from pretraining_runs import LENGTH, PREDICTIONS, command, write_config
+from pretraining_runs import LENGTH, PREDICTIONS, command, make_three_word_inputs
 from script_runs import python_that_only, run
-from shards import write_shards
 
 from run_pretraining import main
 
@@ -111,10 +110,7 @@ def test_a_missed_target_is_its_status(tmp_path):
 
 @pytest.mark.slow
 def test_a_whole_run(tmp_path):
-    folder = tmp_path  # of three words, of which any weights find some
-    write_shards(folder / "data", vocab_size=8)
-    write_shards(folder / "test", (7,), "test", vocab_size=8)
-    write_config(folder / "config.json", vocab_size=8)
+    folder = make_three_word_inputs(tmp_path)
     main(command(folder, output_dir=folder / "start", max_steps=1))
     data = {"INPUT_DIR": folder / "data", "EVAL_DIR": folder / "test", "CONFIG_FILE": folder / "config.json"}
     (folder / "vocab.txt").write_text("\n".join((*SPECIAL, *"abc")), "utf-8")

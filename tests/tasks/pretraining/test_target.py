@@ -2,8 +2,7 @@
 
 import pytest
 from distributed_runs import finish
-from pretraining_runs import command, contents, copied, curve, losses, summary, write_config
-from shards import write_shards
+from pretraining_runs import command, contents, copied, curve, losses, make_three_word_inputs, summary
 
 from common.checkpoint_files import find_checkpoints
 from run_pretraining import main
@@ -26,11 +25,8 @@ def flags(folder, **changes):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run without a target. Of three words it learns within its steps which is the most frequent."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_shards(folder / "data", vocab_size=8)
-    write_shards(folder / "test", (7,), "test", vocab_size=8)
-    write_config(folder / "config.json", vocab_size=8)
+    """The folder of a run without a target."""
+    folder = make_three_word_inputs(tmp_path_factory.mktemp("finished"))
     main(flags(folder, output_dir=folder / "free", skip_checkpoint=True))
     return folder
 
