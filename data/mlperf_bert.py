@@ -10,6 +10,7 @@ what is made.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ if __name__ == "__main__":  # started as a script, Python looks for imports besi
 from common.addresses import is_remote, shown
 from common.command_line import CommandLine
 from common.errors import Problems, run_main
+from common.packages import project_command
 from common.workers import usable_cores, workers
 from data.artifacts.layout import Layout, default_working_dir
 from data.artifacts.stage_output import Preparation
@@ -75,12 +77,15 @@ def prepare(flags: argparse.Namespace, preparation: Preparation) -> None:
     for line in make_training_shards(preparation, folder, texts, flags.compression):
         print(line, flush=True)
     print(verify_folders([folder / "eval", folder / "training"], preparation.pool, None, None))
+    print(
+        f"to train on it: DATA_DIR={shlex.quote(str(folder))} {project_command('bash', 'scripts/run_mlperf_bert.sh')}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare everything."""
     flags = parse_arguments(arguments)
-    layout = Layout(default_working_dir(), FOLDER)
+    layout = Layout(default_working_dir().absolute(), FOLDER)
     with locked(layout.working_dir / f".{FOLDER}.lock"), workers(flags.n_processes) as pool:
         prepare(flags, Preparation(layout, pool, flags.overwrite))
 

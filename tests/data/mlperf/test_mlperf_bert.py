@@ -8,6 +8,7 @@ import pytest
 from http_servers import serve
 from mlperf_files import CONFIG, PARTS, VOCABULARY, md5_list, published_at, stand_ins, write_folder
 from naive_mlperf import nvidia_md5, shuffle_pairs
+from paths import ROOT
 
 import data.mlperf.stages
 from common.errors import UserError
@@ -69,6 +70,7 @@ def test_a_folder_becomes_evaluation_rows_and_training_shards(tmp_path, work, ca
     assert f"the checksum of the evaluation rows is {nvidia_md5(ids)}; of a stand-in text none is published" in printed
     assert "warning: the text gives no 10,000 examples, so all of them are taken" in printed
     assert f"verified: {work / 'eval'}, {work / 'training'}" in printed
+    assert printed.endswith(f"to train on it: DATA_DIR={work} bash {ROOT / 'scripts' / 'run_mlperf_bert.sh'}\n")
 
     dataset = PretrainingDataset(work / "training", 4, 512, 76, num_workers=0)
     assert [file.name for file in dataset.files] == [f"{name}.hdf5" for name in PARTS]
