@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import socket
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from training.distributed.watchdog import Watchdog
 from training.metrics.gpu_telemetry import GpuTelemetry
 from training.metrics.logger import MetricsLogger
 from training.metrics.profiling import ProfiledSteps
+from training.metrics.ranks import probe, steps_between_probes
 from training.metrics.throughput import ThroughputMeter
 from training.run import TrainingRun
 from training.step import Outcome
@@ -39,6 +41,7 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     first_profiled, n_profiled = measurement.profile_start, measurement.profile_steps
     trace = Path(output.output_dir) / "profile" / f"trace_rank{run.world.rank}.json"
     profiled = ProfiledSteps(measurement.profile, range(first_profiled, first_profiled + n_profiled), trace, device)
+    probes_every = steps_between_probes(settings.distribution.steps_between_probes, run.world.size, device)
     shows_bar = run.world.is_first and not output.disable_progress_bar
     with (
         dataset.iterate(run.samples_seen, settings.batches.per_step) as micro_batches,
@@ -56,6 +59,9 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
             left_out=profiled.steps,
         )
         while run.step < last_step and not run.target_reached:
+            if probes_every and (run.step - first_step) % probes_every == 0:
+                with meter.paused(), watchdog.paused():
+                    probe_ranks(run, logger)
             profiled.begin_step()
             watchdog.step_begins()
             next_rate = run.schedule.learning_rate
@@ -103,6 +109,12 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
     evaluate(run, logger, console=False)
     run.observer.training_ends(run.samples_seen, run.target_reached)
     return {**result, **run.scores}
+
+
+def probe_ranks(run: TrainingRun, logger: MetricsLogger) -> None:
+    """Name ranks that are slow or sick. All ranks call it."""
+    for sentence in probe(run.world, run.settings.device, run.settings.precision.compute_dtype, socket.gethostname()):
+        logger.message(f"warning: before step {run.step + 1}: {sentence}")
 
 
 def evaluates_after(run: TrainingRun, step: int) -> bool:

@@ -63,6 +63,8 @@ def _checks(settings: Settings) -> Iterator[tuple[Any, str, str]]:
     limit = settings.distribution.max_step_seconds
     is_none = limit is not None and not 0 <= limit < math.inf
     yield is_none, f"--max_step_seconds is {limit}", "give seconds, or 0 for no limit"
+    steps = settings.distribution.steps_between_probes
+    yield steps is not None and steps < 0, f"--steps_between_probes is {steps}", "give steps, or 0 for no probe"
     lacks_tensorboard = settings.output.tensorboard_dir and importlib.util.find_spec("tensorboard") is None
     yield lacks_tensorboard, "--tensorboard_dir needs TensorBoard", "install it (pip install tensorboard)"
     start, nsight = settings.measurement.profile_start, settings.measurement.profile == "cuda"

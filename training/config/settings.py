@@ -112,6 +112,11 @@ class Distribution:
         "end the run, with the stacks of all ranks, where a step takes longer (default: 20 times the mean step, but at "
         "least 600; 0: never)",
     )
+    steps_between_probes: int | None = flag(
+        None,
+        "at the start and every so many steps each rank times the same matmul, and slow ones are named (default: 1,000 "
+        "with several GPUs; 0: never)",
+    )
     local_rank: int = flag(-1, "this process's GPU, where LOCAL_RANK is not set", "--local_rank", "--local-rank")
     use_env: bool = flag(False, "insist on LOCAL_RANK in the environment, as NVIDIA's launcher did")
 

@@ -92,7 +92,25 @@ class GpuTelemetry:
             found["gpu"] = {
                 name: {"min": min(values), "mean": statistics.fmean(values), "max": max(values)}
                 for name, values in quantities.items()
-            } | {"throttle_reasons": [text for bit, text in REASONS.items() if bits & bit]}
+            } | {"throttle_reasons": _texts(bits)}
+        return found
+
+    def snapshot(self) -> dict[str, Any]:
+        """`sm_clock_mhz` and `throttle_reasons` of this moment, where they are known, and `memory_errors`.
+
+        Those are the uncorrected ones since the driver was loaded.
+        """
+        nvml, handle, found = self._nvml, self._handle, {}
+        if handle is None:
+            return found
+        counter = ("NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_VOLATILE_ECC")
+        for name, read in (
+            ("sm_clock_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            ("throttle_reasons", lambda: _texts(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+            ("memory_errors", lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, *(getattr(nvml, n) for n in counter))),
+        ):
+            with contextlib.suppress(Exception):
+                found[name] = read()
         return found
 
     def _watch(self) -> None:
@@ -117,6 +135,10 @@ class GpuTelemetry:
             return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
         except Exception:
             return math.nan
+
+
+def _texts(bits: int) -> list[str]:
+    return [text for bit, text in REASONS.items() if bits & bit]
 
 
 def of_all_gpus(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:

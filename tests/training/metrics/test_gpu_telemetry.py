@@ -15,6 +15,8 @@ class Driver:
 
     NVML_CLOCK_SM = "sm"
     NVML_TEMPERATURE_GPU = "gpu"
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED = "uncorrected"
+    NVML_VOLATILE_ECC = "volatile"
 
     class NVMLError(Exception):
         pass
@@ -27,6 +29,7 @@ class Driver:
             "power": 700_000,
             "temperature": 60,
             "reasons": 0,
+            "memory errors": 0,
         } | values
 
     def __getattr__(self, name):
@@ -38,6 +41,7 @@ class Driver:
             "nvmlDeviceGetPowerUsage": "power",
             "nvmlDeviceGetTemperature": "temperature",
             "nvmlDeviceGetCurrentClocksThrottleReasons": "reasons",
+            "nvmlDeviceGetTotalEccErrors": "memory errors",
         }
         if name not in quantities:
             raise AttributeError(name)
@@ -48,6 +52,14 @@ class Driver:
             return self.values[quantities[name]]
 
         return answer
+
+
+def test_a_snapshot_has_what_the_driver_tells():
+    known = GpuTelemetry("GPU-1", Driver(reasons=0x44, **{"memory errors": 2})).snapshot()
+    reasons = ["software power cap", "hardware thermal slowdown"]
+    assert known == {"sm_clock_mhz": 1980, "throttle_reasons": reasons, "memory_errors": 2}
+    assert "memory_errors" not in GpuTelemetry("GPU-1", Driver(**{"memory errors": None})).snapshot()
+    assert GpuTelemetry().snapshot() == {}
 
 
 def watch(driver, **changes):
