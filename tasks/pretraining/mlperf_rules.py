@@ -47,22 +47,25 @@ def closed_division_problems(settings: Settings, n_eval_samples: int | None) -> 
     for what, value, wanted in _rules(settings, n_eval_samples):
         if value is not None and value != wanted:
             yield Problem(
-                f"MLPerf's closed division has {what} {wanted}, and here it is {value}",
+                f"{what} is {value}, and MLPerf's closed division has {wanted}",
                 "change it, or say --mllog_division open",
             )
     flags, task = settings.optimization, settings.task
     if task.target_mlm_accuracy is not None and task.target_mlm_accuracy < TARGET:
         yield Problem(
-            f"MLPerf's closed division trains to {TARGET}, and --target_mlm_accuracy is {task.target_mlm_accuracy}",
+            f"--target_mlm_accuracy is {task.target_mlm_accuracy}, and MLPerf's closed division has {TARGET}",
             "raise it, or say --mllog_division open",
         )
     if settings.checkpoints.init_checkpoint is None:
         yield Problem(
-            "MLPerf's closed division starts from its checkpoint, and here it would start from random weights",
+            "MLPerf's closed division starts from its checkpoint, and --init_checkpoint is not given",
             "give --init_checkpoint, or say --mllog_division open",
         )
     if "lamb" not in flags.optimizer:
-        yield Problem(f"MLPerf's closed division has LAMB, and --optimizer is {flags.optimizer}", "give lamb")
+        yield Problem(
+            f"--optimizer is {flags.optimizer}, and MLPerf's closed division has LAMB",
+            "give --optimizer lamb, or say --mllog_division open",
+        )
 
 
 def _rules(settings: Settings, n_eval_samples: int | None) -> Iterator[tuple[str, Any, Any]]:
@@ -74,7 +77,7 @@ def _rules(settings: Settings, n_eval_samples: int | None) -> Iterator[tuple[str
     yield "--masking", task.masking, "static"
     yield "--max_seq_length", task.max_seq_length, 512
     yield "--max_predictions_per_seq", task.max_predictions_per_seq, 76
-    yield "held-out sequences:", n_eval_samples, EVALUATION_SAMPLES
+    yield "the number of held-out sequences", n_eval_samples, EVALUATION_SAMPLES
     if settings.batches is not None:
         interval = evaluation_interval(settings.batches.overall)
         yield "--num_samples_per_evaluation", task.num_samples_per_evaluation or "not given", interval

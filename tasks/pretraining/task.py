@@ -153,7 +153,7 @@ class PretrainingTask(Task):
         path = Path(self.settings.task.mllog)
         if start.resumed_step is not None:
             note_resumed(path)
-            tell(f"warning: MLPerf's clock stops for nobody: {path} is not that of a run that was resumed")
+            tell(f"warning: MLPerf's rules know no resumed run, so {path} stays the log of the start before")
             return RunObserver()
         tell(f"MLPerf's log: {path}; what it says was not verified by MLCommons")
         return MlperfLog(path, self.settings, start, world.size, self.eval_dataset.n_samples, started, tell)

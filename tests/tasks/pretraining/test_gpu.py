@@ -6,10 +6,11 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
-from pretraining_runs import GPU_SHAPE, command, losses, make_inputs, summary, write_config
+from pretraining_runs import GPU_SHAPE, command, curve, losses, make_inputs, summary, write_config
 
 from run_pretraining import main
 from training.distributed.data_parallel import data_parallel
+from training.evaluation import TARGET_MISSED_EXIT_CODE
 from training.step import TrainingStep
 
 pytestmark = pytest.mark.gpu
@@ -98,6 +99,24 @@ def test_graphs_change_no_bit(folder, flags, accumulation_steps):
         assert curves[1] == pytest.approx(curves[0], rel=1e-4)
     else:
         assert curves[1] == curves[0]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_evaluations_towards_a_target_change_no_bit(folder, graphs):
+    """Before the first step too, when no graph is recorded yet."""
+    flags = {"precision": "bf16", "kernels": "triton", "deterministic": True, "config_file": folder / "dropout.json"}
+    flags |= {graphs_flag(graphs): True, "skip_checkpoint": True, "max_steps": 20, "schedule": "mlperf"}
+    flags |= {"warmup_proportion": None, "beta1": 0.6, "beta2": 0.85}
+    main(on_gpu(folder, f"unscored {graphs}", **flags))
+    target = {"target_mlm_accuracy": 0.999, "num_samples_per_evaluation": 20, "evaluate_first": True}
+    with pytest.raises(SystemExit) as ended:
+        main(on_gpu(folder, f"scored {graphs}", eval_dir=folder / "test", **flags, **target))
+    assert ended.value.code == TARGET_MISSED_EXIT_CODE
+    trained = [
+        [values["average_loss"] for values in curve(folder / f"{name} {graphs}").values() if "average_loss" in values]
+        for name in ("scored", "unscored")
+    ]
+    assert trained[0] == trained[1]
 
 
 @pytest.mark.parametrize("graphs", [False, True])

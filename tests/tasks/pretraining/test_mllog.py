@@ -173,7 +173,7 @@ def test_the_log_of_a_killed_run_is_aborted_when_it_is_resumed(folder, capsys):
     main(flags(folder, resume_from_checkpoint=True, steps_this_run=2))
     assert path.read_bytes().startswith(logged[: logged.index(b'"block_stop"')] + b"\n")
     assert path.read_text("utf-8").splitlines()[-1].endswith('"metadata": {"status": "aborted"}}')
-    assert "is not that of a run that was resumed" in capsys.readouterr().out
+    assert "stays the log of the start before" in capsys.readouterr().out
 
 
 def test_a_log_that_reached_its_target_is_not_overwritten(folder):
@@ -197,11 +197,17 @@ def test_the_closed_division_fixes_all_but_the_optimizer(tmp_path):
     other = "--do_train --output_dir out --eval_dir eval --max_steps 9 --optimizer adamw --masking dynamic"
     found = list(closed_division_problems(settings_of(*other.split(), "--target_mlm_accuracy", "0.7"), 9_999))
     text = "\n".join(map(str, found))
-    for what in ("--schedule mlperf", "--max_predictions_per_seq 76", "--masking static", "held-out sequences: 10000"):
-        assert f"closed division has {what}, and here it is" in text
-    assert "--num_samples_per_evaluation 150000, and here it is not given" in text
-    for what in ("trains to 0.72", "starts from its checkpoint", "has LAMB"):
-        assert what in text
+    for what, wanted in (
+        ("--schedule is poly", "mlperf"),
+        ("--max_predictions_per_seq is 80", 76),
+        ("--masking is dynamic", "static"),
+        ("the number of held-out sequences is 9999", 10_000),
+        ("--num_samples_per_evaluation is not given", 150_000),
+        ("--target_mlm_accuracy is 0.7", 0.72),
+        ("--optimizer is adamw", "LAMB"),
+    ):
+        assert f"{what}, and MLPerf's closed division has {wanted}; " in text
+    assert "starts from its checkpoint, and --init_checkpoint is not given; give --init_checkpoint" in text
     assert len(found) == 8
 
 
@@ -210,5 +216,6 @@ def test_the_closed_division_fixes_the_model(folder, capsys):
         main(flags(folder, mllog_division="closed"))
     for name, wanted in SHAPE.items():
         if name not in ("type_vocab_size", "hidden_dropout_prob", "attention_probs_dropout_prob"):
-            assert f"closed division has the model's {name} {wanted}, and here it is" in str(refused.value)
+            assert f"the model's {name} is " in str(refused.value)
+            assert f"and MLPerf's closed division has {wanted}; change it" in str(refused.value)
     assert not (folder / "out").exists()

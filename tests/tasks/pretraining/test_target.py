@@ -2,6 +2,7 @@
 
 import pytest
 from distributed_runs import finish
+from mlperf_checkers import is_compliant
 from pretraining_runs import command, contents, copied, curve, losses, make_three_word_inputs, summary
 
 from common.checkpoint_files import find_checkpoints
@@ -105,7 +106,8 @@ def test_the_last_evaluation_can_reach_the_target(folder):
 
 def test_two_ranks_stop_together(folder):
     batch = {"train_batch_size": 4, "gradient_accumulation_steps": 1}
-    finish(flags(folder, target_mlm_accuracy=TARGET, **batch), 2)
+    finish(flags(folder, target_mlm_accuracy=TARGET, mllog=folder / "result_0.txt", **batch), 2)
+    assert is_compliant(folder / "result_0.txt")  # of the first rank alone
     assert summary(folder / "out")["samples_seen"] == 8 * first_to_reach(folder / "free", TARGET)
     assert summary(folder / "out")["target_reached"] is True
 
@@ -123,6 +125,12 @@ def test_weights_are_scored_before_training_and_compared_with_what_is_known(fold
     main(flags(folder, **begin, expected_mlm_accuracy=known + 0.006))
     said = capsys.readouterr().out
     assert f"warning: before training the masked-LM accuracy is {known:.5f}, and {known + 0.006:.5f} was exp" in said
+
+
+def test_scores_before_training_change_no_loss(folder):
+    main(flags(folder, evaluate_first=True, skip_checkpoint=True))
+    trained = [values for (_, step), values in curve(folder / "out").items() if step]
+    assert [values["average_loss"] for values in trained] == losses(folder / "free")
 
 
 @pytest.mark.parametrize(
