@@ -46,6 +46,8 @@ COMPILE=${COMPILE:-0}                           # 1: fuse element-wise work with
 KERNELS=${KERNELS:-}                            # torch, or triton: layers and optimizer on Triton kernels; empty: triton on Hopper GPUs, else torch
 LOG_FREQ=${LOG_FREQ:-50}                        # optimizer steps from one log line to the next
 STEPS_PER_CHECKPOINT=${STEPS_PER_CHECKPOINT:-1000}
+WANDB=${WANDB:-}                                # a project of Weights & Biases to log to as well
+MLFLOW=${MLFLOW:-}                              # an experiment of MLflow to log to as well, at MLFLOW_TRACKING_URI
 
 # shellcheck source=scripts/launch.sh
 source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, PROFILER and what else concerns the processes
@@ -69,6 +71,8 @@ flag --micro_batch_size MICRO_BATCH
 flag --eval_batch_size EVAL_BATCH
 flag --warmup_proportion WARMUP
 flag --num_steps_per_checkpoint STEPS_PER_CHECKPOINT
+flag --wandb_project WANDB
+flag --mlflow_experiment MLFLOW
 flags_of INIT_CHECKPOINT VOCAB_FILE CONFIG_FILE BERT_MODEL DATA_DIR MAX_STEPS LEARNING_RATE MAX_SEQ_LENGTH PRECISION KERNELS \
   LOG_FREQ
 switch --compile COMPILE

@@ -45,6 +45,8 @@ KEEP_EVERY=${KEEP_EVERY:-}                      # besides, checkpoints of a mult
 EVALUATE=${EVALUATE:-0}                         # 1: score the test shards at the end of each phase
 STEPS_PER_EVALUATION=${STEPS_PER_EVALUATION:-}  # and every so many steps
 TENSORBOARD=${TENSORBOARD:-0}                   # 1: TensorBoard scalars in OUTPUT_DIR/tensorboard
+WANDB=${WANDB:-}                                # a project of Weights & Biases to log to as well
+MLFLOW=${MLFLOW:-}                              # an experiment of MLflow to log to as well, at MLFLOW_TRACKING_URI
 
 DATASET=${DATASET:-books_wiki_en_corpus}        # wikicorpus_en, bookscorpus, books_wiki_en_corpus for both, or text
 
@@ -104,6 +106,8 @@ phase_flags() { # PHASE: what run_pretraining.py is told in this phase, into the
   flag --warmup_proportion "PHASE$1_WARMUP"
   flag --num_steps_per_checkpoint STEPS_PER_CHECKPOINT
   flag --num_steps_per_evaluation STEPS_PER_EVALUATION
+  flag --wandb_project WANDB
+  flag --mlflow_experiment MLFLOW
   flags_of DATASET OUTPUT_DIR OPTIMIZER SCHEDULE SEED LOG_FREQ PRECISION KERNELS REDUCE_DTYPE KEEP_CHECKPOINTS KEEP_EVERY
   if [[ -n $CONFIG_FILE ]]; then flag --config_file CONFIG_FILE; else flag --bert_model BERT_MODEL; fi
   switch --compile COMPILE

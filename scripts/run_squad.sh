@@ -48,6 +48,8 @@ KERNELS=${KERNELS:-}                            # torch, or triton: layers and o
 SEED=${SEED:-42}                                # of the answers' head, dropout and the order of the data
 LOG_FREQ=${LOG_FREQ:-50}                        # optimizer steps from one log line to the next
 STEPS_PER_CHECKPOINT=${STEPS_PER_CHECKPOINT:-1000}
+WANDB=${WANDB:-}                                # a project of Weights & Biases to log to as well
+MLFLOW=${MLFLOW:-}                              # an experiment of MLflow to log to as well, at MLFLOW_TRACKING_URI
 
 # shellcheck source=scripts/launch.sh
 source "$PROJECT_DIR/scripts/launch.sh" # NUM_GPUS, PROFILER and what else concerns the processes
@@ -72,6 +74,8 @@ flag --micro_batch_size MICRO_BATCH
 flag --predict_batch_size PREDICT_BATCH
 flag --warmup_proportion WARMUP
 flag --num_steps_per_checkpoint STEPS_PER_CHECKPOINT
+flag --wandb_project WANDB
+flag --mlflow_experiment MLFLOW
 flags_of OUTPUT_DIR INIT_CHECKPOINT VOCAB_FILE CONFIG_FILE BERT_MODEL EVAL_SCRIPT MAX_STEPS LEARNING_RATE MAX_SEQ_LENGTH \
   DOC_STRIDE PRECISION KERNELS SEED LOG_FREQ
 switch --compile COMPILE

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import socket
@@ -26,6 +25,7 @@ from training.distributed.world import World, connected, read_world
 from training.environment.allocator import use_expandable_segments
 from training.evaluation import TARGET_MISSED_EXIT_CODE, Target
 from training.loop import evaluate, train
+from training.metrics.boards import Place, asked_for
 from training.metrics.logger import MetricsLogger
 from training.metrics.measured_peak import measure_peak
 from training.metrics.ranks import slow_ranks
@@ -176,10 +176,6 @@ def _open_logger(task: Task, world: World, first_step: int) -> MetricsLogger:
     output, stage_start = task.settings.output, task.stage.first_step
     if not world.is_first:
         return MetricsLogger(None, console=False)
-    if not output.tensorboard_dir:
-        return MetricsLogger(output.log_file)
-    from torch.utils.tensorboard import SummaryWriter  # an option that not everybody has installed
-
-    # What an earlier run logged after the checkpoint that this one resumes is drawn by this one.
-    open_board = functools.partial(SummaryWriter, output.tensorboard_dir, purge_step=stage_start + first_step + 1)
-    return MetricsLogger(output.log_file, open_board=open_board, stage_start=stage_start)
+    folder = Path(output.output_dir)
+    boards = [(kind, Place(name, folder, stage_start + first_step)) for _, kind, name in asked_for(output)]
+    return MetricsLogger(output.log_file, boards=boards, stage_start=stage_start)

@@ -222,6 +222,7 @@ def test_settings_become_flags(tmp_path):
     variables = python_that_only(tmp_path, trains='printf "%s\\n" "$*" >>flags; touch ckpt_7.pt')
     variables |= {"PHASE1_MICRO_BATCH": 64, "PRECISION": "tf32", "COMPILE": 1, "EVALUATE": 1, "TENSORBOARD": 1}
     variables |= {"BERT_MODEL": "base", "INIT_CHECKPOINT": "w.pt", "PHASE2_DATA_DIR": "a b"}
+    variables |= {"WANDB": "mine", "MLFLOW": "ours"}
     ended = run("scripts/run_pretraining.sh", "--max_grad_norm", 2, cwd=tmp_path, **variables)
     assert ended.returncode == 0, ended.stderr
     first, second = (tmp_path / "flags").read_text(encoding="utf-8").splitlines()
@@ -230,6 +231,7 @@ def test_settings_become_flags(tmp_path):
         assert flags.endswith(" --max_grad_norm 2")
         for pair in ("--bert_model base", "--precision tf32", "--compile", f"--tensorboard_dir {tmp_path}/tensorboard"):
             assert f" {pair} " in flags
+        assert " --wandb_project mine --mlflow_experiment ours " in flags
         assert "--kernels" not in flags
         assert "--shard_optimizer" not in flags
     assert "--max_seq_length 128 --max_predictions_per_seq 20 --init_checkpoint w.pt" in first

@@ -12,7 +12,8 @@ from typing import Any
 from common.errors import Problem
 from optimization import unavailable
 from training.config.precision import precision_problem
-from training.config.settings import Optimization, Settings
+from training.config.settings import Optimization, Output, Settings
+from training.metrics.boards import asked_for
 
 
 def shared_problems(settings: Settings) -> Iterator[Problem]:
@@ -65,11 +66,19 @@ def _checks(settings: Settings) -> Iterator[tuple[Any, str, str]]:
     yield is_none, f"--max_step_seconds is {limit}", "give seconds, or 0 for no limit"
     steps = settings.distribution.steps_between_probes
     yield steps is not None and steps < 0, f"--steps_between_probes is {steps}", "give steps, or 0 for no probe"
-    lacks_tensorboard = settings.output.tensorboard_dir and importlib.util.find_spec("tensorboard") is None
-    yield lacks_tensorboard, "--tensorboard_dir needs TensorBoard", "install it (pip install tensorboard)"
+    yield from _board_checks(settings.output)
     start, nsight = settings.measurement.profile_start, settings.measurement.profile == "cuda"
     yield start < 0, f"--profile-start is {start}", "it must not be negative"
     yield nsight and on_cpu, "--profile is for Nsight, which needs a GPU", "give --profile torch on a CPU"
+
+
+def _board_checks(flags: Output) -> Iterator[tuple[Any, str, str]]:
+    for flag, kind, _ in asked_for(flags):
+        lacks = importlib.util.find_spec(kind.package) is None
+        yield lacks, f"--{flag} needs {kind.title}", f"install it (pip install {kind.installed_by})"
+        lacks = kind.variable and not os.environ.get(kind.variable)
+        remedy = f"give the server's address (export {kind.variable}=http://HOST:5000)"
+        yield lacks, f"--{flag} is given and {kind.variable} is not set", remedy
 
 
 def _optimizer_checks(flags: Optimization) -> Iterator[tuple[Any, str, str]]:

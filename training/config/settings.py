@@ -134,6 +134,8 @@ class Output:
     log_freq: int = flag(10, "optimizer steps from one log line to the next", positive=True)
     json_summary: str | None = flag(None, "the log (default: OUTPUT_DIR/dllogger.json)", "--json-summary")
     tensorboard_dir: str | None = flag(None, "also write what is logged as TensorBoard scalars to this folder")
+    wandb_project: str | None = flag(None, "also log to this project of Weights & Biases")
+    mlflow_experiment: str | None = flag(None, "also log to this experiment of MLflow, at MLFLOW_TRACKING_URI")
     disable_progress_bar: bool = flag(False, "no bar", "--disable_progress_bar", "--disable-progress-bar")
     skip_checkpoint: bool = flag(False, "write no checkpoint")
 

@@ -10,7 +10,7 @@ import datetime
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tqdm import tqdm
 from common.addresses import without_secrets
 from common.errors import UserError
 from common.json_files import parse_json
+from training.metrics.board_thread import BoardThread
+from training.metrics.boards import Kind, Place
 
 PREFIX = "DLLL "
 
@@ -26,31 +28,31 @@ PREFIX = "DLLL "
 class MetricsLogger:
     """Appends one JSON line per event to a file, if any, and prints a readable one on the console, above any tqdm bar.
 
-    `open_board` makes a TensorBoard writer of every number of a step, on one axis with those of the stages before, of
-    which `stage_start` is the last step. It is closed with the log. Where it or the log cannot be written, a warning
-    says so once and the run goes on.
+    Every number of a step goes to `boards` too, on one axis with those of the stages before, of which `stage_start` is
+    the last step; they are closed with the log. Where one of them or the log cannot be written, a warning says so once
+    and the run goes on.
     """
 
     def __init__(
         self,
         path: Path | None,
         console: bool = True,
-        open_board: Callable[[], Any] | None = None,
+        boards: Iterable[tuple[Kind, Place]] = (),
         stage_start: int = 0,
     ):
         self.console = console
-        self._board, self._stage_start = None, stage_start
+        self._stage_start = stage_start
         self._start = datetime.datetime.now()
         self._formats: dict[str, Mapping[str, str]] = {}
         self._file = None if path is None else _open_log(path)
         self._write_failed = self._is_torn = False
-        if open_board is not None:
-            with self._drawing():
-                self._board = open_board()
+        self._boards = [BoardThread(kind, place, self.message) for kind, place in boards]
 
     def parameters(self, values: Mapping[str, Any]) -> None:
-        """Log the configuration or the environment: DLLogger's step is the word PARAMETER. To the file alone."""
+        """Log the configuration or the environment: DLLogger's step is the word PARAMETER. Not to the console."""
         self._write({"type": "LOG", "step": "PARAMETER", "data": values})
+        for board in self._boards:
+            board.parameters(json.loads(without_secrets(json.dumps(_plain(values)))))
 
     def metadata(self, metric: str, unit: str | None = None, format: str | None = None) -> None:
         """Say once how a metric is printed: its unit, and a format as DLLogger spells it, such as `:.2f`."""
@@ -65,11 +67,10 @@ class MetricsLogger:
         """
         data = {name: _plain(value) for name, value in data.items()}
         self._write({"type": "LOG", "step": step, "data": data})
-        if self._board and step:
-            with self._drawing():
-                for name, value in data.items():
-                    if type(value) in (int, float):
-                        self._board.add_scalar(name, value, self._stage_start + step[-1])
+        if self._boards and step:
+            numbers = {name: value for name, value in data.items() if type(value) in (int, float)}
+            for board in self._boards:
+                board.scalars(self._stage_start + step[-1], numbers)
         if console:
             shown = [self._text(*item) for item in data.items() if not isinstance(item[1], dict | list | None)]
             self.message(" | ".join([f"step {'/'.join(map(str, step))}" if step else "whole run", *shown]))
@@ -86,17 +87,8 @@ class MetricsLogger:
     def __exit__(self, *exception) -> None:
         if self._file:
             self._file.close()
-        if self._board:
-            with self._drawing():
-                self._board.close()
-
-    @contextlib.contextmanager
-    def _drawing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # of TensorBoard's thread, which has ended with it
-            self._board = None
-            self.message(f"warning: TensorBoard's file cannot be written ({error}); its scalars are lost from here on")
+        for board in self._boards:
+            board.close()
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._file is None:

@@ -152,10 +152,23 @@ def test_what_gradients_are_reduced_in(flags, expected):
     assert parsed(*flags).distribution.reduced_in == expected
 
 
-def test_tensorboard_that_is_not_installed(monkeypatch):
+@pytest.mark.parametrize(
+    ("flag", "package"),
+    [("--tensorboard_dir", "tensorboard"), ("--wandb_project", "wandb"), ("--mlflow_experiment", "mlflow-skinny")],
+)
+def test_a_board_that_is_not_installed(monkeypatch, flag, package):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (found,) = problems_of("--tensorboard_dir", "board")
-    assert "pip install tensorboard" in found
+    (found,) = problems_of(flag, "board")
+    assert found.startswith(f"{flag} needs ")
+    assert f"(pip install {package})" in found
+
+
+def test_mlflow_must_know_where_its_server_is(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (found,) = problems_of("--mlflow_experiment", "bert")
+    assert "export MLFLOW_TRACKING_URI=http://HOST:5000" in found
 
 
 def test_an_output_folder_that_cannot_be_one(tmp_path):

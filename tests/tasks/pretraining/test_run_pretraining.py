@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import h5py
+import mlflow_runs
 import pytest
 import torch
 from pretraining_runs import (
@@ -299,19 +300,30 @@ def test_evaluation_in_between_changes_no_loss_and_is_not_measured(finished, tmp
     assert (here["sequences"], here["measured_steps"]) == (there["sequences"], there["measured_steps"])
 
 
-def test_tensorboard_shows_what_the_log_has(folder):
+def test_boards_show_what_the_log_has(folder, monkeypatch):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    mlflow = pytest.importorskip("mlflow")
+    for name, value in mlflow_runs.environment(folder).items():
+        monkeypatch.setenv(name, value)
     board = folder / "board"
-    main(command(folder, tensorboard_dir=board, eval_dir=folder / "test", num_steps_per_evaluation=4))
+    boards = {"tensorboard_dir": board, "mlflow_experiment": "bert"}
+    main(command(folder, **boards, eval_dir=folder / "test", num_steps_per_evaluation=4))
     phase2 = {"phase2": True, "phase1_end_step": 8, "resume_from_checkpoint": True}
-    main(command(folder, tensorboard_dir=board, max_steps=2, **phase2))
-    shown = event_accumulator.EventAccumulator(str(board)).Reload()
+    main(command(folder, **boards, max_steps=2, **phase2))
     logged = curve(folder / "out")
     expected = {step + 8 * (phase - 1): values["average_loss"] for (phase, step), values in logged.items()}
-    points = {event.step: event.value for event in shown.Scalars("average_loss")}
-    assert list(points) == list(range(1, 11))
-    assert points == pytest.approx(expected)
+    assert list(expected) == list(range(1, 11))
+
+    shown = event_accumulator.EventAccumulator(str(board)).Reload()
+    assert {event.step: event.value for event in shown.Scalars("average_loss")} == pytest.approx(expected)
     assert [event.step for event in shown.Scalars("eval_mlm_loss")] == [4, 8]
+
+    (run,) = mlflow_runs.all_runs(mlflow, "bert")
+    losses_shown = mlflow.MlflowClient().get_metric_history(run.info.run_id, "average_loss")
+    assert {metric.step: metric.value for metric in losses_shown} == expected
+    assert len(losses_shown) == 10
+    assert run.data.params["arguments/max_steps"] == "8"
+    assert run.data.params["arguments/max_steps after step 8"] == "2"
 
 
 def test_weights_to_begin_with_count_only_where_nothing_is_to_be_resumed(folder, capsys):

@@ -127,30 +127,6 @@ def test_a_line_that_a_full_disk_tore_spoils_no_other(tmp_path, monkeypatch):
     assert [event["step"] for event in read_log(tmp_path / "log.json")] == [[1], [4]]
 
 
-class BrokenBoard:
-    """A TensorBoard writer whose thread dies after so many calls."""
-
-    def __init__(self, calls):
-        self.calls = calls
-        self.add_scalar()
-
-    def add_scalar(self, *_):
-        self.calls -= 1
-        if self.calls < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    close = add_scalar
-
-
-@pytest.mark.parametrize("calls", range(5))
-def test_a_board_that_cannot_be_written_is_told_of_once_and_the_log_goes_on(tmp_path, capsys, calls):
-    with MetricsLogger(tmp_path / "log.json", open_board=lambda: BrokenBoard(calls)) as logger:
-        for step in range(1, 4):
-            logger.log((step,), {"loss": 2.0})
-    assert len(lines(tmp_path / "log.json")) == 3
-    assert capsys.readouterr().out.count("warning: TensorBoard's file cannot be written ([Errno 28] No space left") == 1
-
-
 def test_a_log_may_go_to_a_pipe():
     read_end, write_end = os.pipe()
     with open(read_end, "rb"):
