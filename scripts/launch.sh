@@ -3,14 +3,14 @@
 # becomes of signals.
 #
 # One process runs as plain Python. Several are started by torchrun, one per GPU. SIGTERM and SIGUSR1, which Slurm sends
-# before a job's time is over, go on to all of them: they save, and the script ends with status 75, which asks to be
+# before a job's time is over, go on to all of them: they save, and the script ends with REQUEUE_STATUS, which asks to be
 # started again. So does SIGHUP, of a terminal that is closed. Ctrl-C does the same and ends with 130; a second one does
 # not wait. From the line that sources this file on, no signal is lost: one that comes between two launches ends the
 # script, and one that comes as a launch ends well is left in `stopped`. Where this script is killed itself, its processes
 # notice (common/lifetime.py), save and end.
 
 NUM_GPUS=${NUM_GPUS:-}                          # processes on this machine, one per GPU; empty: all its GPUs, else 1
-NNODES=${NNODES:-${SLURM_NNODES:-1}}            # machines; MIN:MAX lets torchrun go on with fewer after a failure
+NNODES=${NNODES:-${SLURM_NNODES:-${PET_NNODES:-1}}} # machines; MIN:MAX lets torchrun go on with fewer after a failure
 if [[ ! ${SLURM_JOB_ID:-0} =~ ^[0-9]{1,18}$ ]]; then # looked at before bash computes with it, which would run code in it
   problems+=("SLURM_JOB_ID is '$SLURM_JOB_ID', which is no number of a job; start again after: unset SLURM_JOB_ID")
   unset SLURM_JOB_ID
@@ -19,10 +19,15 @@ MASTER_ADDR=${MASTER_ADDR:-}                    # one of them, by name; empty: t
 MASTER_PORT=${MASTER_PORT:-$((20000 + 10#${SLURM_JOB_ID:-9500} % 20000))}
 MAX_RESTARTS=${MAX_RESTARTS:-0}                 # times that torchrun starts all processes again after a failure
 
+REQUEUE_STATUS=${REQUEUE_STATUS:-75}            # of a script that was stopped and saved; Kubeflow starts again from 128 on
+
+# Of the processes, which torchrun numbers. Kubeflow numbers pods by them, and gives PET_NNODES, torchrun's own name, too.
+unset RANK WORLD_SIZE
+
 # shellcheck source=scripts/profilers.sh
 source "$PROJECT_DIR/scripts/profilers.sh" # PROFILER
 
-REQUEUE_STATUS=75
+SAVED=75        # status of processes that were stopped and saved
 child=          # process of the launch under way; `starting` before it has a number
 stopped=0
 interrupts=0
@@ -59,6 +64,10 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
   fi
   expect_numbers NUM_GPUS MASTER_PORT || true
   [[ $MAX_RESTARTS =~ ^(0|[1-9][0-9]{0,8})$ ]] || problems+=("MAX_RESTARTS is '$MAX_RESTARTS'; set it to a whole number.")
+  if [[ ! $REQUEUE_STATUS =~ ^[1-9][0-9]{0,2}$ ]] || ((REQUEUE_STATUS > 255)); then
+    problems+=("REQUEUE_STATUS is '$REQUEUE_STATUS'; set it to a whole number from 1 to 255.")
+    REQUEUE_STATUS=$SAVED
+  fi
   if [[ ! $NNODES =~ ^[1-9][0-9]{0,8}(:[1-9][0-9]{0,8})?$ ]]; then
     problems+=("NNODES is '$NNODES'; set it to a number of machines, or to MIN:MAX.")
   elif [[ $NNODES != 1 && -z $MASTER_ADDR ]]; then
@@ -111,6 +120,6 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
   child=
   if ((interrupts)); then return 130; fi
   # torchrun itself ends with 1 when it was stopped, whatever its processes end with.
-  if ((stopped && status != 0)); then return "$REQUEUE_STATUS"; fi
+  if ((status == SAVED || (stopped && status != 0))); then return "$REQUEUE_STATUS"; fi
   return "$status"
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """torchrun, with its flags, that ends with the script that started it: also while it still waits for other machines.
 
-Where the processes ended because they trained to their last step and missed their target, it has their status.
+Where the processes were stopped and saved, or trained to their last step and missed their target, it has their status:
+a machine whose processes heard of a signal to another one asks to be started again too.
 """
 
 import sys
@@ -14,17 +15,19 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as run_torchrun
 
 from common.errors import run_main
+from training.distributed.stop_signal import REQUEUE_EXIT_CODE
 from training.evaluation import TARGET_MISSED_EXIT_CODE
 
 
 def main() -> None:
-    """Run what the command line asks for; the status is that of the first process to fail where it missed a target."""
+    """Run what the command line asks for. The first process to fail gives the status, if that says more than 1 does."""
     try:
         run_torchrun()
     except ChildFailedError as error:
-        if error.get_first_failure()[1].exitcode != TARGET_MISSED_EXIT_CODE:
+        status = error.get_first_failure()[1].exitcode
+        if status not in (REQUEUE_EXIT_CODE, TARGET_MISSED_EXIT_CODE):
             raise
-        sys.exit(TARGET_MISSED_EXIT_CODE)
+        sys.exit(status)
 
 
 if __name__ == "__main__":

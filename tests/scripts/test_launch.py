@@ -17,6 +17,7 @@ import file_utils
 from common.checkpoint_files import find_checkpoints
 
 BIN = Path(sys.executable).parent
+NUMBERS = ("NUM_GPUS", "MASTER_PORT", "MAX_RESTARTS", "REQUEUE_STATUS")
 LAUNCH = (
     f"set -euo pipefail; PROJECT_DIR={ROOT}; source {ROOT}/scripts/configuration.sh; source {ROOT}/scripts/launch.sh; "
 )
@@ -24,7 +25,16 @@ LAUNCH += "resolve_launch || true; "
 
 
 def environment(**variables):
-    settings = ("NUM_GPUS", "NNODES", "MASTER_ADDR", "MASTER_PORT", "MAX_RESTARTS", "WORLD_SIZE", "RANK")
+    settings = (
+        "NUM_GPUS",
+        "NNODES",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "MAX_RESTARTS",
+        "WORLD_SIZE",
+        "RANK",
+        "REQUEUE_STATUS",
+    )
     inherited = {n: v for n, v in os.environ.items() if n not in settings and not n.startswith(("SLURM_", "CUDA_"))}
     inherited |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     return inherited | {name: str(value) for name, value in variables.items()}
@@ -71,6 +81,7 @@ def test_without_nvidia_smi_there_is_one_process(tmp_path):
         ({"NUM_GPUS": 1, "NNODES": "two"}, "NNODES is 'two'"),
         ({"NUM_GPUS": 1, "NNODES": 2}, "MASTER_ADDR is empty; name the machine"),
         ({"NUM_GPUS": 1, "MAX_RESTARTS": "-1"}, "MAX_RESTARTS is '-1'"),
+        ({"NUM_GPUS": 1, "REQUEUE_STATUS": "256"}, "REQUEUE_STATUS is '256'; set it to a whole number from 1 to 255."),
     ],
 )
 def test_settings_that_make_no_sense(variables, sentence):
@@ -79,7 +90,9 @@ def test_settings_that_make_no_sense(variables, sentence):
     assert sentence in line
 
 
-@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_NNODES", "NUM_GPUS", "MASTER_PORT", "MAX_RESTARTS"])
+@pytest.mark.parametrize(
+    "name", ["SLURM_JOB_ID", "SLURM_NNODES", "NUM_GPUS", "MASTER_PORT", "MAX_RESTARTS", "REQUEUE_STATUS"]
+)
 def test_code_in_a_number_is_not_run(tmp_path, name):
     """Bash runs $(...) in the value of a variable that it computes with."""
     usual = {"NUM_GPUS": "2", "MASTER_ADDR": "here"}
@@ -133,6 +146,13 @@ def test_a_status_is_passed_on(tmp_path, status):
     stub(tmp_path, "python3", f"exit {status}")
     ended = bash(LAUNCH + "launch x", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", NUM_GPUS=1)
     assert ended.returncode == status
+
+
+def test_processes_that_saved_end_a_script_with_the_status_that_its_scheduler_takes(tmp_path):
+    stub(tmp_path, "python3", "exit 75")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    assert bash(LAUNCH + "launch x", PATH=path, NUM_GPUS=2, REQUEUE_STATUS=143).returncode == 143
+    assert bash(LAUNCH + "kill -TERM $$", PATH=path, NUM_GPUS=2, REQUEUE_STATUS=143).returncode == 143
 
 
 def is_running(marker):

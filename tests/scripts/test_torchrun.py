@@ -6,6 +6,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from scripts import torchrun
+from training.distributed.stop_signal import REQUEUE_EXIT_CODE
 from training.evaluation import TARGET_MISSED_EXIT_CODE
 
 
@@ -24,14 +25,16 @@ def failing(*statuses):
     return run
 
 
-def test_a_missed_target_has_its_status(monkeypatch):
-    monkeypatch.setattr(torchrun, "run_torchrun", failing(TARGET_MISSED_EXIT_CODE, -15))
+@pytest.mark.parametrize("status", [REQUEUE_EXIT_CODE, TARGET_MISSED_EXIT_CODE])
+def test_a_stop_and_a_missed_target_have_their_status(monkeypatch, status):
+    monkeypatch.setattr(torchrun, "run_torchrun", failing(status, -15))
     with pytest.raises(SystemExit) as ended:
         torchrun.main()
-    assert ended.value.code == TARGET_MISSED_EXIT_CODE
+    assert ended.value.code == status
 
 
-def test_other_failures_stay_what_they_are(monkeypatch):
-    monkeypatch.setattr(torchrun, "run_torchrun", failing(1, TARGET_MISSED_EXIT_CODE))
+@pytest.mark.parametrize("later", [REQUEUE_EXIT_CODE, TARGET_MISSED_EXIT_CODE])
+def test_other_failures_stay_what_they_are(monkeypatch, later):
+    monkeypatch.setattr(torchrun, "run_torchrun", failing(1, later))
     with pytest.raises(ChildFailedError):
         torchrun.main()
