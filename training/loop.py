@@ -3,7 +3,9 @@
 import contextlib
 import math
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,92 +25,144 @@ from training.step import Outcome
 
 def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> dict | None:
     """Train from where the run stands; throughput, last losses and scores, or None where a signal ended it."""
-    settings, task, dataset = run.settings, run.task, run.task.dataset
-    output, measurement, device = settings.output, settings.measurement, settings.device
-    first_step, last_step = run.step, run.start.last_step
-    run.start_clock()
-    run.observer.training_starts()
-    if first_step == 0 and task.evaluations.before_training:
-        evaluate(run, logger)
-        for warning in task.warnings(run.scores):
-            logger.message(f"warning: {warning}")
-    if first_step and evaluates_after(run, first_step):
-        evaluate(run, logger)  # the run that saved this step was killed before its scores, or after them
-    run.model.train()
-    losses: dict = {}
-    saved_step = first_step
-    rate = 0.0  # of the last step taken
-    first_profiled, n_profiled = measurement.profile_start, measurement.profile_steps
-    trace = Path(output.output_dir) / "profile" / f"trace_rank{run.world.rank}.json"
-    profiled = ProfiledSteps(measurement.profile, range(first_profiled, first_profiled + n_profiled), trace, device)
-    probes_every = steps_between_probes(settings.distribution.steps_between_probes, run.world.size, device)
+    settings, output, device = run.settings, run.settings.output, run.settings.device
+    _score_before(run, logger)
+    profiled = _profiled_steps(run)
+    meter = ThroughputMeter(
+        run.start.window_start,
+        settings.measurement.benchmark_stop,
+        run.task.flops,
+        device,
+        times=run.step_times,
+        telemetry=GpuTelemetry.of_device(device),
+        left_out=profiled.steps,
+    )
     shows_bar = run.world.is_first and not output.disable_progress_bar
+    bar = {"total": run.start.last_step, "initial": run.step, "unit": "step", "disable": None if shows_bar else True}
     with (
-        dataset.iterate(run.samples_seen, settings.batches.per_step) as micro_batches,
-        tqdm(total=last_step, initial=first_step, unit="step", disable=None if shows_bar else True) as progress,
+        run.task.dataset.iterate(run.samples_seen, settings.batches.per_step) as micro_batches,
+        tqdm(**bar) as progress,
         contextlib.closing(profiled),
         Watchdog(settings.distribution.max_step_seconds).watching() as watchdog,
     ):
-        meter = ThroughputMeter(
-            run.start.window_start,
-            measurement.benchmark_stop,
-            task.flops,
-            device,
-            times=run.step_times,
-            telemetry=GpuTelemetry.of_device(device),
-            left_out=profiled.steps,
-        )
-        while run.step < last_step and not run.target_reached:
-            if probes_every and (run.step - first_step) % probes_every == 0:
-                with meter.paused(), watchdog.paused():
-                    probe_ranks(run, logger)
-            profiled.begin_step()
-            watchdog.step_begins()
-            next_rate = run.schedule.learning_rate
-            with named_range(f"step {run.step + 1}"):
-                result = run.training_step(micro_batches)
-            if result.outcome is Outcome.INTERRUPTED:
-                # What a signal leaves time for: the steps since the last checkpoint, logged and saved.
-                if not output.skip_checkpoint and saved_step < run.step:
-                    if run.training_step.has_losses:
-                        log_step(run, logger, rate)
-                    with watchdog.paused():
-                        run.save(writer)
-                run.observer.training_ends(run.samples_seen, target_reached=False)
-                return None
-            run.samples_seen += settings.batches.overall
-            if result.outcome is Outcome.SKIPPED:
-                log_skipped_step(run, logger)
-                continue
-            rate = next_rate
-            profiled.end_step()  # what it writes comes before the clock runs again
-            meter.end_step(sum((batch.work for batch in result.micro_batches), Work()))
-            progress.update()
-            step = run.step
-            ends_average = step == 1 or step % output.log_freq == 0
-            evaluates = evaluates_after(run, step)
-            # Before an evaluation too: it may take longer than whoever sends a signal waits.
-            is_due = step % settings.checkpoints.num_steps_per_checkpoint == 0 or step == last_step or evaluates
-            saves = is_due and not output.skip_checkpoint
-            # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
-            if ends_average or saves or step in (first_step + 1, last_step):
-                losses = log_step(run, logger, rate)
-            if ends_average:
-                run.training_step.clear_losses()
-            if saves:
-                with meter.paused(), watchdog.paused():
-                    run.save(writer)
-                saved_step = step
-            if evaluates:
-                with meter.paused(), watchdog.paused():
-                    evaluate(run, logger)
-                run.model.train()
-        result = {**meter.result(run.world.gather), **losses}
+        steps = _Steps(run, logger, writer, meter, profiled, watchdog)
+        if not steps.take(micro_batches, progress):
+            return None
+        result = {**meter.result(run.world.gather), **steps.losses}
     if account := profiled.account():
         logger.message(account)
     evaluate(run, logger, console=False)
     run.observer.training_ends(run.samples_seen, run.target_reached)
     return {**result, **run.scores}
+
+
+def _score_before(run: TrainingRun, logger: MetricsLogger) -> None:
+    """The training begins, with the scores of what it begins from where they are due."""
+    run.start_clock()
+    run.observer.training_starts()
+    if run.step == 0 and run.task.evaluations.before_training:
+        evaluate(run, logger)
+        for warning in run.task.warnings(run.scores):
+            logger.message(f"warning: {warning}")
+    if run.step and evaluates_after(run, run.step):
+        evaluate(run, logger)  # the run that saved this step was killed before its scores, or after them
+    run.model.train()
+
+
+def _profiled_steps(run: TrainingRun) -> ProfiledSteps:
+    flags = run.settings.measurement
+    steps = range(flags.profile_start, flags.profile_start + flags.profile_steps)
+    trace = Path(run.settings.output.output_dir) / "profile" / f"trace_rank{run.world.rank}.json"
+    return ProfiledSteps(flags.profile, steps, trace, run.settings.device)
+
+
+class _Steps:
+    """The optimizer steps of a run, and what is due between them.
+
+    Attributes:
+        losses: by the names that a summary gives them, as they were logged last.
+    """
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        logger: MetricsLogger,
+        writer: CheckpointWriter,
+        meter: ThroughputMeter,
+        profiled: ProfiledSteps,
+        watchdog: Watchdog,
+    ):
+        self._run, self._logger, self._writer = run, logger, writer
+        self._meter, self._profiled, self._watchdog = meter, profiled, watchdog
+        self._first_step = self._saved_step = run.step
+        self._rate = 0.0  # of the last step taken
+        asked, device = run.settings.distribution.steps_between_probes, run.settings.device
+        self._probes_every = steps_between_probes(asked, run.world.size, device)
+        self.losses: dict[str, float] = {}
+
+    def take(self, micro_batches: Iterator[Any], progress: tqdm) -> bool:
+        """Take all steps; False where a signal ended them."""
+        run = self._run
+        while run.step < run.start.last_step and not run.target_reached:
+            if self._probes_every and (run.step - self._first_step) % self._probes_every == 0:
+                with self._paused():
+                    probe_ranks(run, self._logger)
+            self._profiled.begin_step()
+            self._watchdog.step_begins()
+            next_rate = run.schedule.learning_rate
+            with named_range(f"step {run.step + 1}"):
+                result = run.training_step(micro_batches)
+            if result.outcome is Outcome.INTERRUPTED:
+                self._keep_what_was_done()
+                return False
+            run.samples_seen += run.settings.batches.overall
+            if result.outcome is Outcome.SKIPPED:
+                log_skipped_step(run, self._logger)
+                continue
+            self._rate = next_rate
+            self._profiled.end_step()  # what it writes comes before the clock runs again
+            self._meter.end_step(sum((batch.work for batch in result.micro_batches), Work()))
+            progress.update()
+            self._log_save_evaluate()
+        return True
+
+    def _log_save_evaluate(self) -> None:
+        """What is due after the step that was just taken."""
+        run, step, output = self._run, self._run.step, self._run.settings.output
+        ends_average = step == 1 or step % output.log_freq == 0
+        evaluates = evaluates_after(run, step)
+        # Before an evaluation too: it may take longer than whoever sends a signal waits.
+        every, is_last = run.settings.checkpoints.num_steps_per_checkpoint, step == run.start.last_step
+        saves = (step % every == 0 or is_last or evaluates) and not output.skip_checkpoint
+        # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
+        if ends_average or saves or is_last or step == self._first_step + 1:
+            self.losses = log_step(run, self._logger, self._rate)
+        if ends_average:
+            run.training_step.clear_losses()
+        if saves:
+            with self._paused():
+                run.save(self._writer)
+            self._saved_step = step
+        if evaluates:
+            with self._paused():
+                evaluate(run, self._logger)
+            run.model.train()
+
+    def _keep_what_was_done(self) -> None:
+        """What a signal leaves time for: the steps since the last checkpoint, logged and saved."""
+        run = self._run
+        if not run.settings.output.skip_checkpoint and self._saved_step < run.step:
+            if run.training_step.has_losses:
+                log_step(run, self._logger, self._rate)
+            with self._watchdog.paused():
+                run.save(self._writer)
+        run.observer.training_ends(run.samples_seen, target_reached=False)
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """What happens inside counts neither as throughput nor as a step that hangs."""
+        with self._meter.paused(), self._watchdog.paused():
+            yield
 
 
 def probe_ranks(run: TrainingRun, logger: MetricsLogger) -> None:
