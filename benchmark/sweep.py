@@ -21,6 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __import__("common.packages").packages.explain_missing()
+from benchmark.command_line import check_model, own_and_extra
 from benchmark.reports.data import Result, measured
 from benchmark.reports.tables import throughput_table
 from benchmark.sweeps.points import START, STEPS_IN_WINDOW
@@ -28,15 +29,13 @@ from benchmark.sweeps.sweep import Sweep
 from common.command_line import CommandLine
 from common.errors import Problems, run_main
 from file_utils import locked
-from models.config import BERT_CONFIGS
 from optimization import OPTIMIZERS
 from training.config.precision import PRECISIONS
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what stands behind `--` is in `extra`."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, extra = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    own, extra = own_and_extra(arguments)
     parser = CommandLine(__doc__)
     parser.add_argument("workload", choices=("pretrain", "squad"))
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the points; made where it is missing")
@@ -80,9 +79,7 @@ def check(args: argparse.Namespace) -> None:
     for name, known in (("precisions", PRECISIONS), ("optimizer", OPTIMIZERS)):
         for value in given(name):
             problems.check(value in known, f"--{name} is {value}", f"choose of {', '.join(known)}")
-    model = args.bert_model
-    is_there = model in BERT_CONFIGS or (model.endswith(".json") and Path(model).is_file())
-    problems.check(is_there, f"--bert_model is {model}", f"choose of {', '.join(BERT_CONFIGS)}, or a bert_config.json")
+    check_model(args.bert_model, problems)
     problems.check(args.start >= 0, f"--start is {args.start}", "it must not be negative")
     problems.check(args.stop > args.start, f"--stop {args.stop} is not greater than --start {args.start}", "raise it")
     squad = args.workload == "squad"
@@ -100,15 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with locked(args.output_dir / ".lock", remedy="wait until it ends, or choose another --output_dir"):
         sweep = Sweep(args)
         sweep.run()
-    for group in measured([Result("", sweep.points)]):
+    for group in measured([Result("", sweep.record.points)]):
         print(f"\n{throughput_table(group).markdown()}")
-    failed = sum(point["status"] == "failed" for point in sweep.points)
-    wrong = sum(bool((point.get("measured") or {}).get("loss_problem")) for point in sweep.points)
+    failed = sum(point["status"] == "failed" for point in sweep.record.points)
+    wrong = sum(bool((point.get("measured") or {}).get("loss_problem")) for point in sweep.record.points)
     if failed:
         print(f"measurements that failed: {failed}; start again to try them once more")
     if wrong:
         print(f"measurements that trained wrongly: {wrong}; their rates mean nothing")
-    print(f"points: {sweep.file}")
+    print(f"points: {sweep.record.file}")
     sys.exit(1 if failed or wrong else 0)
 
 

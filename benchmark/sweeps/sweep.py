@@ -2,37 +2,17 @@
 
 import argparse
 import itertools
-import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from benchmark.sweeps.measurement import command, measure
-from benchmark.sweeps.points import FILE_NAME, OPTIMIZERS, Point, Repeats, read_points, settings, subject
+from benchmark.sweeps.points import OPTIMIZERS, Point, Repeats, settings, subject
+from benchmark.sweeps.record import OTHER_FOLDER, Record, all_flags, describe_machine
 from benchmark.timing import in_fresh_process
-from common.addresses import without_secrets
 from common.errors import UserError
-from file_utils import atomic_write
-from kernels.defaults import fast_paths
-from models.config import BERT_CONFIGS, BertConfig
-from models.fused_variants import fused_problems
-from training.config.precision import PRECISIONS, precision_problem, resolve_precision
-from training.environment.description import describe_environment
 
 FAILURES_IN_A_ROW = 2  # of other causes than memory, after which larger batches are not tried
-SAME = ("gpus", "driver", "torch", "cuda", "cpu", "git_commit", "git_dirty")
-
-
-def describe_machine(bert_model: str) -> dict[str, Any]:
-    """The environment of a measuring process, its default `precision`, and what `kernels` each precision gets."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = BertConfig.from_json_file(BERT_CONFIGS.get(bert_model, bert_model))
-    able = [resolve_precision(name, device) for name in PRECISIONS if not precision_problem(name, device)]
-    is_fused = not list(fused_problems(config, "torch", in_fp8=False))
-    kernels = {each.name: fast_paths(device, each.compute_dtype).kernels for each in able if is_fused}
-    return describe_environment() | {"precision": resolve_precision(None, device).name, "kernels": kernels}
 
 
 class Sweep:
@@ -50,8 +30,7 @@ class Sweep:
             self.lengths = "full" if args.synthetic == "full" else f"evenly around {args.synthetic}"
         # Of a process of its own: CUDA would hold memory in this one.
         self.environment = in_fresh_process(describe_machine, args.bert_model)
-        self.file = args.output_dir / FILE_NAME
-        self.points = self._read_earlier()
+        self.record = Record(args.output_dir, self.environment, self._check_data)
 
     def run(self) -> None:
         """Measure every missing point: each batch size once, then those that fit again, round by round."""
@@ -80,9 +59,6 @@ class Sweep:
             args.compile,
             args.num_gpus or [max(1, len(self.environment["gpus"]))],
         ):
-            # What a run would choose by itself is named, so that results say it and differ from those of other kernels.
-            is_named = any(word.split("=")[0] in ("--kernels", "--layer_norm") for word in args.extra)
-            is_chosen = self.environment.get("kernels", {}).get(precision) == "triton" and not is_named
             yield {
                 "workload": args.workload,
                 "model": args.bert_model,
@@ -96,21 +72,18 @@ class Sweep:
                 "lengths": self.lengths,
                 "start": args.start,
                 "stop": args.stop,
-                "flags": shlex.join([*(["--kernels", "triton"] if is_chosen else []), *args.extra]),
+                "flags": all_flags(self.environment, precision, args.extra),
             }
 
     def _point(self, configuration: dict[str, Any], repeat: int) -> Point:
-        for point in self.points:
-            if point["configuration"] == configuration and point["repeat"] == repeat:
-                return point
+        if known := self.record.find(configuration, repeat):
+            return known
         compiled = "_compiled" if configuration["compile"] else ""
         name = "{workload}_{max_seq_length}_{precision}{compiled}_{n_gpus}x{batch_size}_{repeat}"
         folder = self.args.output_dir / "runs" / name.format(**configuration | {"compiled": compiled, "repeat": repeat})
         words = command(configuration, self.data, folder) + (["--measure_peak"] if self.args.measure_peak else [])
         point = measure(configuration, repeat, words, folder, self.args.timeout)
-        self.points.append(point)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(without_secrets(json.dumps(point)) + "\n")
+        self.record.add(point)
         repeats = Repeats(configuration, points=[point])
         told = f"{repeats.cells()['sequences/s']} sequences/s" if point["status"] == "ok" else repeats.status
         told += f", WRONG: {repeats.problem}" if repeats.problem else ""
@@ -119,20 +92,7 @@ class Sweep:
             print("    " + point["error"].replace("\n", "\n    ") + f"\n    all of it: {folder}/output.log", flush=True)
         return point
 
-    def _read_earlier(self) -> list[Point]:
-        """The points of an earlier start but for failed ones; raises UserError where it cannot be gone on with."""
-        self.args.output_dir.mkdir(parents=True, exist_ok=True)
-        known = read_points(self.file) if self.file.exists() else []
-        points = [point for point in known if point["status"] != "failed"]
-        remedy = "choose another --output_dir, so that no table mixes the two"
+    def _check_data(self, point: Point) -> None:
         trained_on = shlex.join(self.data[:2])
-        for point in points:
-            if point["configuration"]["lengths"] == self.lengths and f" {trained_on} " not in point["command"]:
-                raise UserError(f"{self.file} was measured on other data than {trained_on}", remedy)
-            for name in SAME:
-                was, now = point["environment"].get(name), self.environment.get(name)
-                if was is not None and was != now:
-                    raise UserError(f"{self.file} was measured with {name} {was}, and this is {now}", remedy)
-        with atomic_write(self.file) as file:
-            file.writelines(json.dumps(point) + "\n" for point in points)
-        return points
+        if point["configuration"]["lengths"] == self.lengths and f" {trained_on} " not in point["command"]:
+            raise UserError(f"{self.args.output_dir} was measured on other data than {trained_on}", OTHER_FOLDER)
