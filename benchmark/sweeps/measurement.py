@@ -12,6 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = MappingProxyType({"pretrain": "run_pretraining.py", "squad": "run_squad.py"})
 LAST_LINES = 15
 SECONDS_TO_STOP = 30
+SECONDS_BETWEEN_LOOKS = 0.2  # at what would stop a measurement
 # CUDA's, PyTorch's for the CPU, NumPy's, the system's; and the end that Linux makes of processes when memory runs out.
 OUT_OF_MEMORY = re.compile(
     r"(?i)out of memory|(can't|cannot|unable to) allocate|MemoryError|std::bad_alloc|ALLOC_FAILED|SIGKILL"
@@ -61,11 +65,24 @@ def command(configuration: dict[str, Any], data: list[str], output_dir: Path) ->
     return words + shlex.split(configuration["flags"])
 
 
-def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder: Path, timeout: float) -> Point:
+def measure(
+    configuration: dict[str, Any],
+    repeat: int,
+    words: list[str],
+    folder: Path,
+    timeout: float,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    stopped: threading.Event | None = None,
+) -> Point:
     """Run a measurement, in a folder of its own that is made anew, and return the point.
+
+    Args:
+        variables: environment variables that the process gets besides those of this one.
+        stopped: ends the measurement when it is set; signals reach the main thread only.
 
     Raises:
         UserError: what lies there is no measurement's folder.
+        KeyboardInterrupt: it was stopped. Nothing of it runs on.
     """
     log = folder / "output.log"  # a measurement's first file, and so the mark of its folder
     if log.is_file():
@@ -74,7 +91,9 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
         raise UserError(f"{folder} is there and no measurement made it", "move it away, or choose another --output_dir")
     folder.mkdir(parents=True)
     with log.open("wb") as output:
-        status = _run(words, output, timeout)
+        began = time.monotonic()
+        status = _run(words, output, timeout, os.environ | variables, stopped or threading.Event())
+        wall_seconds = time.monotonic() - began
     run = Run()
     with contextlib.suppress(UserError):  # it ended before it logged anything
         run = read_run(folder / "dllogger.json")
@@ -82,13 +101,15 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     run.environment.pop("command_line", None)
     point: Point = {"schema": SCHEMA, "status": "ok", "error": None, "configuration": configuration, "repeat": repeat}
     point |= {"command": shlex.join(map(without_secrets, words)), "environment": run.environment}
+    point |= {"wall_seconds": wall_seconds}
     if status == 0 and summary.get("measured_steps"):
         separate = {name: summary.pop(name, None) for name in ("utilisation", "measured_peak")}
         for of_whole_run in ("e2e_time", "goodput"):
             summary.pop(of_whole_run, None)
         for rate in ("sequences_per_second", "tokens_per_second"):
             summary[f"{rate}_per_gpu"] = summary[rate] / configuration["n_gpus"]
-        return point | {"measured": summary} | separate
+        resolved = run.phases[1].settings.get("arguments", {}) if 1 in run.phases else {}
+        return point | {"measured": summary, "cuda_graphs": resolved.get("cuda_graphs")} | separate
     said = log.read_text(encoding="utf-8", errors="replace")
     ends = {
         -signal.SIGKILL: "killed (SIGKILL), which is what the system does to the largest process when memory runs out",
@@ -101,15 +122,21 @@ def measure(configuration: dict[str, Any], repeat: int, words: list[str], folder
     return point
 
 
-def _run(words: list[str], output: Any, timeout: float) -> int | None:
+def _run(
+    words: list[str], output: Any, timeout: float, variables: Mapping[str, str], stopped: threading.Event
+) -> int | None:
     """The status a command ends with; None where it ran for too long. Whatever happens, none of it runs on."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(words, start_new_session=True, **streams)
+    deadline = time.monotonic() + timeout
+    process = subprocess.Popen(words, start_new_session=True, env=variables, **streams)
     started: list[psutil.Process] = []
     try:
-        return process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return None
+        while not stopped.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(SECONDS_BETWEEN_LOOKS)
+            if time.monotonic() > deadline:
+                return None
+        raise KeyboardInterrupt
     finally:
         with contextlib.suppress(psutil.Error):  # it has ended by itself
             started = psutil.Process(process.pid).children(recursive=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +86,28 @@ def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     point = measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", timeout=3.0)
     assert point["status"] == "failed"
     assert not is_running(int(place.read_text()))
+
+
+def test_what_another_thread_stops_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(measurement, "SECONDS_TO_STOP", 0.2)
+    words, place = stubborn(tmp_path)
+    stopped = threading.Event()
+
+    def stop_once_it_runs():
+        while not place.exists() or not place.read_text().endswith("\n"):
+            time.sleep(0.05)
+        stopped.set()
+
+    threading.Thread(target=stop_once_it_runs, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", 100.0, stopped=stopped)
+    assert not is_running(int(place.read_text()))
+
+
+def test_a_measurement_gets_the_variables_that_are_its_own(tmp_path):
+    words = [sys.executable, "-c", "import os, sys; sys.exit('GPUs ' + os.environ['CUDA_VISIBLE_DEVICES'])"]
+    point = measurement.measure(CONFIGURATION, 0, words, tmp_path / "run", 30.0, {"CUDA_VISIBLE_DEVICES": "6,7"})
+    assert point["error"] == "GPUs 6,7"
 
 
 def test_addresses_are_recorded_without_secrets(tmp_path):
