@@ -23,6 +23,7 @@ import benchmark.loader
 import benchmark.made_squad
 import benchmark.nsight
 import benchmark.report
+import benchmark.scaling
 import benchmark.summarize
 import benchmark.summarize_glue
 import benchmark.summarize_squad
@@ -63,6 +64,7 @@ PARSERS = {
     "benchmark/check.py": benchmark.check.parse_arguments,
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,
+    "benchmark/scaling.py": benchmark.scaling.parse_arguments,
     "benchmark/sweep.py": benchmark.sweep.parse_arguments,
     "run_squad.py": functools.partial(tasks.setup.parse_arguments, tasks.squad.task.SquadTask),
     "run_glue.py": functools.partial(tasks.setup.parse_arguments, tasks.glue.task.GlueTask),

@@ -30,6 +30,7 @@ STARTED_BY_USERS = (
     "data/create_datasets_from_start.sh",
     "data/mlperf_bert.sh",
     "scripts/measure_fast_paths.sh",
+    "scripts/measure_scaling.sh",
 )
 CHECKING = "".join(f"== phase {phase}: checking the settings, the model and the data\n" for phase in (1, 2))
 
