@@ -29,7 +29,8 @@ class MemoryEstimate:
     padded_attention: bool = False
     """Without FlashAttention, attention keeps padded copies of its inputs and its output."""
     cuda_graphs: bool = False
-    """Their memory lies beside that of the micro-batch that runs without, and so do the gradients."""
+    """Their memory, gradients included, lies beside that of the micro-batch that runs without. What gradients are kept
+    in counts without graphs too; with several ranks it is the buckets."""
 
     def n_bytes(self, n_tokens: int) -> int:
         """Bytes in use at the peak of a step, for one micro-batch of so many tokens."""

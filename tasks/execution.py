@@ -44,7 +44,7 @@ def resolve_execution(settings: Settings, config: BertConfig | None) -> Settings
     return settings.with_resolved("runtime", kernels=kernels, attention=attention)
 
 
-def execution_problems(settings: Settings, world_size: int) -> Iterator[Problem]:
+def execution_problems(settings: Settings) -> Iterator[Problem]:
     """Where the kernels asked for are not installed, cannot run here, or do not compute this model."""
     flags, device, config = settings.runtime, settings.device, settings.model
     try:
@@ -74,7 +74,6 @@ def execution_problems(settings: Settings, world_size: int) -> Iterator[Problem]
         for is_so, why in (
             (not settings.trains, "is for training, and there is no --do_train"),
             (device.type != "cuda", f"needs an NVIDIA GPU, and this run is on {device.type}"),
-            (world_size != 1, f"reduces no gradients over processes, and there are {world_size}"),
             (flags.checkpoint_activations, "cannot record the random states that --checkpoint_activations saves"),
         ):
             if is_so:
@@ -105,13 +104,14 @@ def resolve_batches(settings: Settings, model_class: type[nn.Module], world: Wor
     settings = dataclasses.replace(settings, batches=batches)
     if settings.runtime.cuda_graphs is not None:
         return settings
-    return settings.with_resolved("runtime", cuda_graphs=_graphs_pay(settings, estimate, world.size))
+    pay_everywhere = all(world.gather(_graphs_pay(settings, estimate)))
+    return settings.with_resolved("runtime", cuda_graphs=pay_everywhere)
 
 
-def _graphs_pay(settings: Settings, estimate: MemoryEstimate | None, world_size: int) -> bool:
+def _graphs_pay(settings: Settings, estimate: MemoryEstimate | None) -> bool:
     """Whether CUDA graphs can be recorded, were measured to be faster, and fit the memory."""
     flags, device = settings.runtime, settings.device
-    is_possible = settings.trains and world_size == 1 and device.type == "cuda" and not flags.checkpoint_activations
+    is_possible = settings.trains and device.type == "cuda" and not flags.checkpoint_activations
     if not is_possible or estimate is None or settings.batches is None:
         return False
     fast = fast_paths(device, settings.precision.compute_dtype)

@@ -62,7 +62,7 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
             "give a configuration with at least 2",
         )
     settings = resolve_execution(_with_warmup(task), config)
-    problems.extend(execution_problems(settings, world.size))
+    problems.extend(execution_problems(settings))
     settings = resolve_batches(settings, task.model_class, world, problems)
     note_differences("model", config, world, problems)
     task.settings = settings

@@ -4,7 +4,8 @@ A graph works on the same memory each time: a micro-batch is copied into its inp
 in the same buffers. Shapes must repeat, for which batches are padded to buckets (data/loading/flat_batch.py). Each
 shape's first micro-batch runs as it would without graphs, for torch.compile to make its code, which is why the peak of
 memory is up to twice that of a step; the second is recorded, and replayed from then on. The random numbers of a replay
-are those of a run without graphs, as seeds are read when it starts.
+are those of a run without graphs, as seeds are read when it starts. With several ranks the gradients are left in the
+buckets of a reduction, which is queued behind the graph and not recorded.
 
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.distributed.bucket_reduction import BucketReduction
+
 
 class GradientGraphs:
     """Computes the gradients of micro-batches, of repeated shapes by CUDA graphs.
@@ -23,6 +26,7 @@ class GradientGraphs:
     Args:
         loss_function: returns scalars, the first of which is trained on.
         parameters: what to leave gradients in; the loss depends on all of them.
+        reduction: of the gradients over the ranks, where there are several.
         record: calls a function once, which queues nothing but is recorded, and returns what runs the recording.
     """
 
@@ -30,17 +34,19 @@ class GradientGraphs:
         self,
         loss_function: Callable[[Any], tuple[Tensor, ...]],
         parameters: Iterable[Tensor],
+        reduction: BucketReduction | None = None,
         record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
     ):
         self._loss_function = loss_function
         self._parameters = list(parameters)
-        self._gradients: list[Tensor] = []
+        self._reduction = reduction
+        self._gradients: list[Tensor] = reduction.gradients if reduction else []
         self._scale = torch.ones((), device=self._parameters[0].device)
         self._record = record or CudaRecorder()
         self._met: set[Hashable] = set()
         self._recorded: dict[Hashable, _Recording] = {}
 
-    def __call__(self, micro_batch: Any, scale: float, accumulates: bool) -> Tensor:
+    def __call__(self, micro_batch: Any, scale: float, accumulates: bool, reduces: bool = True) -> Tensor:
         """Leave the gradients of the first loss in the parameters' `grad`; return the losses (n,), the caller's own.
 
         Args:
@@ -48,6 +54,7 @@ class GradientGraphs:
                 loss may use: a graph keeps those it was recorded with.
             scale: of the gradients, not of the losses that are returned.
             accumulates: add to the gradients that the last call left, and do not replace them.
+            reduces: average the gradients over the ranks.
         """
         self._scale.fill_(scale)
         shape = micro_batch.max_seqlen, tuple(tensor.shape for tensor in _tensors(micro_batch).values())
@@ -56,25 +63,35 @@ class GradientGraphs:
             losses = self._compute(micro_batch, accumulates)
         else:
             if (key := (shape, accumulates)) not in self._recorded:
-                if not self._recorded and not accumulates:
+                if not self._recorded and not accumulates and not self._reduction:
                     self._gradients = []  # no graph writes to these yet, and the first may have its own
                 self._recorded[key] = _Recording(micro_batch, self._record, self._compute, accumulates)
             losses = self._recorded[key](micro_batch)
+        if reduces and self._reduction:
+            self._reduction.reduce()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return losses
 
     def _compute(self, micro_batch: Any, accumulates: bool) -> Tensor:
         losses = self._loss_function(micro_batch)
+        scaled = losses[0] * self._scale
+        if self._reduction:
+            self._reduction.fill(scaled, accumulates)
+        else:
+            self._leave_gradients(scaled, accumulates)
+        return torch.stack([loss.detach() for loss in losses])
+
+    def _leave_gradients(self, loss: Tensor, accumulates: bool) -> None:
+        """In what backward of the first graph makes, which saves a copy: nothing else needs them elsewhere."""
         # Not backward(), whose accumulation belongs to the stream in which it first ran.
-        gradients = torch.autograd.grad(losses[0] * self._scale, self._parameters)
+        gradients = torch.autograd.grad(loss, self._parameters)
         if not self._gradients:
             self._gradients = [gradient.contiguous() for gradient in gradients]
         elif accumulates:
             torch._foreach_add_(self._gradients, gradients)
         else:
             torch._foreach_copy_(self._gradients, gradients)
-        return torch.stack([loss.detach() for loss in losses])
 
 
 class _Recording:

@@ -17,7 +17,8 @@ from optimization import WarmupSchedule, build_optimizer, clips_itself, paramete
 from training.checkpointing.writer import CheckpointWriter, to_host
 from training.config.settings import Settings
 from training.cuda_graphs import GradientGraphs
-from training.distributed.data_parallel import data_parallel
+from training.distributed.bucket_reduction import BucketReduction
+from training.distributed.data_parallel import average, data_parallel, send_weights
 from training.distributed.sharded_optimizer import ShardedOptimizer
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
@@ -88,7 +89,7 @@ class TrainingRun:
             world=world,
             must_stop=stop_signal.agreed,
             part=self.step_times.part,
-            graphs=GradientGraphs(self.losses, self.model.parameters()) if runtime.cuda_graphs and trains else None,
+            reduces_each=not distribution.allreduce_post_accumulation,
         )
         self.samples_seen = 0
         self.scores: dict[str, float] = {}
@@ -99,10 +100,22 @@ class TrainingRun:
         if resumed is not None:
             self._restore(resumed)
             resumed.clear()
-        if world.size > 1 and trains:
-            self.forward = data_parallel(self.model, device, distribution.reduced_in, self.step_times.begin_reduction)
-            if distribution.allreduce_post_accumulation:
-                self.training_step.no_sync = self.forward.no_sync
+        if trains:
+            self._choose_reduction()
+
+    def _choose_reduction(self) -> None:
+        """How gradients are averaged over the ranks: by a wrapper of the model, or beside CUDA graphs."""
+        several, dtype = self.world.size > 1, self.settings.distribution.reduced_in
+        begin = self.step_times.begin_reduction
+        if self.settings.runtime.cuda_graphs:
+            parameters, reduction = list(self.model.parameters()), None
+            if several:
+                send_weights(self.model)
+                reduction = BucketReduction(parameters, functools.partial(average, reduce_dtype=dtype), begin)
+            self.training_step.graphs = GradientGraphs(self.losses, parameters, reduction)
+        elif several:
+            self.forward = data_parallel(self.model, self.settings.device, dtype, begin)
+            self.training_step.no_sync = self.forward.no_sync
 
     def losses(self, batch: Any) -> tuple[Tensor, ...]:
         """The task's losses of a batch on the device, through what reduces gradients where there are several ranks."""

@@ -55,14 +55,16 @@ class TrainingStep:
     """Of all random numbers drawn within micro-batches, which also have a `first_sample`."""
     loss_scale: LossScale | None = None
     no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-    """A context in which backward does not reduce over ranks, entered for all micro-batches but the last."""
+    """A context in which backward does not reduce over ranks."""
+    reduces_each: bool = False
+    """Reduce over ranks after each micro-batch, and not only after the last."""
     world: World = dataclasses.field(default_factory=World)
     must_stop: Callable[[], bool] = lambda: False
     """Asked before each micro-batch, on all ranks with the same answer; True interrupts the step."""
     part: Callable[[str], contextlib.AbstractContextManager] = named_range
     """Gives a context to run a part of the step in, by its name: see `training.metrics.step_times`."""
     graphs: GradientGraphs | None = None
-    """Compute the gradients instead; nothing is reduced over ranks then."""
+    """Compute the gradients, and reduce them, in place of `loss_function` and backward."""
 
     def __post_init__(self) -> None:
         self.gradient_norm: Tensor | None = None
@@ -100,11 +102,12 @@ class TrainingStep:
         """The losses of the step's first, second, ... micro-batch; its gradient is added to that of those before."""
         seed_generator(self.device, self.seed, micro_batch.first_sample)
         scale = (self.loss_scale.scale if self.loss_scale else 1.0) / self.accumulation_steps
+        reduces = self.reduces_each or number == self.accumulation_steps
         if self.graphs is not None:
             with self.part("forward_backward"):
-                values = self.graphs(micro_batch, scale, accumulates=number > 1)
+                values = self.graphs(micro_batch, scale, accumulates=number > 1, reduces=reduces)
         else:
-            with contextlib.nullcontext() if number == self.accumulation_steps else self.no_sync():
+            with contextlib.nullcontext() if reduces else self.no_sync():
                 with self.part("forward"):
                     losses = self.loss_function(micro_batch)
                 with self.part("backward"):

@@ -108,17 +108,13 @@ def test_a_cpu_has_pytorchs_kernels():
 
 
 @pytest.mark.parametrize(
-    ("device", "n_processes", "flags", "named"),
-    [
-        ("cuda", 1, {}, []),
-        ("cpu", 1, {}, ["on cpu"]),
-        ("cuda", 4, {"checkpoint_activations": True}, ["there are 4", "random states"]),
-    ],
+    ("device", "flags", "named"),
+    [("cuda", {}, []), ("cpu", {"checkpoint_activations": True}, ["on cpu", "random states"])],
 )
-def test_what_cuda_graphs_cannot_do_is_said(gpu, device, n_processes, flags, named):
+def test_what_cuda_graphs_cannot_do_is_said(gpu, device, flags, named):
     gpu()
     settings = resolve_execution(parsed(torch.device(device), cuda_graphs=True, **flags), BertConfig(100))
-    found = [str(problem) for problem in execution_problems(settings, n_processes)]
+    found = [str(problem) for problem in execution_problems(settings)]
     assert len(found) == len(named)
     assert all(part in sentence for part, sentence in zip(named, found, strict=True))
 
@@ -127,7 +123,7 @@ def test_graphs_are_for_training(gpu):
     gpu()
     settings = parsed(cuda_graphs=True)
     settings = dataclasses.replace(settings, task=dataclasses.replace(settings.task, do_train=False))
-    (found,) = execution_problems(resolve_execution(settings, BertConfig(100)), 1)
+    (found,) = execution_problems(resolve_execution(settings, BertConfig(100)))
     assert "there is no --do_train" in str(found)
 
 
@@ -140,17 +136,22 @@ def test_graphs_are_for_training(gpu):
         (128, {"cuda_graphs": False}, {}, False),
         (128, {"kernels": "torch"}, {}, False),
         (128, {"checkpoint_activations": True}, {}, False),
-        (128, {}, {"n_processes": 2}, False),
+        (128, {}, {"others": [True]}, True),
+        (128, {}, {"others": [True, False]}, False),  # on one of three GPUs they do not fit
         (128, {}, {"capability": (8, 0)}, False),
         (128, {}, {"n_bytes": 33 * GB}, False),  # without graphs these sequences take 20
     ],
 )
 def test_graphs_that_no_flag_names(gpu, micro_batch, flags, others, expected):
-    n_processes = others.get("n_processes", 1)
-    gpu(**{name: value for name, value in others.items() if name != "n_processes"})
+    gpu(**{name: value for name, value in others.items() if name != "others"})
+    ranks = others.get("others", [])
     settings = parsed(max_seq_length=128, micro_batch_size=micro_batch, train_batch_size=micro_batch, **flags)
     settings = resolve_execution(settings, BertConfig.from_json_file(BERT_CONFIGS["large"]))
-    world = types.SimpleNamespace(size=n_processes, gather=lambda value: [value] * n_processes)
+
+    def gather(value):
+        return [value, *ranks] if isinstance(value, bool) else [value]
+
+    world = types.SimpleNamespace(size=1 + len(ranks), gather=gather)
     settings = resolve_batches(settings, BertForPreTraining, world, Problems())
     assert settings.runtime.cuda_graphs is expected
     assert settings.record["cuda_graphs"] is expected

@@ -1,15 +1,16 @@
-"""Gradients by graphs are those of plain autograd. Recording itself is of GPUs: see test_run_pretraining_gpu.py."""
+"""Gradients by graphs are those of plain autograd. Recording itself is of GPUs: see tests/tasks/*/test_gpu.py."""
 
-import inspect
 from dataclasses import dataclass
 
 import pytest
 import torch
+from graph_recorder import Recorder
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from training.cuda_graphs import GradientGraphs
+from training.distributed.bucket_reduction import BucketReduction
 
 
 @dataclass(frozen=True)
@@ -18,24 +19,17 @@ class Batch:
     max_seqlen: int = 8
 
 
-class Recorder:
-    """Runs nothing while it records, as CUDA, and all of it again at every replay, which leaves losses where it did."""
+class Tied(nn.Module):
+    """A weight with two uses, as BERT's word embeddings, and sizes that are no multiple of anything."""
 
     def __init__(self):
-        self.n_recorded = self.n_replayed = 0
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3))
+        self.inner = nn.Linear(5, 5)
+        self.bias = nn.Parameter(torch.randn(3))
 
-    def __call__(self, function):
-        self.n_recorded += 1
-        recording = inspect.getclosurevars(function).nonlocals["self"]
-
-        def replay():
-            self.n_replayed += 1
-            before = getattr(recording, "_losses", None)
-            function()
-            if before is not None:
-                recording._losses = before.copy_(recording._losses)
-
-        return replay
+    def forward(self, inputs):
+        return torch.tanh(self.inner(inputs @ self.weight.T)) @ self.weight + self.bias
 
 
 @pytest.fixture
@@ -56,28 +50,42 @@ def draw(n_rows, seed):
 @given(
     steps=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3), min_size=1, max_size=6),
     scale=st.sampled_from([1.0, 0.5, 1024.0]),
+    bucket_elements=st.none() | st.integers(1, 1000),
+    reduces_each=st.booleans(),
 )
-def test_gradients_are_those_of_backward(steps, scale):
-    """Of whatever shapes follow each other, within a step and from one to the next."""
+def test_gradients_are_those_of_backward(steps, scale, bucket_elements, reduces_each):
+    """Of whatever shapes follow each other, within a step and from one to the next.
+
+    With buckets they are also averaged over two ranks, of which the other has thrice the gradients of this one.
+    """
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    graphs = GradientGraphs(lambda batch: losses(model, batch), model.parameters(), Recorder())
+    model = Tied()
+    parameters, factor, reduction = list(model.parameters()), 1, None
+    if bucket_elements:
+        factor = 2
+        reduction = BucketReduction(parameters, lambda bucket: bucket.mul_(2), bucket_bytes=4 * bucket_elements)
+    graphs = GradientGraphs(lambda batch: losses(model, batch), parameters, reduction, Recorder())
     for number, step in enumerate(steps):
         batches = [draw(n_rows, 10 * number + place) for place, n_rows in enumerate(step)]
-        found = [graphs(batch, scale, accumulates=place > 0) for place, batch in enumerate(batches)]
-        gradients = [parameter.grad.clone() for parameter in model.parameters()]
+        found = []
+        for place, batch in enumerate(batches):
+            reduces = reduces_each or place == len(batches) - 1
+            found.append(graphs(batch, scale, accumulates=place > 0, reduces=reduces))
+        gradients = [parameter.grad.clone() for parameter in parameters]
         model.zero_grad()
-        for batch, values in zip(batches, found, strict=True):
+        for place, (batch, values) in enumerate(zip(batches, found, strict=True)):
             expected = losses(model, batch)
-            (expected[0] * scale).backward()
+            # The average of each micro-batch is added to before the next one's, which takes it for this rank's.
+            times = factor ** (len(batches) - place) if reduces_each else factor
+            (expected[0] * scale * times).backward()
             assert values.tolist() == [loss.item() for loss in expected]
-        torch.testing.assert_close(gradients, [parameter.grad for parameter in model.parameters()])
+        torch.testing.assert_close(gradients, [parameter.grad for parameter in parameters])
         model.zero_grad()
 
 
 def test_the_first_of_a_shape_runs_the_second_is_recorded_the_rest_are_replayed(model):
     recorder = Recorder()
-    graphs = GradientGraphs(lambda batch: losses(model, batch), model.parameters(), recorder)
+    graphs = GradientGraphs(lambda batch: losses(model, batch), model.parameters(), record=recorder)
     counts = []
     for seed, n_rows in enumerate([2, 2, 2, 5, 5, 2, 5]):
         graphs(draw(n_rows, seed), 1.0, accumulates=False)
@@ -87,7 +95,7 @@ def test_the_first_of_a_shape_runs_the_second_is_recorded_the_rest_are_replayed(
 
 def test_another_longest_sequence_is_another_graph(model):
     recorder = Recorder()
-    graphs = GradientGraphs(lambda batch: losses(model, batch), model.parameters(), recorder)
+    graphs = GradientGraphs(lambda batch: losses(model, batch), model.parameters(), record=recorder)
     for max_seqlen in (8, 8, 16, 16):
         graphs(Batch(draw(2, 0).inputs, max_seqlen), 1.0, accumulates=False)
     assert recorder.n_recorded == 2
@@ -95,9 +103,34 @@ def test_another_longest_sequence_is_another_graph(model):
 
 def test_batches_are_read_and_losses_kept(model):
     """A replay writes over neither what it was given nor what the last one returned."""
-    graphs = GradientGraphs(lambda batch: losses(model, batch), model.parameters(), Recorder())
+    graphs = GradientGraphs(lambda batch: losses(model, batch), model.parameters(), record=Recorder())
     batches = [draw(2, seed) for seed in range(4)]
     copies = [batch.inputs.clone() for batch in batches]
     found = [graphs(batch, 1.0, accumulates=False) for batch in batches]
     assert all(torch.equal(batch.inputs, copy) for batch, copy in zip(batches, copies, strict=True))
     assert [values[0].item() for values in found] == [losses(model, batch)[0].item() for batch in batches]
+
+
+@pytest.mark.gpu
+def test_buckets_are_averaged_behind_what_fills_them_in_a_graph():
+    """The device is kept busy before backward, so that an average which did not wait would find the last gradients."""
+    torch.manual_seed(0)
+    model = Tied().cuda()
+    parameters = list(model.parameters())
+    reduction = BucketReduction(parameters, lambda bucket: bucket.mul_(2), bucket_bytes=4)
+
+    def slow_losses(batch):
+        torch.cuda._sleep(10_000_000)
+        return losses(model, batch)
+
+    graphs = GradientGraphs(slow_losses, parameters, reduction)
+    for number, n_rows in enumerate([2, 2, 2, 5, 5, 2, 5, 2]):
+        batch = Batch(draw(n_rows, number).inputs.cuda())
+        values = graphs(batch, 1.0, accumulates=False)
+        gradients = [parameter.grad.clone() for parameter in parameters]
+        model.zero_grad()
+        expected = losses(model, batch)
+        (2 * expected[0]).backward()
+        torch.testing.assert_close(values, torch.stack(expected).detach())
+        torch.testing.assert_close(gradients, [parameter.grad for parameter in parameters])
+        model.zero_grad()

@@ -229,17 +229,32 @@ def test_a_stop_leaves_everything_as_it_was():
     assert optimizer.param_groups[0]["params"][0].grad is None
 
 
-def test_only_the_last_micro_batch_reduces_over_ranks():
-    entered = []
+@pytest.mark.parametrize(("reduces_each", "expected"), [(False, [False, False, True]), (True, [True, True, True])])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_which_micro_batches_reduce_over_ranks(graphs, reduces_each, expected):
+    """The last, or each: those that do not enter the context without."""
+    reduced = []
 
     @contextlib.contextmanager
     def no_sync():
-        entered.append("no sync")
+        reduced[-1] = False
         yield
 
-    step, _ = toy(accumulation_steps=3, no_sync=no_sync, must_stop=lambda: entered.append("micro-batch"))
+    def by_graphs(micro_batch, scale, accumulates, reduces):
+        reduced[-1] = reduces
+        (loss,) = step.loss_function(micro_batch)[:1]
+        loss.backward()
+        return loss.detach().reshape(1)
+
+    step, _ = toy(
+        accumulation_steps=3,
+        no_sync=no_sync,
+        reduces_each=reduces_each,
+        graphs=by_graphs if graphs else None,
+        must_stop=lambda: reduced.append(True),
+    )
     step(batches(1, 2, 3))
-    assert entered == ["micro-batch", "no sync", "micro-batch", "no sync", "micro-batch"]
+    assert reduced == expected
 
 
 def test_losses_are_averaged_over_ranks():

@@ -83,7 +83,7 @@ class Runtime:
     )
     cuda_graphs: bool | None = flag(
         None,
-        "launch forward and backward pass as one CUDA graph per shape of batch, on one GPU; takes more memory "
+        "launch forward and backward pass as one CUDA graph per shape of batch; takes more memory "
         "(default: on Hopper with --kernels triton and micro-batches of at most 16,384 tokens)",
     )
     fp8_weight_gradients: bool = flag(

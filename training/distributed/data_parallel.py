@@ -3,9 +3,11 @@
 After the reduction gradients live in the buckets they are reduced in, which saves a copy of them. The reduction runs
 beside the last backward pass; in 16 bits it sends half the bytes, and rounds. PyTorch's hooks for that divide after
 rounding, where fp16 loses the smallest gradients, and refuse bf16 over gloo; ours divides first and runs everywhere. It
-also knows when the last gradient is there, so that what remains of the reduction can be timed.
+also knows when the last gradient is there, so that what remains of the reduction can be timed. CUDA graphs do without
+the wrapper (bucket_reduction.py), and use the rest of this file.
 """
 
+import itertools
 from collections.abc import Callable
 from types import MappingProxyType
 
@@ -39,8 +41,26 @@ def _reduce(state: tuple[torch.dtype, Callable[[], None]], bucket: dist.GradBuck
     if bucket.is_last():
         begin_last()
     gradients = bucket.buffer()
-    sent = gradients.div_(dist.get_world_size()).to(dtype)  # itself, in fp32
+    sent = _share(gradients, dtype)
     reduced = dist.all_reduce(sent, async_op=True).get_future()
     if sent is gradients:
         return reduced.then(lambda future: future.value()[0])
     return reduced.then(lambda future: gradients.copy_(future.value()[0]))
+
+
+def average(gradients: Tensor, reduce_dtype: str) -> None:
+    """Replace fp32 gradients by their average over the ranks, as the reduction above does; a GPU's host waits not."""
+    sent = _share(gradients, REDUCE_DTYPES[reduce_dtype])
+    dist.all_reduce(sent)
+    gradients.copy_(sent)
+
+
+def _share(gradients: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a rank sends of its fp32 gradients, which it divides in place; in fp32 it is they themselves."""
+    return gradients.div_(dist.get_world_size()).to(dtype)
+
+
+def send_weights(model: nn.Module) -> None:
+    """Make a model's weights and buffers those of rank 0 on all ranks, as DistributedDataParallel does."""
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        dist.broadcast(tensor.detach(), 0)

@@ -4,17 +4,21 @@ Dropout is on throughout: the same samples draw the same random numbers on any n
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from distributed_runs import assert_equal_checkpoints, finish, run_forked, train
+from graph_recorder import Recorder
 from pretraining_runs import command, curve, make_inputs, summary, write_config
 from shards import write_shards
 
+import training.cuda_graphs as cuda_graphs
 import training.distributed.data_parallel as data_parallel
 from run_pretraining import main
+from tasks import execution
 from training.step import TrainingStep
 
 STEPS = 8
@@ -185,6 +189,29 @@ def test_gradients_are_reduced_once_per_step_or_once_per_micro_batch(folder, on_
         assert counts == [per_step * step for step in range(1, STEPS + 1)]
     # What a micro-batch's reduction adds before the next one's is rounded elsewhere.
     assert_same_curve(folder / f"counted_{once}", on_ranks(2, optimizer="lamb"), rel=0 if once else 1e-5)
+
+
+def train_by_graphs(arguments):
+    """As where CUDA graphs pay, but for what records them; print how many micro-batches were replayed."""
+    recorder = Recorder()
+    execution._graphs_pay = lambda *values: True
+    cuda_graphs.CudaRecorder = lambda: recorder
+    train(arguments)
+    print("replayed:", recorder.n_replayed, flush=True)
+
+
+@pytest.mark.parametrize(("size", "rounded"), [(2, {}), (4, {}), (2, {"reduce_dtype": "bf16"})])
+def test_graphs_give_the_same_curve(folder, on_ranks, size, rounded):
+    """That of one process without graphs, or where the reduction rounds that of as many; resumed on the way."""
+    output = folder / f"graphs{size}{len(rounded)}"
+    exact = {"shard_optimizer": True, "no-allreduce_post_accumulation": True}
+    changes = {"optimizer": "lamb", "resume_from_checkpoint": True, **(rounded or exact)}
+    for steps in (2, None):
+        arguments = flags(folder, output.name, **changes, steps_this_run=steps)
+        outcomes = finish(arguments, size, function=train_by_graphs)
+    assert all(re.search(r"^replayed: [1-9]", outcome.output, re.MULTILINE) for outcome in outcomes)
+    assert {"forward_backward", "reduction"} <= summary(output)["part_seconds"].keys()
+    assert_same_curve(output, on_ranks(size if rounded else 1, optimizer="lamb", **rounded), rel=1e-5)
 
 
 @pytest.mark.parametrize(("sizes", "optimizer", "sharded"), [((1, 2, 4), "adamw", True), ((4, 1, 2), "lamb", False)])

@@ -1,0 +1,141 @@
+"""Gradients averaged over the ranks in buckets, beside a backward pass that nobody can stop within: a CUDA graph.
+
+DistributedDataParallel sends a bucket from within backward, which a graph cannot: NCCL wants a collective that is
+recorded to be replayed by all ranks at once, and theirs differ with the shapes of their micro-batches. So backward
+itself, recorded or not, only fills each bucket once all its gradients are there, and marks that with an event. The host
+queues the averages behind these events on another stream, in one order on all ranks, and what the event is recorded
+into, a stream or a graph, is no matter to it.
+
+Source: https://docs.pytorch.org/docs/stable/generated/torch.cuda.Event.html (external events).
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+BUCKET_BYTES = 64 * 2**20  # a layer of BERT-large: enough for a link's full bandwidth, and there are 20 to overlap
+ALIGNMENT = 128  # elements between the starts of gradients: 512 bytes, as PyTorch aligns tensors of their own
+
+
+class BucketReduction:
+    """Buckets that backward fills with gradients, and their average over the ranks.
+
+    Args:
+        parameters: in the order of the forward pass, fp32, on one device. Backward is thought to reach the last first.
+        average: replaces a flat tensor (n,) by its average over the ranks; on a GPU it only queues that.
+        begin: called when the gradients are computed, and what is queued from then on waits for other ranks.
+        bucket_bytes: the most in a bucket, but for a larger parameter's.
+
+    Attributes:
+        gradients: one per parameter, of its shape, in the memory of the buckets.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        average: Callable[[Tensor], object],
+        begin: Callable[[], None] = lambda: None,
+        bucket_bytes: int = BUCKET_BYTES,
+    ):
+        self._parameters, self._average, self._begin = list(parameters), average, begin
+        self._members = divide([_padded(parameter.numel()) for parameter in self._parameters], bucket_bytes // 4)
+        self._buckets: list[Tensor] = []
+        views: dict[int, Tensor] = {}
+        for members in self._members:
+            bucket, its_views = _make_bucket([self._parameters[index] for index in members])
+            self._buckets.append(bucket)
+            views |= zip(members, its_views, strict=True)
+        self.gradients = [views[index] for index in range(len(self._parameters))]
+        device = self._parameters[0].device
+        self._queue = _SideStream(device, len(self._buckets)) if device.type == "cuda" else _NoStream()
+
+    def fill(self, loss: Tensor, accumulates: bool) -> None:
+        """Compute the gradients of a scalar that depends on all parameters, into the buckets or, added, onto them."""
+        update = torch._foreach_add_ if accumulates else torch._foreach_copy_
+        with contextlib.ExitStack() as hooks:
+            for number, members in enumerate(self._members):
+                arrived: dict[int, Tensor] = {}
+                for index in members:
+                    hook = functools.partial(self._arrive, number, index, arrived, update)
+                    hooks.callback(self._parameters[index].register_hook(hook).remove)
+            torch.autograd.grad(loss, self._parameters)
+
+    def _arrive(self, number: int, index: int, arrived: dict[int, Tensor], update: Callable, gradient: Tensor) -> None:
+        """Keep a parameter's gradient, the sum of all its uses; the last of a bucket fills it."""
+        arrived[index] = gradient
+        if len(arrived) == len(self._members[number]):
+            update([self.gradients[member] for member in arrived], list(arrived.values()))
+            self._queue.mark(number)
+
+    def reduce(self) -> None:
+        """Average what the last `fill`, or a replay of one, leaves; what is queued next finds all of it averaged."""
+        self._begin()
+        for number, bucket in enumerate(self._buckets):
+            with self._queue.behind(number):
+                self._average(bucket)
+        self._queue.join()
+
+
+class _SideStream:
+    """A CUDA stream on which a bucket's average waits for the bucket alone, while backward goes on with the next."""
+
+    def __init__(self, device: torch.device, n_buckets: int):
+        self._stream = torch.cuda.Stream(device, priority=-1)  # before backward's kernels, as all ranks wait for it
+        self._filled = [torch.cuda.Event(external=True) for _ in range(n_buckets)]
+
+    def mark(self, number: int) -> None:
+        """The bucket is full, here in the current stream, or in the graph that is recorded."""
+        self._filled[number].record()
+
+    @contextlib.contextmanager
+    def behind(self, number: int) -> Iterator[None]:
+        """What is queued inside runs once the bucket is full."""
+        with torch.cuda.stream(self._stream):
+            self._filled[number].wait()
+            yield
+
+    def join(self) -> None:
+        """What the current stream does next waits for all of it."""
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+
+class _NoStream:
+    """Nothing beside backward: a CPU has done its work when a call returns."""
+
+    def mark(self, number: int) -> None:
+        """Nothing waits for it."""
+
+    def behind(self, number: int) -> contextlib.AbstractContextManager:
+        """Backward has filled all buckets."""
+        return contextlib.nullcontext()
+
+    def join(self) -> None:
+        """All is done."""
+
+
+def divide(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Indices of items, from the last to the first, in runs of at most `most` together, or of one that is larger."""
+    runs: list[list[int]] = []
+    room = 0
+    for index in reversed(range(len(sizes))):
+        if not runs or sizes[index] > room:
+            runs.append([])
+            room = most
+        runs[-1].append(index)
+        room -= sizes[index]
+    return runs
+
+
+def _make_bucket(parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Memory (n,) for the gradients of these parameters, and its views in their shapes."""
+    sizes = [_padded(parameter.numel()) for parameter in parameters]
+    bucket = torch.zeros(sum(sizes), device=parameters[0].device)  # what lies between views is averaged too
+    parts = zip(parameters, bucket.split(sizes), strict=True)
+    return bucket, [part[: parameter.numel()].view(parameter.shape) for parameter, part in parts]
+
+
+def _padded(n_elements: int) -> int:
+    return -(-n_elements // ALIGNMENT) * ALIGNMENT
