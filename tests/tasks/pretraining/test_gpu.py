@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
+from distributed_runs import finish
 from pretraining_runs import GPU_SHAPE, command, curve, losses, make_inputs, summary, write_config
 
 from run_pretraining import main
@@ -99,6 +100,32 @@ def test_graphs_change_no_bit(folder, flags, accumulation_steps):
         assert curves[1] == pytest.approx(curves[0], rel=1e-4)
     else:
         assert curves[1] == curves[0]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"precision": "fp32", "no-allreduce_post_accumulation": True},
+        {"precision": "bf16", "kernels": "triton", "attention": "triton", "reduce_dtype": "bf16"},
+        {"precision": "fp16", "init_loss_scale": 2.0**8, "kernels": "triton", "shard_optimizer": True},
+    ],
+)
+def test_graphs_change_no_bit_on_two_gpus(folder, flags, accumulation_steps):
+    """Of other shapes at a time. No norm counts, as it adds up in an order that follows the gradients' alignment."""
+    curves = []
+    for graphs in (False, True):
+        output = f"two {graphs} {accumulation_steps} {flags['precision']}"
+        changes = {graphs_flag(graphs): True, "gradient_accumulation_steps": accumulation_steps, "max_grad_norm": 1e9}
+        changes |= {"optimizer": "adamw", "max_steps": 20, "skip_checkpoint": True, "deterministic": True, **flags}
+        finish(on_gpu(folder, output, **changes, config_file=folder / "dropout.json"), 2, function=run_rank)
+        curves.append(losses(folder / output))
+    assert curves[1] == curves[0]
+
+
+def run_rank(arguments):
+    main(arguments)
 
 
 @pytest.mark.parametrize("graphs", [False, True])

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from distributed_runs import finish
 from pretraining_runs import GPU_SHAPE, losses, summary
 from squad_runs import command, make_inputs
 
@@ -55,6 +57,25 @@ def test_a_stopped_run_goes_on(folder):
     main(on_gpu(folder, "stopped", precision="bf16", resume_from_checkpoint=True))
     # Not bit for bit: FlashAttention's backward pass adds up in no fixed order.
     assert losses(folder / "stopped") == pytest.approx(losses(folder / "straight"), rel=1e-2)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_graphs_change_no_bit_on_two_gpus(folder, accumulation_steps):
+    """No norm counts, as it adds up in an order that follows the gradients' alignment."""
+    flags = {"precision": "bf16", "kernels": "triton", "attention": "triton", "max_grad_norm": 1e9, "max_steps": 20}
+    flags |= {"deterministic": True, "gradient_accumulation_steps": accumulation_steps}
+    outputs = []
+    for graphs in ("no-cuda_graphs", "cuda_graphs"):
+        outputs.append(folder / f"two {graphs} {accumulation_steps}")
+        finish(on_gpu(folder, outputs[-1], **flags, **{graphs: True}), 2, function=run_rank)
+    without, by_graphs = outputs
+    assert losses(by_graphs) == losses(without)
+    assert answers(by_graphs) == answers(without)
+
+
+def run_rank(arguments):
+    main(arguments)
 
 
 def test_the_profiled_steps_show_kernels(folder):
