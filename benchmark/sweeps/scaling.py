@@ -13,10 +13,10 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
-from benchmark.sweeps.measurement import command, measure
+from benchmark.sweeps.measurement import SECONDS_BETWEEN_LOOKS, command, measure
 from benchmark.sweeps.plan import Job
 from benchmark.sweeps.points import Point, Repeats
 from benchmark.sweeps.record import Record
@@ -91,7 +91,11 @@ class Scaling:
 
         with ThreadPoolExecutor(at_a_time) as pool:
             try:
-                list(pool.map(run, jobs))
+                waiting = {pool.submit(run, job) for job in jobs}
+                while waiting:  # with a timeout: a signal that comes as a wait begins is heard when it ends
+                    ended, waiting = wait(waiting, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
+                    for future in ended:
+                        future.result()
             except BaseException:  # a signal too, of which the threads do not hear
                 self._stopped.set()
                 raise
