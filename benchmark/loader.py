@@ -9,6 +9,7 @@ length, as a run on as many GPUs does, and says what that spares the slowest of 
   python3 benchmark/loader.py
   python3 benchmark/loader.py --masking static tokens whole_words
   python3 benchmark/loader.py --batches_per_step 8
+  python3 benchmark/loader.py --world_size 64 --batches_per_step 64
   python3 benchmark/loader.py --input_dir FOLDER_OF_LDDL_SHARDS --vocab_file vocab.txt
 """
 
@@ -110,6 +111,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--num_workers", type=int, default=1, help="0: in the calling thread, else in the background")
     about = "micro-batches of an optimizer step, among which samples are dealt by length"
     parser.add_argument("--batches_per_step", type=int, default=1, help=about)
+    about = (
+        "ranks, of which this is one: it reads the samples of all, whose rate is told, and makes its own into batches"
+    )
+    parser.add_argument("--world_size", type=int, default=1, help=about)
     parser.add_argument("--files", type=int, default=6, help="random shards to make")
     parser.add_argument("--rows", type=int, default=20000, help="samples in each of them")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
@@ -120,13 +125,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     args = parse_arguments(arguments)
-    count_problems(args, "batch_size", "files", "rows", "repeats", "batches_per_step").raise_if_any()
+    count_problems(args, "batch_size", "files", "rows", "repeats", "batches_per_step", "world_size").raise_if_any()
     shape = args.max_seq_length, args.max_predictions_per_seq
     with contextlib.ExitStack() as stack:
         folder = Path(args.input_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-benchmark-")))
         if not args.input_dir:
             write_shards(folder, args.files, args.rows, *shape)
-        options = {"vocab_file": args.vocab_file, "num_workers": args.num_workers}
+        options = {"vocab_file": args.vocab_file, "num_workers": args.num_workers, "world_size": args.world_size}
         if not args.input_dir:
             options["vocab_size"] = VOCAB_SIZE
         rates = dict.fromkeys(args.masking, 0.0)
@@ -135,8 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options |= {"masking": masking, "n_predictions": in_files}
             dataset = PretrainingDataset(folder, args.batch_size, *shape, **options)
             with dataset.iterate(batches_per_step=args.batches_per_step) as batches:
-                rates[name] = max(rates[name], rate(batches, args.batch_size, args.seconds))
-        if (n_ranks := args.batches_per_step) > 1:
+                rates[name] = max(rates[name], rate(batches, args.batch_size * args.world_size, args.seconds))
+        if (n_ranks := args.batches_per_step) > 1 and args.world_size == 1:
             more, dealt = (excess(dataset, n_ranks, n) for n in (1, n_ranks))
             print(f"the slowest of {n_ranks} ranks has {more:.2%} more tokens than the mean, and dealt {dealt:.2%}")
     for name, best in rates.items():

@@ -5,6 +5,7 @@ import re
 import pytest
 from lddl_shards import write_folder, write_vocabulary
 
+import benchmark.loader
 from benchmark.loader import main, write_shards
 from common.errors import UserError
 
@@ -28,6 +29,15 @@ def test_compares_maskings(tmp_path, capsys):
     write_shards(tmp_path, 1, 20, 32, 5)
     with pytest.raises(UserError, match="give the --vocab_file"):
         main([*SIZES, "--input_dir", str(tmp_path), "--masking", "tokens"])
+
+
+def test_a_rank_is_told_by_the_samples_of_all(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(benchmark.loader, "rate", lambda batches, size, _: given.append((next(batches), size)) or 9.0)
+    main([*SIZES, "--files", "1", "--rows", "64", "--world_size", "4", "--batches_per_step", "4"])
+    [(batch, size)] = given
+    assert (batch.work.n_sequences, size) == (8, 4 * 8)
+    assert capsys.readouterr().out == "PretrainingDataset, static: 9 sequences/s, the best of 1\n"
 
 
 def test_says_what_dealing_spares_the_slowest_rank(capsys):
