@@ -24,6 +24,7 @@ import benchmark.made_squad
 import benchmark.nsight
 import benchmark.report
 import benchmark.scaling
+import benchmark.scaling_model
 import benchmark.summarize
 import benchmark.summarize_glue
 import benchmark.summarize_squad
@@ -64,6 +65,7 @@ PARSERS = {
     "benchmark/check.py": benchmark.check.parse_arguments,
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,
+    "benchmark/scaling_model.py": benchmark.scaling_model.parse_arguments,
     "benchmark/scaling.py": benchmark.scaling.parse_arguments,
     "benchmark/sweep.py": benchmark.sweep.parse_arguments,
     "run_squad.py": functools.partial(tasks.setup.parse_arguments, tasks.squad.task.SquadTask),
