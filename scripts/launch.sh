@@ -18,6 +18,7 @@ fi
 MASTER_ADDR=${MASTER_ADDR:-}                    # one of them, by name; empty: the first of the Slurm job, else this one
 MASTER_PORT=${MASTER_PORT:-$((20000 + 10#${SLURM_JOB_ID:-9500} % 20000))}
 MAX_RESTARTS=${MAX_RESTARTS:-0}                 # times that torchrun starts all processes again after a failure
+NUMA_BINDING=${NUMA_BINDING:-}                  # cores of a process, by its GPU: node, socket, exclusive, core-complex, none; empty: node where memory is divided
 
 REQUEUE_STATUS=${REQUEUE_STATUS:-75}            # of a script that was stopped and saved; Kubeflow starts again from 128 on
 
@@ -73,7 +74,16 @@ resolve_launch() { # fills in what was left empty; what is wrong goes to `proble
   elif [[ $NNODES != 1 && -z $MASTER_ADDR ]]; then
     problems+=("NNODES is $NNODES and MASTER_ADDR is empty; name the machine where all are to meet.")
   fi
+  if [[ ! $NUMA_BINDING =~ ^(node|socket|exclusive|core-complex|none|)$ ]]; then
+    problems+=("NUMA_BINDING is '$NUMA_BINDING'; set it to node, socket, exclusive, core-complex or none.")
+  elif [[ -n $NUMA_BINDING && $NUMA_BINDING != none ]] && ! type -P numactl >/dev/null; then
+    problems+=("NUMA_BINDING is '$NUMA_BINDING' and there is no numactl; install it: apt-get install numactl")
+  fi
   ((${#problems[@]} == before))
+}
+
+has_divided_memory() { # several NUMA nodes, and what binds processes to one
+  [[ -d /sys/devices/system/node/node1 ]] && type -P numactl >/dev/null && (($(count_gpus)))
 }
 
 n_processes() { # over all machines, when all are there
@@ -99,7 +109,11 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
     command+=("$PROJECT_DIR/scripts/torchrun.py" --standalone --nproc_per_node "$NUM_GPUS" --max_restarts "$MAX_RESTARTS")
   fi
 
-  if ((${#command[@]} > 1)); then # torchrun would give each process one thread, and say so at length
+  if ((${#command[@]} > 1)); then
+    local binding=$NUMA_BINDING
+    if [[ -z $binding ]] && has_divided_memory; then binding=node; fi
+    if [[ ${binding:-none} != none ]]; then command+=(--numa-binding "$binding"); fi
+    # torchrun would give each process one thread, and say so at length.
     local threads=$(($(nproc) / NUM_GPUS))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
     # Seconds from torchrun's SIGTERM to its SIGKILL; a checkpoint of BERT-large on a slow disk takes more than its 30.

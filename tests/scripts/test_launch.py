@@ -12,6 +12,7 @@ import pytest
 from paths import ROOT
 from pretraining_runs import command, make_inputs
 from ranks import PATIENCE
+from torch.distributed.run import get_args_parser
 
 import file_utils
 from common.checkpoint_files import find_checkpoints
@@ -34,6 +35,7 @@ def environment(**variables):
         "WORLD_SIZE",
         "RANK",
         "REQUEUE_STATUS",
+        "NUMA_BINDING",
     )
     inherited = {n: v for n, v in os.environ.items() if n not in settings and not n.startswith(("SLURM_", "CUDA_"))}
     inherited |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -81,6 +83,7 @@ def test_without_nvidia_smi_there_is_one_process(tmp_path):
         ({"NUM_GPUS": 1, "NNODES": "two"}, "NNODES is 'two'"),
         ({"NUM_GPUS": 1, "NNODES": 2}, "MASTER_ADDR is empty; name the machine"),
         ({"NUM_GPUS": 1, "MAX_RESTARTS": "-1"}, "MAX_RESTARTS is '-1'"),
+        ({"NUM_GPUS": 1, "NUMA_BINDING": "core"}, "NUMA_BINDING is 'core'; set it to node, socket, exclusive, "),
         ({"NUM_GPUS": 1, "REQUEUE_STATUS": "256"}, "REQUEUE_STATUS is '256'; set it to a whole number from 1 to 255."),
     ],
 )
@@ -110,11 +113,11 @@ def test_numbers_that_bash_misreads(number):
     assert (ended.stdout, ended.stderr) == ("20008\n", "")
 
 
-def started(tmp_path, **variables):
+def started(tmp_path, before="has_divided_memory() { false; }", **variables):
     """The arguments of python3."""
     stub(tmp_path, "python3", 'echo "$@"')
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    ended = bash(LAUNCH + "launch train.py --flag 'a b'", PATH=path, **variables)
+    ended = bash(LAUNCH + before + "; launch train.py --flag 'a b'", PATH=path, **variables)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
 
@@ -131,6 +134,35 @@ def test_how_processes_are_started(tmp_path):
     )
     elastic = started(tmp_path, NUM_GPUS=8, NNODES="2:4", MASTER_ADDR="first", MASTER_PORT=4000)
     assert elastic == f"{several} --rdzv_id bert-4000 train.py --flag a b"
+
+
+@pytest.mark.parametrize(
+    ("is_divided", "variables", "flag"),
+    [
+        (True, {}, "--numa-binding node "),
+        (True, {"NUMA_BINDING": "none"}, ""),
+        (False, {}, ""),
+        (False, {"NUMA_BINDING": "exclusive"}, "--numa-binding exclusive "),
+    ],
+)
+def test_processes_stay_beside_their_gpu(tmp_path, is_divided, variables, flag):
+    stub(tmp_path, "numactl", "exit")
+    found = started(tmp_path, f"has_divided_memory() {{ {str(is_divided).lower()}; }}", NUM_GPUS=8, **variables)
+    torchrun = f"{ROOT}/scripts/torchrun.py --standalone --nproc_per_node 8 --max_restarts 0"
+    assert found == f"{torchrun} {flag}train.py --flag a b"
+
+
+def test_a_binding_needs_numactl():
+    script = f"{LAUNCH} problems=(); type() {{ false; }}; resolve_launch || report_problems"
+    ended = bash(script, NUM_GPUS=2, NUMA_BINDING="socket")
+    assert ended.stderr == (
+        "error: NUMA_BINDING is 'socket' and there is no numactl; install it: apt-get install numactl\n"
+    )
+
+
+def test_torchrun_knows_the_bindings():
+    choices = {action.dest: action.choices for action in get_args_parser()._actions}["numa_binding"]
+    assert sorted(choices) == ["core-complex", "exclusive", "node", "socket"]
 
 
 def test_slurm_says_how_many_machines_there_are_and_where_to_meet(tmp_path):
