@@ -7,6 +7,9 @@ memory is up to twice that of a step; the second is recorded, and replayed from 
 are those of a run without graphs, as seeds are read when it starts. With several ranks the gradients are left in the
 buckets of a reduction, which is queued behind the graph and not recorded.
 
+Nobody may hold an output of the model that is not detached while a graph is recorded: it keeps nodes of autograd alive
+that belong to the stream in which it was computed, and CUDA refuses a recording that another stream waits for.
+
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
@@ -40,14 +43,16 @@ class GradientGraphs:
         self._loss_function = loss_function
         self._parameters = list(parameters)
         self._reduction = reduction
-        self._gradients: list[Tensor] = reduction.gradients if reduction else []
+        self._gradients: list[Tensor] = []  # on one rank; with several they are the reduction's
         self._scale = torch.ones((), device=self._parameters[0].device)
         self._record = record or CudaRecorder()
         self._met: set[Hashable] = set()
         self._recorded: dict[Hashable, _Recording] = {}
 
     def __call__(self, micro_batch: Any, scale: float, accumulates: bool, reduces: bool = True) -> Tensor:
-        """Leave the gradients of the first loss in the parameters' `grad`; return the losses (n,), the caller's own.
+        """Compute the gradients of the first loss; return the losses (n,), the caller's own.
+
+        The gradients are left in the parameters' `grad`, by several ranks once they are averaged.
 
         Args:
             micro_batch: a dataclass of tensors on the device and of numbers. It has `max_seqlen`, the one number that a
@@ -63,14 +68,15 @@ class GradientGraphs:
             losses = self._compute(micro_batch, accumulates)
         else:
             if (key := (shape, accumulates)) not in self._recorded:
-                if not self._recorded and not accumulates and not self._reduction:
+                if not self._recorded and not accumulates:
                     self._gradients = []  # no graph writes to these yet, and the first may have its own
                 self._recorded[key] = _Recording(micro_batch, self._record, self._compute, accumulates)
             losses = self._recorded[key](micro_batch)
-        if reduces and self._reduction:
+        if self._reduction is None:
+            for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+                parameter.grad = gradient
+        elif reduces:
             self._reduction.reduce()
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient
         return losses
 
     def _compute(self, micro_batch: Any, accumulates: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """What a training run is made of, whatever it trains: optimizer, schedule, loss scale, place in the data, checkpoints.
 
-The wrapper that reduces gradients, the sharded optimizer and the writing of checkpoints are chosen here, and the loop
-does not know which it has.
+The reduction of gradients, the sharded optimizer and the writing of checkpoints are chosen here, and the loop does not
+know which it has.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from optimization import WarmupSchedule, build_optimizer, clips_itself, parameter_groups
 from training.checkpointing.writer import CheckpointWriter, to_host
 from training.config.settings import Settings
 from training.cuda_graphs import GradientGraphs
 from training.distributed.bucket_reduction import BucketReduction
-from training.distributed.data_parallel import average, data_parallel, send_weights
+from training.distributed.data_parallel import average, send_weights
 from training.distributed.sharded_optimizer import ShardedOptimizer
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
@@ -53,7 +53,6 @@ class TrainingRun:
         device, trains = self.settings.device, self.settings.trains
         torch.manual_seed(flags.seed)
         self.model = task.make_model()
-        self.forward: nn.Module = self.model
         sharded = distribution.shard_optimizer and world.size > 1
         # One that clips itself would clip its share by the norm of that share alone.
         optimizer_clips = clips_itself(flags.optimizer) and not sharded
@@ -101,25 +100,22 @@ class TrainingRun:
             self._restore(resumed)
             resumed.clear()
         if trains:
-            self._choose_reduction()
+            self._choose_backward()
 
-    def _choose_reduction(self) -> None:
-        """How gradients are averaged over the ranks: by a wrapper of the model, or beside CUDA graphs."""
-        several, dtype = self.world.size > 1, self.settings.distribution.reduced_in
-        begin = self.step_times.begin_reduction
+    def _choose_backward(self) -> None:
+        """How gradients are made, by autograd alone or by CUDA graphs, and averaged where there are several ranks."""
+        parameters, reduction = list(self.model.parameters()), None
+        if self.world.size > 1:
+            send_weights(self.model)
+            average_in = functools.partial(average, reduce_dtype=self.settings.distribution.reduced_in)
+            reduction = BucketReduction(parameters, average_in, self.step_times.begin_reduction)
+            self.training_step.backward = reduction.backward
         if self.settings.runtime.cuda_graphs:
-            parameters, reduction = list(self.model.parameters()), None
-            if several:
-                send_weights(self.model)
-                reduction = BucketReduction(parameters, functools.partial(average, reduce_dtype=dtype), begin)
             self.training_step.graphs = GradientGraphs(self.losses, parameters, reduction)
-        elif several:
-            self.forward = data_parallel(self.model, self.settings.device, dtype, begin)
-            self.training_step.no_sync = self.forward.no_sync
 
     def losses(self, batch: Any) -> tuple[Tensor, ...]:
-        """The task's losses of a batch on the device, through what reduces gradients where there are several ranks."""
-        return self.task.losses(self.forward, batch)
+        """The task's losses of a batch on the device."""
+        return self.task.losses(self.model, batch)
 
     @property
     def step(self) -> int:

@@ -54,8 +54,8 @@ class TrainingStep:
     seed: int = 0
     """Of all random numbers drawn within micro-batches, which also have a `first_sample`."""
     loss_scale: LossScale | None = None
-    no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-    """A context in which backward does not reduce over ranks."""
+    backward: Callable[[Tensor, bool, bool], None] = lambda loss, accumulates, reduces: loss.backward()
+    """Adds a scalar's gradients to those that are there, where it `accumulates`; averages them where it `reduces`."""
     reduces_each: bool = False
     """Reduce over ranks after each micro-batch, and not only after the last."""
     world: World = dataclasses.field(default_factory=World)
@@ -107,11 +107,10 @@ class TrainingStep:
             with self.part("forward_backward"):
                 values = self.graphs(micro_batch, scale, accumulates=number > 1, reduces=reduces)
         else:
-            with contextlib.nullcontext() if reduces else self.no_sync():
-                with self.part("forward"):
-                    losses = self.loss_function(micro_batch)
-                with self.part("backward"):
-                    (losses[0] * scale).backward()
+            with self.part("forward"):
+                losses = self.loss_function(micro_batch)
+            with self.part("backward"):
+                self.backward(losses[0] * scale, number > 1, reduces)
             values = torch.stack([loss.detach() for loss in losses])
         is_bad = ~torch.isfinite(values[0])
         is_first = is_bad & (self._n_nonfinite == 0)

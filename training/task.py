@@ -93,8 +93,8 @@ class Task(abc.ABC):
         """The model on its device, ready to run, with its initial weights."""
 
     @abc.abstractmethod
-    def losses(self, forward: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-        """Scalars named by `loss_names`, of a batch on the device, through `forward`: the model, or what wraps it."""
+    def losses(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
+        """Scalars named by `loss_names`, of a batch on the device; the first depends on all parameters of the model."""
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Scores on what was held out; none where there is nothing. All ranks call it."""

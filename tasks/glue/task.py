@@ -100,9 +100,9 @@ class GlueTask(FineTuningTask):
             note_differences(f"data, {file}", digest, world, problems)
         return examples
 
-    def losses(self, forward: nn.Module, batch: LabelledBatch) -> tuple[Tensor, ...]:
+    def losses(self, model: nn.Module, batch: LabelledBatch) -> tuple[Tensor, ...]:
         """The one loss."""
-        return (forward(*batch.encoder_inputs, batch.labels),)
+        return (model(*batch.encoder_inputs, batch.labels),)
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Scores of the development sets; predictions of the test sets are written to the output folder."""

@@ -108,10 +108,10 @@ class PretrainingTask(Task):
         model.cls.predictions.is_dense = not settings.task.no_dense_sequence_output
         return model
 
-    def losses(self, forward: nn.Module, batch: PretrainingBatch) -> tuple[Tensor, ...]:
+    def losses(self, model: nn.Module, batch: PretrainingBatch) -> tuple[Tensor, ...]:
         """Total, masked-LM and next-sentence loss."""
         labels = batch.masked_lm_positions, batch.masked_lm_labels, batch.next_sentence_labels
-        return forward(*batch.encoder_inputs, *labels)
+        return model(*batch.encoder_inputs, *labels)
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Losses and accuracies on the held-out shards."""

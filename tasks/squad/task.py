@@ -76,9 +76,9 @@ class SquadTask(FineTuningTask):
                 self.dataset, self.predict_dataset = datasets.get("training"), datasets.get("prediction")
         problems.extend([self.few_samples_problem(world.size)])
 
-    def losses(self, forward: nn.Module, batch: SquadBatch) -> tuple[Tensor, ...]:
+    def losses(self, model: nn.Module, batch: SquadBatch) -> tuple[Tensor, ...]:
         """Mean, start and end loss."""
-        return forward(*batch.encoder_inputs, batch.start_positions, batch.end_positions)
+        return model(*batch.encoder_inputs, batch.start_positions, batch.end_positions)
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Answers to the questions, written to the output folder, and their scores."""

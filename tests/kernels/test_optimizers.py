@@ -149,7 +149,7 @@ def test_the_sizes_that_are_used_give_the_same(monkeypatch, optimizer_class, ref
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
 def test_tensors_lie_anywhere_and_their_neighbours_stay(shift):
-    # As in the buckets of DistributedDataParallel, where a gradient begins wherever the last one ended.
+    # Where a gradient begins wherever the last one ended.
     shapes = [(8, 16), (5, 31), (1,), (2, 64)]
     sizes = [math.prod(shape) for shape in shapes]
     generator = torch.Generator().manual_seed(1)

@@ -1,6 +1,5 @@
 """The optimizer step: what its gradient is, when the schedule moves, and what it reports as the loss."""
 
-import contextlib
 import dataclasses
 import math
 from types import SimpleNamespace
@@ -232,29 +231,23 @@ def test_a_stop_leaves_everything_as_it_was():
 @pytest.mark.parametrize(("reduces_each", "expected"), [(False, [False, False, True]), (True, [True, True, True])])
 @pytest.mark.parametrize("graphs", [False, True])
 def test_which_micro_batches_reduce_over_ranks(graphs, reduces_each, expected):
-    """The last, or each: those that do not enter the context without."""
-    reduced = []
+    """The last, or each; all but the first are added to what is there."""
+    calls = []
 
-    @contextlib.contextmanager
-    def no_sync():
-        reduced[-1] = False
-        yield
+    def backward(loss, accumulates, reduces):
+        calls.append((accumulates, reduces))
+        loss.backward()
 
     def by_graphs(micro_batch, scale, accumulates, reduces):
-        reduced[-1] = reduces
         (loss,) = step.loss_function(micro_batch)[:1]
-        loss.backward()
+        backward(loss * scale, accumulates, reduces)
         return loss.detach().reshape(1)
 
     step, _ = toy(
-        accumulation_steps=3,
-        no_sync=no_sync,
-        reduces_each=reduces_each,
-        graphs=by_graphs if graphs else None,
-        must_stop=lambda: reduced.append(True),
+        accumulation_steps=3, backward=backward, reduces_each=reduces_each, graphs=by_graphs if graphs else None
     )
     step(batches(1, 2, 3))
-    assert reduced == expected
+    assert calls == list(zip([False, True, True], expected, strict=True))
 
 
 def test_losses_are_averaged_over_ranks():

@@ -1,10 +1,10 @@
-"""Gradients averaged over the ranks in buckets, beside a backward pass that nobody can stop within: a CUDA graph.
+"""Gradients averaged over the ranks in buckets, beside the backward pass, be it recorded as a CUDA graph or not.
 
-DistributedDataParallel sends a bucket from within backward, which a graph cannot: NCCL wants a collective that is
-recorded to be replayed by all ranks at once, and theirs differ with the shapes of their micro-batches. So backward
-itself, recorded or not, only fills each bucket once all its gradients are there, and marks that with an event. The host
-queues the averages behind these events on another stream, in one order on all ranks, and what the event is recorded
-into, a stream or a graph, is no matter to it.
+Backward only fills each bucket once all its gradients are there, and marks that with an event. When it is queued, the
+host queues the averages behind these events on another stream, in one order on all ranks; whether an event is recorded
+into a stream or into a graph is no matter to it. PyTorch's DistributedDataParallel sends a bucket from within backward
+instead, which a graph cannot do: NCCL wants a collective that is recorded to be replayed by all ranks at once, and
+their graphs differ with the shapes of their micro-batches.
 
 Source: https://docs.pytorch.org/docs/stable/generated/torch.cuda.Event.html (external events).
 """
@@ -21,7 +21,7 @@ ALIGNMENT = 128  # elements between the starts of gradients: 512 bytes, as PyTor
 
 
 class BucketReduction:
-    """Buckets that backward fills with gradients, and their average over the ranks.
+    """Backward passes that leave gradients in buckets, and the average of these over the ranks.
 
     Args:
         parameters: in the order of the forward pass, fp32, on one device. Backward is thought to reach the last first.
@@ -52,8 +52,19 @@ class BucketReduction:
         device = self._parameters[0].device
         self._queue = _SideStream(device, len(self._buckets)) if device.type == "cuda" else _NoStream()
 
+    def backward(self, loss: Tensor, accumulates: bool, reduces: bool) -> None:
+        """In place of `loss.backward()`: `fill`, and `reduce` where the gradients are to be averaged now."""
+        self.fill(loss, accumulates)
+        if reduces:
+            self.reduce()
+
     def fill(self, loss: Tensor, accumulates: bool) -> None:
-        """Compute the gradients of a scalar that depends on all parameters, into the buckets or, added, onto them."""
+        """Compute the gradients of a scalar, into the buckets or, added, onto them.
+
+        Raises:
+            RuntimeError: the scalar does not depend on all parameters ("One of the differentiated Tensors appears to
+                not have been used in the graph").
+        """
         update = torch._foreach_add_ if accumulates else torch._foreach_copy_
         with contextlib.ExitStack() as hooks:
             for number, members in enumerate(self._members):
@@ -63,20 +74,32 @@ class BucketReduction:
                     hooks.callback(self._parameters[index].register_hook(hook).remove)
             torch.autograd.grad(loss, self._parameters)
 
-    def _arrive(self, number: int, index: int, arrived: dict[int, Tensor], update: Callable, gradient: Tensor) -> None:
-        """Keep a parameter's gradient, the sum of all its uses; the last of a bucket fills it."""
+    def _arrive(
+        self, number: int, index: int, arrived: dict[int, Tensor], update: Callable, gradient: Tensor
+    ) -> Tensor:
+        """Keep a parameter's gradient, the sum of all its uses, until the last of a bucket fills it.
+
+        Autograd is handed the place in the bucket, as it would hold what it made until the end of the pass.
+        """
         arrived[index] = gradient
         if len(arrived) == len(self._members[number]):
             update([self.gradients[member] for member in arrived], list(arrived.values()))
+            arrived.clear()
             self._queue.mark(number)
+        return self.gradients[index]
 
     def reduce(self) -> None:
-        """Average what the last `fill`, or a replay of one, leaves; what is queued next finds all of it averaged."""
+        """Average what the last `fill`, or a replay of one, leaves, and hand it to the parameters as their `grad`.
+
+        What is queued next finds all of it averaged.
+        """
         self._begin()
         for number, bucket in enumerate(self._buckets):
             with self._queue.behind(number):
                 self._average(bucket)
         self._queue.join()
+        for parameter, gradient in zip(self._parameters, self.gradients, strict=True):
+            parameter.grad = gradient
 
 
 class _SideStream:

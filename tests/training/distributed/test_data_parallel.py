@@ -16,9 +16,9 @@ from pretraining_runs import command, curve, make_inputs, summary, write_config
 from shards import write_shards
 
 import training.cuda_graphs as cuda_graphs
-import training.distributed.data_parallel as data_parallel
 from run_pretraining import main
 from tasks import execution
+from training import run
 from training.step import TrainingStep
 
 STEPS = 8
@@ -165,18 +165,18 @@ def test_a_compressed_reduction_stays_within_its_rounding(folder, on_ranks, chan
 
 def train_counting_reductions(arguments):
     """Print how often a bucket of gradients had been reduced over the ranks, after each optimizer step."""
-    reduce, update = data_parallel._reduce, TrainingStep._update
+    average, update = run.average, TrainingStep._update
     counted = [0]
 
-    def reduce_and_count(state, bucket):
+    def average_and_count(bucket, reduce_dtype):
         counted[0] += 1
-        return reduce(state, bucket)
+        average(bucket, reduce_dtype)
 
     def update_and_print(step):
         print("reductions:", counted[0], flush=True)
         return update(step)
 
-    data_parallel._reduce, TrainingStep._update = reduce_and_count, update_and_print
+    run.average, TrainingStep._update = average_and_count, update_and_print
     train(arguments)
 
 
