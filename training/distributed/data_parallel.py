@@ -27,6 +27,9 @@ def average(gradients: Tensor, reduce_dtype: str) -> None:
         reduce_dtype: one of `REDUCE_DTYPES`: what is sent and added.
     """
     dtype = REDUCE_DTYPES[reduce_dtype]
+    if gradients.is_cuda and dtype == gradients.dtype:
+        dist.all_reduce(gradients, dist.ReduceOp.AVG)  # NCCL divides on the way, which saves a pass over memory
+        return
     sent = gradients if dtype == gradients.dtype else torch.empty_like(gradients, dtype=dtype)
     torch.div(gradients, dist.get_world_size(), out=sent)
     dist.all_reduce(sent)
