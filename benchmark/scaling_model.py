@@ -4,8 +4,8 @@
   python3 benchmark/scaling_model.py
   python3 benchmark/scaling_model.py --num_gpus 1024 --gigabytes 0.67 --loader_rate 1e9
 
-Each of DDP's buckets is reduced by a ring or by two trees, whichever is faster. At best, the reduction hides behind the
-last backward pass but for one bucket, and no host is behind its GPU. At worst nothing hides, NCCL's kernels slow the
+A ring or two trees, whichever is faster, reduce each bucket of gradients. At best, the reduction hides behind the last
+backward pass but for one bucket, and no host is behind its GPU. At worst nothing hides, NCCL's kernels slow the
 backward pass too, and a micro-batch takes its host --launch_ms. No step is faster than the loader. docs/distributed.md
 has the table, where the defaults come from, and the doubts.
 
@@ -47,7 +47,7 @@ class Model:
     slowdown_ms: float = _of(12.5, "of a backward pass that shares its GPU with NCCL's kernels")
     loader_rate: float = _of(550000.0, "sequences/s of a process, which reads those of all GPUs")
     gigabytes: float = _of(1.345, "of gradients that are reduced; in 16 bits half as many")
-    buckets: int = _of(38, "reductions of a step, a bucket of DDP each")
+    buckets: int = _of(25, "reductions of a step, a bucket of gradients each")
     gpus_per_node: int = _of(8, "joined by NVLink")
     nvlink: float = _of(450.0, "GB/s of a GPU in each direction")
     network: float = _of(50.0, "GB/s of a GPU's adapter in each direction")
