@@ -34,6 +34,7 @@ from benchmark.command_line import parser_of
 from benchmark.tables import markdown_table
 from common.errors import UserError, run_main
 from kernels import tuning
+from kernels.launch import REGISTERS
 from modeling import BertForPreTraining, prepare_model
 from models.config import BERT_CONFIGS, BertConfig, Execution
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
@@ -42,11 +43,10 @@ from tasks.pretraining.synthetic import synthetic_batch
 TOKENS, LENGTHS = 8192, (64, 128, 512)
 
 # Compute capability -> warps and KiB of shared memory of an SM: CUDA C++ Programming Guide, technical specifications
-# per compute capability. All have 65,536 registers, and keep 1 KiB of shared memory per thread block.
+# per compute capability. All keep 1 KiB of shared memory per thread block.
 MULTIPROCESSORS = MappingProxyType(
     {80: (64, 164), 86: (48, 100), 89: (48, 100), 90: (64, 228), 100: (64, 228), 120: (48, 100)}
 )
-REGISTERS = 65536
 HEADER = ("kernel", "warps", "registers", "spilled bytes", "shared memory, bytes", "thread blocks per SM")
 
 

@@ -11,6 +11,8 @@ import os
 import torch
 
 MINIMUM_CAPABILITY = (8, 0)  # bf16 matmuls, and what the kernels have been tuned for
+REGISTERS = 65536  # of a multiprocessor, on all of them
+MOST_REGISTERS = 255  # of a thread, to which they are given out by eight
 INTERPRETED_MULTIPROCESSORS = 2  # on a CPU: enough for several thread blocks, few enough that each has several turns
 
 
@@ -28,9 +30,23 @@ def triton_problem(device: torch.device) -> str | None:
     return None
 
 
+def n_staying_blocks(n_blocks: int, width: float, tuned: dict[str, int], device: torch.device) -> int:
+    """How many thread blocks to launch of a kernel whose thread blocks stay and take turns at `n_blocks` blocks.
+
+    All run at once: in `tuned`, its settings, `blocks_per_multiprocessor` becomes `maxnreg`, with which so many have
+    registers. Where one has none, it begins when all others are done, and the pass takes up to twice as long.
+
+    Args:
+        width: of a block, as a multiple of what the settings are for. Wider ones need more registers: fewer stay.
+    """
+    per_multiprocessor = max(1, int(tuned.pop("blocks_per_multiprocessor") / max(1, width)))
+    n_threads = per_multiprocessor * tuned["num_warps"] * 32
+    tuned["maxnreg"] = min(tuned.get("maxnreg", MOST_REGISTERS), REGISTERS // n_threads // 8 * 8)
+    return min(n_blocks, _n_multiprocessors(device) * per_multiprocessor)
+
+
 @functools.cache
-def n_resident_blocks(device: torch.device, per_multiprocessor: int) -> int:
-    """Thread blocks that run at once, `per_multiprocessor` on each streaming multiprocessor of the device."""
+def _n_multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
-        return INTERPRETED_MULTIPROCESSORS * per_multiprocessor
-    return torch.cuda.get_device_properties(device).multi_processor_count * per_multiprocessor
+        return INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -21,8 +21,8 @@ FP32_BLOCKS = MappingProxyType({"block_queries": 32, "block_keys": 32, "num_warp
 # Measured on an H200; all other GPUs start from them.
 DEFAULTS = MappingProxyType(
     {
-        # What the encoder's passes have of whole rows; their thread blocks stay for all rows where they add them up, as
-        # many as fit beside each other on a multiprocessor by benchmark/kernel_resources.py.
+        # What the encoder's passes have of whole rows; their thread blocks stay for all rows where they add them up, so
+        # many on each multiprocessor, of which registers are taken so that they fit beside each other.
         "gelu": {"elements": 4096, "num_warps": 4},
         "gelu_gradient": {"elements": 4096, "num_warps": 8, "blocks_per_multiprocessor": 4},
         "gelu_gradient/fp8": {"elements": 4096, "num_warps": 16, "blocks_per_multiprocessor": 2},

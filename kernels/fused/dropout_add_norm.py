@@ -19,8 +19,10 @@ from torch import Tensor
 from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold, is_kept, row_key
 from kernels.fused.fp8 import Rows, leave_largest, store_rows
-from kernels.launch import n_resident_blocks
+from kernels.launch import n_staying_blocks
 from kernels.tuning import settings
+
+TUNED_COLUMNS = 1024  # of a row, for which the settings of kernels/tuning.py are
 
 
 def dropout_add_norm_(
@@ -87,13 +89,12 @@ def dropout_add_norm_backward(
     if rows is None or rows.largest is None:
         hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
     tuned = settings("dropout_add_norm_gradients", gradient.device)
-    per_multiprocessor = tuned.pop("blocks_per_multiprocessor")
+    numbers, constants = _numbers_and_constants(gradient, dropout_p, rows)
     n_blocks = triton.cdiv(n_rows, tuned["block_rows"])
-    n_thread_blocks = min(n_blocks, n_resident_blocks(gradient.device, per_multiprocessor))
+    n_thread_blocks = n_staying_blocks(n_blocks, constants["block_columns"] / TUNED_COLUMNS, tuned, gradient.device)
     partial_sums = torch.empty(n_thread_blocks, 3, n_columns, dtype=torch.float32, device=gradient.device)
     tensors = gradient, *(others or (gradient,)), summed, mean, scale, weight
     results = residual_gradient, hidden_gradient, partial_sums, rows and rows.pointers
-    numbers, constants = _numbers_and_constants(gradient, dropout_p, rows)
     constants |= {"has_second": bool(others), **tuned}
     _dropout_add_norm_gradients[(n_thread_blocks,)](*tensors, *results, seed, n_rows, n_blocks, *numbers, **constants)
     sums = column_sums(partial_sums.flatten(1)).view(3, n_columns)

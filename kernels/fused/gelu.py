@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernels.column_sums import column_sums
 from kernels.fused.fp8 import Rows, leave_largest, store_rows
-from kernels.launch import n_resident_blocks
+from kernels.launch import n_staying_blocks
 from kernels.tuning import settings
 
 ERF_P = tl.constexpr(0.3275911)
@@ -70,8 +70,9 @@ def gelu_backward_(
     """
     is_read = rows is None or rows.largest is None
     tuned = settings("gelu_gradient", inputs.device, "" if rows is None else "fp8" if is_read else "fp8_alone")
-    n_blocks, constants = _blocks(inputs, tuned.pop("elements"))
-    n_thread_blocks = min(n_blocks, n_resident_blocks(inputs.device, tuned.pop("blocks_per_multiprocessor")))
+    elements = tuned.pop("elements")
+    n_blocks, constants = _blocks(inputs, elements)
+    n_thread_blocks = n_staying_blocks(n_blocks, constants["block_columns"] / elements, tuned, inputs.device)
     partial_sums = torch.empty(n_thread_blocks, inputs.shape[1], dtype=torch.float32, device=inputs.device)
     tensors = gradient, inputs, gradient if is_read else None, partial_sums, rows and rows.pointers
     constants |= {"to_fp8": rows is not None, "tanh": tanh, **tuned}
