@@ -28,7 +28,8 @@ ERF_4 = tl.constexpr(-1.453152027)
 ERF_5 = tl.constexpr(1.061405429)
 HALF_LOG2_E = tl.constexpr(0.7213475204444817)  # exp(-x^2 / 2) = 2^(-x^2 log2(e) / 2)
 SQRT_HALF = tl.constexpr(0.7071067811865476)
-DENSITY_AT_0 = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
+LOG2_DENSITY_AT_0 = tl.constexpr(-1.3257480647361593)  # of 1 / sqrt(2 pi)
+HALF_BY_DENSITY = tl.constexpr(1.2533141373155001)  # 1/2 over the density at 0, sqrt(pi / 2)
 
 # 2 u = sqrt(8 / pi) (x + 0.044715 x^3), as an exponent of 2, and its derivative
 EXPONENT_1 = tl.constexpr(2.302208198144325)
@@ -91,24 +92,25 @@ def _blocks(inputs: Tensor, n_elements: int) -> tuple[int, dict[str, int]]:
 
 @triton.jit
 def _normal(x):
-    """Phi(x) and the density at x, for fp32 x."""
-    bell = tl.exp2(-x * x * HALF_LOG2_E)
+    """Phi(-|x|) and the density at x, for fp32 x."""
+    density = tl.exp2(x * x * -HALF_LOG2_E + LOG2_DENSITY_AT_0)
     inverse = 1.0 + ERF_P * SQRT_HALF * tl.abs(x)
     root = tl.rsqrt(inverse)  # a third of a division's instructions, which bound this pass beside memory
     t = root * root
-    tail = t * (0.5 * ERF_1 + t * (0.5 * ERF_2 + t * (0.5 * ERF_3 + t * (0.5 * ERF_4 + t * 0.5 * ERF_5)))) * bell
-    return tl.where(x < 0, tail, 1.0 - tail), DENSITY_AT_0 * bell
+    half: tl.constexpr = HALF_BY_DENSITY
+    series = half * ERF_1 + t * (half * ERF_2 + t * (half * ERF_3 + t * (half * ERF_4 + t * (half * ERF_5))))
+    return t * series * density, density
 
 
 @triton.jit
 def _tanh_normal(x):
-    """(1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) and its derivative at x, for fp32 x."""
+    """1 / (1 + exp(2 |u|)), which is (1 + tanh(u)) / 2 at -|x|, and its derivative at x, for fp32 x."""
     square = tl.minimum(x * x, LARGEST_SQUARE)
-    power = tl.exp2(-tl.abs(x) * (EXPONENT_1 + EXPONENT_3 * square))
+    power = tl.exp2(tl.abs(x) * (square * -EXPONENT_3 + -EXPONENT_1))
     root = tl.rsqrt(1.0 + power)
     inverse = root * root
     tail = power * inverse
-    return tl.where(x < 0, tail, 1.0 - tail), tail * inverse * (SLOPE_0 + SLOPE_2 * square)
+    return tail, tail * inverse * (SLOPE_0 + SLOPE_2 * square)
 
 
 @triton.jit
@@ -128,8 +130,8 @@ def _gelu(
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
     x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
-    cumulative, _ = _tanh_normal(x) if tanh else _normal(x)
-    activated = x * cumulative
+    tail, _ = _tanh_normal(x) if tanh else _normal(x)
+    activated = tl.maximum(x, 0.0) - tl.abs(x) * tail
     if outputs_ptr is not None:
         tl.store(outputs_ptr + places, activated.to(outputs_ptr.dtype.element_ty), inside)
     if to_fp8:
@@ -161,8 +163,8 @@ def _gelu_gradient(
         places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]
         x = tl.load(inputs_ptr + places, inside, 0.0).to(tl.float32)
         gradient = tl.load(gradient_ptr + places, inside, 0.0).to(tl.float32)
-        cumulative, density = _tanh_normal(x) if tanh else _normal(x)
-        gradient *= cumulative + x * density
+        tail, density = _tanh_normal(x) if tanh else _normal(x)
+        gradient *= tl.where(x < 0, tail, 1.0 - tail) + x * density
         if result_ptr is not None:
             tl.store(result_ptr + places, gradient.to(result_ptr.dtype.element_ty), inside)
         if to_fp8:
