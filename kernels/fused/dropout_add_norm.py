@@ -218,6 +218,7 @@ def _dropout_add_norm_gradients(
             if hidden_gradient_ptr is not None:
                 tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
         if to_fp8:
+            result = tl.where(is_column[None, :], result, 0.0)
             largest = tl.maximum(largest, store_rows(result, fp8, rows, n_rows, places, inside))
         hidden_sum += result
 

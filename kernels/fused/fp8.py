@@ -126,7 +126,7 @@ def store_rows(values, fp8, rows, n_rows, places, inside):
     """Store whole rows as e4m3 with their scales.
 
     Args:
-        values: (R, C) fp32.
+        values: (R, C) fp32, zeros where columns are outside.
         fp8: `Rows.pointers` to store at.
         rows: (R,), which of the matrix's they are; those from n_rows on are left out.
         places, inside: (R, C), offsets in the matrix and whether they are in it.
@@ -135,7 +135,7 @@ def store_rows(values, fp8, rows, n_rows, places, inside):
         the largest of the scales, for `leave_largest`.
     """
     values_ptr, scale_ptr = fp8[0], fp8[1]
-    scale = _scale(tl.max(tl.where(inside, tl.abs(values), 0.0), 1))
+    scale = _scale(tl.max(tl.abs(values), 1))
     # 8 values per thread, as bf16 beside has them. For 16 the compiler would compute all values once more.
     pointers = tl.multiple_of(values_ptr + places, (1, 8))
     tl.store(pointers, (values * _inverse(scale)[:, None]).to(tl.float8e4nv), inside)
