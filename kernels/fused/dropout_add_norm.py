@@ -192,6 +192,7 @@ def _dropout_add_norm_gradients(
     bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
     hidden_sum = tl.zeros((block_rows, block_columns), tl.float32)
     largest = 0.0
+    seed = tl.load(seed_ptr)
 
     for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
         rows = block * block_rows + tl.arange(0, block_rows)
@@ -203,17 +204,16 @@ def _dropout_add_norm_gradients(
         summed = tl.load(summed_ptr + places, inside, 0.0).to(tl.float32)
         mean = tl.load(mean_ptr + rows, rows < n_rows, 0.0)
         scale = tl.load(scale_ptr + rows, rows < n_rows, 0.0)
+        key = row_key(seed, rows)  # while the loads are under way
 
         centred = tl.where(is_column[None, :], (summed - mean[:, None]) * scale[:, None], 0.0)
         weighted = gradient * weight[None, :]
-        along = tl.sum(weighted * centred, 1) / n_columns
-        average = tl.sum(weighted, 1) / n_columns
+        along, average = tl.split(tl.sum(tl.join(weighted * centred, weighted), 1) / n_columns)
         result = (weighted - centred * along[:, None] - average[:, None]) * scale[:, None]
         weight_sum += gradient * centred
         bias_sum += gradient
         tl.store(residual_gradient_ptr + places, result.to(residual_gradient_ptr.dtype.element_ty), inside)
         if has_dropout:
-            key = row_key(tl.load(seed_ptr), rows)
             result = tl.where(is_kept(key, block_columns, threshold), result * kept_scale, 0.0)
             if hidden_gradient_ptr is not None:
                 tl.store(hidden_gradient_ptr + places, result.to(hidden_gradient_ptr.dtype.element_ty), inside)
