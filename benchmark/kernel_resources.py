@@ -7,7 +7,7 @@
 The kernels are those that training steps launch, with 64, 128 and 512 tokens, in bf16 and in fp8, with GELU and with
 its tanh form; their names say in which step they come first, and with which flags. Registers and shared memory decide
 how many thread blocks a streaming multiprocessor (SM) runs beside each other. What does not fit into registers is
-spilled to memory: the column should be zeros, but for some bytes of attention's kernels.
+spilled to memory: the column should be zeros, but for some bytes of attention and of gradients to fp8.
 """
 
 import argparse

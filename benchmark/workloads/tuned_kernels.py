@@ -65,32 +65,45 @@ def workloads() -> dict[str, Workload]:
 def _encoder_workloads() -> dict[str, Workload]:
     whole_rows = {"elements": (2048, 4096, 8192), "num_warps": (2, 4, 8, 16)}
     several_rows = {"block_rows": (1, 2, 4), "num_warps": (2, 4, 8)}
-    persistent = {"blocks_per_multiprocessor": (1, 2, 3, 4, 6, 8)}
     tiles = {"block_rows": (32, 64, 128), "block_columns": (32, 64, 128), "num_warps": (4, 8)}
-    gradient = {**whole_rows, **persistent}
     return {
         "gelu": Workload(partial(_gelu, is_forward=True), whole_rows),
-        "gelu_gradient": Workload(partial(_gelu, is_forward=False), gradient),
-        "gelu_gradient/fp8": Workload(partial(_gelu, is_forward=False, to_fp8=True), gradient, True),
-        "gelu_gradient/fp8_alone": Workload(partial(_gelu, is_forward=False, to_fp8_alone=True), gradient, True),
+        **_gradients(),
         "dropout_add_norm": Workload(partial(_dropout_add_norm, is_forward=True), several_rows),
-        "dropout_add_norm_gradients": Workload(
-            partial(_dropout_add_norm, is_forward=False), {**several_rows, **persistent}
-        ),
         "quantize_rows": Workload(_quantize_rows, whole_rows, True),
         "quantize_weights": Workload(_quantize_weights, {"tile": (32, 64, 128), "num_warps": (4, 8)}, True),
         "transpose": Workload(_transpose, tiles, True),
     }
 
 
-def _gelu(step: Step, is_forward: bool, to_fp8: bool = False, to_fp8_alone: bool = False) -> Pass:
-    from kernels.fused.fp8 import empty_rows  # needs Triton
-    from kernels.fused.gelu import gelu, gelu_backward_
+def _gradients() -> dict[str, Workload]:
+    """By kernels/fused/fp8.py's kinds of results, of which some have columns of their own."""
+    gelu = {"elements": (4096, 8192), "num_warps": (4, 8, 16), "blocks_per_multiprocessor": (2, 3, 4, 5)}
+    norm = {"block_rows": (1, 2), "num_warps": (1, 2, 4), "blocks_per_multiprocessor": (3, 4, 6, 8)}
+    found = {}
+    for kernel, make, grid, wide, narrow in (
+        ("gelu_gradient", _gelu, gelu, 4096, 3072),
+        ("dropout_add_norm_gradients", _dropout_add_norm, norm, 1024, 768),
+    ):
+        kinds = {
+            "": {},
+            "/fp8": {"to_fp8": True},
+            "/fp8_alone": {"alone": wide},
+            "/fp8_alone_narrow": {"alone": narrow},
+        }
+        for kind, result in kinds.items():
+            work = partial(make, is_forward=False, **result)
+            found[kernel + kind] = Workload(work, {**grid, "stages": (1, 2, 3)}, in_fp8=bool(kind))
+    return found
 
-    shape = step.n_tokens, step.config.intermediate_size
+
+def _gelu(step: Step, is_forward: bool, to_fp8: bool = False, alone: int = 0) -> Pass:
+    """With the result in fp8 beside, or alone, of so many columns."""
+    from kernels.fused.gelu import gelu, gelu_backward_  # needs Triton
+
+    shape = step.n_tokens, alone or step.config.intermediate_size
     inputs, gradient = step.draw(*shape), step.draw(*shape, seed=1)
-    largest = torch.zeros(1, device=step.device) if to_fp8_alone else None
-    rows = empty_rows(*shape, step.device, largest) if to_fp8 or to_fp8_alone else None
+    rows = _result_rows(step, shape[1], to_fp8, bool(alone))
 
     def run() -> list[Tensor]:
         results = (gelu(inputs, rows),) if is_forward else gelu_backward_(gradient, inputs, rows)
@@ -99,17 +112,32 @@ def _gelu(step: Step, is_forward: bool, to_fp8: bool = False, to_fp8_alone: bool
     return run
 
 
-def _dropout_add_norm(step: Step, is_forward: bool) -> Pass:
+def _dropout_add_norm(step: Step, is_forward: bool, to_fp8: bool = False, alone: int = 0) -> Pass:
+    """As `_gelu`."""
     from kernels.fused.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward  # needs Triton
 
-    shape, seed = (step.n_tokens, step.config.hidden_size), torch.tensor([SEED], device=step.device)
+    shape, seed = (step.n_tokens, alone or step.config.hidden_size), torch.tensor([SEED], device=step.device)
     summed, residual, *gradients = (step.draw(*shape, seed=number) for number in range(4))
     weight, bias = (step.draw(shape[1], dtype=torch.float32, seed=number) for number in range(2))
     forward = partial(dropout_add_norm_, summed, residual, weight, bias, 1e-12, DROPOUT, seed)
     if is_forward:
         return lambda: [*forward()[:3], summed]
     _, mean, scale, *_ = forward()
-    return partial(dropout_add_norm_backward, gradients, summed, mean, scale, weight, DROPOUT, seed)
+    rows = _result_rows(step, shape[1], to_fp8, bool(alone))
+
+    def run() -> list[Tensor]:
+        results = dropout_add_norm_backward(gradients, summed, mean, scale, weight, DROPOUT, seed, rows)
+        return [tensor for tensor in (*results, *(rows or ())) if tensor is not None]
+
+    return run
+
+
+def _result_rows(step: Step, n_columns: int, to_fp8: bool, is_alone: bool):
+    from kernels.fused.fp8 import empty_rows  # needs Triton
+
+    if not to_fp8 and not is_alone:
+        return None
+    return empty_rows(step.n_tokens, n_columns, step.device, torch.zeros(1, device=step.device) if is_alone else None)
 
 
 def _quantize_rows(step: Step) -> Pass:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from kernels.column_sums import column_sums
 from kernels.dropout_mask import drop_threshold, is_kept, row_key
-from kernels.fused.fp8 import Rows, leave_largest, store_rows
+from kernels.fused.fp8 import Rows, kind_of_result, leave_largest, store_rows
 from kernels.launch import n_staying_blocks
 from kernels.tuning import settings
 
-TUNED_COLUMNS = 1024  # of a row, for which the settings of kernels/tuning.py are
+TUNED_COLUMNS = 1024  # that settings are for
+NARROW_COLUMNS = 768  # at most in the rows that are narrow
 
 
 def dropout_add_norm_(
@@ -88,7 +89,8 @@ def dropout_add_norm_backward(
     hidden_gradient = None
     if rows is None or rows.largest is None:
         hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
-    tuned = settings("dropout_add_norm_gradients", gradient.device)
+    kind = kind_of_result(rows, n_columns <= NARROW_COLUMNS)
+    tuned = settings("dropout_add_norm_gradients", gradient.device, kind)
     numbers, constants = _numbers_and_constants(gradient, dropout_p, rows)
     n_blocks = triton.cdiv(n_rows, tuned["block_rows"])
     n_thread_blocks = n_staying_blocks(n_blocks, constants["block_columns"] / TUNED_COLUMNS, tuned, gradient.device)
@@ -181,6 +183,7 @@ def _dropout_add_norm_gradients(
     n_columns: tl.constexpr,
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
+    stages: tl.constexpr,
     has_second: tl.constexpr,
     has_dropout: tl.constexpr,
     to_fp8: tl.constexpr,
@@ -194,7 +197,7 @@ def _dropout_add_norm_gradients(
     largest = 0.0
     seed = tl.load(seed_ptr)
 
-    for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
+    for block in tl.range(tl.program_id(0), n_blocks, tl.num_programs(0), num_stages=stages):
         rows = block * block_rows + tl.arange(0, block_rows)
         inside = (rows < n_rows)[:, None] & is_column[None, :]
         places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]

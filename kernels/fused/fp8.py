@@ -52,6 +52,19 @@ class Rows(NamedTuple):
         return tuple(part for part in self if part is not None)
 
 
+def kind_of_result(rows: Rows | None, is_narrow: bool) -> str:
+    """The class of inputs, for `settings`, of a pass that leaves its result in `rows`.
+
+    It is "" where there are none, "fp8" where they are beside the result, and "fp8_alone" where they are all of it, or
+    "fp8_alone_narrow" if these are short.
+    """
+    if rows is None:
+        return ""
+    if rows.largest is None:
+        return "fp8"
+    return "fp8_alone_narrow" if is_narrow else "fp8_alone"
+
+
 class Weight(NamedTuple):
     """A weight (N, K) in fp8: e4m3 `rows` (N, K) and `columns` (K, N), and `scale`, a number, (max(N, K),) times."""
 

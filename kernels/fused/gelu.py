@@ -16,9 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.column_sums import column_sums
-from kernels.fused.fp8 import Rows, leave_largest, store_rows
+from kernels.fused.fp8 import Rows, kind_of_result, leave_largest, store_rows
 from kernels.launch import n_staying_blocks
 from kernels.tuning import settings
+
+NARROW_COLUMNS = 3072  # at most in the rows that are narrow
 
 ERF_P = tl.constexpr(0.3275911)
 ERF_1 = tl.constexpr(0.254829592)
@@ -70,7 +72,8 @@ def gelu_backward_(
         the gradient of a bias that was added to the inputs.
     """
     is_read = rows is None or rows.largest is None
-    tuned = settings("gelu_gradient", inputs.device, "" if rows is None else "fp8" if is_read else "fp8_alone")
+    kind = kind_of_result(rows, inputs.shape[1] <= NARROW_COLUMNS)
+    tuned = settings("gelu_gradient", inputs.device, kind)
     elements = tuned.pop("elements")
     n_blocks, constants = _blocks(inputs, elements)
     n_thread_blocks = n_staying_blocks(n_blocks, constants["block_columns"] / elements, tuned, inputs.device)
@@ -150,6 +153,7 @@ def _gelu_gradient(
     n_columns: tl.constexpr,
     block_columns: tl.constexpr,
     block_rows: tl.constexpr,
+    stages: tl.constexpr,
     to_fp8: tl.constexpr,
     tanh: tl.constexpr,
 ):
@@ -157,7 +161,7 @@ def _gelu_gradient(
     is_column = columns < n_columns
     bias_sum = tl.zeros((block_rows, block_columns), tl.float32)
     largest = 0.0
-    for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
+    for block in tl.range(tl.program_id(0), n_blocks, tl.num_programs(0), num_stages=stages):
         rows = block * block_rows + tl.arange(0, block_rows)
         inside = (rows < n_rows)[:, None] & is_column[None, :]
         places = rows.to(tl.int64)[:, None] * n_columns + columns[None, :]

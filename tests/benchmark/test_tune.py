@@ -122,7 +122,7 @@ def test_fp8_is_tuned_where_there_is_any(capability, capsys, monkeypatch):
     monkeypatch.setattr(tune, "fastest", lambda kernel, *rest: tuned.append(kernel))
     tune.main(["--device", "cuda:0", "--kernels", "gelu_gradient", "transpose"])
     printed = capsys.readouterr().out
-    in_fp8 = ["gelu_gradient/fp8", "gelu_gradient/fp8_alone", "transpose"]
+    in_fp8 = [*(f"gelu_gradient/fp8{kind}" for kind in ("", "_alone", "_alone_narrow")), "transpose"]
     assert tuned == ["gelu_gradient", *(in_fp8 if capability == (9, 0) else [])]
     assert (f"This GPU has no fp8. Left out: {', '.join(in_fp8)}." in printed) == (capability == (8, 6))
     assert f"        {capability}: {{  # NVIDIA A10\n" in printed

@@ -14,16 +14,16 @@ CONFIG = BertConfig(
     64, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=24, max_position_embeddings=8
 )
 LONG = ("forward_blocks", "backward_queries", "backward_keys")
-WHOLE_ROWS = {"elements": 256, "num_warps": 1, "blocks_per_multiprocessor": 1}
+GELU_GRADIENT = {"elements": 256, "num_warps": 1, "blocks_per_multiprocessor": 1, "stages": 4}
+NORM_GRADIENTS = {"block_rows": 4, "num_warps": 8, "blocks_per_multiprocessor": 2, "stages": 4}
+KINDS = ("", "/fp8", "/fp8_alone", "/fp8_alone_narrow")
 OTHER_BLOCKS = {"block_queries": 32, "block_keys": 128, "num_warps": 4, "num_stages": 1, "maxnreg": 255}
 # Of each kernel settings that cut this small step otherwise than those in use do.
 OTHERS = {
     "gelu": {"elements": 256, "num_warps": 1},
-    "gelu_gradient": WHOLE_ROWS,
-    "gelu_gradient/fp8": WHOLE_ROWS,
-    "gelu_gradient/fp8_alone": WHOLE_ROWS,
+    **dict.fromkeys((f"gelu_gradient{kind}" for kind in KINDS), GELU_GRADIENT),
     "dropout_add_norm": {"block_rows": 8, "num_warps": 1},
-    "dropout_add_norm_gradients": {"block_rows": 4, "num_warps": 2, "blocks_per_multiprocessor": 2},
+    **dict.fromkeys((f"dropout_add_norm_gradients{kind}" for kind in KINDS), NORM_GRADIENTS),
     "quantize_rows": {"elements": 256, "num_warps": 1},
     "quantize_weights": {"tile": 16, "num_warps": 8},
     "transpose": {"block_rows": 32, "block_columns": 16, "num_warps": 8},
