@@ -1,6 +1,6 @@
 """Inference over a whole dataset, once, and how fast it was: the same loop and the same definition for every task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from data.loading.flat_batch import FlatBatch
 from data.loading.labelled_pairs import LabelledBatch, LabelledDataset
 from data.loading.stream import SampleStream
 from training.distributed.world import World
+from training.metrics.progress import speeds
 from training.metrics.throughput import ThroughputMeter
 
 WARM_UP_BATCHES = 10
@@ -29,6 +30,12 @@ INFERENCE_METRICS = (
     ("inference_model_tflops_per_second", "TFLOP/s", ":.3g"),
 )
 """Name, unit and printed form, for a task's `metrics`."""
+
+
+def inference_in_words(scores: Mapping[str, float]) -> dict[str, str]:
+    """The row about inference of a task's final table."""
+    found = scores.get("inference_sequences_per_second")
+    return {} if found is None else {"inference": ", ".join(speeds(found, scores["inference_tokens_per_second"], 1))}
 
 
 @torch.no_grad()

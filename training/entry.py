@@ -1,4 +1,4 @@
-"""From a task's parsed settings to a finished run: processes, signals, the log, the last line."""
+"""From a task's parsed settings to a finished run: processes, signals, the log, the final table."""
 
 import contextlib
 import dataclasses
@@ -26,6 +26,7 @@ from training.environment.allocator import use_expandable_segments
 from training.evaluation import TARGET_MISSED_EXIT_CODE, Target
 from training.loop import evaluate, train
 from training.metrics.boards import Place, asked_for
+from training.metrics.final_table import final_table
 from training.metrics.logger import MetricsLogger
 from training.metrics.measured_peak import measure_peak
 from training.metrics.ranks import slow_ranks
@@ -140,6 +141,9 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
                 useful = (run.step - start.first_step) * summary["step_seconds"]
                 summary["goodput"] = useful / summary["e2e_time"]
             logger.log((), summary)
+            logger.message(_end(run))
+            for line in final_table(summary, task.scores_in_words(run.scores), task.loss_names):
+                logger.message(line)
         saved = find_checkpoints(output.output_dir)
         logger.message(f"log: {output.log_file}" + (f" | checkpoint: {saved[-1][1]}" if saved else ""))
         if summary is None:
@@ -153,6 +157,13 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
             logger.message(_outcome(run, target))
         is_over = run.step >= start.total_steps
     return TARGET_MISSED_EXIT_CODE if target and is_over and not run.target_reached else 0
+
+
+def _end(run: TrainingRun) -> str:
+    """What the final table is of."""
+    if not run.settings.trains:
+        return f"{run.task.stage_name} | scores"
+    return f"{run.task.stage_name} | ended after step {run.step:,} of {run.start.total_steps:,}"
 
 
 def _outcome(run: TrainingRun, target: Target) -> str:

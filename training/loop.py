@@ -1,7 +1,6 @@
 """The training loop: steps, what is logged of them, checkpoints, evaluations, the window of the throughput."""
 
 import contextlib
-import math
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.errors import UserError
 from common.profiler_ranges import named_range
 from common.work import Work
 from training.checkpointing.writer import CheckpointWriter
@@ -17,10 +15,12 @@ from training.distributed.watchdog import Watchdog
 from training.metrics.gpu_telemetry import GpuTelemetry
 from training.metrics.logger import MetricsLogger
 from training.metrics.profiling import ProfiledSteps
+from training.metrics.progress import Progress, evaluation_line
 from training.metrics.ranks import probe, steps_between_probes
 from training.metrics.throughput import ThroughputMeter
 from training.run import TrainingRun
 from training.step import Outcome
+from training.step_log import log_skipped_step, log_step
 
 
 def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> dict | None:
@@ -38,7 +38,8 @@ def train(run: TrainingRun, logger: MetricsLogger, writer: CheckpointWriter) -> 
         left_out=profiled.steps,
     )
     shows_bar = run.world.is_first and not output.disable_progress_bar
-    bar = {"total": run.start.last_step, "initial": run.step, "unit": "step", "disable": None if shows_bar else True}
+    bar = {"desc": run.task.stage_name, "total": run.start.last_step, "initial": run.step, "unit": "step"}
+    bar["disable"] = None if shows_bar else True  # None: where no terminal shows it
     with (
         run.task.dataset.iterate(run.samples_seen, settings.batches.per_step) as micro_batches,
         tqdm(**bar) as progress,
@@ -94,6 +95,9 @@ class _Steps:
     ):
         self._run, self._logger, self._writer = run, logger, writer
         self._meter, self._profiled, self._watchdog = meter, profiled, watchdog
+        steps = run.start.total_steps, run.start.last_step
+        has_target = run.task.evaluations.target is not None
+        self._progress = Progress(run.task.stage_name, *steps, has_target, run.world.size)
         self._first_step = self._saved_step = run.step
         self._rate = 0.0  # of the last step taken
         asked, device = run.settings.distribution.steps_between_probes, run.settings.device
@@ -117,11 +121,13 @@ class _Steps:
                 return False
             run.samples_seen += run.settings.batches.overall
             if result.outcome is Outcome.SKIPPED:
-                log_skipped_step(run, self._logger)
+                log_skipped_step(run, self._logger, self._progress)
                 continue
             self._rate = next_rate
             self._profiled.end_step()  # what it writes comes before the clock runs again
-            self._meter.end_step(sum((batch.work for batch in result.micro_batches), Work()))
+            work = sum((batch.work for batch in result.micro_batches), Work())
+            self._meter.end_step(work)
+            self._progress.end_step(work)
             progress.update()
             self._log_save_evaluate()
         return True
@@ -136,7 +142,7 @@ class _Steps:
         saves = (step % every == 0 or is_last or evaluates) and not output.skip_checkpoint
         # What is saved is logged first: weights that are no longer numbers must not push good checkpoints out.
         if ends_average or saves or is_last or step == self._first_step + 1:
-            self.losses = log_step(run, self._logger, self._rate)
+            self.losses = log_step(run, self._logger, self._progress, self._rate)
         if ends_average:
             run.training_step.clear_losses()
         if saves:
@@ -153,7 +159,7 @@ class _Steps:
         run = self._run
         if not run.settings.output.skip_checkpoint and self._saved_step < run.step:
             if run.training_step.has_losses:
-                log_step(run, self._logger, self._rate)
+                log_step(run, self._logger, self._progress, self._rate)
             with self._watchdog.paused():
                 run.save(self._writer)
         run.observer.training_ends(run.samples_seen, target_reached=False)
@@ -161,7 +167,7 @@ class _Steps:
     @contextlib.contextmanager
     def _paused(self) -> Iterator[None]:
         """What happens inside counts neither as throughput nor as a step that hangs."""
-        with self._meter.paused(), self._watchdog.paused():
+        with self._meter.paused(), self._progress.paused(), self._watchdog.paused():
             yield
 
 
@@ -192,57 +198,6 @@ def evaluate(run: TrainingRun, logger: MetricsLogger, console: bool = True) -> N
     run.scores, run.scored_step = scores, run.step
     if scores:
         epoch = run.task.dataset.epoch(run.samples_seen) if run.task.dataset else 0
-        logger.log((epoch, run.step), scores, console)
-
-
-def log_step(run: TrainingRun, logger: MetricsLogger, rate: float) -> dict:
-    """Log the means of the losses since the last average ended, and the step's rate and gradient.
-
-    Raises UserError where they are no longer numbers, as nothing can come of that.
-    """
-    losses = dict(zip(run.task.loss_names, run.training_step.mean_losses(), strict=True))
-    gradient_norm = float(run.training_step.gradient_norm)
-    values = {"average_loss" if name == "loss" else name: value for name, value in losses.items()}
-    values |= {"learning_rate": rate, "gradient_norm": gradient_norm}
-    if run.loss_scale is not None:
-        values["loss_scale"] = run.loss_scale.scale
-    logger.log((run.task.dataset.epoch(run.samples_seen), run.step), values)
-    if not (math.isfinite(losses["loss"]) and math.isfinite(gradient_norm)):
-        raise UserError(
-            f"the loss is {losses['loss']} and the gradient norm {gradient_norm} at step {run.step}, and there is no "
-            f"way back from that{_where_losses_ended(run)}",
-            "resume from an earlier checkpoint (--resume_from_checkpoint --resume_step) with a lower --learning_rate "
-            "or a longer warm-up",
-        )
-    return {f"final_{name}": value for name, value in losses.items()}
-
-
-def log_skipped_step(run: TrainingRun, logger: MetricsLogger) -> None:
-    """Log that a step's gradient was not finite in fp16, and was not used.
-
-    Raises UserError where there are too many in a row, so that the scale is not what is wrong.
-    """
-    scale, step = run.loss_scale, run.step + 1
-    values = {"loss_scale": scale.scale, "skipped_steps": scale.skipped}
-    logger.log((run.task.dataset.epoch(run.samples_seen), step), values)
-    if scale.skipped_in_a_row >= run.settings.runtime.max_skipped_steps:
-        raise UserError(
-            f"the gradient was not finite {scale.skipped_in_a_row} times in a row before step {step}, down to a loss "
-            f"scale of {scale.scale:g}{_where_losses_ended(run)}",
-            "resume from the last checkpoint with --precision bf16 or a lower --learning_rate, or raise "
-            "--max_skipped_steps",
-        )
-
-
-def _where_losses_ended(run: TrainingRun) -> str:
-    """Which rank's batch first had a loss that is no number, as the rest of a sentence. All ranks call it."""
-    found = run.world.gather(run.training_step.nonfinite_losses())
-    firsts = [(first, rank) for rank, (_, first) in enumerate(found) if first is not None]
-    if not firsts:
-        return ""
-    (first, rank), dataset, n_sequences = min(firsts), run.task.dataset, run.settings.batches.overall
-    first -= first % n_sequences  # to the step's first, as samples are dealt among its micro-batches
-    return (
-        f" (the loss of {sum(count for count, _ in found)} micro-batches was no number, first on rank {rank}, among "
-        f"the {n_sequences} sequences from {first % dataset.n_samples} of epoch {dataset.epoch(first)} on)"
-    )
+        logger.log((epoch, run.step), scores)
+        if console:
+            logger.message(evaluation_line(run.step, run.task.scores_in_words(scores)))

@@ -6,7 +6,7 @@ makes its model, and then turns batches into losses and models into scores.
 """
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -125,6 +125,15 @@ class Task(abc.ABC):
             tell: prints a line for people.
         """
         return RunObserver()
+
+    @property
+    def stage_name(self) -> str:
+        """What lines about the run's steps begin with."""
+        return self.name
+
+    def scores_in_words(self, scores: Mapping[str, float]) -> dict[str, str]:
+        """What people are shown of what `evaluate` returned: names, and values with their units."""
+        return {name.replace("_", " "): f"{value:.4g}" for name, value in scores.items()}
 
     @property
     def stage(self) -> Stage:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tasks.glue.arguments import DESCRIPTION, GlueFlags, value_problems
 from tasks.glue.benchmarks import BENCHMARKS, Benchmark
 from tasks.glue.examples import GlueExamples, read_glue
 from tasks.glue.predictions import predictions_of, write_submission
-from tasks.inference import INFERENCE_METRICS, outputs_of_sequences
+from tasks.inference import INFERENCE_METRICS, inference_in_words, outputs_of_sequences
 from tasks.metrics import METRICS
 from tasks.setup import note_differences
 from training.config.settings import Settings
@@ -126,6 +126,16 @@ class GlueTask(FineTuningTask):
 
     def flops(self, work: Work) -> float:
         return classification_flops(self.settings.model, work, self.benchmark.n_outputs)
+
+    @property
+    def stage_name(self) -> str:
+        return f"GLUE {self.benchmark.folder}"
+
+    def scores_in_words(self, scores: Mapping[str, float]) -> dict[str, str]:
+        names = [prefix + metric for prefix in self.scored for metric in self.benchmark.metrics]
+        names += ["score"] if len(names) > 1 else []
+        found = {name.replace("_", " "): f"{scores[name]:.4f}" for name in names if name in scores}
+        return found | inference_in_words(scores)
 
     @property
     def guessing_loss(self) -> float:

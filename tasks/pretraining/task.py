@@ -1,7 +1,7 @@
 """Pre-training: both heads on masked pairs of sentences, in two phases that share a folder of checkpoints."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -157,6 +157,18 @@ class PretrainingTask(Task):
             return RunObserver()
         tell(f"MLPerf's log: {path}; what it says was not verified by MLCommons")
         return MlperfLog(path, self.settings, start, world.size, self.eval_dataset.n_samples, started, tell)
+
+    @property
+    def stage_name(self) -> str:
+        return "phase 2" if self.settings.task.phase2 else "phase 1"
+
+    def scores_in_words(self, scores: Mapping[str, float]) -> dict[str, str]:
+        heads = (("masked LM", "mlm"), ("next sentence", "nsp"))
+        return {
+            name: f"{100 * scores[f'eval_{head}_accuracy']:.2f} % right, loss {scores[f'eval_{head}_loss']:.4f}"
+            for name, head in heads
+            if f"eval_{head}_loss" in scores
+        }
 
     @property
     def stage(self) -> Stage:

@@ -1,7 +1,7 @@
 """SQuAD: where answers begin and end, fine-tuned, predicted and scored."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from common.work import Work
 from modeling import BertForQuestionAnswering
 from models.flops import question_answering_flops
 from tasks.fine_tuning import FineTuningTask
-from tasks.inference import INFERENCE_METRICS
+from tasks.inference import INFERENCE_METRICS, inference_in_words
 from tasks.setup import note_differences
 from tasks.squad.answering import print_answers, score_tokens, write_and_score
 from tasks.squad.arguments import DESCRIPTION, SquadFlags, value_problems
@@ -98,6 +98,17 @@ class SquadTask(FineTuningTask):
 
     def flops(self, work: Work) -> float:
         return question_answering_flops(self.settings.model, work)
+
+    @property
+    def stage_name(self) -> str:
+        return "SQuAD"
+
+    def scores_in_words(self, scores: Mapping[str, float]) -> dict[str, str]:
+        names = ("exact_match", "f1", "official_exact_match", "official_f1")
+        found = {name: f"{scores[name]:.2f} %" for name in names if name in scores}
+        return {
+            name.replace("_", " ").replace("f1", "F1"): words for name, words in found.items()
+        } | inference_in_words(scores)
 
     @property
     def guessing_loss(self) -> float:

@@ -1,4 +1,4 @@
-"""Logs in DLLogger's line format, and the same for people on the console.
+"""Logs in DLLogger's line format, and lines for people on the console.
 
 DLLogger (https://github.com/NVIDIA/dllogger, JSONStreamBackend) is not on PyPI. Two things differ from it: a line
 reaches the file when it is logged, so a killed run keeps its log, and NaN and the infinities are strings, since bare
@@ -26,7 +26,7 @@ PREFIX = "DLLL "
 
 
 class MetricsLogger:
-    """Appends one JSON line per event to a file, if any, and prints a readable one on the console, above any tqdm bar.
+    """Appends one JSON line per event to a file, if any. `message` is for people, above any tqdm bar.
 
     Every number of a step goes to `boards` too, on one axis with those of the stages before, of which `stage_start` is
     the last step; they are closed with the log. Where one of them or the log cannot be written, a warning says so once
@@ -43,7 +43,6 @@ class MetricsLogger:
         self.console = console
         self._stage_start = stage_start
         self._start = datetime.datetime.now()
-        self._formats: dict[str, Mapping[str, str]] = {}
         self._file = None if path is None else _open_log(path)
         self._write_failed = self._is_torn = False
         self._boards = [BoardThread(kind, place, self.message) for kind, place in boards]
@@ -57,23 +56,16 @@ class MetricsLogger:
     def metadata(self, metric: str, unit: str | None = None, format: str | None = None) -> None:
         """Say once how a metric is printed: its unit, and a format as DLLogger spells it, such as `:.2f`."""
         values = {key: value for key, value in (("unit", unit), ("format", format)) if value is not None}
-        self._formats[metric] = values
         self._write({"type": "METADATA", "metric": metric, "metadata": values})
 
-    def log(self, step: tuple[int, ...], data: Mapping[str, Any], console: bool = True) -> None:
-        """Log values of a step, coarse to fine as in (epoch, step); () is the whole run.
-
-        `console=False` keeps this line out of stdout, where mappings, lists and None are never shown.
-        """
+    def log(self, step: tuple[int, ...], data: Mapping[str, Any]) -> None:
+        """Log values of a step, coarse to fine as in (epoch, step); () is the whole run. Not to the console."""
         data = {name: _plain(value) for name, value in data.items()}
         self._write({"type": "LOG", "step": step, "data": data})
         if self._boards and step:
             numbers = {name: value for name, value in data.items() if type(value) in (int, float)}
             for board in self._boards:
                 board.scalars(self._stage_start + step[-1], numbers)
-        if console:
-            shown = [self._text(*item) for item in data.items() if not isinstance(item[1], dict | list | None)]
-            self.message(" | ".join([f"step {'/'.join(map(str, step))}" if step else "whole run", *shown]))
 
     def message(self, text: str) -> None:
         """Print a line for people, not for the file."""
@@ -109,11 +101,6 @@ class MetricsLogger:
                 self._write_failed = True
                 what = f"{self._file.name} cannot be written ({error.strerror})"
                 self.message(f"warning: {what}; lines of the log are lost")
-
-    def _text(self, name: str, value: Any) -> str:
-        form = self._formats.get(name, {})
-        number = ("{" + form.get("format", "") + "}").format(value) if type(value) in (int, float) else str(value)
-        return " ".join(part for part in (name, number, form.get("unit", "")) if part)
 
 
 def read_log(path: Path | str) -> list[dict[str, Any]]:

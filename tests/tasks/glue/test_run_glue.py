@@ -21,6 +21,8 @@ from optimization import learning_rate
 from run_glue import main
 from tasks.glue.benchmarks import BENCHMARKS
 from tasks.glue.examples import read_glue
+from tasks.glue.task import GlueTask
+from tasks.setup import parse_arguments
 from tokenization import BertTokenizer
 
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -176,9 +178,24 @@ def test_two_ranks_train_and_predict_as_one(folder, tmp_path):
 def test_a_head_of_other_classes_starts_anew_and_cannot_be_asked(folder, finished, tmp_path, capsys):
     weights = {"init_checkpoint": finished / "ckpt_8.pt", "output_dir": tmp_path}
     main(command(folder, "cola", **weights, max_steps=1))
-    assert "randomly initialized, as the file has none of their shape: classifier.weight" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "randomly initialized, as the file has none of their shape: classifier.weight" in printed
+    assert "\nGLUE CoLA | step 1/1 | loss " in printed
     with pytest.raises(UserError, match=r"has no weights of the names classifier\.\*|classifier.weight"):
         main(command(folder, "cola", **{**weights, "output_dir": tmp_path / "other"}, do_train=False))
+
+
+def test_scores_of_both_development_sets_are_shown():
+    task = GlueTask(parse_arguments(GlueTask, ["--task_name", "mnli", "--output_dir", "out"]))
+    task.scored = {"": None, "mismatched_": None}
+    scores = {"accuracy": 0.84123, "mismatched_accuracy": 0.8, "score": 0.820615}
+    speed = {"inference_sequences_per_second": 812.4, "inference_tokens_per_second": 31_000.0, "inference_seconds": 2.0}
+    assert task.scores_in_words(scores | speed) == {
+        "accuracy": "0.8412",
+        "mismatched accuracy": "0.8000",
+        "score": "0.8206",
+        "inference": "812 seq/s, 31,000 tok/s",
+    }
 
 
 @pytest.mark.parametrize("task", ["sst-2", "sts-b"])

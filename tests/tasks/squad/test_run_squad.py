@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 
@@ -158,7 +159,12 @@ def test_questions_without_an_answer(folder, tmp_path, capsys):
     scores = summary(tmp_path)
     assert scores["has_answer_total"] + scores["no_answer_total"] == scores["total"] == 24
     assert scores["best_f1"] >= scores["f1"]
-    assert "no answer above the best by" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no answer above the best by" in printed
+    assert "SQuAD | step 1/" in printed
+    for score, name in (("exact_match", "exact match"), ("f1", "F1")):
+        assert re.search(rf"^  {name} +{scores[score]:.2f} %$", printed, re.MULTILINE)
+    assert re.search(r"^  inference +[\d,.]+ seq/s, [\d,.]+ (M )?tok/s$", printed, re.MULTILINE)
     # With a threshold that nothing is above, all questions are answered.
     evaluates = {"do_train": False, "train_file": None, "resume_from_checkpoint": True}
     main(command(folder, **{**data, **evaluates}, version_2_with_negative=True, null_score_diff_threshold=1000))
@@ -262,7 +268,7 @@ def test_some_steps_are_profiled(folder, tmp_path, capsys, kind):
     printed = capsys.readouterr().out
     assert f"trace: {tmp_path}" in printed
     # Of 8 steps the first is warm-up, and the three that were profiled do not count.
-    assert "measured_steps 4 |" in printed
+    assert "over 4 steps" in printed
     main(command(folder, output_dir=tmp_path / "short", profile=kind, **{"profile-start": 8}, max_steps=3))
     assert "nothing was profiled: this run ended after 3 steps" in capsys.readouterr().out
 

@@ -46,6 +46,7 @@ def log_some(tmp_path, *kinds, stage_start=0):
         logger.parameters({"arguments": {"input_dir": "s3://key:secret@bucket/x?signature=1", "seed": 1}})
         for step in range(1, 4):
             logger.log((0, step), {"loss": 1 / step, "text": "a", "nothing": None, "worst": float("nan")})
+            logger.message(f"step {step} is done")
         logger.log((), {"final_loss": 1.0})
     return [event["step"] for event in read_log(tmp_path / "log.json")]
 
@@ -95,7 +96,7 @@ def test_a_board_that_is_far_behind_is_given_up(tmp_path, capsys, monkeypatch, h
     monkeypatch.setattr(board_thread, "MOST_WAITING", 2)
     assert log_some(tmp_path, hanging) == WHOLE
     out = capsys.readouterr().out
-    assert out.index("(it is 2 lines behind)") < out.index("step 0/3")
+    assert out.index("(it is 2 lines behind)") < out.index("step 3 is done")
     assert out.count("warning") == 1
 
 
