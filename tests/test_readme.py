@@ -1,4 +1,4 @@
-"""README.md and docs/ are true of the tree: their commands parse; their files, links, flags and variables exist."""
+"""The documents in the root and docs/ are true of the tree: commands parse; files, links, flags and variables exist."""
 
 import contextlib
 import functools
@@ -44,7 +44,7 @@ import tasks.squad.task
 from benchmark.sweeps.points import by_configuration, read_points
 from common.errors import UserError
 
-DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
 SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_tests.sh")
 PREPARATION = "data/create_datasets_from_start.sh"
 
