@@ -19,10 +19,20 @@ class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDesc
 
 
 class CommandLine(argparse.ArgumentParser):
-    """A parser that raises UserError where argparse prints its usage and ends the process."""
+    """A parser that raises UserError where argparse prints its usage and ends the process.
 
-    def __init__(self, description: str, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **options: Any):
+    `full_help` is what explains all arguments.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        formatter_class: Any = argparse.RawDescriptionHelpFormatter,
+        full_help: str = "--help",
+        **options: Any,
+    ):
         super().__init__(description=description, formatter_class=formatter_class, **options)
+        self._full_help = full_help
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         """The values. Flags that nothing takes are told first: for their sake another one may seem to be missing."""
@@ -43,7 +53,7 @@ class CommandLine(argparse.ArgumentParser):
             said, word, choices = choice.groups()
             word, choices = word.strip("'"), choices.replace("'", "")
             raise UserError(said + _meant(word, choices.split(", ")), f"choose one of {choices}")
-        raise UserError(message, "--help explains all arguments")
+        raise UserError(message, f"{self._full_help} explains all arguments")
 
     def _refuse(self, words: Sequence[str]) -> None:
         meant = (_meant("--" + word.strip("-").partition("=")[0], self._option_string_actions) for word in words)

@@ -37,6 +37,7 @@ class FineTuningFlags:
         None,
         "a shipped configuration (default: that of --init_checkpoint, else bert-large-uncased)",
         choices=BERT_CONFIGS,
+        metavar="NAME",
     )
     config_file: str | None = _model(None, "a bert_config.json, instead of --bert_model")
     vocab_file: str | None = _model(None, "vocab.txt or tokenizer.json (default: the one beside --init_checkpoint)")

@@ -33,7 +33,7 @@ def run(task: type[Task], arguments: Sequence[str] | None = None) -> None:
 
 def parse_arguments(task: type[Task], arguments: Sequence[str] | None = None) -> Settings:
     """The settings of a task as its user gave them."""
-    (own, *shared), record = parse(task.description, (task.flags, *SHARED), task.defaults, arguments)
+    (own, *shared), record = parse(task.description, (task.flags, *SHARED), task.defaults, arguments, task.first_flags)
     return Settings(*shared, task=own, record=record)
 
 

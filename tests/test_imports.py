@@ -169,6 +169,7 @@ def test_importing_does_nothing_and_globals_are_immutable(path):
 COMMAND_LINES = (
     "common/command_line.py",
     "training/config/flags.py",
+    "training/config/help.py",
     "data/bertPrep.py",
     "data/create_pretraining_data.py",
     "data/mlperf_bert.py",

@@ -55,6 +55,8 @@ class Task(abc.ABC):
     """What `--help` begins with."""
     flags: ClassVar[type]
     """The task's own flags: a dataclass of `training.config.flags`, with `do_train` and `max_seq_length`."""
+    first_flags: ClassVar[tuple[str, ...]] = ()
+    """The ten, by field, that `--help` explains; `--help all` explains the others too."""
     defaults: ClassVar[dict[str, Any]] = {}
     """Of shared flags, by name, where they differ from those in `training.config.settings`."""
     warmup_proportion: ClassVar[float] = 0.01

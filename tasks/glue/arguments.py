@@ -31,7 +31,11 @@ class GlueFlags(FineTuningFlags):
     do_eval: bool = flag(False, "score the task's dev.tsv; of mnli both, matched and mismatched")
     do_predict: bool = flag(False, "predict the task's test.tsv, in the format of GLUE's submissions")
     task_name: str | None = flag(
-        None, "the task; ax is predicted by a model of mnli", choices=BENCHMARKS, type=str.lower
+        None,
+        f"one of {', '.join(BENCHMARKS)}",
+        choices=BENCHMARKS,
+        type=str.lower,
+        metavar="NAME",
     )
     data_dir: str | None = flag(None, "folder of the task's files, or the one that holds GLUE's folders")
 

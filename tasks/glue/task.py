@@ -35,6 +35,10 @@ class GlueTask(FineTuningTask):
     name = "glue"
     description = DESCRIPTION
     flags = GlueFlags
+    first_flags = (
+        *("task_name", "data_dir", "do_train", "do_eval", "do_predict", "init_checkpoint", "output_dir"),
+        *("train_batch_size", "learning_rate", "num_train_epochs"),
+    )
     data_flags = "--task_name, --data_dir and --seed"
     defaults = {**FineTuningTask.defaults, "num_train_epochs": 3.0, "learning_rate": 2e-5}  # noqa: RUF012  # read only
     model_class = BertForSequenceClassification

@@ -26,12 +26,13 @@ class PretrainingFlags:
     do_train: bool = flag(False, "train; without it, only --eval_dir is looked at")
     input_dir: str | None = flag(
         None,
-        "folder of the training shards (.hdf5, or LDDL's .parquet), or the data preparation's working folder, "
-        "which is searched for shards of the lengths asked for (default: $BERT_PREP_WORKING_DIR or data/)",
+        "shards, or the data preparation's folder (default: $BERT_PREP_WORKING_DIR or data/)",
     )
     dataset: str | None = flag(None, "which corpus to take from a working folder with several")
     eval_dir: str | None = flag(None, "folder of held-out shards to evaluate on, found likewise")
-    bert_model: str = flag("bert-large-uncased", "a shipped configuration", choices=BERT_CONFIGS)
+    bert_model: str = flag(
+        "bert-large-uncased", "a shipped configuration: tiny, base or large", choices=BERT_CONFIGS, metavar="NAME"
+    )
     config_file: str | None = flag(None, "a bert_config.json, instead of --bert_model")
     vocab_file: str | None = flag(
         None,
@@ -69,7 +70,9 @@ class PretrainingFlags:
         "stop after the evaluation with this masked-LM accuracy (0 to 1); a run that ends below has exit status 3",
     )
     mllog: str | None = flag(
-        None, "also write the run to this file as a log of MLPerf Training (:::MLLOG lines); see docs/mlperf.md"
+        None,
+        "also write the run to this file as a log of MLPerf Training (:::MLLOG lines); see docs/mlperf.md",
+        metavar="FILE",
     )
     mllog_division: str | None = flag(
         None, "what it says of the rules: closed, which is checked, or open (default)", choices=("closed", "open")

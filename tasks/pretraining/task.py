@@ -38,6 +38,10 @@ class PretrainingTask(Task):
     name = "pretraining"
     description = DESCRIPTION
     flags = PretrainingFlags
+    first_flags = (
+        *("do_train", "input_dir", "output_dir", "bert_model", "max_seq_length", "max_predictions_per_seq"),
+        *("train_batch_size", "learning_rate", "max_steps", "resume_from_checkpoint"),
+    )
     data_flags = "--input_dir, --seed and --masking"
     model_class = BertForPreTraining
     loss_names = ("loss", "mlm_loss", "nsp_loss")

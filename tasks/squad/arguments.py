@@ -38,9 +38,9 @@ class SquadFlags(FineTuningFlags):
     skip_bad_answers: bool = flag(
         False, "leave out questions whose answer is not where the file says; without it they are an error"
     )
-    eval_script: str | None = flag(None, "also run this official script on the answers")
-    question: str | None = flag(None, "answer this question about --context, and print the answers")
-    context: str | None = flag(None, "the text to look for the answer in, or @FILE to read it")
+    eval_script: str | None = flag(None, "also run this official script on the answers", metavar="FILE")
+    question: str | None = flag(None, "answer this question about --context, and print the answers", metavar="TEXT")
+    context: str | None = flag(None, "the text to look for the answer in, or @FILE to read it", metavar="TEXT")
 
     max_seq_length: int = _window(384, "tokens of question and context together", positive=True)
     doc_stride: int = _window(128, "tokens from one window to the next", positive=True)

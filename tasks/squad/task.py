@@ -29,6 +29,10 @@ class SquadTask(FineTuningTask):
     name = "squad"
     description = DESCRIPTION
     flags = SquadFlags
+    first_flags = (
+        *("do_train", "do_predict", "do_eval", "train_file", "predict_file", "init_checkpoint", "output_dir"),
+        *("train_batch_size", "learning_rate", "num_train_epochs"),
+    )
     data_flags = "--train_file, --seed and window flags"
     defaults = {**FineTuningTask.defaults, "num_train_epochs": 2.0, "learning_rate": 3e-5}  # noqa: RUF012  # read only
     model_class = BertForQuestionAnswering

@@ -26,7 +26,7 @@ class Length:
     """How long to train."""
 
     max_steps: int | None = flag(None, "optimizer steps of the whole phase, which the schedule spans", positive=True)
-    num_train_epochs: float | None = flag(None, "the same in passes over the data", positive=True)
+    num_train_epochs: float | None = flag(None, "passes over the data, in place of --max_steps", positive=True)
     steps_this_run: int | None = flag(None, "stop after this many steps of this run, with a checkpoint", positive=True)
 
 
@@ -132,7 +132,9 @@ class Output:
 
     output_dir: str = flag(dataclasses.MISSING, "folder of checkpoints and logs; made where it is missing")
     log_freq: int = flag(10, "optimizer steps from one log line to the next", positive=True)
-    json_summary: str | None = flag(None, "the log (default: OUTPUT_DIR/dllogger.json)", "--json-summary")
+    json_summary: str | None = flag(
+        None, "the log (default: OUTPUT_DIR/dllogger.json)", "--json-summary", metavar="FILE"
+    )
     tensorboard_dir: str | None = flag(None, "also write what is logged as TensorBoard scalars to this folder")
     wandb_project: str | None = flag(None, "also log to this project of Weights & Biases")
     mlflow_experiment: str | None = flag(None, "also log to this experiment of MLflow, at MLFLOW_TRACKING_URI")
@@ -148,7 +150,9 @@ class Output:
 class Checkpoints:
     """What is saved, and what a run resumes from."""
 
-    init_checkpoint: str | None = flag(None, "start from these weights, where there is no checkpoint to resume")
+    init_checkpoint: str | None = flag(
+        None, "start from these weights, where there is no checkpoint to resume", metavar="PATH"
+    )
     resume_from_checkpoint: bool = flag(False, "resume from the newest checkpoint in --output_dir, if any")
     resume_step: int = flag(-1, "resume from ckpt_RESUME_STEP.pt; -1: the newest")
     num_steps_per_checkpoint: int = flag(100, "optimizer steps between checkpoints", positive=True)

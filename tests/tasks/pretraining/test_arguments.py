@@ -197,7 +197,7 @@ def test_shipped_configurations_are_where_the_flag_looks():
 
 def test_help_explains_every_flag_and_shows_defaults_where_there_are_any(capsys):
     with pytest.raises(SystemExit) as stopped:
-        parsed("--help")
+        parsed("--help", "all")
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "tokens per sequence in the shards (default: 512)" in text
@@ -210,7 +210,7 @@ def test_every_flag_has_help(monkeypatch):
     add_argument = DefaultsFormatter.add_argument
     monkeypatch.setattr(DefaultsFormatter, "add_argument", lambda self, a: (actions.append(a), add_argument(self, a)))
     with pytest.raises(SystemExit):
-        parsed("--help")
+        parsed("--help", "all")
     assert len(POSITIVE) > 15
     assert len(actions) > 40
     assert [action.option_strings for action in actions if not action.help] == []

@@ -7,6 +7,7 @@ import pytest
 from common.errors import UserError
 from training.config.flags import flag, parse
 
+FIRST = ("output", "train")
 frozen = dataclasses.dataclass(frozen=True, kw_only=True)
 
 
@@ -32,7 +33,7 @@ class Own:
 
 
 def parsed(*arguments, **defaults):
-    (own, shared), record = parse("What it does.", (Own, Shared), defaults, ["--output", "here", *arguments])
+    (own, shared), record = parse("What it does.", (Own, Shared), defaults, ["--output", "here", *arguments], FIRST)
     return own, shared, record
 
 
@@ -55,13 +56,49 @@ def test_settings_cannot_be_changed():
         parsed()[1].rate = 1.0
 
 
-def test_help_shows_a_flag_under_its_own_title_or_its_classs(capsys):
+def helped(capsys, *words):
     with pytest.raises(SystemExit):
-        parsed("--help")
-    text = capsys.readouterr().out.split("options:")[1]
-    order = [text.index(part) for part in ("Own:", "--lower,", "Phases:", "--phase PHASE", "Shared:", "--rate")]
+        parsed("--help", *words)
+    return capsys.readouterr().out
+
+
+def test_help_shows_a_flag_under_its_own_title_or_its_classs(capsys):
+    text = helped(capsys, "all").split("options:")[1]
+    order = [text.index(part) for part in ("Own:", "--lower,", "Phases:", "--phase N", "Shared:", "--rate X")]
     assert order == sorted(order)
     assert "which phase (default: 1)" in text
+
+
+def test_help_explains_the_flags_to_begin_with_and_names_the_others(capsys):
+    text = helped(capsys)
+    begin, others = text.split("All other flags, by name:")
+    assert begin.startswith("usage: ")
+    assert [line.split()[0] for line in begin.split("Flags to begin with:\n")[1].splitlines() if line] == [
+        "--output",
+        "--train",
+    ]
+    assert others.split("--help all")[0].split() == [
+        *("Own:", "--lower", "--kind", "Phases:", "--phase", "Shared:", "--steps", "--rate", "--reduce", "--fp16")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "flags"),
+    [
+        ("rat", ["--rate"]),
+        ("AMP", ["--fp16,"]),
+        ("shared", ["--steps", "--rate", "--reduce,", "--fp16,"]),
+        ("no-lower", ["--lower,"]),
+    ],
+)
+def test_help_on_a_word(capsys, word, flags):
+    lines = helped(capsys, word).splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  --")] == flags
+
+
+def test_help_on_a_word_that_nothing_has():
+    with pytest.raises(UserError, match="no flag and no group of flags has 'zzz' in its name; --help names all flags"):
+        parsed("--help", "zzz")
 
 
 @pytest.mark.parametrize("arguments", [["--kind", "c"], ["--steps", "x"], ["--nothing"]])
