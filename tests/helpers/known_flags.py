@@ -10,7 +10,8 @@ from training.config.settings import SHARED
 
 # Named as what is not there, or as belonging to others.
 FOREIGN_FLAGS = {"--help", "--external-sources", "--signal", "--max_restarts", "--network", "--nv", "--batch"}
-FOREIGN_FLAGS |= {"--env", "--interactive"}  # of docker run
+FOREIGN_FLAGS |= {"--env", "--gpus", "--interactive", "--runtime", "--shm-size"}  # of Docker and NVIDIA's toolkit
+FOREIGN_FLAGS |= {"--force-reinstall", "--index-url", "--local-dir", "--repo-type", "--requirement"}  # of pip and hf
 
 
 def known_flags():
