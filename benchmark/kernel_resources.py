@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What the project's Triton kernels take of a GPU, as they are compiled for BERT-large. It needs no GPU.
+"""What the project's Triton kernels take of a GPU, as they are compiled for a BERT. It needs no GPU.
 
   python3 benchmark/kernel_resources.py
   python3 benchmark/kernel_resources.py --kernels attention --keep code     # and the code, to be read
 
-The kernels are those that training steps launch, with 64, 128 and 512 tokens, in bf16 and in fp8, with GELU and with
-its tanh form; their names say in which step they come first, and with which flags. Registers and shared memory decide
+The kernels are those that training steps launch, with 64, 128 and 512 tokens, in bf16, in fp8, and with weight
+gradients in fp8 too, with GELU and with its tanh form; their names say in which step they come first, and with which
+flags. Registers and shared memory decide
 how many thread blocks a streaming multiprocessor (SM) runs beside each other. What does not fit into registers is
 spilled to memory: the column should be zeros, but for some bytes of attention and of gradients to fp8.
 """
@@ -41,6 +42,9 @@ from optimization import build_optimizer, clip_and_step, gradient_norm, paramete
 from tasks.pretraining.synthetic import synthetic_batch
 
 TOKENS, LENGTHS = 8192, (64, 128, 512)
+FORMATS = MappingProxyType(
+    {"": {}, " in fp8": {"in_fp8": True}, " in fp8 alone": {"in_fp8": True, "fp8_weight_gradients": True}}
+)
 
 # Compute capability -> warps and KiB of shared memory of an SM: CUDA C++ Programming Guide, technical specifications
 # per compute capability. All keep 1 KiB of shared memory per thread block.
@@ -50,8 +54,8 @@ MULTIPROCESSORS = MappingProxyType(
 HEADER = ("kernel", "warps", "registers", "spilled bytes", "shared memory, bytes", "thread blocks per SM")
 
 
-def launches(arch: int) -> dict[str, list[Any]]:
-    """What steps of BERT-large launch on a GPU of compute capability `arch` / 10, each kernel with each of its settings
+def launches(arch: int, bert_model: str) -> dict[str, list[Any]]:
+    """What steps of a model launch on a GPU of compute capability `arch` / 10, each kernel with each of its settings
     once, while nothing runs: by name the function under `triton.jit`, and the arguments and settings it is called with.
     """
     from triton.runtime import JITFunction
@@ -65,22 +69,21 @@ def launches(arch: int) -> dict[str, list[Any]]:
 
     meta = torch.device("meta")
     # Of two layers: the first is like all but the last.
-    large = dataclasses.replace(BertConfig.from_json_file(BERT_CONFIGS["large"]), num_hidden_layers=2)
-    # Matmuls and weight gradients; 89 is the first that has fp8.
-    in_fp8 = ((False, False), (True, False), (True, True)) if arch >= 89 else ((False, False),)
-    steps = [*itertools.product(LENGTHS, in_fp8, ["gelu"]), *itertools.product(LENGTHS[:1], in_fp8, ["gelu_new"])]
+    whole = dataclasses.replace(BertConfig.from_json_file(BERT_CONFIGS[bert_model]), num_hidden_layers=2)
+    formats = list(FORMATS) if arch >= 89 else [""]  # the first that has fp8
+    steps = [*itertools.product(LENGTHS, formats, ["gelu"]), *itertools.product(LENGTHS[:1], formats, ["gelu_new"])]
     row = tuning.row_of(divmod(arch, 10))
     with (
         mock.patch.object(JITFunction, "run", note),
         mock.patch("optimization.triton_problem", return_value=None),
         mock.patch.object(tuning, "row", return_value=row),
     ):
-        for length, fp8, hidden_act in steps:
-            step, config = f"{length} tokens", dataclasses.replace(large, hidden_act=hidden_act)
+        for length, numbers, hidden_act in steps:
+            step, config = f"{length} tokens{numbers}", dataclasses.replace(whole, hidden_act=hidden_act)
             with meta:
                 model = BertForPreTraining(config)
             kernels = Execution(torch.bfloat16, kernels="triton", attention="triton")
-            prepare_model(model, meta, dataclasses.replace(kernels, in_fp8=fp8[0], fp8_weight_gradients=fp8[1]))
+            prepare_model(model, meta, dataclasses.replace(kernels, **FORMATS[numbers]))
             batch = synthetic_batch(TOKENS // length, length, 8, config.vocab_size).to(meta)
             labels = batch.masked_lm_positions, batch.masked_lm_labels, batch.next_sentence_labels
             model(*batch.encoder_inputs, *labels).loss.backward()
@@ -125,6 +128,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--kernels", default="", help="only those whose name contains this")
+    parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="whose steps")
     parser.add_argument("--arch", type=int, default=90, choices=MULTIPROCESSORS, help="compute capability times ten")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write the PTX and the machine code there")
     return parser.parse_args(arguments)
@@ -137,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("TRITON_INTERPRET is set, with which nothing is compiled", "unset it")
     if importlib.util.find_spec("triton") is None:
         raise UserError("Triton is not installed", "install it, as requirements-dev.txt does")
-    able = launches(args.arch)
+    able = launches(args.arch, args.bert_model)
     chosen = {name: launch for name, launch in able.items() if args.kernels in name}
     if not chosen:
         raise UserError(f"--kernels {args.kernels} is in no name", f"there are {', '.join(able)}")

@@ -27,11 +27,15 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_attention_is_compiled_without_a_gpu_and_has_room(assembler, tmp_path):
-    done = run("--kernels", "whole of 128", "--keep", str(tmp_path))
+def table(done):
+    """A dict per kernel, of cells by column."""
     assert done.returncode == 0, done.stderr
     header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines())
-    forward, backward = (dict(zip(header, line, strict=True)) for line in lines)
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def test_attention_is_compiled_without_a_gpu_and_has_room(assembler, tmp_path):
+    forward, backward = table(run("--kernels", "whole of 128", "--keep", str(tmp_path)))
     assert forward["kernel"] == "attention_forward_whole of 128 tokens"
     # None by Triton 3.7; 3.6, which PyTorch 2.11 has, spills a few bytes of 128 registers.
     assert max(int(line["spilled bytes"]) for line in (forward, backward)) <= 16
@@ -41,13 +45,23 @@ def test_attention_is_compiled_without_a_gpu_and_has_room(assembler, tmp_path):
     assert "HGMMA" in (tmp_path / "attention_forward_whole_of_128_tokens.sass").read_text()
 
 
+def test_thread_blocks_that_stay_fit_at_the_width_of_another_model(assembler):
+    """The table of settings says eight, of one warp each."""
+    name = "dropout_add_norm_gradients of 64 tokens in fp8 alone, to_fp8, has_second"
+    (found,) = table(run("--bert_model", "base", "--kernels", name))
+    assert (found["kernel"], found["warps"]) == (name, "1")
+    assert int(found["thread blocks per SM"]) >= 8
+
+
 def test_an_unknown_kernel_is_refused_with_the_names_of_those_that_steps_launch(assembler):
     done = run("--kernels", "softmax")
     assert done.returncode == 2
     names = re.search(r"softmax is in no name; there are (.*)\.", done.stderr)[1].split(", ")
     both = {"dropout_add_norm of 64 tokens", "gelu of 64 tokens", "gelu_gradient of 64 tokens", "adam_pass of adamw"}
     assert both < set(names)
-    assert {"to_fp8", "tanh", "has_second", "quantize_rows of 64 tokens", "lamb_second_pass of lamb"} < set(names)
+    assert {"to_fp8", "tanh", "has_second", "quantize_rows of 64 tokens in fp8", "lamb_second_pass of lamb"} < set(
+        names
+    )
     older = run("--kernels", "softmax", "--arch", "80").stderr
     assert "gelu of 64 tokens" in older
     assert "fp8" not in older
