@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from common.errors import UserError
+from common.version import VERSION
 
 
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -33,6 +34,7 @@ class CommandLine(argparse.ArgumentParser):
     ):
         super().__init__(description=description, formatter_class=formatter_class, **options)
         self._full_help = full_help
+        self.add_argument("--version", action="version", version=VERSION, help="print this project's version")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         """The values. Flags that nothing takes are told first: for their sake another one may seem to be missing."""

@@ -9,7 +9,17 @@ from tasks.table import TASKS
 from training.config.settings import SHARED
 
 # Named as what is not there, or as belonging to others.
-FOREIGN_FLAGS = {"--help", "--external-sources", "--signal", "--max_restarts", "--network", "--nv", "--batch"}
+FOREIGN_FLAGS = {
+    "--help",
+    "--version",
+    "--external-sources",
+    "--signal",
+    "--max_restarts",
+    "--network",
+    "--nv",
+    "--batch",
+}
+FOREIGN_FLAGS |= {"--version"}  # of every command
 FOREIGN_FLAGS |= {"--env", "--gpus", "--interactive", "--runtime", "--shm-size"}  # of Docker and NVIDIA's toolkit
 FOREIGN_FLAGS |= {"--force-reinstall", "--index-url", "--local-dir", "--repo-type", "--requirement"}  # of pip and hf
 

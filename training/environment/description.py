@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.addresses import without_secrets
+from common.version import VERSION
 from common.workers import usable_cores
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command_line": shlex.join(map(without_secrets, sys.argv)),
+        "version": VERSION,
         **_git(),
         "numpy": numpy.__version__,
         "torch_threads": torch.get_num_threads(),

@@ -78,7 +78,8 @@ def test_help_explains_the_flags_to_begin_with_and_names_the_others(capsys):
         "--train",
     ]
     assert others.split("--help all")[0].split() == [
-        *("Own:", "--lower", "--kind", "Phases:", "--phase", "Shared:", "--steps", "--rate", "--reduce", "--fp16")
+        *("options:", "--version", "Own:", "--lower", "--kind", "Phases:", "--phase"),
+        *("Shared:", "--steps", "--rate", "--reduce", "--fp16"),
     ]
 
 

@@ -15,6 +15,7 @@ import time
 import pytest
 import torch
 
+from common.version import VERSION
 from training.environment import description
 from training.environment.description import PROJECT_ROOT, REQUIREMENTS, describe_environment, machine_facts
 
@@ -22,6 +23,7 @@ from training.environment.description import PROJECT_ROOT, REQUIREMENTS, describ
 def test_describes_this_machine_in_json():
     described = describe_environment()
     assert json.loads(json.dumps(described)) == described
+    assert described["version"] == VERSION
     assert described["torch"] == torch.__version__
     assert described["python"] == platform.python_version()
     assert described["cpu_cores"] >= 1
