@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -131,17 +131,19 @@ class Datasets:
         if problems.found:
             raise UserError(dict.fromkeys(problems.found))
 
-    def run(self) -> None:
-        """Run the stages, and print where the shards are."""
+    def run(self, run_stage: Callable[[list[str]], object] | None = None) -> None:
+        """Run the stages, and print where the shards are.
+
+        `run_stage` does one, from the arguments of bertPrep.py; None: in a process of its own.
+        """
+        run_stage = run_stage or _in_a_process
         made = [] if "create_hdf5_files" not in self.stages else self.output_dirs("create_hdf5_files")
         for stage in self.stages:
             print(f"== {stage}: {self.corpus}", flush=True)
             # Of what was made here only; in the working folder there may be older things.
             more = ["--input_files", *self.output_dirs("sharding"), *made] if stage == "verify" and made else []
             for dataset in self.datasets_of(stage):
-                command = [sys.executable, Path(__file__).with_name("bertPrep.py"), *self.call(stage, dataset), *more]
-                if status := subprocess.run(command).returncode:
-                    sys.exit(status)
+                run_stage([*self.call(stage, dataset), *more])
         if made:
             print("The shards of both phases are ready:", *made, sep="\n")
 
@@ -149,6 +151,11 @@ class Datasets:
         """The folders that a stage writes."""
         settings = read_settings(self.call(stage, self.corpus), to_run=False)
         return list(map(str, settings.output_dirs()))
+
+
+def _in_a_process(arguments: list[str]) -> None:
+    if status := subprocess.run([sys.executable, Path(__file__).with_name("bertPrep.py"), *arguments]).returncode:
+        sys.exit(status)
 
 
 def main() -> None:

@@ -1,8 +1,6 @@
 """The shell scripts as users start them: from another folder, with a wrong configuration, and for real in small."""
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +16,6 @@ from script_runs import BIN, SCRIPTS, environment, python_that_only, run, settin
 from data.loading.prepared import find_prepared
 from tasks.pretraining.task import PretrainingTask
 from tasks.setup import parse_arguments
-from training.metrics.logger import read_log
 
 STARTED_BY_USERS = (
     "scripts/run_pretraining.sh",
@@ -244,70 +241,3 @@ def test_settings_become_flags(tmp_path):
     assert "--init_checkpoint" not in second
     assert "--input_dir a b " in second
     assert " --eval_dir a b " in second
-
-
-def test_quickstart_replaces_no_folder_that_is_not_its_own(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    variables = {"OUTPUT_DIR": tmp_path, "VOCAB_FILE": tmp_path / "absent.txt", "VOCAB_SIZE": "many"}
-    ended = run("scripts/quickstart.sh", cwd=tmp_path, **variables)
-    assert ended.returncode == 2
-    assert [line.split()[1] for line in ended.stderr.splitlines()] == ["VOCAB_FILE", "OUTPUT_DIR", "VOCAB_SIZE"]
-    assert (tmp_path / "data" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
-
-
-def test_quickstart_with_an_unknown_flag_keeps_what_an_earlier_one_made(tmp_path):
-    (tmp_path / "pretraining").mkdir()
-    (tmp_path / ".quickstart").touch()
-    (tmp_path / "pretraining" / "ckpt_3.pt").write_text("weights", encoding="utf-8")
-    ended = run("scripts/quickstart.sh", "--bogus", cwd=tmp_path, OUTPUT_DIR=tmp_path)
-    assert ended.returncode == 2
-    assert ended.stderr.endswith("error: unrecognized arguments: --bogus; --help lists all flags.\n")
-    assert (tmp_path / "pretraining" / "ckpt_3.pt").read_text(encoding="utf-8") == "weights"
-
-
-def steps_by_phase(log):
-    """The steps that were trained, in the order of the log."""
-    steps, phase = {1: [], 2: []}, None
-    for event in read_log(log):
-        if event.get("step") == "PARAMETER":
-            phase = 2 if event["data"]["arguments"].get("phase2") else 1
-        elif isinstance(event.get("step"), list) and "average_loss" in event["data"]:
-            steps[phase].append(event["step"][-1])
-    return steps
-
-
-@pytest.mark.slow
-def test_quickstart(tmp_path):
-    short = {
-        "PHASE1_STEPS": 3,
-        "PHASE2_STEPS": 4,
-        "PHASE1_GLOBAL_BATCH": 8,
-        "PHASE1_MICRO_BATCH": 4,
-        "PHASE2_GLOBAL_BATCH": 2,
-        "PHASE2_MICRO_BATCH": 2,
-        "SQUAD_STEPS": 2,
-        "LOG_FREQ": 1,
-    }
-    output = tmp_path / "quick start"
-    made = {"OUTPUT_DIR": output.name, "N_PROCESSES": 1, "VOCAB_SIZE": 1000}
-    ended = run("scripts/quickstart.sh", "--steps_this_run", 3, cwd=tmp_path, **made, **short)
-    assert ended.returncode == 0, ended.stderr
-    assert re.fullmatch(r"Done in \d+ seconds\. Results: quick start", ended.stdout.splitlines()[-2])
-    assert ended.stdout.splitlines()[-1] == "Report: quick start/report/report.html"
-    page = (tmp_path / "quick start/report/report.html").read_text(encoding="utf-8")
-    assert all(title in page for title in ("Throughput:", "Training loss, phase 1", "Training loss, SQuAD"))
-    rows = re.findall(r"^\| ([12]) +\| +(\d+) \|(.*)\|$", ended.stdout, re.MULTILINE)
-    assert [row[:2] for row in rows] == [("1", "3"), ("2", "3")]
-    cells = [cell.strip().rstrip("%").replace(",", "") for row in rows for cell in row[2].split("|")]
-    assert len([float(cell) for cell in cells]) == 2 * 5  # none is missing
-    scored = re.findall(
-        r"^\| (\w+)-v2\.0\.json +\| +(\d+) \| +([\d.]+) \| +([\d.]+) \| +2 \|", ended.stdout, re.MULTILINE
-    )
-    assert [row[:2] for row in scored] == [("train", "165"), ("dev", "53")]
-    assert len(json.loads((output / "squad" / "predictions.json").read_text(encoding="utf-8"))) == 53
-    vocabulary = (output / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    shape = json.loads((output / "bert_config.json").read_text(encoding="utf-8"))
-    assert shape["vocab_size"] == len(vocabulary) == 1000
-    training = output / "pretraining"
-    assert steps_by_phase(training / "dllogger.json") == {1: [1, 2, 3], 2: [1, 2, 3]}
