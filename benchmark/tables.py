@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-MISSING = "-"
+MISSING, LONG = "-", 40
 NUMBER = re.compile(r"-|[-\d.,]+%?")
+LINK, ANCHOR = re.compile(r"https://[^\s;,()<]*[^\s;,()<.]"), r'<a href="\g<0>">\g<0></a>'
 MARKUP = re.compile(r"[\\`*\[\]|~]|^[#>]|(?<!\w)_|_(?!\w)")
 FORMULA = re.compile(r"\s*[=+@\-\uff1d\uff0b\uff20\uff0d]|[\t\r\n]")  # wide signs too: they are taken for these
 SIGNED = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE)
@@ -78,41 +79,51 @@ class Table(NamedTuple):
         """Every name that any row has, in the order in which they first appear."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
+    @property
+    def shown(self) -> list[str]:
+        """Those under which any row has a value; all of them where there is no value at all."""
+        return [
+            name for name in self.header if any(row.get(name, MISSING) != MISSING for row in self.rows)
+        ] or self.header
+
     def plain(self) -> str:
-        """The rows alone."""
-        return self._lines(lambda words: one_line(words).replace("|", "\\|"))
+        """The rows alone, of every column: a script may count them."""
+        return self._lines(self.header, lambda words: one_line(words).replace("|", "\\|"))
 
-    def markdown(self) -> str:
-        """As in a README."""
+    def markdown(self, heading: str = "##") -> str:
+        """As in a README; the heading may be left out."""
         title, *notes = map(escape_markdown, (self.title, *self.notes))
-        return "\n".join([f"## {title}\n", *(f"{note}\n" for note in notes), f"{self._lines(escape_markdown)}\n"])
+        head = [f"{heading} {title}\n"] if heading else []
+        return "\n".join([*head, *(f"{note}\n" for note in notes), f"{self._lines(self.shown, escape_markdown)}\n"])
 
-    def _lines(self, escape_cell: Callable[[str], str]) -> str:
-        rows = [self.header, *([row.get(name, MISSING) for name in self.header] for row in self.rows)]
+    def _lines(self, names: Sequence[str], escape_cell: Callable[[str], str]) -> str:
+        rows = [names, *([row.get(name, MISSING) for name in names] for row in self.rows)]
         header, *escaped = [[escape_cell(cell) for cell in row] for row in rows]
         return markdown_table(header, escaped) if escaped else ""
 
     def csv(self) -> str:
-        """Header and rows."""
+        """Header and rows, and columns without any value too: programs may look for their names."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         rows = [self.header, *([row.get(name) for name in self.header] for row in self.rows)]
         writer.writerows([csv_cell(value) for value in row] for row in rows)
         return file.getvalue()
 
-    def html(self) -> str:
-        """A section of a page. Each heading is a button, and columns of words have the class `text`."""
+    def html(self, heading: str = "h2") -> str:
+        """A part of a page. The head of each column is a button; columns of words are `text`, and long ones wrap."""
         head, rows = "", [""] * len(self.rows)
-        for name in self.header:
+        for name in self.shown:
             cells = [row.get(name, MISSING) for row in self.rows]
             kind = "" if all(map(NUMBER.fullmatch, cells)) else ' class="text"'
+            kind = ' class="text long"' if kind and max(map(len, cells)) > LONG else kind
             button = f'<button type="button">{escape(name)}</button>'
             head += f'<th scope="col" aria-sort="none"{kind}>{button}</th>'
             rows = [f"{row}<td{kind}>{escape(cell)}</td>" for row, cell in zip(rows, cells, strict=True)]
-        linked = [re.sub(r"https://[^\s;,()]+", r'<a href="\g<0>">\g<0></a>', escape(note)) for note in self.notes]
-        notes, title = "".join(f'<p class="soft">{note}</p>' for note in linked), escape(self.title)
+        rows = [f"<tr>{LINK.sub(ANCHOR, row)}</tr>" for row in rows]
+        notes = "".join(f'<p class="soft">{LINK.sub(ANCHOR, escape(note))}</p>' for note in self.notes)
+        title = escape(self.title)
         return (
-            f'<section><h2>{title}</h2>{notes}<div class="table" tabindex="0" role="region" aria-label="{title}">'
-            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
-            "</div></section>\n"
+            f"{f'<{heading}>{title}</{heading}>' if heading else ''}{notes}"
+            f'<div class="table" tabindex="0" role="region" aria-label="{title}">'
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>\n"
         )

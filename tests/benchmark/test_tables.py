@@ -48,6 +48,23 @@ def test_markdown_and_html_escape_what_would_break_them():
     assert '<td class="text">a|&lt;b&gt;\nc</td><td>1,000.5</td>' in page
 
 
+def test_a_column_without_a_value_is_kept_for_programs_alone():
+    table = Table("", [{"a": "1", "b": "-"}, {"a": "-", "c": "-", "b": "-"}])
+    assert table.markdown("").splitlines()[0] == "| a  |"
+    assert table.plain().splitlines()[0] == "| a  |  b |  c |"
+    assert "<button" in table.html()
+    assert ">b</button>" not in table.html()
+    assert table.csv().splitlines()[0] == "a,b,c"
+    nothing = Table("", [{"a": "-", "b": "-"}])
+    assert nothing.markdown("").splitlines()[0] == "| a  |  b |"
+
+
+def test_a_link_ends_before_the_end_of_its_sentence_and_long_words_wrap():
+    page = Table("", [{"of": "x" * 41}], ["See https://example.org/x."]).html()
+    assert '<a href="https://example.org/x">https://example.org/x</a>.' in page
+    assert '<td class="text long">' in page
+
+
 def test_csv_has_a_column_for_every_name():
     assert Table("", [{"a": 1}, {"b": "x,y", "a": None}]).csv() == 'a,b\n1,\n,"x,y"\n'
 
