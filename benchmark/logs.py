@@ -5,6 +5,7 @@ checkpoint count as they were made the second time; where it started over, nothi
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,24 @@ class Phase:
     throughput: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the last start that measured it
     scores: dict[str, Any] = dataclasses.field(default_factory=dict)  # of pre-training, after the last step
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the last start that trained
+    # Of pre-training, by step of the phase: each time that held-out sequences were scored.
+    evaluations: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """Step and value of "average_loss" or "learning_rate" in rising order, NaN included."""
         values = [(step, number(data.get(name))) for step, data in sorted(self.steps.items())]
         return [(step, value) for step, value in values if value is not None]
+
+    @property
+    def held_out_losses(self) -> list[tuple[int, float]]:
+        """Step and total loss of held-out sequences, in rising order; what is no finite number is left out."""
+        heads = ("eval_mlm_loss", "eval_nsp_loss")
+        sums = [
+            (step, sum(number(scores.get(name)) or 0.0 for name in heads))
+            for step, scores in sorted(self.evaluations.items())
+            if number(scores.get(heads[0])) is not None
+        ]
+        return [(step, value) for step, value in sums if math.isfinite(value)]
 
     def cells(self) -> dict[str, str]:
         """A row of a table, by column."""
@@ -81,8 +95,9 @@ def read_run(path: str | Path, label: str = "") -> Run:
                 phase.settings = data
                 first_step = data.get("first_step") or 0
                 phase.steps = {step: values for step, values in phase.steps.items() if step <= first_step}
+                phase.evaluations = {step: told for step, told in phase.evaluations.items() if step <= first_step}
                 if first_step == 0:
-                    phase.throughput, phase.scores = {}, {}
+                    phase.throughput, phase.scores, phase.evaluations = {}, {}, {}
         elif step == []:
             run.summary = data
             if "exact_match" in data:
@@ -94,6 +109,8 @@ def read_run(path: str | Path, label: str = "") -> Run:
             phase.scores = {}  # they were of weights that have been trained further
         if trains and "eval_mlm_accuracy" in data:
             phase.scores = data
+            if step:
+                phase.evaluations[step if isinstance(step, int) else step[-1]] = data
     run.phases = {name: phase for name, phase in phases.items() if phase.steps}
     return run
 

@@ -21,6 +21,7 @@ from common.json_files import mismatch, parse_json
 SCHEMA = 1
 FILE_NAME = "points.jsonl"
 STATUSES = ("ok", "out_of_memory", "failed")  # from the best to the worst
+PERCENTILES = ("min", "p5", "p50", "p95", "p99", "max")  # of the times of steps
 OPTIMIZERS = MappingProxyType({"pretrain": "lamb", "squad": "adamw"})  # the usual ones
 START, STEPS_IN_WINDOW = 10, 20  # the usual window
 
@@ -145,6 +146,13 @@ class Repeats:
         told = self.told("part_seconds")
         names = dict.fromkeys(name for parts in told for name in parts)
         return {name: statistics.median(parts[name] for parts in told if name in parts) for name in names}
+
+    @property
+    def step_percentiles(self) -> dict[str, float]:
+        """Seconds of rank 0's steps by percentile, medians over the repeats; empty where they were not measured."""
+        told = [each for each in self.told("step_seconds_percentiles") if each.keys() >= set(PERCENTILES)]
+        found = {name: statistics.median(each[name] for each in told) for name in PERCENTILES} if told else {}
+        return found if found.get("p50") else {}
 
     def cells(self) -> dict[str, str]:
         """A row of a table, by column."""
