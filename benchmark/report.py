@@ -7,8 +7,9 @@
 
 A RESULT is the folder of a sweep (points.jsonl) or of a run (dllogger.json), with the summaries of profiles in it
 (kernels.json and timeline.json of benchmark/nsight.py). Writes report.html, one page that needs nothing else; the
-pictures as PNG files; report.md; and report.csv with every point. `compare` puts the first result beside each of the
-others, with ratios and what the repeats say of chance. docs/benchmarking.md explains the figures and the pictures.
+pictures as PNG files; report.md; and report.csv with every point. A report card comes first, in the terminal too.
+`compare` puts the first result beside each of the others, with ratios and what the repeats say of chance.
+docs/benchmarking.md explains the figures and the pictures.
 """
 
 import argparse
@@ -21,9 +22,10 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __import__("common.packages").packages.explain_missing()
-from benchmark.reports.data import read_results
-from benchmark.reports.figures import make_figures
-from benchmark.reports.tables import points_table, report_tables
+from benchmark.reports.data import read_results, without_folders
+from benchmark.reports.report_card import make_card
+from benchmark.reports.sections import make_sections
+from benchmark.reports.tables import points_table
 from benchmark.tables import escape_markdown
 from common.command_line import CommandLine
 from common.errors import run_main
@@ -51,21 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read, draw, and write each file whole or not at all, the page last."""
     args = parse_arguments(arguments)
     results = read_results(args.results)
-    tables, figures = report_tables(results, args.compare), make_figures(results)
+    card, sections = make_card(results), make_sections(results, args.compare)
     folder = args.output_dir or Path(args.results[0]) / "report"
     names = [result.label for result in results]
     title = args.title or (f"{' and '.join(names)}, compared" if args.compare else f"BERT: {', '.join(names)}")
     commands = dict.fromkeys(point["command"] for result in results for point in result.points if "command" in point)
     page = string.Template(FRAME.read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        first=tables[0].html(),
-        pictures="".join(figure.html() for figure in figures),
-        rest="".join(table.html() for table in tables[1:]),
-        commands=escape("\n\n".join(commands)),
+        card=card.html() if card.tiles else "",
+        sections="".join(section.html() for section in sections),
+        commands=escape(without_folders("\n\n".join(commands))),
     )
+    figures = [figure for section in sections for figure in section.figures]
     files = {f"{figure.name}.png": figure.images["light"] for figure in figures}
     files |= {f"{figure.name}_dark.png": figure.images["dark"] for figure in figures}
-    markdown = [f"# {escape_markdown(title)}\n", *(each.markdown() for each in (*tables, *figures))]
+    markdown = [f"# {escape_markdown(title)}\n", *([card.table().markdown()] if card.tiles else [])]
+    markdown += [section.markdown() for section in sections]
     texts = {"report.md": "\n".join(markdown), "report.csv": points_table(results).csv(), "report.html": page}
     # What is no UTF-8 in the name of a folder is a lone surrogate here.
     files |= {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
@@ -73,8 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, content in files.items():
         with atomic_write(folder / name, "wb") as file:
             file.write(content)
+    print(card.plain())
     if args.compare:
-        print("\n".join(table.markdown() for table in tables[: len(results) - 1]))
+        print("\n".join(section.markdown() for section in sections[: len(results) - 1]))
     print(f"report: {folder / 'report.html'}")
 
 

@@ -1,12 +1,12 @@
 """What a report is made from: sweeps, runs and profiles, found in folders and read as one list of results."""
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.logs import Phase, Run, read_run
+from benchmark.logs import Run, read_run
 from benchmark.sweeps.points import FILE_NAME, Point, Repeats, by_configuration, read_points, settings
 from benchmark.tables import MISSING
 from common.errors import Problems, UserError
@@ -15,9 +15,8 @@ from common.json_files import read_json
 LOG_NAME, PROFILE_SCHEMA = "dllogger.json", 1
 # What a table or a chart of throughput is about; all other fields tell its rows or lines apart.
 SUBJECT = ("workload", "model", "max_seq_length", "lengths")
-# Published throughputs and a loss curve, each with its source. No throughput was measured under the conditions of a
-# chart, so their labels name the hardware, and no ratio is computed against them.
-REFERENCES = Path(__file__).with_name("references.json")
+# An absolute path's folders, which name a machine and who works on it; not those of an address.
+FOLDERS = re.compile(r"(?<![\w./:-])/(?:[^\s\"':,;/]+/)+")
 
 
 @dataclasses.dataclass
@@ -32,14 +31,30 @@ class Result:
 
 
 def read_results(folders: Sequence[str | Path]) -> list[Result]:
-    """A result for each folder, in order, labeled by its name, or by its path where two have one name."""
-    names = [Path(folder).resolve().name for folder in folders]
+    """A result for each folder, in order, labeled by its name, and by folders above it where two have one name."""
     problems, results = Problems(), []
-    for folder, name in zip(folders, names, strict=True):
+    for folder, label in zip(folders, _labels(folders), strict=True):
         with problems.collect():
-            results.append(_read(Path(folder), name if names.count(name) == 1 else str(folder)))
+            results.append(_read(Path(folder), label))
     problems.raise_if_any()
     return results
+
+
+def _labels(folders: Sequence[str | Path]) -> list[str]:
+    paths = [Path(folder).resolve().parts for folder in folders]
+
+    def label(path: tuple[str, ...]) -> str:
+        others = [other for other in paths if other != path]
+        n_parts = range(1, len(path))
+        ends = (n for n in n_parts if all(other[-n:] != path[-n:] for other in others))
+        return "/".join(path[-next(ends, 1) :])
+
+    return [label(path) for path in paths]
+
+
+def without_folders(words: str) -> str:
+    """Words in which each absolute path is the name of its file alone."""
+    return FOLDERS.sub("", words)
 
 
 def _read(folder: Path, label: str) -> Result:
@@ -79,32 +94,3 @@ def measured(results: Sequence[Result]) -> list[list[Repeats]]:
             repeats.name = ", ".join(filter(None, words)) or MISSING
         group.sort(key=lambda repeats: (repeats.name, repeats.batch_size))
     return list(groups.values())
-
-
-def references_for(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`rate` per GPU, `label` and `source` of what was published of the same model, work and length."""
-    published = json.loads(REFERENCES.read_text(encoding="utf-8"))
-    work = (configuration.get("workload"), configuration.get("max_seq_length"), configuration.get("lengths") == "full")
-    return [
-        each | {"source": published["sources"][each["source"]]}
-        for each in published["references"]
-        if configuration.get("model") == "large" and (each["workload"], each["max_seq_length"], each["full"]) == work
-    ]
-
-
-def loss_curves_for(task: str, number: int, phase: Phase) -> list[dict[str, Any]]:
-    """`steps`, `losses`, `uncertainty`, `label` and `source` of what was published of this phase, batch and length.
-
-    They are of BERT-large, and none is for a run of another model.
-    """
-    published = json.loads(REFERENCES.read_text(encoding="utf-8"))
-    model, batches, flags = (phase.settings.get(name) or {} for name in ("model", "batches", "arguments"))
-    is_large = (model.get("hidden_size"), model.get("num_hidden_layers")) == (1024, 24)
-    conditions = (number, batches.get("global"), flags.get("max_seq_length"))
-    return [
-        each | {"source": published["sources"][each["source"]]}
-        for each in published["loss_curves"]
-        if task == "pretraining"
-        and is_large
-        and conditions == tuple(each[name] for name in ("phase", "global_batch", "max_seq_length"))
-    ]

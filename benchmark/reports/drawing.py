@@ -26,9 +26,10 @@ GREY, DASHES = "#8b949e", ("--", ":", "-.")
 THEMES = MappingProxyType({"light": ("#ffffff", "#1b1f24", "#d0d7de"), "dark": ("#161b22", "#e6edf3", "#3d444d")})
 DOTS = 240  # per inch
 SMALL = 10  # points, of the smallest letters
-TITLE_LETTERS = 44  # of a line
-LETTERS_IN_HALF = 24  # of a legend in two columns
+TITLE_LETTERS = 40  # of a line
+LETTERS_IN_HALF, LETTERS_IN_LINE = 24, 44  # of a legend, in two columns and in one
 LETTERS_OVER_BAR = 46
+MOST_ROWS = 10  # of bars, in a picture
 
 
 class Series(NamedTuple):
@@ -37,7 +38,8 @@ class Series(NamedTuple):
     label: str
     x: Sequence[float]  # empty for bars, which are stacked, and for a guide that is the same everywhere
     y: Sequence[float]
-    kind: str = "line"  # line, guide (grey dashes), discs or bars
+    # line; marks, in the color of the line before; guide (grey dashes); discs; bars; spans, from x to y in each row
+    kind: str = "line"
     spread: Sequence[Sequence[float]] | None = None  # of a line: how far its bars reach below and above each mark
     areas: Sequence[float] = ()  # of discs
     crosses: Sequence[tuple[float, str]] = ()  # x and words of what a line does not lead through, drawn on the axis
@@ -58,15 +60,14 @@ class Figure(NamedTuple):
     images: Mapping[str, bytes] = MappingProxyType({})  # PNG by theme, once it is rendered
 
     def markdown(self) -> str:
-        """A section that shows the file beside it."""
-        title, finding = map(escape_markdown, (self.title, self.finding))
-        return f"## {title}\n\n![{finding}]({self.name}.png)\n\n{finding}\n"
+        """Shows the file beside it, which has the title."""
+        return f"![{escape_markdown(self.title)}]({self.name}.png)\n\n{escape_markdown(self.finding)}\n"
 
     def html(self) -> str:
         """A figure of a page. The title is in the picture; as a heading it is there for who does not see that."""
         light, dark = (base64.b64encode(self.images[theme]).decode() for theme in ("light", "dark"))
         return (
-            f'<figure><h2 class="unseen">{escape(self.title)}</h2><picture>'
+            f'<figure><h3 class="unseen">{escape(self.title)}</h3><picture>'
             f'<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">'
             f'<img src="data:image/png;base64,{light}" alt="{escape(self.finding)}"></picture>'
             f"<figcaption>{escape(self.finding)}</figcaption></figure>\n"
@@ -79,6 +80,8 @@ def render(figure: Figure) -> Figure:
     labels = [re.sub("^_", " _", one_line(series.label)) for series in figure.series]
     series = [each._replace(label=label) for each, label in zip(figure.series, labels, strict=True)]
     figure = figure._replace(title=one_line(figure.title), series=series, rows=[*map(one_line, figure.rows)])
+    n_lines = sum(len(textwrap.wrap(each.label, LETTERS_IN_LINE)) for each in series)
+    height = 4.0 + 0.2 * max(0, n_lines - 4)  # inches: a long legend takes no height from what is drawn
     images = {}
     for theme, (background, letters, grid) in THEMES.items():
         style: dict[str, Any] = {"text.parse_math": False}  # names may hold dollar signs
@@ -90,7 +93,7 @@ def render(figure: Figure) -> Figure:
         style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters)
         drawn, file = io.BytesIO(), io.BytesIO()
         with matplotlib.rc_context(style):
-            canvas = Canvas(figsize=(4.4, 4.0), dpi=DOTS, layout="constrained")
+            canvas = Canvas(figsize=(4.4, height), dpi=DOTS, layout="constrained")
             canvas.suptitle("\n".join(textwrap.wrap(figure.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
             draw(figure, canvas.add_subplot())
             canvas.savefig(drawn, format="png")
@@ -104,8 +107,14 @@ def draw(figure: Figure, axes: Any) -> None:
     """Draw it on matplotlib's axes."""
     left = [0.0] * len(figure.rows)
     for place, series in enumerate(figure.series):
-        style: dict[str, Any] = {"color": COLORS[place % len(COLORS)], "label": series.label}
-        if series.kind == "bars":
+        color = COLORS[(place - (series.kind == "marks")) % len(COLORS)]
+        style: dict[str, Any] = {"color": color, "label": series.label}
+        if series.kind == "spans":
+            widths = [end - start for start, end in zip(series.x, series.y, strict=True)]
+            axes.barh(range(len(left)), widths, left=series.x, height=0.12 + 0.23 * place, **style)
+        elif series.kind == "marks":
+            axes.plot(series.x, series.y, "o", markerfacecolor=axes.get_facecolor(), markeredgewidth=2, **style)
+        elif series.kind == "bars":
             axes.barh(range(len(left)), series.y, left=left, height=0.35, **style)
             left = [start + width for start, width in zip(left, series.y, strict=True)]
         elif series.kind == "discs":
@@ -115,7 +124,8 @@ def draw(figure: Figure, axes: Any) -> None:
             axes.plot(series.x, series.y, **style) if series.x else axes.axhline(series.y[0], **style)
         else:
             every = 1 if series.spread else max(1, len(series.x) // 6)
-            style |= {"marker": MARKERS[place % len(MARKERS)], "markevery": every, "capsize": 4}
+            is_alone = not series.spread and sum(each.kind == "line" for each in figure.series) == 1
+            style |= {"marker": None if is_alone else MARKERS[place % len(MARKERS)], "markevery": every, "capsize": 4}
             axes.errorbar(series.x, series.y, series.spread, **style)
         for x, words in series.crosses:
             axes.plot(x, 0, marker="x", markersize=9, color=style["color"], linestyle="none", clip_on=False)
@@ -125,19 +135,36 @@ def draw(figure: Figure, axes: Any) -> None:
             axes.annotate(words, (x, 0), fontsize=SMALL, bbox=patch, zorder=5, **upright)
     for place, words in enumerate(figure.rows):
         shown = words if len(words) <= LETTERS_OVER_BAR else f"{words[: LETTERS_OVER_BAR - 12]}…{words[-11:]}"
-        axes.text(0, place - 0.25, shown, va="bottom", fontsize=SMALL)
+        left_edge = axes.get_yaxis_transform()  # 0 is the edge, whatever the axis begins with
+        axes.text(0, place - 0.25, shown, va="bottom", fontsize=SMALL, transform=left_edge)
     if figure.rows:
+        axes.use_sticky_edges = figure.series[0].kind == "bars"  # which begin at the edge; spans keep away from it
+        axes.autoscale_view(scaley=False)
         axes.set(yticks=[], ylim=(len(figure.rows) - 0.4, -0.9))
         axes.grid(axis="y", visible=False)
     if figure.log:
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,g}")  # the usual one writes formulas, which are not parsed
+            axis.set_minor_formatter("")
     if figure.sizes:
         axes.set_xscale("log", base=2)
         axes.set_xticks(figure.sizes, [f"{size:,}" for size in figure.sizes])
         axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
-    labels = [series.label for series in figure.series if series.label]
-    if labels:
-        columns = 2 if len(labels) > 2 and max(map(len, labels)) <= LETTERS_IN_HALF else 1
-        axes.figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.6)
+    _add_legend(axes, list(dict.fromkeys(series.label for series in figure.series if series.label)))
+
+
+def _add_legend(axes: Any, labels: Sequence[str]) -> None:
+    if not labels:
+        return
+    handles, names = axes.get_legend_handles_labels()
+    drawn = dict(zip(names, handles, strict=True))
+    columns = 2 if len(labels) > 2 and max(map(len, labels)) <= LETTERS_IN_HALF else 1
+    place = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.0, "handlelength": 1.6}
+    wrapped = ["\n".join(textwrap.wrap(label, LETTERS_IN_LINE)) for label in labels]
+    legend = axes.figure.legend([drawn[label] for label in labels], wrapped, **place)
+    for handle in legend.legend_handles:
+        if hasattr(handle, "set_sizes"):  # a disc's own size may be that of the legend
+            handle.set_sizes([60])

@@ -1,32 +1,19 @@
-"""The tables of a report."""
+"""The tables of a report's sections."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from benchmark.reports.compare import comparison_table
-from benchmark.reports.data import Result, loss_curves_for, measured, references_for
+from benchmark.logs import Run
+from benchmark.reports.data import Result, without_folders
+from benchmark.reports.published import loss_curves_for
 from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, text
-from common.errors import UserError
 
 FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "cpu_cores", "git_commit", "git_dirty")
 PROFILE = MappingProxyType({"result": "label", "source": "source", "GPU": "device"})
 LONGEST_ERROR = 300
-
-
-def report_tables(results: Sequence[Result], compare: bool) -> list[Table]:
-    """All tables of a report, the most wanted first."""
-    tables = [comparison_table(results[0], other) for other in results[1:]] if compare else []
-    if compare and not any(table.rows for table in tables):
-        nothing = f"{results[0].label} has no configuration in common with the others"
-        raise UserError(nothing, "sweep the same batch sizes, lengths and windows")
-    tables += map(throughput_table, measured(results))
-    tables += filter(
-        lambda table: table.rows, [runs_table(results), published_losses_table(results), profiles_table(results)]
-    )
-    return [*tables, environment_table(results)]
 
 
 def throughput_table(group: Sequence[Repeats]) -> Table:
@@ -38,29 +25,27 @@ def throughput_table(group: Sequence[Repeats]) -> Table:
     if sizes:
         reasons = sorted({reason for _, reasons in slowed for reason in reasons})
         notes.append(f"The driver lowered clocks at batch {sizes}: {', '.join(reasons)}.")
-    for published in references_for(group[0].configuration):
-        notes.append("Published: {label}, {rate:,g} sequences/s per GPU; {source}.".format(**published))
     for repeats in group:
         if repeats.status in ("wrong", "failed"):
             why = repeats.problem or next((point["error"] for point in repeats.points if point.get("error")), "")
-            notes.append(f"Batch {repeats.batch_size}, {repeats.status}: {why[-LONGEST_ERROR:]}")
+            notes.append(f"Batch {repeats.batch_size}, {repeats.status}: {without_folders(why)[-LONGEST_ERROR:]}")
     return Table(subject(group[0].configuration), rows, notes)
 
 
-def runs_table(results: Sequence[Result]) -> Table:
+def runs_table(runs: Sequence[Run]) -> Table:
     """What training runs came to."""
     rows = []
-    for run in (run for result in results for run in result.runs):
+    for run in runs:
         rows += [{"run": run.label, "phase": run.name_of(n)} | phase.cells() for n, phase in run.phases.items()]
-    return Table("Runs", rows)
+    return Table("Training", rows)
 
 
-def published_losses_table(results: Sequence[Result]) -> Table:
+def published_losses_table(runs: Sequence[Run]) -> Table:
     """The losses of runs at the steps of a published curve that they logged; no row where no curve is of such runs."""
     theirs: dict[str, dict[int, float]] = {}
     ours: dict[str, dict[int, float]] = {}
     notes: list[str] = []
-    for run in (run for result in results for run in result.runs):
+    for run in runs:
         for number, phase in run.phases.items():
             for published in loss_curves_for(run.task, number, phase):
                 label = f"{published['label']}, ±{published['uncertainty']:g}"
@@ -76,10 +61,10 @@ def published_losses_table(results: Sequence[Result]) -> Table:
     return Table("Loss of phase 1 beside a published curve", rows, list(dict.fromkeys(notes)))
 
 
-def profiles_table(results: Sequence[Result]) -> Table:
+def profiles_table(profiles: Sequence[Mapping[str, Any]]) -> Table:
     """Core utilization, of the peak of each unit, and how busy the device was."""
     rows = []
-    for profile in (profile for result in results for profile in result.profiles):
+    for profile in profiles:
         row = {name: str(profile.get(key) or MISSING) for name, key in PROFILE.items()}
         if profile.get("kind") == "kernels":
             row |= {unit: text(share, ".1%") for unit, share in (profile.get("core_utilisation") or {}).items()}
@@ -101,12 +86,18 @@ def environment_table(results: Sequence[Result]) -> Table:
             told = [each.get("environment") or {} for each in (*result.points, *map(vars, result.runs))]
             values = [each[name] for each in told if each.get(name) not in (None, [])]
             words = [f"{len(v)} x {' / '.join(dict.fromkeys(v))}" if isinstance(v, list) else str(v) for v in values]
+            words = [short_commit(word) for word in words] if name == "git_commit" else words
             row[result.label] = " / ".join(sorted(set(words))) or MISSING
         known = set(row.values()) - {MISSING, name}
         rows += [row] if known else []
         differing += [name] if len(known) > 1 else []
     warning = f"The results differ in {', '.join(differing)}: a ratio between them has that cause too."
     return Table("Environment", rows, [warning] if differing else [])
+
+
+def short_commit(commit: str) -> str:
+    """As people name one."""
+    return commit[:9]
 
 
 def points_table(results: Sequence[Result]) -> Table:

@@ -10,14 +10,15 @@ import struct
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from made_points import KERNELS, TIMELINE, configuration, point, sweep, write, write_log
+from made_points import KERNELS, TIMELINE, point, sweep, write, write_log
 from matplotlib.figure import Figure
 from paths import ROOT
 
 from benchmark.report import main
-from benchmark.reports import drawing, figures
-from benchmark.reports.data import Result, measured, read_results, references_for
-from benchmark.reports.figures import plan_figures, roofline
+from benchmark.reports import drawing, sections
+from benchmark.reports.data import Result, measured, read_results
+from benchmark.reports.profile_figures import roofline
+from benchmark.reports.sweep_figures import sweep_figures
 from benchmark.reports.tables import profiles_table, runs_table, throughput_table
 from common.errors import UserError
 
@@ -41,6 +42,11 @@ def only_table(folder):
 
 def rows(folder):
     return only_table(folder).rows
+
+
+def figures_of(folder):
+    [group] = measured(read_results([folder]))
+    return sweep_figures(group)
 
 
 def test_a_row_is_the_median_of_its_repeats(tmp_path):
@@ -160,7 +166,7 @@ def test_profiles_in_numbers(tmp_path):
     (tmp_path / "a.kernels.json").write_text(json.dumps(KERNELS))
     (tmp_path / "timeline.json").write_text(json.dumps(TIMELINE | {"launch_gaps": {"count": 1234}}))
     about = {"result": tmp_path.name, "source": "ncu", "GPU": "H200"}
-    assert profiles_table(read_results([tmp_path])).rows == [
+    assert profiles_table(read_results([tmp_path])[0].profiles).rows == [
         about | {"tensor": "50.0%", "sm": "75.0%"},
         about | {"source": "torch", "GPU": "-", "ms in all": "200.0", "busy": "75.0%", "gaps": "1,234"},
     ]
@@ -175,18 +181,6 @@ def test_what_differs_between_environments_is_said(tmp_path, capsys):
     assert "2 x H200" in markdown
 
 
-def test_published_figures_are_drawn_only_beside_the_same_work():
-    def published(**changes):
-        return [reference["rate"] for reference in references_for(configuration(**changes))]
-
-    assert published() == [580, 694]
-    assert published(max_seq_length=512) == [96.5, 210, 264]
-    assert published(max_seq_length=512, lengths="evenly around 254") == [997]
-    assert published(workload="squad", max_seq_length=384) == [110.5, 123, 134]
-    assert published(model="base") == []
-    assert published(max_seq_length=256) == []
-
-
 def test_rows_and_lines_are_named_by_what_they_differ_in(tmp_path):
     points = [point(1.0, compile=compiled, batch_size=size) for compiled in (False, True) for size in (16, 8)]
     folders = [write(tmp_path / name, points) for name in "ab"]
@@ -198,8 +192,8 @@ def test_rows_and_lines_are_named_by_what_they_differ_in(tmp_path):
 
 
 def test_results_of_one_name_are_told_apart_by_their_paths(tmp_path):
-    folders = [sweep(tmp_path / name / "x", [1.0]) for name in "ab"]
-    assert [result.label for result in read_results(folders)] == list(map(str, folders))
+    folders = [sweep(tmp_path / name, [1.0]) for name in ("a/x/y", "b/x/y", "z")]
+    assert [result.label for result in read_results(folders)] == ["a/x/y", "b/x/y", "z"]
 
 
 def test_a_sweep_s_own_processes_are_no_runs(tmp_path):
@@ -247,7 +241,7 @@ def test_a_log_names_its_task(tmp_path, parameters, name):
 def test_each_phase_of_a_log_has_its_own_rate(tmp_path):
     phases = [start(), ([0, 9], {"average_loss": 7.0}), ([], {"sequences_per_second": 260.0})]
     phases += [start(phase2=True), ([0, 4], {"average_loss": 6.0}), ([], {"sequences_per_second": 36.0})]
-    table = runs_table(read_results([log(tmp_path, *phases)]))
+    table = runs_table(read_results([log(tmp_path, *phases)])[0].runs)
     assert [(row["phase"], row["steps"], row["loss at end"], row["sequences/s"]) for row in table.rows] == [
         ("phase 1", "9", "7.000", "260.0"),
         ("phase 2", "4", "6.000", "36.0"),
@@ -340,7 +334,7 @@ def test_any_subset_of_figures_makes_a_page(tmp_path_factory, measured):
 )
 def test_pictures_name_the_machine_and_what_rates_are_per(tmp_path, environment, title, unit):
     points = [point(8.0 * size, batch_size=size) | {"environment": environment} for size in (8, 16)]
-    plan = next(plan_figures(read_results([write(tmp_path, points)])))
+    plan = next(figures_of(write(tmp_path, points)))
     assert plan.title == f"Throughput: BERT-large pretrain 128 {title}"
     assert plan.finding.startswith(f"Highest: 128.0 sequences/s per {unit}, at 16 per step.")
     assert (plan.y_label, plan.x_label) == (f"sequences/s per {unit}", f"sequences per {unit} and step")
@@ -366,14 +360,15 @@ def test_a_roofline_leaves_out_what_takes_no_time(tmp_path):
 def test_a_line_leads_through_medians_and_past_what_ended_otherwise(tmp_path):
     points = [point(rate, batch_size=8, repeat=repeat) for repeat, rate in enumerate((80.0, 100.0, 90.0))]
     points += [
+        point(50.0, batch_size=4),
         point(9e9, batch_size=16, measured={"loss_problem": "wrong"}),
         point(batch_size=32, status="out_of_memory"),
     ]
-    figure, *_ = plan_figures(read_results([write(tmp_path, points)]))
+    figure = next(figures_of(write(tmp_path, points)))
     line, *published = figure.series
-    assert (line.x, line.y, line.spread) == ([8], [90.0], ([10.0], [10.0]))
+    assert (line.x, line.y, line.spread) == ([4, 8], [50.0, 90.0], ([0.0, 10.0], [0.0, 10.0]))
     assert line.crosses == [(16, "wrong"), (32, "out of memory")]
-    assert figure.finding.startswith("Highest: 90.0 sequences/s per GPU, at 8 per step. Memory ends at 32.")
+    assert figure.finding.startswith("Highest: 90.0 sequences/s per GPU, at 8 per step. Lowest: 50.0, at 4. Memory")
     assert [guide.y for guide in published] == [[580.0], [694.0]]
     drawing.draw(figure, axes := Figure().add_subplot())
     assert axes.get_ylim()[0] == 0
@@ -387,7 +382,7 @@ def test_the_shipped_report_is_that_of_its_points(tmp_path, monkeypatch):
     text = (folder / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
     (line,) = re.findall(r"^python3 benchmark/report.py (docs.*)$", text, re.MULTILINE)
     monkeypatch.chdir(root)
-    monkeypatch.setattr(figures, "render", lambda figure: figure._replace(images={"light": b"", "dark": b""}))
+    monkeypatch.setattr(sections, "render", lambda figure: figure._replace(images={"light": b"", "dark": b""}))
     report(*shlex.split(line), "--output_dir", tmp_path)  # the last counts
     shipped = (folder / "h200" / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == shipped

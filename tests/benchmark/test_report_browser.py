@@ -93,11 +93,19 @@ def test_it_never_scrolls_sideways(page):
 
 
 def test_text_stands_out_and_is_large_enough(page):
-    for selector in ("h1", "h2", "p", "td", "th button", "figcaption", "summary"):
+    for selector in ("h1", "h2", "h3", "p", "li", "td", "th button", "figcaption", "summary", ".tile strong"):
         assert page.evaluate(CONTRAST, selector) >= 4.5, selector
-    elements = "[...document.querySelectorAll('h1, h2, p, td, th, figcaption')]"
+    elements = "[...document.querySelectorAll('h1, h2, h3, p, li, td, th, figcaption')]"
     sizes = f"{elements}.map(e => parseFloat(getComputedStyle(e).fontSize))"
     assert min(page.evaluate(sizes)) >= 12
+
+
+def test_the_report_card_is_on_the_first_screen(page):
+    top, bottom = page.evaluate("(e => [e.top, e.bottom])(document.querySelector('.card').getBoundingClientRect())")
+    assert top < 200
+    assert page.viewport_size["width"] < 1280 or bottom < page.viewport_size["height"]
+    verdicts = page.locator(".tile strong[class]").all_inner_texts()
+    assert verdicts == ["OK", "OK"]
 
 
 def test_pictures_are_there_in_words_too_and_follow_the_scheme(page):

@@ -10,7 +10,7 @@ KERNELS = {
     "core_utilisation": {"tensor": 0.5, "sm": 0.75},
     "kernels": [
         {"name": "gemm", "launches": 2, "seconds": 0.003, "share": 0.75, "flops": 1.5e12, "dram_bytes": 1e9},
-        {"name": "copy", "launches": 1, "seconds": 0.001, "share": 0.25},
+        {"name": "copy", "launches": 1, "seconds": 0.001, "share": 0.25, "flops": 1e9, "dram_bytes": 2e9},
     ],
     "ceilings": {"tensor_flops_per_second": 1e15, "dram_bytes_per_second": 4e12},
 }
