@@ -27,7 +27,7 @@ def card(pretraining: Run, squad: Run) -> dict[str, str]:
 
 def _hardware(environment: dict) -> str:
     gpus = environment.get("gpus") or []
-    return gpus[0]["name"] if gpus else f"{environment['cpu']}, {environment['cpu_cores']} cores"
+    return gpus[0] if gpus else f"{environment['cpu']}, {environment['cpu_cores']} cores"
 
 
 def _phase(phase: Phase) -> str:

@@ -8,7 +8,7 @@ from benchmark.logs import Phase, Run
 from benchmark.reports.card import card
 
 CPU = {"cpu": "AMD EPYC", "cpu_cores": 2, "gpus": [], "git_commit": "0123456789abcdef", "git_dirty": False}
-GPU = {**CPU, "gpus": [{"name": "NVIDIA H200"}], "git_commit": None}
+GPU = {**CPU, "gpus": ["NVIDIA H200"], "git_commit": None}
 SETTINGS = {"precision": "bf16", "arguments": {"train_file": "squad/train.json"}}
 
 
