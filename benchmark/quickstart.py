@@ -155,7 +155,10 @@ def printing_to(log: Path) -> Iterator[None]:
             contextlib.redirect_stderr(file),
         ):
             yield
-    except BaseException:
+    except KeyboardInterrupt:
+        print(flush=True)
+        raise
+    except BaseException:  # a stop by a signal is a SystemExit
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]
         print(f" failed\nThe last lines of {log}:", *(f"  {line}" for line in last), sep="\n", flush=True)
         raise
