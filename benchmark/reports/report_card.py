@@ -12,7 +12,7 @@ from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, one_line, text
 
 WIDE_SPREAD = 0.05  # of the median, between the lowest and the highest repeat
-GOOD, DOUBTFUL, BAD = "OK", "With care", "Wrong"
+GOOD, DOUBTFUL, BAD = "OK", "With care", "Unusable"
 
 
 class Verdict(NamedTuple):
@@ -90,20 +90,20 @@ def _facts(environments: Iterable[Mapping[str, Any]], runs: Iterable[Run]) -> li
     def values(name: str) -> list[Any]:
         return [each[name] for each in told if each.get(name)]
 
-    gpus = sorted({f"{len(names)} x {' / '.join(dict.fromkeys(names))}" for names in values("gpus")})
+    def joined(words: Iterable[str]) -> str:
+        return " and ".join(sorted(set(words)))
+
+    gpus = joined(f"{len(names)} x {' / '.join(dict.fromkeys(names))}" for names in values("gpus"))
     days = sorted(str(time)[:10] for time in values("time"))
-    commits = " and ".join(sorted(set(map(short_commit, values("git_commit")))))
     changed = " with uncommitted changes" if values("git_dirty") else ""
-    return [
-        fact
-        for fact in (
-            " and ".join(gpus or sorted(set(values("cpu")))),
-            f"PyTorch {' and '.join(sorted(set(values('torch'))))}" if values("torch") else "",
-            " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "",
-            f"commit {commits}{changed}" if commits else "",
-        )
-        if fact
-    ]
+    facts = {
+        "": gpus or joined(values("cpu")),
+        "PyTorch ": joined(values("torch")),
+        "measured on ": " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "",
+        "version ": joined(values("version")),
+        "commit ": joined(short_commit(commit) + changed for commit in values("git_commit")),
+    }
+    return [name + words for name, words in facts.items() if words]
 
 
 def workload_tile(group: Sequence[Repeats]) -> Tile:

@@ -11,7 +11,7 @@ from benchmark.reports.published import loss_curves_for
 from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, text
 
-FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "cpu_cores", "git_commit", "git_dirty")
+FACTS = ("gpus", "driver", "torch", "cuda", "cudnn", "python", "cpu", "cpu_cores", "version", "git_commit", "git_dirty")
 PROFILE = MappingProxyType({"result": "label", "source": "source", "GPU": "device"})
 LONGEST_ERROR = 300
 

@@ -60,8 +60,8 @@ def test_each_workload_has_a_tile_and_several_gpus_are_counted(tmp_path):
             [point(100.0), point(100.0, repeat=1), point(status="failed", repeat=2)],
             "With care: 1 failed, 2 repeats within 0.0%, its loss is plausible.",
         ),
-        ([point(9e9, measured={"loss_problem": "The loss is no number."})], "Wrong: The loss is no number."),
-        ([point(status="out_of_memory")], "Wrong: no rate was measured (out of memory)."),
+        ([point(9e9, measured={"loss_problem": "The loss is no number."})], "Unusable: The loss is no number."),
+        ([point(status="out_of_memory")], "Unusable: no rate was measured (out of memory)."),
     ],
 )
 def test_what_speaks_against_a_figure_is_said(tmp_path, points, verdict):
@@ -82,13 +82,15 @@ def test_lowered_clocks_and_a_peak_that_is_not_known_are_said(tmp_path):
 
 
 def test_facts_name_machine_date_and_short_commit(tmp_path):
-    environment = {"gpus": ["NVIDIA H200"] * 8, "torch": "2.13.0", "git_commit": "0123456789abcdef", "git_dirty": True}
+    environment = {"gpus": ["NVIDIA H200"] * 8, "torch": "2.13.0", "version": "0.9.0"}
+    environment |= {"git_commit": "0123456789abcdef", "git_dirty": True}
     days = ("2026-11-28T23:00:00+00:00", "2026-11-29T01:00:00+00:00")
     points = [point(1.0, repeat=i) | {"environment": environment | {"time": day}} for i, day in enumerate(days)]
     assert card(write(tmp_path, points)).facts == [
         "8 x NVIDIA H200",
         "PyTorch 2.13.0",
-        "2026-11-28 to 2026-11-29",
+        "measured on 2026-11-28 to 2026-11-29",
+        "version 0.9.0",
         "commit 012345678 with uncommitted changes",
     ]
 
@@ -118,13 +120,19 @@ def test_the_quality_of_runs_is_shown(tmp_path):
     assert str(squad.verdict) == "With care: 1 logged losses are no number."
 
 
+def test_a_task_of_glue_shows_its_score(tmp_path):
+    losses = [([0, step], {"average_loss": loss}) for step, loss in ((1, 0.7), (2, 0.4))]
+    tile = only_tile(log(tmp_path, ("PARAMETER", {"task": "glue", "arguments": {}}), *losses, ([], {"score": 0.8824})))
+    assert (tile.value, tile.unit, tile.verdict.word) == ("88.2%", "score", "OK")
+
+
 def test_a_run_whose_loss_rose_or_was_refused_is_not_trusted(tmp_path):
     start = ("PARAMETER", {"task": "pretraining", "arguments": {}})
     rose = log(tmp_path / "rose", start, ([0, 1], {"average_loss": 7.0}), ([0, 2], {"average_loss": 9.0}))
     refused = log(tmp_path / "refused", start, ([0, 1], {"average_loss": 7.0}), ([], {"loss_problem": "it guesses"}))
     assert [str(tile.verdict) for tile in card(rose, refused).tiles] == [
         "With care: its loss rose from 7.000 to 9.000.",
-        "Wrong: it guesses",
+        "Unusable: it guesses",
     ]
     assert card(rose).tiles[0].value == "9.000"
 
