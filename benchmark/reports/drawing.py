@@ -105,34 +105,44 @@ def render(figure: Figure) -> Figure:
 
 def draw(figure: Figure, axes: Any) -> None:
     """Draw it on matplotlib's axes."""
-    left = [0.0] * len(figure.rows)
     for place, series in enumerate(figure.series):
         color = COLORS[(place - (series.kind == "marks")) % len(COLORS)]
-        style: dict[str, Any] = {"color": color, "label": series.label}
-        if series.kind == "spans":
-            widths = [end - start for start, end in zip(series.x, series.y, strict=True)]
-            axes.barh(range(len(left)), widths, left=series.x, height=0.12 + 0.23 * place, **style)
-        elif series.kind == "marks":
-            axes.plot(series.x, series.y, "o", markerfacecolor=axes.get_facecolor(), markeredgewidth=2, **style)
-        elif series.kind == "bars":
-            axes.barh(range(len(left)), series.y, left=left, height=0.35, **style)
-            left = [start + width for start, width in zip(left, series.y, strict=True)]
-        elif series.kind == "discs":
-            axes.scatter(series.x, series.y, s=series.areas, alpha=0.6, **style)
-        elif series.kind == "guide":
-            style |= {"color": GREY, "linewidth": 1.4, "linestyle": DASHES[place % len(DASHES)]}
-            axes.plot(series.x, series.y, **style) if series.x else axes.axhline(series.y[0], **style)
-        else:
-            every = 1 if series.spread else max(1, len(series.x) // 6)
-            is_alone = not series.spread and sum(each.kind == "line" for each in figure.series) == 1
-            style |= {"marker": None if is_alone else MARKERS[place % len(MARKERS)], "markevery": every, "capsize": 4}
-            axes.errorbar(series.x, series.y, series.spread, **style)
+        _draw_series(figure, place, axes, {"color": color, "label": series.label})
         for x, words in series.crosses:
-            axes.plot(x, 0, marker="x", markersize=9, color=style["color"], linestyle="none", clip_on=False)
+            axes.plot(x, 0, marker="x", markersize=9, color=color, linestyle="none", clip_on=False)
             # Upright over the cross, on a patch of background, as lines may run through the letters.
             patch = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1.0}
             upright = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90}
             axes.annotate(words, (x, 0), fontsize=SMALL, bbox=patch, zorder=5, **upright)
+    _scale(figure, axes)
+    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    _add_legend(axes, list(dict.fromkeys(series.label for series in figure.series if series.label)))
+
+
+def _draw_series(figure: Figure, place: int, axes: Any, style: dict[str, Any]) -> None:
+    series, rows = figure.series[place], range(len(figure.rows))
+    if series.kind == "bars":
+        left = [sum(before.y[row] for before in figure.series[:place]) for row in rows]
+        axes.barh(rows, series.y, left=left, height=0.35, **style)
+    elif series.kind == "spans":
+        widths = [end - start for start, end in zip(series.x, series.y, strict=True)]
+        axes.barh(rows, widths, left=series.x, height=0.12 + 0.23 * place, **style)
+    elif series.kind == "marks":
+        axes.plot(series.x, series.y, "o", markerfacecolor=axes.get_facecolor(), markeredgewidth=2, **style)
+    elif series.kind == "discs":
+        axes.scatter(series.x, series.y, s=series.areas, alpha=0.6, **style)
+    elif series.kind == "guide":
+        style |= {"color": GREY, "linewidth": 1.4, "linestyle": DASHES[place % len(DASHES)]}
+        axes.plot(series.x, series.y, **style) if series.x else axes.axhline(series.y[0], **style)
+    else:
+        is_alone = not series.spread and sum(each.kind == "line" for each in figure.series) == 1
+        every = 1 if series.spread else max(1, len(series.x) // 6)
+        style |= {"marker": None if is_alone else MARKERS[place % len(MARKERS)], "markevery": every, "capsize": 4}
+        axes.errorbar(series.x, series.y, series.spread, **style)
+
+
+def _scale(figure: Figure, axes: Any) -> None:
+    """Scales and ticks, and the words over bars."""
     for place, words in enumerate(figure.rows):
         shown = words if len(words) <= LETTERS_OVER_BAR else f"{words[: LETTERS_OVER_BAR - 12]}…{words[-11:]}"
         left_edge = axes.get_yaxis_transform()  # 0 is the edge, whatever the axis begins with
@@ -142,18 +152,18 @@ def draw(figure: Figure, axes: Any) -> None:
         axes.autoscale_view(scaley=False)
         axes.set(yticks=[], ylim=(len(figure.rows) - 0.4, -0.9))
         axes.grid(axis="y", visible=False)
-    if figure.log:
+    elif figure.log:
         axes.set(xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:,g}")  # the usual one writes formulas, which are not parsed
             axis.set_minor_formatter("")
-    if figure.sizes:
+    elif figure.sizes:
         axes.set_xscale("log", base=2)
         axes.set_xticks(figure.sizes, [f"{size:,}" for size in figure.sizes])
         axes.minorticks_off()
         axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
-    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
-    _add_legend(axes, list(dict.fromkeys(series.label for series in figure.series if series.label)))
+    else:
+        axes.locator_params(axis="x", integer=True)  # steps
 
 
 def _add_legend(axes: Any, labels: Sequence[str]) -> None:
