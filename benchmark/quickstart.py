@@ -20,7 +20,7 @@ import torch
 
 from benchmark import report
 from benchmark.logs import read_run
-from benchmark.reports.card import card
+from benchmark.reports.quickstart_card import card
 from common.errors import UserError, run_main
 from common.packages import project_command
 from data import bertPrep, train_vocab

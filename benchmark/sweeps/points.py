@@ -167,7 +167,7 @@ class Repeats:
             "tokens/s": text(self.median("tokens_per_second"), ",.0f"),
             "TFLOP/s": text(self.median("model_tflops_per_second"), ".3g"),
             "of peak": text(self.median("fraction", "utilisation"), ".1%"),
-            "of products": text(self.median("fraction", "measured_peak"), ".1%"),
+            "of matmuls": text(self.median("fraction", "measured_peak"), ".1%"),
             "GiB": text(memory and memory / 2**30, ".1f"),
             "sequences/J": text(self.median("sequences_per_joule"), ".3g"),
             "loss at end": text(self.median("final_loss"), ".3f"),

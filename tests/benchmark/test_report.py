@@ -93,7 +93,7 @@ def test_a_measured_peak_and_lower_clocks_are_told(tmp_path):
         made["measured_peak"] = {"fraction": fraction}
     points[4]["measured"]["gpu"] = {"throttle_reasons": ["software power cap"]}
     table = only_table(write(tmp_path, points))
-    assert [row["of products"] for row in table.rows] == ["60.0%", "-"]
+    assert [row["of matmuls"] for row in table.rows] == ["60.0%", "-"]
     assert "The driver lowered clocks at batch 16: software power cap." in table.notes
 
 

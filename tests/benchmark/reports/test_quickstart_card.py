@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmark.logs import Phase, Run
-from benchmark.reports.card import card
+from benchmark.reports.quickstart_card import card
 
 CPU = {"cpu": "AMD EPYC", "cpu_cores": 2, "gpus": [], "git_commit": "0123456789abcdef", "git_dirty": False}
 GPU = {**CPU, "gpus": ["NVIDIA H200"], "git_commit": None}

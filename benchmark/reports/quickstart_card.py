@@ -1,4 +1,4 @@
-"""What a pre-training and a fine-tuning came to, in a dozen lines for a terminal."""
+"""The card at the end of the quickstart: what its pre-training and its fine-tuning came to, in a dozen lines."""
 
 import datetime
 
