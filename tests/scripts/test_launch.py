@@ -238,7 +238,7 @@ def test_a_signal_makes_all_processes_save_and_end(tmp_path):
         text=True,
     ) as process:
         for line in process.stdout:
-            if line.startswith("step "):
+            if "| step " in line:
                 break
         time.sleep(0.5)
         process.send_signal(signal.SIGUSR1)
