@@ -95,6 +95,14 @@ flags_of() { # SETTINGS...: that have the names of their flags
   for name in "$@"; do flag "--${name,,}" "$name"; done
 }
 
+lists_of() { # SETTINGS...: likewise, each of several words; one that is empty is left out
+  local name list
+  for name in "$@"; do
+    read -r -a list <<<"${!name}"
+    if ((${#list[@]})); then flags+=("--${name,,}" "${list[@]}"); fi
+  done
+}
+
 switch() { # NAME SETTING: into the array `flags`, if the setting is 1
   variable_of[$1]=$2
   if [[ ${!2} == 1 ]]; then flags+=("$1"); fi

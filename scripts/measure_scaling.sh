@@ -35,10 +35,7 @@ check_settings "$@"
 flags=()
 if [[ ${1:-} =~ ^[^-] ]]; then flags+=(--start "$1") && shift; fi
 if [[ ${1:-} =~ ^[^-] ]]; then flags+=(--stop "$1") && shift; fi
-for name in WORKLOADS NUM_GPUS PRECISIONS ACCUMULATION_STEPS; do
-  read -r -a list <<<"${!name}"
-  if ((${#list[@]})); then flags+=("--${name,,}" "${list[@]}"); fi
-done
+lists_of WORKLOADS NUM_GPUS PRECISIONS ACCUMULATION_STEPS
 flags_of MICRO_BATCH
 expect_switches ESTIMATE
 switch --estimate ESTIMATE

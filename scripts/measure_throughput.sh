@@ -19,15 +19,12 @@ source "$PROJECT_DIR/scripts/configuration.sh"
 flags=()
 
 sweep() { # WORKLOAD [START [STOP]] FLAGS...: measure all points; benchmark/sweep.py checks what it is told
-  local workload=$1 name list
+  local workload=$1
   shift
   check_settings "$@"
   if [[ ${1:-} =~ ^[^-] ]]; then flags+=(--start "$1") && shift; fi
   if [[ ${1:-} =~ ^[^-] ]]; then flags+=(--stop "$1") && shift; fi
-  for name in BATCH_SIZES PRECISIONS NUM_GPUS COMPILE; do
-    read -r -a list <<<"${!name}"
-    if ((${#list[@]})); then flags+=("--${name,,}" "${list[@]}"); fi
-  done
+  lists_of BATCH_SIZES PRECISIONS NUM_GPUS COMPILE
   expect_switches MEASURE_PEAK
   switch --measure_peak MEASURE_PEAK
   activate_environment || true
