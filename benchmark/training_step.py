@@ -14,12 +14,14 @@ memory at a batch size, or fails, is said; the others go on.
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
 --attention triton besides; `fp8`, all of that in fp8; `fp8-weights`, with --fp8_weight_gradients too; each with
 `+graphs` for --cuda_graphs. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilization is against a large matmul
-measured in the same run.
+measured in the same run. --output adds a JSON line to a file for each variant and batch size, once it is measured.
 """
 
 import argparse
 import contextlib
 import gc
+import importlib.metadata
+import json
 import statistics
 import sys
 import traceback
@@ -42,10 +44,12 @@ from models.config import BERT_CONFIGS, BertConfig
 from tasks.pretraining.synthetic import synthetic_batch
 from training.config.precision import PRECISIONS, precision_problem, resolve_precision
 from training.environment.allocator import use_expandable_segments
+from training.environment.description import describe_environment
 from training.metrics.measured_peak import seconds_of_matmul
 from training.metrics.throughput import ThroughputMeter
 
 WARM_UP_STEPS = 3
+SCHEMA = 1  # of --output's lines
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,6 +68,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--optimizer", choices=("lamb", "adamw"), default="adamw", help="ours; theirs is adamw always")
     parser.add_argument("--steps", type=int, default=10, help="steps per window")
     parser.add_argument("--windows", type=int, default=3, help="windows; the median counts")
+    about = "also add the results to this file, which docs/benchmarking.md describes"
+    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help=about)
     return parser.parse_args(arguments)
 
 
@@ -80,6 +86,9 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
         problems.extend([synthetic_problem(args.mean_length, args.max_seq_length, "--mean_length")])
     if args.precision:
         problems.extend([precision_problem(args.precision, device)])
+    if args.output:
+        is_there = args.output.absolute().parent.is_dir()
+        problems.check(is_there, f"--output is {args.output}, in a folder that is not there", "make the folder first")
     for name in args.variants or ():
         if problem := variants()[name].problem(device):
             problems.add(f"--variants has {name}: {problem}", "leave it out")
@@ -166,6 +175,27 @@ def rate(windows: Sequence[dict]) -> float:
     return statistics.median(window["sequences_per_second"] for window in windows)
 
 
+def keep(
+    args: argparse.Namespace, precision: str, environment: dict[str, Any], name: str, size: int, windows: list[dict]
+) -> None:
+    """Add a variant's windows at one batch size to `--output`, with what it takes to repeat them."""
+    line = {
+        "schema": SCHEMA,
+        "model": args.bert_model,
+        **{key: getattr(args, key) for key in ("task", "max_seq_length", "mean_length", "optimizer", "steps")},
+        "precision": "fp8" if variants()[name].execution.in_fp8 else precision,
+        "variant": name,
+        "batch_size": size,
+        "sequences_per_second": rate(windows),
+        "windows": windows,
+        "environment": environment,
+    }
+    if not variants()[name].is_ours:
+        line["transformers"] = importlib.metadata.version("transformers")
+    with args.output.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     args = parse_arguments(arguments)
@@ -176,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = chosen_variants(args.variants, device)
     precision = resolve_precision(args.precision, device)
     precision.apply()
+    environment = describe_environment()
     peak = 0.0
     if device.type == "cuda":
         large = Matmul("", 8192, 8192, 8192)
@@ -192,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for group in (together, *alone):
             for name, windows in measure_all(group, args, work, precision.compute_dtype, failed).items():
                 found[name, batch_size] = windows
+                if args.output:
+                    keep(args, precision.name, environment, name, batch_size, windows)
                 print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
             release_memory()
 

@@ -1,6 +1,7 @@
 """The benchmark compares like with like, runs, and says what it cannot run."""
 
 import dataclasses
+import json
 import weakref
 from types import SimpleNamespace
 
@@ -68,6 +69,33 @@ def test_it_prints_each_variant_and_the_ratio_of_the_best(capsys):
     theirs = max(rates["hf", size] for size in "23")
     for name, size, *_, ratio in rows:
         assert float(ratio) == pytest.approx(rates[name, size] / theirs, abs=0.02, rel=0.05)
+
+
+def test_it_keeps_each_variant_with_all_that_is_needed_to_repeat_it(tmp_path, capsys):
+    file = tmp_path / "steps.jsonl"
+    file.write_text('{"of": "another run"}\n', encoding="utf-8")
+    main([*SMALL, "--windows", "3", "--output", str(file)])
+    printed = capsys.readouterr().out
+    earlier, *kept = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    assert earlier == {"of": "another run"}
+    assert [(line["variant"], line["batch_size"]) for line in kept] == [
+        ("eager", 2),
+        ("hf", 2),
+        ("eager", 3),
+        ("hf", 3),
+    ]
+    for line in kept:
+        middle = sorted(window["sequences_per_second"] for window in line["windows"])[1]
+        assert line["sequences_per_second"] == middle
+        assert f"{line['variant']} with {line['batch_size']} sequences: {middle:,.1f} sequences/s" in printed
+        assert (line["model"], line["task"], line["max_seq_length"], line["precision"]) == (
+            "tiny",
+            "pretraining",
+            16,
+            "fp32",
+        )
+        assert line["environment"]["torch"] == torch.__version__
+        assert line.get("transformers") == (transformers.__version__ if line["variant"] == "hf" else None)
 
 
 def test_what_does_not_fit_is_said_and_the_others_go_on(capsys, monkeypatch):
@@ -157,6 +185,10 @@ def test_without_transformers_theirs_is_left_out_and_refused_when_named(capsys, 
     [
         (["--batch_size", "0"], "--batch_size is 0"),
         (["--windows", "0"], "--windows is 0"),
+        (
+            ["--output", "nowhere/steps"],
+            "--output is nowhere/steps, in a folder that is not there; make the folder first",
+        ),
         (["--precision", "tf32"], "tf32 exists on NVIDIA GPUs only"),
         (["--variants", "triton"], "--variants has triton: Triton kernels run on NVIDIA GPUs only"),
         (
