@@ -11,20 +11,17 @@ Means are over the runs that reached the target, with the standard deviation; th
 """
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __import__("common.packages").packages.explain_missing()
-from benchmark.reports.time_to_quality import TimedRun, comparison_problems, read_timed_run
-from benchmark.tables import MISSING, Table, text
+from benchmark.reports.time_to_quality import comparison_problems, read_timed_run, run_rows, variant_rows
+from benchmark.tables import Table
 from common.command_line import CommandLine
 from common.errors import Problems, run_main
-
-NOT_REACHED = "not reached"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,43 +33,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     about = "the variant whose seconds are divided by those of each other (default: huggingface)"
     parser.add_argument("--baseline", default="huggingface", help=about)
     return parser.parse_args(arguments)
-
-
-def variant_rows(runs: Sequence[TimedRun], targets: Sequence[float], baseline: str) -> list[dict[str, str]]:
-    """A row for each variant, in the order of their first logs; the last of the targets decides steps and ratio."""
-    variants: dict[str, list[TimedRun]] = {}
-    for run in runs:
-        variants.setdefault(run.variant, []).append(run)
-    theirs = _mean_seconds(variants.get(baseline, []), targets[-1])
-    rows = []
-    for name, several in variants.items():
-        ours = _mean_seconds(several, targets[-1])
-        row = {"variant": name, "seeds": " ".join(str(run.seed) for run in several)}
-        row |= {f"seconds to {t:.4g}": _spread(several, lambda run, t=t: run.seconds_to(t), ",.1f") for t in targets}
-        row |= {
-            f"steps to {targets[-1]:.4g}": _spread(several, lambda run: run.steps_to(targets[-1]), ",.0f"),
-            "accuracy at the end": _spread(several, lambda run: run.final_accuracy, ".4f"),
-            "sequences/s": _spread(several, lambda run: run.rate, ",.1f", MISSING),
-        }
-        if baseline in variants:
-            row[f"times as fast as {baseline}"] = text(theirs / ours if theirs and ours else None, ".2f")
-        rows.append(row)
-    return rows
-
-
-def run_rows(runs: Sequence[TimedRun], targets: Sequence[float]) -> list[dict[str, str]]:
-    """A row for each run."""
-    return [
-        {"variant": run.variant, "seed": str(run.seed)}
-        | {f"seconds to {target:.4g}": text(run.seconds_to(target), ",.1f") for target in targets}
-        | {
-            f"steps to {targets[-1]:.4g}": text(run.steps_to(targets[-1]), ",.0f"),
-            "accuracy at the end": text(run.final_accuracy, ".4f"),
-            "sequences/s": text(run.rate, ",.1f"),
-            "starts": str(run.n_starts),
-        }
-        for run in runs
-    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,24 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for run in runs:
         if run.n_starts > 1:
             print(f"{run.log}: resumed; its seconds are the sum of its parts, with what each later part compiled.")
-
-
-def _mean_seconds(runs: Sequence[TimedRun], target: float) -> float | None:
-    """None where one of them did not reach the target, or there is none."""
-    seconds = [run.seconds_to(target) for run in runs]
-    return statistics.fmean(seconds) if seconds and None not in seconds else None
-
-
-def _spread(
-    runs: Sequence[TimedRun], value_of: Callable[[TimedRun], float | None], form: str, nothing: str = NOT_REACHED
-) -> str:
-    """Mean and standard deviation over the runs that have this value, or `nothing` where none has."""
-    values = [value for run in runs if (value := value_of(run)) is not None]
-    if not values:
-        return nothing
-    deviation = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
-    some = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
-    return f"{statistics.fmean(values):{form}}{deviation}{some}"
 
 
 if __name__ == "__main__":

@@ -83,16 +83,9 @@ def render(figure: Figure) -> Figure:
     n_lines = sum(len(textwrap.wrap(each.label, LETTERS_IN_LINE)) for each in series)
     height = 4.0 + 0.2 * max(0, n_lines - 4)  # inches: a long legend takes no height from what is drawn
     images = {}
-    for theme, (background, letters, grid) in THEMES.items():
-        style: dict[str, Any] = {"text.parse_math": False}  # names may hold dollar signs
-        style |= {"font.size": 12, "legend.fontsize": 11, "lines.linewidth": 2, "lines.markersize": 7}
-        style |= dict.fromkeys(("axes.grid", "axes.axisbelow"), True)
-        style |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
-        style |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)
-        style |= dict.fromkeys(("grid.color", "axes.edgecolor"), grid)
-        style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters)
+    for theme in THEMES:
         drawn, file = io.BytesIO(), io.BytesIO()
-        with matplotlib.rc_context(style):
+        with matplotlib.rc_context(style_of(theme)):
             canvas = Canvas(figsize=(4.4, height), dpi=DOTS, layout="constrained")
             canvas.suptitle("\n".join(textwrap.wrap(figure.title, TITLE_LETTERS)), fontsize=12, fontweight="bold")
             draw(figure, canvas.add_subplot())
@@ -101,6 +94,18 @@ def render(figure: Figure) -> Figure:
         Image.open(drawn).convert("RGB").quantize(64).save(file, format="png", optimize=True)
         images[theme] = file.getvalue()
     return figure._replace(images=images)
+
+
+def style_of(theme: str) -> dict[str, Any]:
+    """matplotlib's settings for a theme."""
+    background, letters, grid = THEMES[theme]
+    style: dict[str, Any] = {"text.parse_math": False}  # names may hold dollar signs
+    style |= {"font.size": 12, "legend.fontsize": 11, "lines.linewidth": 2, "lines.markersize": 7}
+    style |= dict.fromkeys(("axes.grid", "axes.axisbelow"), True)
+    style |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)
+    style |= dict.fromkeys(("grid.color", "axes.edgecolor"), grid)
+    return style | dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), letters)
 
 
 def draw(figure: Figure, axes: Any) -> None:

@@ -17,14 +17,22 @@ FILE = Path(__file__).with_name("references.json")
 
 def references_for(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`rate` per GPU, `gpu`, `system`, `precision`, `clock` and `source` of the same model, work and lengths."""
-    published = json.loads(FILE.read_text(encoding="utf-8"))
     mean_length = str(configuration.get("lengths")).split(" ")[-1]  # "full", or the last word of "evenly around 254"
     work = (configuration.get("workload"), configuration.get("max_seq_length"), mean_length)
     return [
-        each | {"source": published["sources"][each["system"]], "clock": published["clocks"][each["clock"]]}
-        for each in published["references"]
+        each
+        for each in every_reference()
         if configuration.get("model") == "large"
         and work == tuple(each[name] for name in ("workload", "max_seq_length", "mean_length"))
+    ]
+
+
+def every_reference() -> list[dict[str, Any]]:
+    """All published rates, all of BERT-large: the keys of `references_for`, and of which work."""
+    published = json.loads(FILE.read_text(encoding="utf-8"))
+    return [
+        each | {"source": published["sources"][each["system"]], "clock": published["clocks"][each["clock"]]}
+        for each in published["references"]
     ]
 
 

@@ -6,11 +6,12 @@ start resumed count as they were made the second time.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.tables import number
+from benchmark.tables import MISSING, number, text
 from common.errors import Problem, UserError
 from training.config.settings import Optimization
 from training.metrics.logger import read_log
@@ -31,6 +32,7 @@ SHARED_FLAGS = (
 DIVISION = ("train_batch_size", "global_batch_size", "gradient_accumulation_steps", "micro_batch_size", "seed")
 # What makes a variant.
 OWN_FLAGS = ("implementation", "precision", "fp8_weight_gradients", "kernels", "attention", "compile", "cuda_graphs")
+NOT_REACHED = "not reached"
 
 
 @dataclasses.dataclass
@@ -167,3 +169,58 @@ def _shared(run: TimedRun) -> dict[str, Any]:
         "held-out sequences": last.get("eval_n_sequences"),
         "GPU": (run.settings.get("environment") or {}).get("gpus"),
     }
+
+
+def variant_rows(runs: Sequence[TimedRun], targets: Sequence[float], baseline: str) -> list[dict[str, str]]:
+    """A row for each variant, in the order of their first logs; the last of the targets decides steps and ratio."""
+    variants: dict[str, list[TimedRun]] = {}
+    for run in runs:
+        variants.setdefault(run.variant, []).append(run)
+    theirs = _mean_seconds(variants.get(baseline, []), targets[-1])
+    rows = []
+    for name, several in variants.items():
+        ours = _mean_seconds(several, targets[-1])
+        row = {"variant": name, "seeds": " ".join(str(run.seed) for run in several)}
+        row |= {f"seconds to {t:.4g}": _spread(several, lambda run, t=t: run.seconds_to(t), ",.1f") for t in targets}
+        row |= {
+            f"steps to {targets[-1]:.4g}": _spread(several, lambda run: run.steps_to(targets[-1]), ",.0f"),
+            "accuracy at the end": _spread(several, lambda run: run.final_accuracy, ".4f"),
+            "sequences/s": _spread(several, lambda run: run.rate, ",.1f", MISSING),
+        }
+        if baseline in variants:
+            row[f"times as fast as {baseline}"] = text(theirs / ours if theirs and ours else None, ".2f")
+        rows.append(row)
+    return rows
+
+
+def run_rows(runs: Sequence[TimedRun], targets: Sequence[float]) -> list[dict[str, str]]:
+    """A row for each run."""
+    return [
+        {"variant": run.variant, "seed": str(run.seed)}
+        | {f"seconds to {target:.4g}": text(run.seconds_to(target), ",.1f") for target in targets}
+        | {
+            f"steps to {targets[-1]:.4g}": text(run.steps_to(targets[-1]), ",.0f"),
+            "accuracy at the end": text(run.final_accuracy, ".4f"),
+            "sequences/s": text(run.rate, ",.1f"),
+            "starts": str(run.n_starts),
+        }
+        for run in runs
+    ]
+
+
+def _mean_seconds(runs: Sequence[TimedRun], target: float) -> float | None:
+    """None where one of them did not reach the target, or there is none."""
+    seconds = [run.seconds_to(target) for run in runs]
+    return statistics.fmean(seconds) if seconds and None not in seconds else None
+
+
+def _spread(
+    runs: Sequence[TimedRun], value_of: Callable[[TimedRun], float | None], form: str, nothing: str = NOT_REACHED
+) -> str:
+    """Mean and standard deviation over the runs that have this value, or `nothing` where none has."""
+    values = [value for run in runs if (value := value_of(run)) is not None]
+    if not values:
+        return nothing
+    deviation = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+    some = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
+    return f"{statistics.fmean(values):{form}}{deviation}{some}"
