@@ -22,6 +22,7 @@ import benchmark.huggingface_pretraining
 import benchmark.loader
 import benchmark.made_squad
 import benchmark.nsight
+import benchmark.records
 import benchmark.report
 import benchmark.scaling
 import benchmark.scaling_model
@@ -41,12 +42,22 @@ import tasks.glue.task
 import tasks.pretraining.task
 import tasks.setup
 import tasks.squad.task
-from benchmark.sweeps.points import by_configuration, read_points
 from common.errors import UserError
 
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
-SCRIPTS = ("scripts/run_pretraining.sh", "scripts/quickstart.sh", "scripts/run_tests.sh")
-PREPARATION = "data/create_datasets_from_start.sh"
+SHOWN_IN_README = (
+    "data/create_datasets_from_start.sh",
+    "scripts/run_pretraining.sh",
+    "scripts/run_squad.sh",
+    "scripts/run_glue.sh",
+    "scripts/run_time_to_quality.sh",
+    "scripts/measure_throughput_pretrain.sh",
+    "scripts/measure_scaling.sh",
+    "scripts/profile_pretrain.sh",
+    "benchmark/report.py",
+    "benchmark/training_step.py",
+    "start_container.sh",
+)
 
 PARSERS = {
     "run_pretraining.py": functools.partial(tasks.setup.parse_arguments, tasks.pretraining.task.PretrainingTask),
@@ -64,6 +75,7 @@ PARSERS = {
     "benchmark/summarize_glue.py": benchmark.summarize_glue.parse_arguments,
     "benchmark/check.py": benchmark.check.parse_arguments,
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
+    "benchmark/records.py": benchmark.records.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,
     "benchmark/scaling_model.py": benchmark.scaling_model.parse_arguments,
     "benchmark/scaling.py": benchmark.scaling.parse_arguments,
@@ -186,22 +198,8 @@ def test_the_tree_bears_out_what_documents_say(name):
 def test_the_readme_shows_the_commands_it_should():
     commands = command_lines((ROOT / "README.md").read_text(encoding="utf-8"))
     assert commands[:2] == ["bash scripts/quickstart.sh", "bash scripts/run_tests.sh"]
-    for script in (*SCRIPTS, PREPARATION, "run_pretraining.py", "benchmark/summarize.py", "benchmark/training_step.py"):
+    for script in SHOWN_IN_README:
         assert any(script in command for command in commands), script
-
-
-def test_the_readme_measured_what_the_points_say():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    measured = readme.split("## Measured")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (?:phase|SQuAD).*?, \w+ \| ([\d,]*) ?\| ([\d,]*) ?\|$", measured, re.MULTILINE)
-    assert len(rows) == 5
-    shown = [[rate for rate in (row[compiled] for row in rows) if rate] for compiled in (False, True)]
-    medians = [set(), set()]
-    for name in ("pretraining", "squad"):
-        for repeats in by_configuration(read_points(ROOT / "docs" / "reports" / "h200" / name)).values():
-            medians[repeats.configuration["compile"]].add(f"{repeats.median('sequences_per_second'):,.0f}")
-    for compiled in (False, True):
-        assert set(shown[compiled]) <= medians[compiled]
 
 
 @pytest.mark.parametrize(

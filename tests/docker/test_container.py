@@ -1,4 +1,4 @@
-"""The image and its containers for real: built, started, and the README's commands run in them by an ordinary user.
+"""The image and its containers for real: built, started, and the commands of docs/container.md run by an ordinary user.
 
 On a Docker engine of its own, with a stand-in for NVIDIA's base image and without apex, Nsight and punkt_tab, whose
 sources are elsewhere on the internet. It takes minutes, so it runs in CI and where DOCKER_TESTS=1 asks for it.
@@ -25,7 +25,7 @@ BASE_IMAGE = "bert-test-base:2"  # another number where base_image.sh makes anot
 USER_ID = 1000  # as the first user of most machines, and as the user of Ubuntu's images
 GROUP_ID = 2000  # which no image has
 SHARED_GROUP_ID = 3000  # of people who share data, as on clusters
-# What this module runs as them: numbers that make an example of the README's commands.
+# What this module runs as them: numbers that make an example of the page's commands.
 PREPARATION = {
     "VOCAB_FILE": "/workspace/dataset/vocab.txt",
     "WIKI_SOURCE": "data/sample/wikicorpus_sample.xml.bz2",
@@ -80,7 +80,7 @@ class User:
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "DOCKER_HOST": docker_host}
 
     def command(self, line, data):
-        """The words of a command of the README, run by this user."""
+        """The words of a command of the page, run by this user."""
         groups = os.stat(self.docker_host.removeprefix("unix://")).st_gid
         words = [str(data) if word == "DATASET_FOLDER" else word for word in line.split()]
         user = ["setpriv", f"--reuid={USER_ID}", f"--regid={GROUP_ID}", f"--groups={groups},{SHARED_GROUP_ID}"]
@@ -142,14 +142,14 @@ def build(user):
 
 
 def section():
-    """The commands of the README's section on containers."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (found,) = re.findall(r"^## In a container$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    """The commands of docs/container.md that are shown first."""
+    text = (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^## In short$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     return [line for block in re.findall(r"```sh\n(.*?)```", found, re.DOTALL) for line in block.splitlines()]
 
 
-def test_readme(user):
-    """Each command of the README's section, from the image to the second start on the same data."""
+def test_the_commands_in_short(user):
+    """Each command of the section, from the image to the second start on the same data."""
     left = section()
 
     def take(ending):
