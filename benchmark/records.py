@@ -74,7 +74,7 @@ def changes(root: Path) -> Iterator[tuple[Path, str]]:
             yield document, after
     drawn = picture_of(records)
     for theme in THEMES if drawn else ():
-        file = root / "docs" / "pictures" / PICTURE.format(theme=theme)
+        file = records / PICTURE.format(theme=theme)
         if not file.is_file() or describe(*drawn) not in file.read_text(encoding="utf-8"):
             yield file, svg(*drawn, theme)
 

@@ -45,7 +45,7 @@ COLUMNS = MappingProxyType(
 )
 SHORT = MappingProxyType({"phase1": "phase 1", "phase2": "phase 2", "unpadded": "lengths around 254", "squad": "SQuAD"})
 PICTURE = "throughput-{theme}.svg"
-"""In docs/pictures."""
+"""In the folder of the records."""
 SHOWN_TARGETS = (0.40, 0.43)
 WITH = MappingProxyType({"bf16": "in bf16", "fp8": "in fp8", "huggingface": "with Hugging Face's model"})
 
@@ -69,7 +69,7 @@ def picture(records: Path, document: Path) -> str | None:
     drawn = picture_of(records)
     if drawn is None:
         return None
-    folder = _relative(records.parent / "pictures", document)
+    folder = _relative(records, document)
     dark, light = (f"{folder}/{PICTURE.format(theme=theme)}" for theme in ("dark", "light"))
     return (
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'

@@ -21,7 +21,6 @@ def tree(tmp_path, monkeypatch):
     folder = tmp_path / "docs" / "records"
     for make in (made_records.scaling, made_records.hugging_face, made_records.quality):
         made_records.page(make(folder), f"Title of {make.__name__}")
-    (tmp_path / "docs" / "pictures").mkdir()
     (tmp_path / "README.md").write_text(f"# Front\n\n{block('picture')}\n{block('figures')}", encoding="utf-8")
     (tmp_path / "docs" / "page.md").write_text(block("scaling") + block("quality"), encoding="utf-8")
     (folder / "README.md").write_text(block("records"), encoding="utf-8")
@@ -108,7 +107,7 @@ def test_a_typed_figure_is_found_and_written_over(tree, capsys):
 
 def test_the_picture_has_the_figures_in_words_and_is_drawn_again_when_they_change(tree):
     page = written(tree)
-    pictures = sorted((tree / "docs" / "pictures").glob("*.svg"))
+    pictures = sorted((tree / "docs" / "records").glob("*.svg"))
     assert [picture.name for picture in pictures] == ["throughput-dark.svg", "throughput-light.svg"]
     words = "Phase 1, 128 tokens: 2,500 (This project, fp8), 2,000 (This project, bf16), 1,600 (Hugging Face, bf16), "
     for text in (page, *(picture.read_text(encoding="utf-8") for picture in pictures)):

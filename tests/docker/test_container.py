@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from paths import ROOT
+from script_runs import copy_tree
 
 HERE = Path(__file__).resolve().parent
 IN_CI = bool(os.environ.get("CI"))
@@ -113,22 +114,13 @@ def user():
         docker_host = as_root("engine.sh").splitlines()[-1]
         as_root("base_image.sh", BASE_IMAGE, DOCKER_HOST=docker_host)
         made = User(folder, docker_host)
-        check_out(made.project)
+        copy_tree(made.project)
         made.data.mkdir()
         for path in (folder, *folder.rglob("*")):
             os.chown(path, USER_ID, GROUP_ID, follow_symlinks=False)
         made.built = build(made)
     yield made
     shutil.rmtree(folder)
-
-
-def check_out(target):
-    """What git would, and what is not committed yet."""
-    listed = subprocess.check_output(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, text=True)
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
 
 
 def build(user):

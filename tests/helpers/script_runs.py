@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,15 @@ def run(script, *arguments, cwd, **variables):
     """Starts a script with these variables and waits for its end."""
     command = ["bash", str(ROOT / script), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False)
+
+
+def copy_tree(target):
+    """Copy what git would check out, and what is not committed yet."""
+    listed = subprocess.check_output(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
 
 
 def shown_settings(script, cwd, **variables):
