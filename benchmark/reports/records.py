@@ -18,8 +18,8 @@ from benchmark.sweeps.points import FILE_NAME, Point, Repeats, by_configuration,
 from common.errors import Problems, UserError
 
 DATED = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-"  # a glob
-STEPS_FILE = "steps.jsonl"
-"""Lines of benchmark/training_step.py --output."""
+STEPS_FILES = "steps*.jsonl"
+"""Lines of benchmark/training_step.py --output, of one process or of several."""
 VARIANTS = MappingProxyType({"triton-attention": "bf16", "fp8": "fp8", "hf-compiled": "huggingface"})
 """Of benchmark/training_step.py, without and with CUDA graphs: those that are compared."""
 
@@ -102,7 +102,7 @@ def workload_of(entry: str, max_seq_length: int, lengths: str) -> str | None:
 def best_steps(folder: Path) -> dict[str, dict[str, float]]:
     """The best sequences/s over batch sizes, by workload, of `bf16`, `fp8` and `huggingface`."""
     best: dict[str, dict[str, float]] = {}
-    for line in read_lines(folder / STEPS_FILE):
+    for line in read_steps(folder):
         entry = "squad" if line["task"] == "squad" else "pretrain"
         mean = "full" if line["mean_length"] is None else f"{line['mean_length']:g}"
         work, who = workload_of(entry, line["max_seq_length"], mean), VARIANTS.get(line["variant"].split("+")[0])
@@ -143,15 +143,16 @@ def training_runs(folder: Path) -> list[Run]:
     return [read_run(log, str(log.parent.relative_to(folder))) for log in sorted(folder.rglob("dllogger.json"))]
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; empty where it is missing."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+def read_steps(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a record's training steps; none where it is of other measurements."""
+    files = sorted(folder.glob(STEPS_FILES))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def environments(folder: Path) -> list[dict[str, Any]]:
     """What every measurement of a record ran on, in order of time."""
     points = read_points(folder) if (folder / FILE_NAME).is_file() else []
-    found = [line["environment"] for line in [*points, *read_lines(folder / STEPS_FILE)]]
+    found = [line["environment"] for line in [*points, *read_steps(folder)]]
     found += [run.environment for run in training_runs(folder)]
     return sorted((each for each in found if each), key=lambda each: str(each.get("time")))
 
