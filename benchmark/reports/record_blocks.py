@@ -39,7 +39,7 @@ COLUMNS = MappingProxyType(
     {
         "phase1": "phase 1, 128 tokens",
         "phase2": "phase 2, 512 tokens",
-        "unpadded": "512, 254 on average",
+        "unpadded": "254 on average",
         "squad": "SQuAD, 384 tokens",
     }
 )
