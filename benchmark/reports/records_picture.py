@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure as Canvas
 
-from benchmark.reports.drawing import COLORS, GREY, style_of
+from benchmark.reports.drawing import COLORS, GREY, SMALL, style_of
 
 WIDTH, BAR, HEAD = 5.4, 0.235, 0.42  # inches: of the picture, of a bar's row, of a group's title
-TITLE, FOOT = 0.42, 0.06
+TITLE, FOOT = 0.42, 0.36
+FOOTNOTE = "Grey: as published by others, on other hardware."
 LABELS = 0.36  # share of the width, of the names at the left
 
 
@@ -47,6 +48,7 @@ def svg(title: str, groups: Mapping[str, Sequence[Bar]], theme: str) -> str:
             top -= HEAD + BAR * len(bars)
             axes = canvas.add_axes((LABELS, top / height, 0.98 - LABELS, BAR * len(bars) / height))
             _draw_group(axes, name, bars)
+        canvas.text(0.02, 0.12 / height, FOOTNOTE, fontsize=SMALL, va="center")
         words = {"Date": None, "Description": describe(title, groups)}
         canvas.savefig(file, format="svg", transparent=True, metadata=words)
     return file.getvalue().decode()
@@ -67,4 +69,4 @@ def _draw_group(axes: Any, name: str, bars: Sequence[Bar]) -> None:
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars], fontsize=11)
     axes.tick_params(length=0)
     left = {"transform": axes.get_yaxis_transform(), "va": "bottom"}
-    axes.text(0.02 - LABELS / (0.98 - LABELS), -0.62, name, fontsize=11, fontweight="bold", **left)
+    axes.text((0.02 - LABELS) / (0.98 - LABELS), -0.62, name, fontsize=11, fontweight="bold", **left)
