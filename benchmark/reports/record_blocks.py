@@ -91,6 +91,7 @@ def picture_of(records: Path) -> tuple[str, dict[str, list[Bar]]] | None:
             Bar(name, row.rates[work], "://" in row.source) for name, row in rows.items() if work in row.rates
         ]
         for work in ("phase1", "phase2", "squad")
+        if any(work in row.rates for row in ours.values())
     }
     return f"BERT-large on one {gpu_of(environments(scaling))}, sequences/s", groups
 
