@@ -28,6 +28,8 @@ class BucketReduction:
         average: replaces a flat tensor (n,) by its average over the ranks; on a GPU it only queues that.
         begin: called when the gradients are computed, and what is queued from then on waits for other ranks.
         bucket_bytes: the most in a bucket, but for a larger parameter's.
+        allocate: gives memory for a bucket, zeros (m,) in fp32 on the parameters' device, m at least what it is asked
+            for; None: memory as any other.
 
     Attributes:
         gradients: one per parameter, of its shape, in the memory of the buckets.
@@ -39,17 +41,19 @@ class BucketReduction:
         average: Callable[[Tensor], object],
         begin: Callable[[], None] = lambda: None,
         bucket_bytes: int = BUCKET_BYTES,
+        allocate: Callable[[int], Tensor] | None = None,
     ):
         self._parameters, self._average, self._begin = list(parameters), average, begin
         self._members = divide([_padded(parameter.numel()) for parameter in self._parameters], bucket_bytes // 4)
         self._buckets: list[Tensor] = []
         views: dict[int, Tensor] = {}
+        device = self._parameters[0].device
+        allocate = allocate or functools.partial(torch.zeros, device=device)  # what lies between views is averaged too
         for members in self._members:
-            bucket, its_views = _make_bucket([self._parameters[index] for index in members])
+            bucket, its_views = _make_bucket([self._parameters[index] for index in members], allocate)
             self._buckets.append(bucket)
             views |= zip(members, its_views, strict=True)
         self.gradients = [views[index] for index in range(len(self._parameters))]
-        device = self._parameters[0].device
         self._queue = _SideStream(device, len(self._buckets)) if device.type == "cuda" else _NoStream()
 
     def backward(self, loss: Tensor, accumulates: bool, reduces: bool) -> None:
@@ -152,11 +156,11 @@ def divide(sizes: Sequence[int], most: int) -> list[list[int]]:
     return runs
 
 
-def _make_bucket(parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def _make_bucket(parameters: Sequence[Tensor], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Memory (n,) for the gradients of these parameters, and its views in their shapes."""
     sizes = [_padded(parameter.numel()) for parameter in parameters]
-    bucket = torch.zeros(sum(sizes), device=parameters[0].device)  # what lies between views is averaged too
-    parts = zip(parameters, bucket.split(sizes), strict=True)
+    bucket = allocate(sum(sizes))
+    parts = zip(parameters, bucket[: sum(sizes)].split(sizes), strict=True)
     return bucket, [part[: parameter.numel()].view(parameter.shape) for parameter, part in parts]
 
 

@@ -1,0 +1,59 @@
+"""Which reduction a run takes: copy engines where they can, else an all-reduce by NCCL, or by gloo on the CPU."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from training.distributed import copy_engines
+from training.distributed.bucket_reduction import BucketReduction
+from training.distributed.data_parallel import average
+from training.distributed.world import World
+
+
+class Reduction(NamedTuple):
+    """A reduction, and what a user is told of it."""
+
+    buckets: BucketReduction
+    by: str
+    """What moves gradients between ranks, in a word or two."""
+    warning: str | None = None
+
+
+def choose_reduction(
+    parameters: Sequence[Tensor],
+    begin: Callable[[], None],
+    world: World,
+    device: torch.device,
+    way: str,
+    reduce_dtype: str,
+) -> Reduction:
+    """The same choice on all ranks, which all call it.
+
+    Args:
+        parameters, begin: as `BucketReduction` takes them.
+        way: `auto`, `nccl` or `copy_engines`.
+        reduce_dtype: one of `data_parallel.REDUCE_DTYPES`.
+
+    Raises:
+        UserError: copy engines are asked for, and cannot.
+    """
+    warning = None
+    if way != "nccl":
+        problem = copy_engines.problem(world, device, reduce_dtype)
+        if problem is None:
+            try:
+                buckets = copy_engines.reduction_by_copy_engines(parameters, begin, world, device)
+                return Reduction(buckets, "copy engines")
+            except copy_engines.CopyEnginesError as error:
+                problem = str(error)
+                warning = f"copy engines could not be set up, so NCCL's kernels average gradients ({problem})"
+        if way == "copy_engines":
+            given = "--reduction is copy_engines, and copy engines cannot average gradients"
+            raise UserError(f"{given}: {problem}", "leave it out")
+    by_all_reduce = functools.partial(average, reduce_dtype=reduce_dtype)
+    by = "NCCL" if device.type == "cuda" else "gloo"
+    return Reduction(BucketReduction(parameters, by_all_reduce, begin), by, warning)
