@@ -24,6 +24,7 @@ from models.flops import bert_flops, question_answering_flops
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
 from training.config.precision import precision_problem
 from training.cuda_graphs import GradientGraphs
+from training.distributed.bucket_reduction import BucketReduction
 
 MODELS = MappingProxyType({"pretraining": BertForPreTraining, "squad": BertForQuestionAnswering})
 LEARNING_RATE, MAX_GRAD_NORM = 1e-4, 1.0
@@ -108,28 +109,38 @@ def step_of(variant: Variant, compute_dtype: torch.dtype, optimizer: str, worklo
     dtype = torch.bfloat16 if variant.execution.in_fp8 else compute_dtype
     execution = dataclasses.replace(variant.execution, compute_dtype=dtype)
     if variant.is_ours:
-        return _our_step(execution, optimizer, workload, variant.by_graphs)
+        return our_step(execution, optimizer, workload, variant.by_graphs)[0]
     return _their_step(execution, workload)
 
 
-def _our_step(execution: Execution, optimizer: str, workload: Workload, by_graphs: bool) -> Callable[[], None]:
+def our_step(
+    execution: Execution,
+    optimizer: str,
+    workload: Workload,
+    by_graphs: bool,
+    make_reduction: Callable[[list[Tensor]], BucketReduction] | None = None,
+) -> tuple[Callable[[], None], BucketReduction | None]:
+    """As `step_of`, and the reduction that is in it: what `make_reduction` makes of the model's parameters."""
     device = workload.batch.input_ids.device
     with device:  # where weights are drawn in milliseconds and not in many seconds
         model = MODELS[workload.task](workload.config)
     prepare_model(model, device, execution)
     optimizer = build_optimizer(optimizer, parameter_groups(model), LEARNING_RATE, kernels=execution.kernels)
-    inputs = workload.inputs()
-    graphs = GradientGraphs(lambda batch: model(*inputs)[:1], model.parameters()) if by_graphs else None
+    inputs, parameters = workload.inputs(), list(model.parameters())
+    reduction = make_reduction(parameters) if make_reduction else None
+    graphs = GradientGraphs(lambda batch: model(*inputs)[:1], parameters, reduction) if by_graphs else None
 
     def step() -> None:
         if graphs is not None:
             graphs(workload.batch, 1.0, accumulates=False)
+        elif reduction is not None:
+            reduction.backward(model(*inputs).loss, accumulates=False, reduces=True)
         else:
             model(*inputs).loss.backward()
         clip_and_step(optimizer, gradient_norm(optimizer.param_groups), MAX_GRAD_NORM)
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    return step, reduction
 
 
 def _their_step(execution: Execution, workload: Workload) -> Callable[[], None]:

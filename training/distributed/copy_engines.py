@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.distributed.bucket_reduction import ALIGNMENT, BucketReduction
+from training.distributed.bucket_reduction import ALIGNMENT, BUCKET_BYTES, BucketReduction
 from training.distributed.rendezvous import first_line
 from training.distributed.world import COLLECTIVE_TIMEOUT, World, ending_after
 
@@ -34,6 +34,8 @@ DRIVER_NEEDED = 12050  # CUDA 12.5, as its driver numbers itself
 SETUP_SECONDS = 120.0  # seconds for what takes two; a rank whose setup fails may leave others inside a collective
 
 Result = TypeVar("Result")
+# PyTorch 2.13 has given it a shorter name, and warns of the one before.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class CopyEnginesError(Exception):
@@ -92,7 +94,7 @@ class CopyEngines:
         share = bucket.view(self._size, -1)[self._rank]
         dist.all_to_all_single(received, bucket, group=self._group)
         torch.mean(received.view(self._size, -1), 0, out=share)
-        dist.all_gather_into_tensor(bucket, share, group=self._group)
+        _all_gather(bucket, share, group=self._group)
 
     def _try(self, bucket: Tensor) -> None:
         on_gpu = self._group is not None
@@ -117,7 +119,11 @@ class CopyEngines:
 
 
 def reduction_by_copy_engines(
-    parameters: Sequence[Tensor], begin: Callable[[], None], world: World, device: torch.device
+    parameters: Sequence[Tensor],
+    begin: Callable[[], None],
+    world: World,
+    device: torch.device,
+    bucket_bytes: int = BUCKET_BYTES,
 ) -> BucketReduction:
     """`BucketReduction` of these arguments whose averages are by copy engines. All ranks call it.
 
@@ -131,7 +137,7 @@ def reduction_by_copy_engines(
     with ending_after(SETUP_SECONDS, sentence):
         engines = _agreed(world, lambda: CopyEngines(device))
         reduction = _agreed(
-            world, lambda: BucketReduction(parameters, engines.average, begin, allocate=engines.allocate)
+            world, lambda: BucketReduction(parameters, engines.average, begin, bucket_bytes, engines.allocate)
         )
         _agreed(world, engines.allocate_staging)
         _agreed(world, engines.connect)

@@ -1,0 +1,42 @@
+"""benchmark/reduction.py on two ranks of a CPU: a row for each way."""
+
+import pytest
+from ranks import run_ranks
+
+from benchmark import reduction
+from common.errors import UserError
+
+FLAGS = [
+    "--batch_size",
+    "1",
+    "--max_seq_length",
+    "16",
+    "--max_predictions_per_seq",
+    "2",
+    "--steps",
+    "1",
+    "--windows",
+    "1",
+]
+
+
+def run_rank(arguments):
+    reduction.main(arguments)
+
+
+def test_each_way_has_a_row():
+    outcomes = run_ranks(run_rank, 2, FLAGS)
+    assert [outcome.status for outcome in outcomes] == [0, 0], "\n".join(outcome.output for outcome in outcomes)
+    first, second = (outcome.output for outcome in outcomes)
+    assert "|" not in second
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines() if line.startswith("|")][2:]
+    assert [row[0] for row in rows] == list(reduction.WAYS)
+    assert rows[0][2:] == ["0.00", "0.00", "100.0%"]
+    assert all(float(row[1]) > 0 for row in rows)
+    assert all((float(row[3]) > 0) == (row[0] != "alone") for row in rows)
+
+
+def test_one_process_has_nobody(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match="start with torchrun"):
+        reduction.main([])
