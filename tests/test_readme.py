@@ -23,6 +23,7 @@ import benchmark.loader
 import benchmark.made_squad
 import benchmark.nsight
 import benchmark.records
+import benchmark.reduction
 import benchmark.report
 import benchmark.scaling
 import benchmark.scaling_model
@@ -76,6 +77,7 @@ PARSERS = {
     "benchmark/check.py": benchmark.check.parse_arguments,
     "benchmark/nsight.py": benchmark.nsight.parse_arguments,
     "benchmark/records.py": benchmark.records.parse_arguments,
+    "benchmark/reduction.py": benchmark.reduction.parse_arguments,
     "benchmark/report.py": benchmark.report.parse_arguments,
     "benchmark/scaling_model.py": benchmark.scaling_model.parse_arguments,
     "benchmark/scaling.py": benchmark.scaling.parse_arguments,
