@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from kernels.gradient_place import offer, take
+
 BUCKET_BYTES = 64 * 2**20  # a layer of BERT-large: enough for a link's full bandwidth, and there are 20 to overlap
 ALIGNMENT = 128  # elements between the starts of gradients: 512 bytes, as PyTorch aligns tensors of their own
 
@@ -65,17 +67,23 @@ class BucketReduction:
     def fill(self, loss: Tensor, accumulates: bool) -> None:
         """Compute the gradients of a scalar, into the buckets or, added, onto them.
 
+        Kernels that can write a gradient where it is wanted save its copy (kernels/gradient_place.py).
+
         Raises:
             RuntimeError: the scalar does not depend on all parameters ("One of the differentiated Tensors appears to
                 not have been used in the graph").
         """
         update = torch._foreach_add_ if accumulates else torch._foreach_copy_
-        with contextlib.ExitStack() as hooks:
+        with contextlib.ExitStack() as removals:
             for number, members in enumerate(self._members):
                 arrived: dict[int, Tensor] = {}
                 for index in members:
+                    parameter = self._parameters[index]
                     hook = functools.partial(self._arrive, number, index, arrived, update)
-                    hooks.callback(self._parameters[index].register_hook(hook).remove)
+                    removals.callback(parameter.register_hook(hook).remove)
+                    if not accumulates:
+                        offer(parameter, self.gradients[index])
+                        removals.callback(take, parameter)
             torch.autograd.grad(loss, self._parameters)
 
     def _arrive(
@@ -87,7 +95,9 @@ class BucketReduction:
         """
         arrived[index] = gradient
         if len(arrived) == len(self._members[number]):
-            update([self.gradients[member] for member in arrived], list(arrived.values()))
+            pairs = [(self.gradients[member], found) for member, found in arrived.items()]
+            if elsewhere := [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]:
+                update(*map(list, zip(*elsewhere, strict=True)))
             arrived.clear()
             self._queue.mark(number)
         return self.gradients[index]
