@@ -13,8 +13,10 @@ that belong to the stream in which it was computed, and CUDA refuses a recording
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable
+import gc
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -128,9 +130,27 @@ class CudaRecorder:
     def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         # Threads that load data may call CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        with no_garbage_collection(), recording:
             function()
         return graph.replay
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collects garbage first, and none inside.
+
+    Graphs of an earlier run in this process may be part of a reference cycle. CUDA fails a recording during which it
+    has to free one ("operation failed due to a previous error during capture").
+    """
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _tensors(micro_batch: Any) -> dict[str, Tensor]:

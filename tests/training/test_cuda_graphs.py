@@ -1,5 +1,7 @@
 """Gradients by graphs are those of plain autograd. Recording itself is of GPUs: see tests/tasks/*/test_gpu.py."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from training.cuda_graphs import GradientGraphs
+from training.cuda_graphs import GradientGraphs, no_garbage_collection
 from training.distributed.bucket_reduction import BucketReduction
 
 
@@ -138,3 +140,31 @@ def test_buckets_are_averaged_behind_what_fills_them_in_a_graph():
         torch.testing.assert_close(values, expected)
         torch.testing.assert_close(gradients, [parameter.grad for parameter in parameters])
         model.zero_grad()
+
+
+class Cycle:
+    """Garbage that only the collector finds."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_garbage_is_collected_before_a_recording_and_not_during_it():
+    earlier = weakref.ref(Cycle())
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)  # a collection for almost every object that is made
+    try:
+        with no_garbage_collection():
+            assert earlier() is None
+            inside = weakref.ref(Cycle())
+            [[] for _ in range(1000)]
+            assert inside() is not None
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+def test_garbage_is_collected_again_after_a_recording_that_failed():
+    with pytest.raises(ZeroDivisionError), no_garbage_collection():
+        _ = 1 // 0
+    assert gc.isenabled()
