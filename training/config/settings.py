@@ -104,10 +104,10 @@ class Distribution:
 
     reduce_dtype: str | None = flag(None, "for averaging gradients (default: fp32)", choices=("fp32", "fp16", "bf16"))
     reduction: str = flag(
-        "auto",
-        "what moves gradients between GPUs: NCCL's kernels, or copy engines, within a machine and in fp32 (default: "
-        "the latter where they can)",
-        choices=("auto", "nccl", "copy_engines"),
+        "nccl",
+        "what averages gradients over the GPUs: NCCL's all-reduce, or copy engines, on one machine and in fp32; auto "
+        "takes copy engines where they can. Copy engines are new, and only an experiment measured them",
+        choices=("nccl", "copy_engines", "auto"),
     )
     allreduce_post_accumulation_fp16: bool = flag(False, "NVIDIA's name for --reduce_dtype fp16")
     allreduce_post_accumulation: bool = flag(True, "reduce gradients once per step, not per micro-batch")

@@ -1,4 +1,7 @@
-"""Which reduction a run takes: copy engines where they can, else an all-reduce by NCCL, or by gloo on the CPU."""
+"""Which reduction a run takes: an all-reduce by NCCL, or by gloo on the CPU, unless copy engines are asked for.
+
+The all-reduce is the default until copy engines have run on GPUs.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -35,7 +38,7 @@ def choose_reduction(
 
     Args:
         parameters, begin: as `BucketReduction` takes them.
-        way: `auto`, `nccl` or `copy_engines`.
+        way: `nccl`, `copy_engines`, or `auto`: these where they can.
         reduce_dtype: one of `data_parallel.REDUCE_DTYPES`.
 
     Raises:
