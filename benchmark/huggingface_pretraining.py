@@ -5,9 +5,9 @@
       --bert_model base --optimizer adamw --max_seq_length 128 --max_predictions_per_seq 20 --train_batch_size 512 \\
       --micro_batch_size 256 --max_steps 4400 --precision bf16 --compile
 
-Loader, order of the data, schedule, clipping, evaluation, checkpoints and log are those of run_pretraining.py, and so
-are the flags; only the model is that of transformers. AdamW is PyTorch's fused kernel. Where no --micro_batch_size is
-given, a GPU gets the one that fits our model; Hugging Face's takes more memory.
+Initial weights, loader, order of the data, schedule, clipping, evaluation, checkpoints and log are those of
+run_pretraining.py, and so are the flags; only the model is that of transformers. AdamW is PyTorch's fused kernel. Where
+no --micro_batch_size is given, a GPU gets the one that fits our model; Hugging Face's takes more memory.
 """
 
 import dataclasses
@@ -69,8 +69,7 @@ class HuggingFacePretraining(PretrainingTask):
 
     def make_model(self) -> nn.Module:
         settings = self.settings
-        with settings.device:  # where weights are drawn in milliseconds
-            model = HuggingFaceBert(settings.model)
+        model = HuggingFaceBert(settings.model).to(settings.device)  # drawn on the CPU, as ours are
         model.compute_dtype = settings.precision.compute_dtype
         if settings.runtime.compile:
             model.model.compile(dynamic=False)  # the last batch of an evaluation must not slow all others down
