@@ -2,13 +2,13 @@
 # Profile some optimizer steps of pre-training, and print what the profiler saw.
 #
 #   bash scripts/profile_pretrain.sh nsys            # the time line: launches, gaps, ranges, kernels
-#   bash scripts/profile_pretrain.sh ncu             # each kernel: how far it uses which unit of the GPU, the roofline
+#   bash scripts/profile_pretrain.sh ncu             # each kernel of a layer: how far it uses which unit of the GPU, the roofline
 #   bash scripts/profile_pretrain.sh torch 20 25     # steps 21 to 25, by torch.profiler; everywhere, without a GPU too
 #   PHASE=2 BATCH_SIZE=32 COMPILE=1 bash scripts/profile_pretrain.sh torch --seed 3
 #
 # nsys and ncu are NVIDIA's Nsight Systems and Nsight Compute. nvprof, which does not run on today's GPUs, means nsys. ncu
-# runs each kernel several times, so that a step takes many minutes, and writes its table at the end only; LAUNCH_COUNT
-# bounds it. What follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
+# runs each kernel several times and writes its table at the end only. Layers are alike, so by default it sees a model of
+# one. What follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
 set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -16,6 +16,7 @@ PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/profile_pretrain}   # of the log, and of what the profiler writes, in profile/
 BERT_MODEL=${BERT_MODEL:-large}       # tiny, base, large, or a bert_config.json
 PHASE=${PHASE:-1}                     # 1: sequence length 128, 2: 512
+LAYERS=${LAYERS:-}                    # encoder layers in place of the model's; empty: all, but for ncu one
 BATCH_SIZE=${BATCH_SIZE:-32}          # sequences per GPU and optimizer step
 PRECISION=${PRECISION:-}              # bf16, fp16, tf32, fp32, or fp8 on the kernels written by hand; empty: bf16 on GPUs that have it, else fp32
 COMPILE=${COMPILE:-0}                 # 1: fuse element-wise work with torch.compile
@@ -49,7 +50,11 @@ done
 activate_environment || true
 check_profiler
 start=${steps[0]:-10}
-if [[ $PROFILER == ncu ]]; then length=1; else length=3; fi
+length=3
+if [[ $PROFILER == ncu ]]; then
+  length=1
+  LAYERS=${LAYERS:-1}
+fi
 if ((${#problems[@]} == 0)); then
   start=$((10#$start))
   stop=${steps[1]:-$((start + length))}
@@ -71,6 +76,7 @@ flags=(--do_train "${lengths[@]}" --train_batch_size "$BATCH_SIZE"
 # The throughput that the log names is of the steps before: those that are profiled are slower.
 if ((start > 0)); then flags+=(--benchmark_start "$((start / 2))" --benchmark_stop "$start"); fi
 if [[ $BERT_MODEL == *.json ]]; then flag --config_file BERT_MODEL; else flag --bert_model BERT_MODEL; fi
+flag --num_hidden_layers LAYERS
 if [[ -n $DATA_DIR ]]; then flag --input_dir DATA_DIR; else flag --synthetic SYNTHETIC; fi
 flags_of OPTIMIZER PRECISION KERNELS
 switch --compile COMPILE

@@ -34,6 +34,9 @@ class PretrainingFlags:
         "bert-large-uncased", "a shipped configuration: tiny, base or large", choices=BERT_CONFIGS, metavar="NAME"
     )
     config_file: str | None = flag(None, "a bert_config.json, instead of --bert_model")
+    num_hidden_layers: int | None = flag(
+        None, "encoder layers, in place of the configuration's: one is enough to measure a layer", positive=True
+    )
     vocab_file: str | None = flag(
         None,
         "checked against the configuration's vocab_size; says what --masking dynamic must know of the tokens, and the "

@@ -1,5 +1,6 @@
 """Pre-training: both heads on masked pairs of sentences, in two phases that share a folder of checkpoints."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -64,6 +65,8 @@ class PretrainingTask(Task):
         flags, config = self.settings.task, None
         with problems.collect():
             config = BertConfig.from_json_file(flags.config_file or BERT_CONFIGS[flags.bert_model])
+            if flags.num_hidden_layers is not None:
+                config = dataclasses.replace(config, num_hidden_layers=flags.num_hidden_layers)
             if flags.vocab_file:
                 has_weights = self.settings.checkpoints.init_checkpoint is not None
                 problems.extend([vocabulary_problem(flags.vocab_file, config, has_weights)])

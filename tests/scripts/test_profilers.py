@@ -99,6 +99,7 @@ def test_ncu_counts_some_kernels_of_one_step_and_none_of_nccl(machine, tmp_path)
     assert (value(program, "--max_steps"), value(program, "--seed")) == ("5", "5")
     assert "--profile" in program
     assert value(program, "--synthetic") == "full"
+    assert value(program, "--num_hidden_layers") == "1"
     assert "ncu runs each of up to 77 kernels several times" in ended.stderr
     assert "| all " in ended.stdout
     summary = json.loads((tmp_path / "out" / "profile" / "kernels.json").read_text())
@@ -117,6 +118,7 @@ def test_nsys_waits_for_the_steps_and_nvprof_means_it(machine, tmp_path, word):
     assert "--trace=cuda,nvtx,osrt,cudnn,cublas" in arguments
     assert "--cuda-graph-trace=node" in arguments
     assert (value(arguments, "--profile-start"), value(arguments, "--profile-steps")) == ("6", "3")
+    assert "--num_hidden_layers" not in arguments
     assert ("nvprof does not run on GPUs of compute capability 8.0 and up" in ended.stderr) == (word == "nvprof")
     assert json.loads((tmp_path / "out" / "profile" / "timeline.json").read_text())["source"] == "nsys"
 

@@ -399,3 +399,12 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(finished, tmp_p
     assert sentence.endswith("another --output_dir (--init_checkpoint takes weights from anywhere).")
     main(command(folder, max_steps=12, resume_from_checkpoint=True))
     assert len(losses(folder / "out")) == 12
+
+
+def test_a_number_of_layers_replaces_the_configurations(tmp_path):
+    folder = make_inputs(tmp_path)
+    main(command(folder, output_dir=tmp_path / "one", num_hidden_layers=1, max_steps=1))
+    saved = torch.load(find_checkpoints(tmp_path / "one")[-1][1], weights_only=False)
+    assert saved["configuration"]["model"]["num_hidden_layers"] == 1
+    layers = {name.split(".")[3] for name in saved["model"] if name.startswith("bert.encoder.layer.")}
+    assert layers == {"0"}
