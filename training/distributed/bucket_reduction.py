@@ -32,6 +32,7 @@ class BucketReduction:
         bucket_bytes: the most in a bucket, but for a larger parameter's.
         allocate: gives memory for a bucket, zeros (m,) in fp32 on the parameters' device, m at least what it is asked
             for; None: memory as any other.
+        writes_in_place: kernels that can write a gradient into its bucket do (kernels/gradient_place.py).
 
     Attributes:
         gradients: one per parameter, of its shape, in the memory of the buckets.
@@ -44,8 +45,10 @@ class BucketReduction:
         begin: Callable[[], None] = lambda: None,
         bucket_bytes: int = BUCKET_BYTES,
         allocate: Callable[[int], Tensor] | None = None,
+        writes_in_place: bool = False,
     ):
         self._parameters, self._average, self._begin = list(parameters), average, begin
+        self._writes_in_place = writes_in_place
         self._members = divide([_padded(parameter.numel()) for parameter in self._parameters], bucket_bytes // 4)
         self._buckets: list[Tensor] = []
         views: dict[int, Tensor] = {}
@@ -67,8 +70,6 @@ class BucketReduction:
     def fill(self, loss: Tensor, accumulates: bool) -> None:
         """Compute the gradients of a scalar, into the buckets or, added, onto them.
 
-        Kernels that can write a gradient where it is wanted save its copy (kernels/gradient_place.py).
-
         Raises:
             RuntimeError: the scalar does not depend on all parameters ("One of the differentiated Tensors appears to
                 not have been used in the graph").
@@ -81,7 +82,7 @@ class BucketReduction:
                     parameter = self._parameters[index]
                     hook = functools.partial(self._arrive, number, index, arrived, update)
                     removals.callback(parameter.register_hook(hook).remove)
-                    if not accumulates:
+                    if self._writes_in_place and not accumulates:
                         offer(parameter, self.gradients[index])
                         removals.callback(take, parameter)
             torch.autograd.grad(loss, self._parameters)

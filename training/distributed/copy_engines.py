@@ -135,7 +135,15 @@ def reduction_by_copy_engines(
     with ending_after(SETUP_SECONDS, sentence):
         engines = _agreed(world, lambda: CopyEngines(device))
         reduction = _agreed(
-            world, lambda: BucketReduction(parameters, engines.average, begin, bucket_bytes, engines.allocate)
+            world,
+            lambda: BucketReduction(
+                parameters,
+                engines.average,
+                begin,
+                bucket_bytes,
+                engines.allocate,
+                writes_in_place=True,  # only here, as neither has run on GPUs yet
+            ),
         )
         _agreed(world, engines.allocate_staging)
         _agreed(world, engines.connect)

@@ -135,8 +135,8 @@ class WritesWhereWanted(torch.autograd.Function):
         return None, torch.mm(gradient.T, inputs, out=take(ctx.weight))
 
 
-@pytest.mark.parametrize("uses", [1, 2])
-def test_a_gradient_that_lies_in_its_bucket_is_not_copied(monkeypatch, uses):
+@pytest.mark.parametrize(("uses", "writes_in_place"), [(1, True), (2, True), (1, False)])
+def test_a_gradient_that_lies_in_its_bucket_is_not_copied(monkeypatch, uses, writes_in_place):
     torch.manual_seed(0)
     inputs, weight, bias = torch.randn(uses, 5, 4), nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
     copied = []
@@ -144,14 +144,14 @@ def test_a_gradient_that_lies_in_its_bucket_is_not_copied(monkeypatch, uses):
     monkeypatch.setattr(
         torch, "_foreach_copy_", lambda places, values: copied.append(len(places)) or copy(places, values)
     )
-    reduction = BucketReduction([weight, bias], lambda bucket: None)
+    reduction = BucketReduction([weight, bias], lambda bucket: None, writes_in_place=writes_in_place)
 
     def loss(product):
         return sum((product(part, weight) + bias).square().sum() for part in inputs)
 
     expected = torch.autograd.grad(loss(lambda part, weight: part @ weight.T), [weight, bias])
     reduction.fill(loss(WritesWhereWanted.apply), accumulates=False)
-    assert copied == [1 if uses == 1 else 2]
+    assert copied == [1 if uses == 1 and writes_in_place else 2]
     torch.testing.assert_close(reduction.gradients, list(expected))
     reduction.fill(loss(WritesWhereWanted.apply), accumulates=True)
     torch.testing.assert_close(reduction.gradients, [2 * gradient for gradient in expected])
