@@ -125,10 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if reason := (triton_problem(device) if n_gpus else args.cuda_graphs and "CUDA graphs need an NVIDIA GPU"):
         raise UserError(reason, "see benchmark/training_step.py for other kernels")
     with connected(world, device, 60, str(vars(args))) as world:
-        problem = copy_engines.problem(world, device, "fp32") if n_gpus and "copy-engines" in args.ways else None
-        if problem:
-            raise UserError(f"--ways has copy-engines, and they cannot: {problem}", "leave it out")
-        rows = measure(args, world, device)
+        try:
+            if n_gpus and "copy-engines" in args.ways:
+                copy_engines.check(world, device, "fp32")
+            rows = measure(args, world, device)
+        except copy_engines.CopyEnginesError as error:
+            raise UserError(f"--ways has copy-engines, and they cannot average: {error}", "leave it out") from error
         if world.is_first:
             print(markdown_table(["way", "ms a step", "added", "averages", "of alone"], rows))
 

@@ -1,9 +1,15 @@
 """Averages over the GPUs of one machine, whose bytes are moved by copy engines while multiprocessors compute gradients.
 
-NCCL's all-reduce holds thread blocks, and a matmul whose own fill the GPU takes a second turn for those that found no
-place. Copy engines take none, but cannot add. So every rank is sent its share of a bucket by all (all-to-all), averages
-it in one kernel, and sends the result to all (all-gather). NCCL leaves both to copy engines in a group of the zero-CTA
-policy, where what is sent and received lies in memory that all ranks have mapped (symmetric memory).
+Why: NCCL's all-reduce runs kernels that hold multiprocessors, and a matmul whose thread blocks fill the GPU takes a
+second turn for those that found no place. On two H200 it added 9.25 ms to a step of 121 (BERT-large in bf16, through
+DistributedDataParallel). Copy engines ran none of NCCL's kernels and added 4.28 ms to a step of 125; part of that is
+power, as both GPUs were at their limit. That was an experiment with the same collectives (docs/performance-log.md,
+section 21). This code has not run on GPUs yet.
+
+How: copy engines cannot add. So every rank is sent its share of a bucket by all (all-to-all), averages it in one
+kernel, and sends the result to all (all-gather). NCCL leaves both to copy engines in a group of the zero-CTA policy,
+where what is sent and received lies in memory that all ranks have mapped (symmetric memory). An older NCCL or driver
+takes kernels for them.
 
 A share is averaged by one rank, in the order of ranks, so all ranks get the same bits. Without GPUs the same is done in
 ordinary memory.
@@ -18,8 +24,7 @@ https://docs.pytorch.org/docs/stable/distributed.html (copy engine collectives).
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -31,20 +36,19 @@ from training.distributed.world import COLLECTIVE_TIMEOUT, World, ending_after
 
 SETUP_SECONDS = 120.0  # seconds for what takes two; a rank whose setup fails may leave others inside a collective
 
-Result = TypeVar("Result")
 # PyTorch 2.13 has given it a shorter name, and warns of the one before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class CopyEnginesError(Exception):
-    """Some rank could not set them up, and says why. It is raised on all ranks."""
+    """Why copy engines cannot average, by the first rank that found out. It is raised on all ranks."""
 
 
 class CopyEngines:
     """Memory for buckets of fp32 gradients, and their averages.
 
     Args:
-        device: this rank's. On a GPU, `problem` has found none.
+        device: this rank's. On a GPU, `check` has passed.
     """
 
     def __init__(self, device: torch.device):
@@ -68,7 +72,7 @@ class CopyEngines:
 
     def allocate_staging(self) -> None:
         """After the last `allocate`: one for all buckets, of which a stream averages one at a time."""
-        self._staging = self._empty(max(bucket.numel() for bucket in self._buckets)).zero_()
+        self._staging = self._empty(max(bucket.numel() for bucket in self._buckets))
 
     def connect(self) -> None:
         """After all is allocated: let the ranks reach each other's memory, and try it.
@@ -116,6 +120,32 @@ class CopyEngines:
         return _SymmetricMemory.empty_strided_p2p((n_elements,), (1,), torch.float32, self._device)
 
 
+def check(world: World, device: torch.device, reduce_dtype: str) -> None:
+    """All ranks call it.
+
+    Raises:
+        CopyEnginesError: on all ranks, where copy engines cannot average between them.
+    """
+    with _agreed(world):
+        if problem := _problem_here(world, device, reduce_dtype):
+            raise CopyEnginesError(problem)
+
+
+def _problem_here(world: World, device: torch.device, reduce_dtype: str) -> str | None:
+    if device.type != "cuda":
+        return "they are a GPU's"
+    if world.local_size < world.size:
+        return f"{world.size} processes run on more than one machine, {world.local_size} of them on rank {world.rank}'s"
+    if reduce_dtype != "fp32":
+        return f"gradients are averaged in {reduce_dtype}"
+    if not hasattr(getattr(dist, "ProcessGroupNCCL", None), "NCCL_CTA_POLICY_ZERO"):
+        return f"PyTorch {torch.__version__} does not offer NCCL's zero-CTA policy"
+    others = set(range(world.size)) - {device.index}
+    if apart := [other for other in others if not torch.cuda.can_device_access_peer(device.index, other)]:
+        return f"GPU {device.index} cannot access the memory of GPU {apart[0]}"
+    return None
+
+
 def reduction_by_copy_engines(
     parameters: Sequence[Tensor],
     begin: Callable[[], None],
@@ -133,52 +163,29 @@ def reduction_by_copy_engines(
         "--reduction nccl"
     )
     with ending_after(SETUP_SECONDS, sentence):
-        engines = _agreed(world, lambda: CopyEngines(device))
-        reduction = _agreed(
-            world,
-            lambda: BucketReduction(
+        with _agreed(world):
+            engines = CopyEngines(device)
+            reduction = BucketReduction(
                 parameters,
                 engines.average,
                 begin,
                 bucket_bytes,
                 engines.allocate,
                 writes_in_place=True,  # only here, as neither has run on GPUs yet
-            ),
-        )
-        _agreed(world, engines.allocate_staging)
-        _agreed(world, engines.connect)
+            )
+            engines.allocate_staging()
+        with _agreed(world):
+            engines.connect()
     return reduction
 
 
-def _agreed(world: World, part: Callable[[], Result]) -> Result:
-    """What a part of the setup returns, where no rank fails in it."""
-    result = problem = None
+@contextlib.contextmanager
+def _agreed(world: World) -> Iterator[None]:
+    """A part of the setup: where a rank fails inside, whatever it is, all ranks raise CopyEnginesError behind it."""
+    problem = None
     try:
-        result = part()
-    except Exception as error:  # whatever it is, gradients can be averaged otherwise
+        yield
+    except Exception as error:  # gradients can be averaged otherwise
         problem = f"rank {world.rank}: {first_line(error)}"
     if found := next(filter(None, world.gather(problem)), None):
         raise CopyEnginesError(found)
-    return result
-
-
-def problem(world: World, device: torch.device, reduce_dtype: str) -> str | None:
-    """Why copy engines cannot average between these ranks, or None; the same on all ranks, which all call it."""
-    return next(filter(None, world.gather(_problem_here(world, device, reduce_dtype))), None)
-
-
-def _problem_here(world: World, device: torch.device, reduce_dtype: str) -> str | None:
-    if device.type != "cuda":
-        return "they are a GPU's"
-    if world.local_size < world.size:
-        return f"{world.size} processes run on more than one machine, {world.local_size} of them on rank {world.rank}'s"
-    if reduce_dtype != "fp32":
-        return f"gradients are averaged in {reduce_dtype}"
-    if not hasattr(getattr(dist, "ProcessGroupNCCL", None), "NCCL_CTA_POLICY_ZERO"):
-        return f"PyTorch {torch.__version__} does not offer NCCL's zero-CTA policy"
-    if torch.cuda.device_count() < world.size:
-        return f"rank {world.rank} sees {torch.cuda.device_count()} of the {world.size} GPUs"
-    others = set(range(world.size)) - {device.index}
-    if apart := [other for other in others if not torch.cuda.can_device_access_peer(device.index, other)]:
-        return f"GPU {device.index} cannot access the memory of GPU {apart[0]}"
-    return None

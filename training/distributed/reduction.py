@@ -13,6 +13,7 @@ from torch import Tensor
 from common.errors import UserError
 from training.distributed import copy_engines
 from training.distributed.bucket_reduction import BucketReduction
+from training.distributed.copy_engines import CopyEnginesError, reduction_by_copy_engines
 from training.distributed.data_parallel import average
 from training.distributed.world import World
 
@@ -44,19 +45,15 @@ def choose_reduction(
     Raises:
         UserError: copy engines are asked for, and cannot.
     """
-    warning = None
+    by, warning = "NCCL" if device.type == "cuda" else "gloo", None
     if way != "nccl":
-        problem = copy_engines.problem(world, device, reduce_dtype)
-        if problem is None:
-            try:
-                buckets = copy_engines.reduction_by_copy_engines(parameters, begin, world, device)
-                return Reduction(buckets, "copy engines")
-            except copy_engines.CopyEnginesError as error:
-                problem = str(error)
-                warning = f"copy engines could not be set up, so NCCL's kernels average gradients ({problem})"
-        if way == "copy_engines":
-            given = "--reduction is copy_engines, and copy engines cannot average gradients"
-            raise UserError(f"{given}: {problem}", "leave it out")
+        try:
+            copy_engines.check(world, device, reduce_dtype)
+            return Reduction(reduction_by_copy_engines(parameters, begin, world, device), "copy engines")
+        except CopyEnginesError as error:
+            if way == "copy_engines":
+                given = "--reduction is copy_engines, and copy engines cannot average gradients"
+                raise UserError(f"{given}: {error}", "leave it out") from error
+            warning = f"copy engines cannot average gradients, so {by} does: {error}"
     by_all_reduce = functools.partial(average, reduce_dtype=reduce_dtype)
-    by = "NCCL" if device.type == "cuda" else "gloo"
     return Reduction(BucketReduction(parameters, by_all_reduce, begin), by, warning)

@@ -12,7 +12,7 @@ from torch import nn
 
 from common.errors import UserError
 from training.distributed import copy_engines
-from training.distributed.copy_engines import CopyEngines
+from training.distributed.copy_engines import CopyEngines, CopyEnginesError
 from training.distributed.reduction import choose_reduction
 from training.distributed.world import World
 
@@ -86,7 +86,6 @@ def test_where_they_cannot_average(monkeypatch):
 
     offers = types.SimpleNamespace(NCCL_CTA_POLICY_ZERO=2)
     monkeypatch.setattr(dist, "ProcessGroupNCCL", offers, raising=False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, other: True)
     assert found() is None
     assert "GPU" in found(device=CPU)
@@ -94,8 +93,6 @@ def test_where_they_cannot_average(monkeypatch):
     assert "more than one machine" in found(World(rank=0, size=16, local_size=8))
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, other: False)
     assert "GPU 0 cannot access the memory of GPU 1" in found()
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert "sees 1 of the 2" in found()
     monkeypatch.setattr(dist, "ProcessGroupNCCL", object())
     assert "zero-CTA policy" in found()
     monkeypatch.delattr(dist, "ProcessGroupNCCL")
@@ -104,7 +101,16 @@ def test_where_they_cannot_average(monkeypatch):
 
 def test_all_ranks_hear_of_the_problem_of_one(monkeypatch):
     monkeypatch.setattr(World, "gather", lambda self, value: [None, "GPU 1 cannot"])
-    assert copy_engines.problem(World(rank=0, size=2), CPU, "fp32") == "GPU 1 cannot"
+    monkeypatch.setattr(copy_engines, "_problem_here", lambda *values: None)
+    with pytest.raises(CopyEnginesError, match="GPU 1 cannot"):
+        copy_engines.check(World(rank=0, size=2), CPU, "fp32")
+
+
+def test_a_check_that_torch_cannot_do_is_a_problem(monkeypatch):
+    monkeypatch.setattr(World, "gather", lambda self, value: [value])
+    monkeypatch.setattr(copy_engines, "_problem_here", lambda *values: torch.cuda.not_in_this_version())
+    with pytest.raises(CopyEnginesError, match=r"rank 0: .*not_in_this_version"):
+        copy_engines.check(World(rank=0, size=2), CPU, "fp32")
 
 
 def choose(way, world, device=CPU):
@@ -124,7 +130,7 @@ def fail_on_a_rank(store, part):
         found = choose("auto", world)
         assert found.by == "gloo"
         reason = "rank 0: rank 0 received wrong bytes from another GPU" if part == "average" else "rank 1: no room"
-        assert found.warning == f"copy engines could not be set up, so NCCL's kernels average gradients ({reason})"
+        assert found.warning == f"copy engines cannot average gradients, so gloo does: {reason}"
         with pytest.raises(UserError, match="copy engines cannot average gradients: rank"):
             choose("copy_engines", world)
     dist.destroy_process_group()
@@ -139,8 +145,8 @@ def test_all_ranks_fall_back_where_one_fails(tmp_path, part):
 def test_what_a_user_asks_for(monkeypatch):
     monkeypatch.setattr(World, "gather", lambda self, value: [value])
     world = World(rank=0, size=2, local_size=2)
-    for way in ("auto", "nccl"):
-        found = choose(way, world)
-        assert (found.by, found.warning) == ("gloo", None)
-    with pytest.raises(UserError, match="copy engines cannot average gradients: they are a GPU's"):
+    assert choose("nccl", world)[1:] == ("gloo", None)
+    problem = "copy engines cannot average gradients, so gloo does: rank 0: they are a GPU's"
+    assert choose("auto", world)[1:] == ("gloo", problem)
+    with pytest.raises(UserError, match="copy engines cannot average gradients: rank 0: they are a GPU's"):
         choose("copy_engines", world)
