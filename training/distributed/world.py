@@ -178,8 +178,7 @@ def connected(
                 dist.destroy_process_group()
         beats.await_others(heartbeat_limit / 3)
         raise
-    with ending_after(startup_timeout, f"{names[world.rank]} is done, but could not leave the others"):
-        dist.destroy_process_group()
+    dist.destroy_process_group()
     beats.end(heartbeat.FINISHED)  # after the groups, which use the store until their end
     beats.await_others(heartbeat_limit)
 
