@@ -6,11 +6,12 @@ r"""What averaging gradients over the ranks adds to a training step, way by way.
   torchrun --standalone --nproc_per_node 2 benchmark/reduction.py --bert_model large --task squad --batch_size 32 \
       --max_seq_length 384 --cuda_graphs
 
-`alone`: each rank by itself. `unsent`: gradients are put into buckets, and no more. `all-reduce`: by NCCL's kernels, on
-a CPU by gloo; `one-all-reduce`: of all gradients at once, after the backward pass. `copy-engines`: on a CPU the same
-operations, by gloo. Each way has a model of its own, in bf16 on a GPU, with Triton's kernels and LAMB. Steps are taken
-in windows, of one way after the other, as a card that warms up slows down. A step counts as the slowest rank's, and
-`added` is to the slowest alone. `averages` is the time of a reduction with nothing beside it.
+`alone`: each rank by itself. `unsent`: gradients are copied into buckets, and no more; `unsent-in-place`: kernels
+write those of weights there, as beside copy engines. `all-reduce`: by NCCL's kernels, on a CPU by gloo;
+`one-all-reduce`: of all gradients at once, after the backward pass. `copy-engines`: on a CPU the same operations, by
+gloo. Each way has a model of its own, in bf16 on a GPU, with Triton's kernels and LAMB. Steps are taken in windows, of
+one way after the other, as a card that warms up slows down. A step counts as the slowest rank's, and `added` is to the
+slowest alone. `averages` is the time of a reduction with nothing beside it.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from training.environment.allocator import use_expandable_segments
 from training.metrics.measured_peak import mean_seconds
 
 WARM_UP_STEPS = 3
-WAYS = ("alone", "unsent", "all-reduce", "one-all-reduce", "copy-engines")
+WAYS = ("alone", "unsent", "unsent-in-place", "all-reduce", "one-all-reduce", "copy-engines")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,9 +76,10 @@ def maker_of(
         return lambda parameters: copy_engines.reduction_by_copy_engines(
             parameters, lambda: None, world, device, bucket_bytes
         )
-    by = (lambda bucket: None) if way == "unsent" else functools.partial(average, reduce_dtype="fp32")
+    by = (lambda bucket: None) if way.startswith("unsent") else functools.partial(average, reduce_dtype="fp32")
     most = sys.maxsize if way == "one-all-reduce" else bucket_bytes
-    return lambda parameters: BucketReduction(parameters, by, bucket_bytes=most)
+    in_place = way == "unsent-in-place"
+    return lambda parameters: BucketReduction(parameters, by, bucket_bytes=most, writes_in_place=in_place)
 
 
 def seconds_of(function: Callable[[], None], calls: int, world: World, device: torch.device) -> float:
