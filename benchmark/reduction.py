@@ -11,7 +11,7 @@ write those of weights there, as beside copy engines. `all-reduce`: by NCCL's ke
 `one-all-reduce`: of all gradients at once, after the backward pass. `copy-engines`: on a CPU the same operations, by
 gloo. Each way has a model of its own, in bf16 on a GPU, with Triton's kernels and LAMB. Steps are taken in windows, of
 one way after the other, as a card that warms up slows down. A step counts as the slowest rank's, and `added` is to the
-slowest alone. `averages` is the time of a reduction with nothing beside it.
+slowest alone. `averages` is the time of a reduction alone.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Why: NCCL's all-reduce runs kernels that hold multiprocessors, and a matmul whose thread blocks fill the GPU takes a
 second turn for those that found no place. On two H200 it added 9.25 ms to a step of 121 (BERT-large in bf16, through
-DistributedDataParallel). Copy engines ran none of NCCL's kernels and added 4.28 ms to a step of 125; part of that is
+DistributedDataParallel). Copy engines ran none of NCCL's kernels and added 4.28 ms to a step of 128; part of that is
 power, as both GPUs were at their limit. That was an experiment with the same collectives (docs/performance-log.md,
 section 21). This code has not run on GPUs yet.
 
