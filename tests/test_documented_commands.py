@@ -7,6 +7,7 @@ preparation, pre-training and SQuAD in tests/docker/, time to quality and MLPerf
 import subprocess
 
 import pytest
+from mlperf_checkers import is_compliant
 from paths import ROOT
 from script_runs import copy_tree, environment
 
@@ -19,6 +20,12 @@ PAGES = {
     "docs/distributed.md": (
         "python3 benchmark/scaling_model.py",
         "python3 benchmark/scaling_model.py --num_gpus 1024 --loader_rate 1e9",
+    ),
+    "docs/mlperf.md": (
+        "python3 benchmark/made_mlperf.py results/stand_ins --n_documents 20",
+        "STAND_INS=1 PARTS=2 MLPERF_FILES=results/stand_ins BERT_PREP_WORKING_DIR=results bash data/mlperf_bert.sh",
+        "DATA_DIR=results/mlperf_bert DIVISION=open SEED=1 GLOBAL_BATCH=16 LEARNING_RATE=3e-2 STEPS=16 "
+        "SAMPLES_PER_EVALUATION=128 TARGET=0.02 OUTPUT_DIR=results/mlperf_trial bash scripts/run_mlperf_bert.sh",
     ),
     "docs/squad.md": ("python3 benchmark/made_squad.py made.json --n_questions 60",),
     "docs/troubleshooting.md": ("bash scripts/check_environment.sh",),
@@ -43,3 +50,5 @@ def test_the_commands_of_a_page_end_well(page, checkout):
             command, shell=True, cwd=checkout, env=environment(), capture_output=True, text=True, check=False
         )
         assert ended.returncode == 0, f"{command}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}"
+    if page == "docs/mlperf.md":
+        assert is_compliant(checkout / "results" / "mlperf_trial" / "result_0.txt")

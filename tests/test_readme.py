@@ -20,6 +20,7 @@ import benchmark.data_scale
 import benchmark.floor
 import benchmark.huggingface_pretraining
 import benchmark.loader
+import benchmark.made_mlperf
 import benchmark.made_squad
 import benchmark.nsight
 import benchmark.records
@@ -71,6 +72,7 @@ PARSERS = {
     "benchmark/data_scale.py": benchmark.data_scale.parse_arguments,
     "benchmark/summarize.py": benchmark.summarize.parse_arguments,
     "benchmark/curves.py": benchmark.curves.parse_arguments,
+    "benchmark/made_mlperf.py": benchmark.made_mlperf.parse_arguments,
     "benchmark/made_squad.py": benchmark.made_squad.parse_arguments,
     "benchmark/summarize_squad.py": benchmark.summarize_squad.parse_arguments,
     "benchmark/summarize_glue.py": benchmark.summarize_glue.parse_arguments,
