@@ -133,7 +133,7 @@ def check(world: World, device: torch.device, reduce_dtype: str) -> None:
 
 def _problem_here(world: World, device: torch.device, reduce_dtype: str) -> str | None:
     if device.type != "cuda":
-        return "they are a GPU's"
+        return "this run uses the CPU, which has none"
     if world.local_size < world.size:
         return f"{world.size} processes run on more than one machine, {world.local_size} of them on rank {world.rank}'s"
     if reduce_dtype != "fp32":

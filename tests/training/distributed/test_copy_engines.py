@@ -88,7 +88,7 @@ def test_where_they_cannot_average(monkeypatch):
     monkeypatch.setattr(dist, "ProcessGroupNCCL", offers, raising=False)
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, other: True)
     assert found() is None
-    assert "GPU" in found(device=CPU)
+    assert "uses the CPU" in found(device=CPU)
     assert "bf16" in found(dtype="bf16")
     assert "more than one machine" in found(World(rank=0, size=16, local_size=8))
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, other: False)
@@ -146,7 +146,7 @@ def test_what_a_user_asks_for(monkeypatch):
     monkeypatch.setattr(World, "gather", lambda self, value: [value])
     world = World(rank=0, size=2, local_size=2)
     assert choose("nccl", world)[1:] == ("gloo", None)
-    problem = "copy engines cannot average gradients, so gloo does: rank 0: they are a GPU's"
+    problem = "copy engines cannot average gradients, so gloo does: rank 0: this run uses the CPU, which has none"
     assert choose("auto", world)[1:] == ("gloo", problem)
-    with pytest.raises(UserError, match="copy engines cannot average gradients: rank 0: they are a GPU's"):
+    with pytest.raises(UserError, match="copy engines cannot average gradients: rank 0: this run uses the CPU, which has none"):
         choose("copy_engines", world)
