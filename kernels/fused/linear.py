@@ -111,8 +111,9 @@ def weight_gradient(gradient: Tensor | None, rows: Rows | None, inputs: Inputs, 
     if len(inputs) > 1:
         return fp8.product_over_rows(rows, Rows(*inputs))
     (inputs,) = inputs
+    place = {} if out is None else {"out": out}
     if gradient.dtype == torch.float32:
-        return torch.mm(gradient.T, inputs, out=out)
+        return torch.mm(gradient.T, inputs, **place)
     if gradient.is_cuda:
-        return torch.mm(gradient.T, inputs, out_dtype=torch.float32, out=out)
+        return torch.mm(gradient.T, inputs, out_dtype=torch.float32, **place)
     return (gradient.T @ inputs).float()
