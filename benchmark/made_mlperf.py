@@ -23,10 +23,10 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
+from benchmark.command_line import count_problems, parser_of
 from benchmark.workloads.made_corpus import SYLLABLES, documents
 from benchmark.workloads.tensor_bundle import write_tensor_bundle
-from common.command_line import CommandLine
-from common.errors import Problems, run_main
+from common.errors import run_main
 from common.tokenizer_files import CLS, MASK, PAD, SEP, UNK
 from data.mlperf.published import CHECKPOINT, CONFIG, EVALUATION_TEXT, VOCAB, part_paths
 from file_utils import atomic_folder
@@ -51,16 +51,15 @@ GOOGLE_NAMES = (
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. Raises UserError with everything that is wrong."""
-    parser = CommandLine(__doc__)
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("folder", type=Path, help="to write; it must not be there")
-    add("--bert_model", choices=tuple(BERT_CONFIGS), default="tiny", help="shape of the checkpoint (default: tiny)")
-    add("--parts", type=int, default=2, help="files of training text (default: 2)")
-    add("--n_documents", type=int, default=200, help="in each file of text, of about a row each (default: 200)")
-    flags, problems = parser.parse_args(arguments), Problems()
+    add("--bert_model", choices=tuple(BERT_CONFIGS), default="tiny", help="shape of the checkpoint")
+    add("--parts", type=int, default=2, help="files of training text")
+    add("--n_documents", type=int, default=200, help="in each file of text, of about a row each")
+    flags = parser.parse_args(arguments)
+    problems = count_problems(flags, "parts", "n_documents")
     problems.check(not flags.folder.exists(), f"{flags.folder} is there already", "choose another name, or remove it")
-    for name in ("parts", "n_documents"):
-        problems.check(getattr(flags, name) >= 1, f"--{name} {getattr(flags, name)} must be 1 or more.")
     problems.raise_if_any()
     return flags
 
