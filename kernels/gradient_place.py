@@ -16,5 +16,5 @@ def offer(parameter: nn.Parameter, place: Tensor) -> None:
 
 
 def take(parameter: nn.Parameter) -> Tensor | None:
-    """The place, where one is offered, which is then offered no more."""
+    """The place, where one is offered, which is then no longer offered."""
     return parameter.__dict__.pop(_NAME, None)

@@ -102,10 +102,10 @@ class CopyEngines:
         on_gpu = self._group is not None
         aside = torch.cuda.stream(torch.cuda.Stream(self._device)) if on_gpu else contextlib.nullcontext()
         with aside:
-            bucket.copy_(torch.arange(bucket.numel(), device=self._device).remainder_(1000) + self._rank)
+            pattern = torch.arange(bucket.numel(), device=self._device).remainder_(1000)
+            bucket.copy_(pattern + self._rank)
             self.average(bucket)
-            expected = torch.arange(bucket.numel(), device=self._device).remainder_(1000) + (self._size - 1) / 2
-            is_right = torch.allclose(bucket, expected)
+            is_right = torch.allclose(bucket, pattern + (self._size - 1) / 2)
             bucket.zero_()
         if on_gpu:
             torch.cuda.synchronize()

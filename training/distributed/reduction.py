@@ -13,7 +13,6 @@ from torch import Tensor
 from common.errors import UserError
 from training.distributed import copy_engines
 from training.distributed.bucket_reduction import BucketReduction
-from training.distributed.copy_engines import CopyEnginesError, reduction_by_copy_engines
 from training.distributed.data_parallel import average
 from training.distributed.world import World
 
@@ -49,8 +48,9 @@ def choose_reduction(
     if way != "nccl":
         try:
             copy_engines.check(world, device, reduce_dtype)
-            return Reduction(reduction_by_copy_engines(parameters, begin, world, device), "copy engines")
-        except CopyEnginesError as error:
+            buckets = copy_engines.reduction_by_copy_engines(parameters, begin, world, device)
+            return Reduction(buckets, "copy engines")
+        except copy_engines.CopyEnginesError as error:
             if way == "copy_engines":
                 given = "--reduction is copy_engines, and copy engines cannot average gradients"
                 raise UserError(f"{given}: {error}", "leave it out") from error
