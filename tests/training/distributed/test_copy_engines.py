@@ -150,3 +150,26 @@ def test_what_a_user_asks_for(monkeypatch):
     assert choose("auto", world)[1:] == ("gloo", problem)
     with pytest.raises(UserError, match="copy engines cannot average gradients: rank 0: this run uses the CPU"):
         choose("copy_engines", world)
+
+
+def average_on_a_gpu(store):
+    """NCCL's collectives of the zero-CTA policy on symmetric memory, as far as one rank can call them."""
+    device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", init_method=f"file://{store}", rank=0, world_size=1, device_id=device)
+    engines = CopyEngines(device)
+    bucket = engines.allocate(1000)
+    engines.allocate_staging()
+    engines.connect()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        bucket.fill_(3)
+        engines.average(bucket)
+    torch.cuda.synchronize()
+    assert (bucket == 3).all()
+    dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+def test_one_gpu_averages_with_itself(tmp_path):
+    (outcome,) = run_ranks(average_on_a_gpu, 1, str(tmp_path / "store"))
+    assert outcome.status == 0, outcome.output
