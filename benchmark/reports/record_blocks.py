@@ -149,12 +149,11 @@ def conditions(_: Path, document: Path) -> str | None:
     found = environments(document.parent)
     if not found:
         raise UserError(f"{document.parent} has no result", "copy results there with benchmark/records.py --keep")
-    first, last = found[0]["time"], found[-1]["time"]
     told = {
         "hardware": [_hardware(each) for each in found],
         "software": [_software(each) for each in found],
         "commit": [_commit(each) for each in found],
-        "measured": [f"{first[:10]}, {first[11:16]} to {last[11:16]} UTC"],
+        "measured": [_period(day, found) for day in _days(found)],
     }
     return "".join(f"- {name}: {'; '.join(dict.fromkeys(values))}\n" for name, values in told.items())
 
@@ -254,6 +253,15 @@ def _hardware(environment: Mapping[str, Any]) -> str:
     return f"{len(gpus)} x {gpus[0]}, driver {environment.get('driver')}, {cpu}" if gpus else cpu
 
 
+def _days(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(each["time"][:10] for each in found))
+
+
+def _period(day: str, found: Sequence[Mapping[str, Any]]) -> str:
+    times = [each["time"][11:16] for each in found if each["time"].startswith(day)]
+    return f"{day}, {times[0]} to {times[-1]} UTC"
+
+
 def _software(environment: Mapping[str, Any]) -> str:
     names = {"torch": "PyTorch", "cuda": "CUDA", "nccl": "NCCL", "python": "Python"}
     return ", ".join(f"{name} {environment[key]}" for key, name in names.items() if environment.get(key))
@@ -271,4 +279,4 @@ def _listed(words: Sequence[str]) -> str:
 def _conditions_in_line(folder: Path, document: Path) -> str:
     found: list[dict[str, Any]] = environments(folder)
     versions = " and ".join(dict.fromkeys(str(each.get("torch")).split("+")[0] for each in found))
-    return f"{gpu_of(found)}, PyTorch {versions}, {found[0]['time'][:10]} ([record]({_page(folder, document)}))."
+    return f"{gpu_of(found)}, PyTorch {versions}, {' and '.join(_days(found))} ([record]({_page(folder, document)}))."
