@@ -21,6 +21,7 @@ if __name__ == "__main__":
 from benchmark.sweeps.points import Repeats, by_configuration, read_points, settings, subject
 from common.command_line import CommandLine
 from common.errors import Problems, UserError, run_main
+from common.words import counted
 
 RATE = "sequences_per_second"
 
@@ -56,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         was, rate = before.median(RATE), now.median(RATE) or 0.0
         ratios.append(rate / was)
         others = now.ended - Counter(ok=now.ended["ok"])
-        complaints = [f"{count} of {len(now.points)} repeats: {state}" for state, count in others.items()]
+        complaints = [f"{count} of {counted(len(now.points), 'repeat')}: {state}" for state, count in others.items()]
         if rate / was < 1 - args.tolerance:
             slower = f"{rate:,.1f} sequences/s, {rate / was:.3f} times the {was:,.1f} of before"
             complaints.append(slower if rate else f"not measured; was {was:,.1f}")
         about = f"{subject(before.configuration)}, {settings(before.configuration)}, batch {before.batch_size}"
         found += [f"{about}: {complaint}" for complaint in (*complaints, *filter(None, [now.problem]))]
-    compared = f"{len(baseline)} configuration{'s' * (len(baseline) > 1)}, at a tolerance of {args.tolerance:.1%}"
+    compared = f"{counted(len(baseline), 'configuration')}, at a tolerance of {args.tolerance:.1%}"
     if found:
         print("\n".join([*found, f"Slower, wrong or incomplete: {compared}."]))
         sys.exit(1)

@@ -22,6 +22,7 @@ import torch
 
 from benchmark.command_line import count_problems, parser_of
 from common.errors import run_main
+from common.words import counted
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
 from optimization import build_optimizer, parameter_groups
@@ -64,7 +65,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
         first, *saves = (measure(state, folder, step, device) for step in range(args.repeats + 1))
     stall, whole, size = map(statistics.median, zip(*saves, strict=True))
-    print(f"{args.bert_model} on {device.type}, {size / 1e9:.2f} GB, median of {len(saves)} saves after the first")
+    n_saves = counted(len(saves), "save")
+    print(f"{args.bert_model} on {device.type}, {size / 1e9:.2f} GB, median of {n_saves} after the first")
     print(f"training waits {stall:.3f} s of the {whole:.3f} s that a save takes: {stall / whole:.1%}")
     print(f"the first save: {first[0]:.3f} of {first[1]:.3f} s")
 

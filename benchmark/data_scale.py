@@ -30,6 +30,7 @@ from benchmark.timing import in_fresh_process, in_turns
 from benchmark.workloads.made_corpus import KINDS, write_dump, write_formatted, write_kinds
 from benchmark.workloads.shards import make_shards
 from common.errors import run_main
+from common.words import counted
 from common.workers import Workers, workers
 from data.corpus.documents import LINES, FormatOptions
 from data.corpus.extraction import extract_wikipedia
@@ -120,7 +121,8 @@ def main() -> None:
     args = parse_arguments()
     count_problems(args, "n_processes", "repeats").raise_if_any()
     n_shards, n_bytes = args.n_shards or max(8, round(args.scale_mb / MB_PER_SHARD)), int(args.scale_mb * 1e6)
-    print(f"{args.scale_mb} MB of text, {n_shards} shards; the least seconds and the most MiB of {args.repeats}")
+    shards = counted(n_shards, "shard")
+    print(f"{args.scale_mb} MB of text, {shards}; the least seconds and the most MiB of {args.repeats}")
     n_processes = [args.n_processes] if args.memory_only else [1, args.n_processes]
     kinds = [kind for kind in KINDS if kind in args.stages]
     groups = [[stage] for stage in args.stages if stage not in KINDS] + ([kinds] if kinds else [])

@@ -28,6 +28,7 @@ from benchmark.workloads.made_corpus import SYLLABLES, documents
 from benchmark.workloads.tensor_bundle import write_tensor_bundle
 from common.errors import run_main
 from common.tokenizer_files import CLS, MASK, PAD, SEP, UNK
+from common.words import counted
 from data.mlperf.published import CHECKPOINT, CONFIG, EVALUATION_TEXT, VOCAB, part_paths
 from file_utils import atomic_folder
 from modeling import BertForPreTraining
@@ -104,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for path, text in zip(paths, texts(len(paths), flags.n_documents), strict=True):
             (new / path).write_text(text, encoding="utf-8")
         n_bytes = write_tensor_bundle(new / CHECKPOINT, tensors(config))
-    print(f"{len(paths)} texts of {flags.n_documents:,} documents, a checkpoint of {n_bytes:,} bytes: {flags.folder}")
+    made = f"{counted(len(paths), 'text')} of {counted(flags.n_documents, 'document')}"
+    print(f"{made}, a checkpoint of {n_bytes:,} bytes: {flags.folder}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 from benchmark.workloads.made_corpus import documents
 from common.command_line import CommandLine
 from common.errors import run_main
+from common.words import counted
 from file_utils import atomic_write
 
 SIZE = 6000  # bytes of a context
@@ -49,7 +50,7 @@ def main() -> None:
     args = parse_arguments()
     with atomic_write(args.file) as file:
         json.dump(made_squad(args.n_questions), file)
-    print(f"{args.n_questions} questions: {args.file}")
+    print(f"{counted(args.n_questions, 'question')}: {args.file}")
 
 
 if __name__ == "__main__":

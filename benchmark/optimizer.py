@@ -27,6 +27,7 @@ from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.timing import in_turns
 from common.errors import UserError, run_main
+from common.words import counted
 from modeling import BertForPreTraining
 from models.config import BERT_CONFIGS, BertConfig
 from optimization import build_optimizer, clip_and_step, clips_itself, gradient_norm, parameter_groups
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = in_turns(measurements, args.windows)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     bytes_per_second = copy_rate(device)
-    print(f"{n_parameters / 1e6:,.1f} M parameters, medians of {args.windows} x {args.steps} steps\n")
+    print(f"{n_parameters / 1e6:,.1f} M parameters, medians of {args.windows} x {counted(args.steps, 'step')}\n")
     print(table(seconds, n_parameters, bytes_per_second))
     print(f"\nA copy reads and writes {bytes_per_second / 1e9:,.4g} GB/s.")
 

@@ -23,6 +23,7 @@ from benchmark.logs import read_run
 from benchmark.reports.quickstart_card import card
 from common.errors import UserError, run_main
 from common.packages import project_command
+from common.words import counted
 from data import bertPrep, train_vocab
 from data.create_datasets import Datasets
 from models.config import BERT_CONFIGS
@@ -68,7 +69,8 @@ class Quickstart:
 
     def steps(self) -> Iterator[tuple[str, Callable[[], object]]]:
         """Each by what it does, in words."""
-        steps = {name: f"{self._variables[f'{name}_STEPS']} steps" for name in ("PHASE1", "PHASE2", "SQUAD")}
+        stages = "PHASE1", "PHASE2", "SQUAD"
+        steps = {name: counted(int(self._variables[f"{name}_STEPS"]), "step") for name in stages}
         yield "the sample corpus, 150 kB of text, to HDF5 shards", self.prepare
         yield f"pre-training, phase 1: {steps['PHASE1']} at sequence length 128", self.phase1
         yield f"pre-training, phase 2: {steps['PHASE2']} at sequence length 512", self.phase2

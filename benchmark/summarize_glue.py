@@ -21,6 +21,7 @@ if __name__ == "__main__":
 from benchmark import summarize
 from benchmark.tables import Table, number, text
 from common.errors import Problems, UserError, run_main
+from common.words import counted
 from tasks.glue.benchmarks import BENCHMARKS
 from training.metrics.logger import read_log
 
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(Table("", [row_of(task, by_task[task]) for task in BENCHMARKS if task in by_task]).plain())
     if len(by_task) > 1:
         means = [statistics.mean(100 * number(run["score"]) for run in runs) for runs in by_task.values()]
-        print(f"\nmean of {len(means)} tasks: {statistics.mean(means):.2f}")
+        print(f"\nmean of {counted(len(means), 'task')}: {statistics.mean(means):.2f}")
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -38,6 +38,7 @@ from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
 from benchmark.workloads.step_variants import MODELS, Variant, Workload, step_of, variants
 from common.errors import run_main
+from common.words import counted
 from common.work import Matmul
 from data.loading.synthetic import synthetic_problem
 from models.config import BERT_CONFIGS, BertConfig
@@ -157,7 +158,7 @@ def release_memory() -> None:
 @contextlib.contextmanager
 def _failing_alone(name: str, work: Workload, failed: list[str]) -> Iterator[None]:
     """Say what ran out of memory, show and note what failed, release what it held, and go on."""
-    variant = f"{name} with {work.batch.work.n_sequences} sequences"
+    variant = f"{name} with {counted(work.batch.work.n_sequences, 'sequence')}"
     try:
         yield
     except Exception as error:  # whatever it is, the others are worth their table
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found[name, batch_size] = windows
                 if args.output:
                     keep(args, precision.name, environment, name, batch_size, windows)
-                print(f"{name} with {batch_size} sequences: {rate(windows):,.1f} sequences/s", flush=True)
+                print(f"{name} with {counted(batch_size, 'sequence')}: {rate(windows):,.1f} sequences/s", flush=True)
             release_memory()
 
     tokens = args.max_seq_length if args.mean_length is None else f"{args.mean_length:g} on average"

@@ -25,6 +25,7 @@ import numpy as np
 
 from common.command_line import CommandLine
 from common.errors import Problems, UserError, run_main
+from common.words import counted
 from data.artifacts.manifest import FileRecord
 from data.corpus.text_files import why_not
 from data.masked_lm.hdf5_writer import COMPRESSIONS, write_instances
@@ -203,7 +204,7 @@ def create_shards(
         raise UserError(f"{inputs[0]} is not as it was written", "run --action sharding again, which makes it anew")
     if of_text["documents"] < 2:
         raise UserError(
-            f"{inputs[0]} holds {of_text['documents']} documents, and a random next sentence needs two",
+            f"{inputs[0]} holds {counted(of_text['documents'], 'document')}, and a random next sentence needs two",
             "make fewer shards, or give more text",
         )
     special = SpecialIds.of(tokenizer.vocab)
@@ -227,9 +228,9 @@ def describe(count: Callable[[str], int], do_lower_case: bool | None) -> Iterato
     shares = f"{n_unknown / max(1, n_tokens):.2%} are [UNK], and {n_in_no_row / max(1, n_tokens):.2%} are in no row"
     single = f"{count('documents_of_one_sentence'):,} of {count('documents'):,} documents have one sentence"
     yield f"  of {n_tokens:,} tokens of text {shares}; {single}"
-    left_out = {what: count(f"{what}_without_a_token") for what in ("documents", "sentences")}
-    if any(left_out.values()):
-        yield f"  left out: {left_out['documents']:,} documents and {left_out['sentences']:,} sentences without a token"
+    n_documents, n_sentences = (count(f"{what}_without_a_token") for what in ("documents", "sentences"))
+    if n_documents or n_sentences:
+        yield f"  left out: {counted(n_documents, 'document')} and {counted(n_sentences, 'sentence')} without a token"
     if problem := unknown_problem(n_unknown, n_tokens, do_lower_case):
         yield f"warning: {problem}"
 

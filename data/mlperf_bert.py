@@ -22,6 +22,7 @@ from common.addresses import is_remote, shown
 from common.command_line import CommandLine
 from common.errors import Problems, run_main
 from common.packages import project_command
+from common.words import counted
 from common.workers import usable_cores, workers
 from data.artifacts.layout import Layout, default_working_dir
 from data.artifacts.stage_output import Preparation
@@ -68,7 +69,8 @@ def prepare(flags: argparse.Namespace, preparation: Preparation) -> None:
     source = LocalFolder(flags.files) if flags.files else Server(flags.checkpoint_uri, flags.text_uri)
     records = take_files(folder, wanted_files(flags.parts, flags.stand_ins), source)
     total = sum(record.bytes for record in records.values())
-    print(f"{len(records)} files, {total / 1e6:,.1f} MB, {'stand-ins' if flags.stand_ins else 'checked'}: {folder}")
+    kind = "stand-ins" if flags.stand_ins else "checked"
+    print(f"{counted(len(records), 'file')}, {total / 1e6:,.1f} MB, {kind}: {folder}")
     print(write_tanh_config(folder))
     evaluation = preparation, folder, records[EVALUATION_TEXT], flags.compression, flags.stand_ins
     for line in make_evaluation_shard(*evaluation):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from common.errors import Problems, UserError
+from common.words import counted
 from common.workers import Workers
 from data.artifacts.manifest import FILE_NAME, FileRecord
 from data.artifacts.stage_output import Preparation, check_written_as
@@ -58,7 +59,7 @@ def format_text(preparation: Preparation, options: FormatOptions) -> str:
     of_each = (f"{name} {each['documents']:,} of {each['words']:,} words" for name, each in made.corpora.items())
     corpora = f" ({', '.join(of_each)})" if len(made.corpora) > 1 else ""
     failed = f"; {counts['failed']:,} cannot be used, the first: {made.failures[0]}" if made.failures else ""
-    return f"{counts['documents']:,} documents with prose in {formatted}{corpora}{left_out}{failed}"
+    return f"{counted(counts['documents'], 'document')} with prose in {formatted}{corpora}{left_out}{failed}"
 
 
 def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Sequence[Path]) -> str:
@@ -91,8 +92,9 @@ def shard(preparation: Preparation, plan: ShardingPlan, folder: Path, inputs: Se
     manifest = output.make_folder(write)
     notes = "".join(f"; {number:,} {FACTS[name]}" for name, number in manifest.facts.items() if number)
     return (
-        f"{manifest.total('documents'):,} documents, {manifest.total('sentences'):,} sentences by {splitter_name()}, "
-        f"in {len(manifest.outputs)} shards in {folder}{notes}"
+        f"{counted(manifest.total('documents'), 'document')}, "
+        f"{counted(manifest.total('sentences'), 'sentence')} by {splitter_name()}, "
+        f"in {counted(len(manifest.outputs), 'shard')} in {folder}{notes}"
     )
 
 
@@ -186,7 +188,7 @@ def create_hdf5_files(
         remove_leftovers(folder)  # of Dask's workers one may have been killed, and the stage went on
         files = {(name := f"{text.stem}.hdf5"): whole[folder][name] for text in texts}
         manifest = outputs[folder].finish(files, unk=tokenizer.vocab[UNK])
-        yield f"{manifest.total('rows'):,} training instances in {len(texts)} shards in {folder}"
+        yield f"{counted(manifest.total('rows'), 'training instance')} in {counted(len(texts), 'shard')} in {folder}"
         yield from describe(manifest.total, tokenizer.do_lower_case)
 
 

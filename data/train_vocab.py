@@ -23,6 +23,7 @@ from tqdm import tqdm
 from common.command_line import CommandLine
 from common.errors import UserError, run_main
 from common.json_files import regular
+from common.words import counted
 from data.corpus.text_files import texts_in
 from file_utils import atomic_write
 from tokenization import SPECIAL_TOKENS, UNK, BasicTokenizer, split_words
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         texts, left_out = texts_in(path) if path.is_dir() else ({path.name: path}, "")
         if not texts:
             raise UserError(f"There is no .txt file in {path}{left_out}", "give text to train on")
-        print(f"{path}: {len(texts):,} files{left_out}")
+        print(f"{path}: {counted(len(texts), 'file')}{left_out}")
         files += texts.values()
     counts = count_words(files, bool(args.do_lower_case))
     if not counts:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import Problem, Problems, UserError
 from common.packages import project_command
+from common.words import counted
 from common.workers import usable_cores, workers
 from data.artifacts.layout import SQUAD, WEIGHTS
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME
@@ -49,7 +50,7 @@ def data_findings(folder: Path, vocab_file: Path | None, in_full: bool) -> Itera
             )
     squad = folder / "download" / SQUAD
     if n_files := len(list(squad.glob("*/*.json"))):
-        yield Finding("SQuAD", f"{n_files} files in {squad}")
+        yield Finding("SQuAD", f"{counted(n_files, 'file')} in {squad}")
     else:
         remedy = "Only fine-tuning needs it. Set TRAIN_FILE and PREDICT_FILE to your own, or download it: "
         yield Finding("SQuAD", f"not in {squad}", WARNING, remedy + _download(folder, SQUAD))
@@ -78,9 +79,9 @@ def shards_finding(path: Path, folder: Path, vocab_file: Path | None, in_full: b
                 problems.extend([verify(path, pool, vocab_file=vocab_file).failure()])
     if problems.found:
         return finding_of(name, PROBLEM, problems.found, f"{where}: ")
-    rows = f", {manifest.total('rows'):,} rows in all" if manifest and manifest.total("rows") else ""
+    rows = f", {counted(manifest.total('rows'), 'row')} in all" if manifest and manifest.total("rows") else ""
     proof = "verified" if in_full else "sizes as in the manifest" if manifest else "no manifest to hold them against"
-    return Finding(name, f"{where}: {len(files)} training files{rows}; {proof}")
+    return Finding(name, f"{where}: {counted(len(files), 'training file')}{rows}; {proof}")
 
 
 def _lddl_finding(name: str, where: str, files: Sequence[Path], vocab_file: Path | None, in_full: bool) -> Finding:
@@ -94,7 +95,7 @@ def _lddl_finding(name: str, where: str, files: Sequence[Path], vocab_file: Path
     if problems.found:
         return finding_of(name, PROBLEM, problems.found, f"{where}: ")
     proof = "verified" if in_full else "columns and types as LDDL writes them"
-    return Finding(name, f"{where}: {len(files)} Parquet files, {n_rows:,} rows in all; {proof}")
+    return Finding(name, f"{where}: {counted(len(files), 'Parquet file')}, {counted(n_rows, 'row')} in all; {proof}")
 
 
 def vocabulary_finding(folder: Path, vocab_file: Path | None) -> Finding:

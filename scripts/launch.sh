@@ -94,7 +94,7 @@ expect_divisible() { # GLOBAL MICRO: names of a global batch and of a micro-batc
   local processes divisor
   processes=$(n_processes) divisor=$((processes * ${!2:-1}))
   if ((${!1} % divisor)); then
-    problems+=("$1 ${!1} is not a multiple of $divisor ($processes processes${!2:+ times $2 ${!2}}); choose numbers that divide it.")
+    problems+=("$1 ${!1} is not a multiple of $divisor (processes: $processes${!2:+, $2: ${!2}}); choose numbers that divide it.")
     return 1
   fi
 }

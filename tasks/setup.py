@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import Problem, Problems, UserError
+from common.words import counted
 from data.loading.stream import BatchStream
 from models.config import BertConfig
 from tasks.execution import execution_of, execution_problems, meta_model, resolve_batches, resolve_execution
@@ -179,7 +180,7 @@ def _window_problem(settings: Settings, start: Start) -> Problem | None:
     table = (
         (first < 0, f"--benchmark_start {first} must not be negative."),
         (closes_early, f"--benchmark_stop {stop} must be greater than --benchmark_start {first}."),
-        (first >= n_steps, f"--benchmark_start {first} leaves nothing to measure in a run of {n_steps} steps."),
+        (first >= n_steps, f"--benchmark_start {first} leaves nothing to measure in {counted(n_steps, 'step')}."),
     )
     return next((Problem(what) for is_wrong, what in table if is_wrong and n_steps > 0), None)
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
+from common.words import counted
 from training.environment.description import describe_environment
 from training.metrics.estimate import estimate
 from training.metrics.logger import MetricsLogger
@@ -66,7 +67,7 @@ def _training_lines(run: TrainingRun) -> Iterator[str]:
         n_warmup_steps = max(0, flags.warmup_steps + flags.start_warmup_step)
     else:
         n_warmup_steps = round(flags.warmup_proportion * start.total_steps)
-    rate = f"learning rate {flags.learning_rate:g} | warm-up {n_warmup_steps:,} of {start.total_steps:,} steps"
+    rate = f"learning rate {flags.learning_rate:g} | warm-up {n_warmup_steps:,} of {counted(start.total_steps, 'step')}"
     yield f"{settings.batches} | {rate}"
     yield str(estimate(run.task, start, run.world.size))
     if run.reduction:
@@ -80,7 +81,7 @@ def _training_lines(run: TrainingRun) -> Iterator[str]:
     elif start.new_stage:
         yield f"starting from the last checkpoint of the phase before, step {stage.first_step}"
     elif start.first_step:
-        yield f"going on after step {start.first_step}, {run.samples_seen:,} sequences into the data"
+        yield f"going on after step {start.first_step}, {counted(run.samples_seen, 'sequence')} into the data"
     elif settings.checkpoints.resume_from_checkpoint or stage.continues:
         origin = f"the weights of {weights}" if weights else "random weights"
         yield f"no checkpoint in {settings.output.output_dir}: starting fresh, from {origin}"

@@ -16,6 +16,7 @@ import torch
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from common.output import forgiving_output
+from common.words import counted
 from file_utils import locked
 from training.announcement import announce
 from training.checkpointing.writer import CheckpointWriter
@@ -83,7 +84,7 @@ def run_task(task: Task, prepare: Prepare) -> None:
             saving = "--no-cuda_graphs" if settings.runtime.cuda_graphs else "--checkpoint_activations"
             where = "the GPU" if is_on_gpu else "this machine"
             raise UserError(
-                f"{where} is out of memory with micro-batches of {settings.batches.micro} sequences",
+                f"{where} is out of memory with micro-batches of {counted(settings.batches.micro, 'sequence')}",
                 f"take a smaller --micro_batch_size, more --gradient_accumulation_steps, {saving} "
                 f"({str(error).split('. ')[0]})",
             ) from error

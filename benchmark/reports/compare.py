@@ -14,6 +14,7 @@ import numpy as np
 from benchmark.reports.data import SUBJECT, Result, measured
 from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, text
+from common.words import counted
 
 METHOD = (
     "Ratio of medians; the 95 % interval is Welch's, of the ratio of geometric means. “No difference shown” means that "
@@ -64,7 +65,7 @@ def comparison_table(first: Result, second: Result) -> Table:
     ours, theirs = ({str([each.configuration.get(name) for name in kept]): each for each in side} for side in sides)
     for result, alone in ((first, ours.keys() - theirs.keys()), (second, theirs.keys() - ours.keys())):
         if alone:
-            notes.append(f"{len(alone)} configuration{'s' * (len(alone) > 1)} of {result.label} alone; not compared.")
+            notes.append(f"{counted(len(alone), 'configuration')} of {result.label} alone; not compared.")
     rows = [_row(each, theirs[key]) for key, each in ours.items() if key in theirs]
     return Table(f"{second.label} against {first.label}", rows, [*notes, METHOD])
 

@@ -4,6 +4,7 @@ import datetime
 
 from benchmark.logs import Phase, Run
 from benchmark.tables import text
+from common.words import counted
 
 
 def card(pretraining: Run, squad: Run) -> dict[str, str]:
@@ -27,7 +28,7 @@ def card(pretraining: Run, squad: Run) -> dict[str, str]:
 
 def _hardware(environment: dict) -> str:
     gpus = environment.get("gpus") or []
-    return gpus[0] if gpus else f"{environment['cpu']}, {environment['cpu_cores']} cores"
+    return gpus[0] if gpus else f"{environment['cpu']}, {counted(environment['cpu_cores'], 'core')}"
 
 
 def _phase(phase: Phase) -> str:

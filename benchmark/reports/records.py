@@ -16,6 +16,7 @@ from benchmark.reports.time_to_quality import TimedRun, comparison_problems, rea
 from benchmark.sweeps.plan import WORKLOADS
 from benchmark.sweeps.points import FILE_NAME, Point, Repeats, by_configuration, read_points
 from common.errors import Problems, UserError
+from common.words import counted
 
 DATED = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-"  # a glob
 STEPS_FILES = "steps*.jsonl"
@@ -78,7 +79,8 @@ def _rates(points: Sequence[Point]) -> dict[tuple[str, str, int, int], float]:
             continue
         key = (work, c["precision"], c["n_gpus"], c["accumulation_steps"])
         if key in rates:
-            told = "{}, {}, {} GPUs, {} micro-batches".format(*key)
+            micro_batches = counted(c["accumulation_steps"], "micro-batch", "micro-batches")
+            told = f"{work}, {c['precision']}, {counted(c['n_gpus'], 'GPU')}, {micro_batches}"
             raise UserError(f"a record has two configurations of {told}", f"keep one of them in {FILE_NAME}")
         rates[key] = _rate_per_gpu(repeats)
     return rates

@@ -10,6 +10,7 @@ from benchmark.reports.data import Result, measured
 from benchmark.reports.tables import short_commit
 from benchmark.sweeps.points import Repeats, subject
 from benchmark.tables import MISSING, Table, one_line, text
+from common.words import counted
 
 WIDE_SPREAD = 0.05  # of the median, between the lowest and the highest repeat
 GOOD, DOUBTFUL, BAD = "OK", "With care", "Unusable"
@@ -165,7 +166,7 @@ def verdict(best: Repeats) -> Verdict:
 def _run_tiles(run: Run) -> Iterator[Tile]:
     for name, scores in run.scored.items():
         exact = {"exact match": f"exact match {text(scores['exact_match'], '.1f')}"}
-        details = exact | ({"steps": f"after {scores['steps']:,} steps"} if scores.get("steps") else {})
+        details = exact | ({"steps": f"after {counted(scores['steps'], 'step')}"} if scores.get("steps") else {})
         yield Tile(
             f"SQuAD: {Path(name).name}, {run.label}", text(scores.get("f1"), ".1f"), "F1", details, _learned(run)
         )
@@ -198,7 +199,7 @@ def _learned(run: Run) -> Verdict:
     if problem:
         return Verdict(BAD, problem)
     if lost:
-        return Verdict(DOUBTFUL, f"{lost} logged losses are no number.")
+        return Verdict(DOUBTFUL, f"{counted(lost, 'logged loss is', 'logged losses are')} no number.")
     if len(losses) < 2:
         return Verdict(DOUBTFUL, "too few losses were logged to see it learn.")
     fell = losses[-1] < losses[0]

@@ -10,6 +10,7 @@ from typing import Any
 from benchmark.logs import Run
 from benchmark.reports.drawing import Figure, Series
 from benchmark.reports.published import loss_curves_for
+from common.words import counted
 
 Curve = list[tuple[int, float]]
 
@@ -32,9 +33,10 @@ def _curves(runs: Sequence[Run], key: str, words: str) -> Iterator[Figure]:
         points = [(step, value) for step, value in curve if math.isfinite(value)]
         if len(points) < 2:
             continue
-        lost = f", with {len(curve) - len(points)} steps that are no number" if len(curve) > len(points) else ""
+        n_lost = len(curve) - len(points)
+        lost = f", with {counted(n_lost, 'step')} without a number" if n_lost else ""
         (_, first), (steps, last) = points[0], points[-1]
-        sentences.append(f"{run.label}: from {first:.4g} to {last:.4g} over {steps:,} steps{lost}")
+        sentences.append(f"{run.label}: from {first:.4g} to {last:.4g} over {counted(steps, 'step')}{lost}")
         series.append(Series(run.label, *zip(*points, strict=True)))
         starts |= {first_step(run, number) for number in run.phases} - {0}
         scored = joined([(first_step(run, number), phase.held_out_losses) for number, phase in run.phases.items()])

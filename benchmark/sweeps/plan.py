@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmark.sweeps.points import OPTIMIZERS
 from benchmark.sweeps.record import all_flags
+from common.words import counted
 
 SECONDS_TO_START = 25.0  # of a process of BERT-large on an H200: imports, CUDA, the model, the first steps
 
@@ -65,7 +66,7 @@ class Job:
         """Processes and micro-batches, in words."""
         accumulated = self.configuration["accumulation_steps"]
         batches = "every micro-batch" if accumulated == 1 else f"every {accumulated} micro-batches"
-        return f"{self.n_gpus} {'process' if self.n_gpus == 1 else 'processes'}, reduced after {batches}"
+        return f"{counted(self.n_gpus, 'process', 'processes')}, reduced after {batches}"
 
     @property
     def folder_name(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.json_files import read_json
+from common.words import counted
 from file_utils import atomic_write, sha256_of
 
 FILE_NAME = "manifest.json"
@@ -72,8 +73,8 @@ class Manifest:
 
     def skipped(self, folder: Path) -> str:
         """Says that the stage was finished before."""
-        files = f"{len(self.outputs)} files are as they were written"
-        return f"{self.stage} of {self.dataset} was finished before: {files}; nothing to do in {folder}"
+        files = counted(len(self.outputs), "file")
+        return f"{self.stage} of {self.dataset} was finished before: {files} as written then; nothing to do in {folder}"
 
     def write(self, path: Path) -> None:
         """Write to `path` in one piece."""

@@ -11,6 +11,7 @@ from typing import Any
 from common.addresses import is_remote
 from common.errors import UserError
 from common.published_models import PRETRAINED_MODELS
+from common.words import counted
 from data.artifacts.manifest import FILE_NAME
 from data.artifacts.stage_output import Preparation
 from data.corpus.documents import FormatOptions
@@ -76,7 +77,7 @@ def download_folder(
     n_bytes = sum(record.bytes for record in manifest.outputs.values())
     facts = "".join(f", {name} {value}" for name, value in manifest.facts.items() if name != "left_out")
     left_out = manifest.facts.get("left_out", "")
-    return f"{what}: {len(manifest.outputs):,} files, {n_bytes / 1e6:,.1f} MB, in {folder}{facts}{left_out}"
+    return f"{what}: {counted(len(manifest.outputs), 'file')}, {n_bytes / 1e6:,.1f} MB, in {folder}{facts}{left_out}"
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from common.errors import Problem, Problems, UserError
+from common.words import counted
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
 from data.loading.lddl.files import lddl_files
 from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_files, splits_of
@@ -83,7 +84,7 @@ def prepared_shards(folder: Path, split: str, problems: Problems) -> list[Path]:
             )
         if strangers := sorted({file.name for file in files} - manifest.outputs.keys()):
             problems.add(
-                f"{folder / strangers[0]} is not in {FILE_NAME} ({len(strangers)} such files)",
+                f"{folder / strangers[0]} is not in {FILE_NAME} ({counted(len(strangers), 'such file')})",
                 f"move it away, or remove {FILE_NAME} to train on all that is there",
             )
     return taken

@@ -18,6 +18,7 @@ import numpy as np
 
 from common.errors import Problem, UserError
 from common.json_files import regular
+from common.words import counted
 from data.artifacts.layout import SPLITS
 from data.masked_lm.instances import DATASETS
 
@@ -103,7 +104,7 @@ def naming_problem(files: Sequence[Path]) -> Problem | None:
     words = " nor ".join(repr(split) for split in SPLITS)
     return Problem(
         f"{unclear[0]} has neither the word {words} in its name, or both, and other files beside it have one "
-        f"({len(unclear)} such files)",
+        f"({counted(len(unclear), 'such file')})",
         "rename or move it, so that it is known whether it is trained on",
     )
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from common.addresses import below, is_remote, shown
 from common.errors import UserError
 from common.remote_files import download
+from common.words import counted
 from data.artifacts.manifest import FILE_NAME, FileRecord, Manifest
 from data.downloaders.folder import link_or_copy
 from data.mlperf.published import PublishedFile, check_file
@@ -75,7 +76,7 @@ class LocalFolder:
 
     def check(self, files: Sequence[PublishedFile]) -> None:
         if absent := [file.name for file in files if file.name not in self.paths]:
-            more = f" and {len(absent) - NAMES_SHOWN} more files" if len(absent) > NAMES_SHOWN else ""
+            more = f" and {counted(len(absent) - NAMES_SHOWN, 'more file')}" if len(absent) > NAMES_SHOWN else ""
             archives = [name for name in self.paths if name.endswith(ARCHIVES)]
             unpack = f"unpack {archives[0]} there" if archives else "put all files there"
             raise UserError(
@@ -124,7 +125,7 @@ class Server:
                     continue
                 self.addresses[file] = below(base, quote(chosen.path.removeprefix("./"))), chosen.md5
         if absent:
-            more = f" ({len(absent) - 1} more files are missing there)" if len(absent) > 1 else ""
+            more = f" (and {counted(len(absent) - 1, 'more file')} missing there)" if len(absent) > 1 else ""
             remedy = "download the files by other means and name their folder: --files (MLPERF_FILES)"
             raise UserError(f"{absent[0][0].upper()}{absent[0][1:]}{more}", remedy)
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from common.addresses import shown
 from common.errors import Problem, Problems, UserError
+from common.words import counted
 from common.workers import Workers
 from data.artifacts.layout import Layout
 from data.artifacts.stage_output import Preparation
@@ -134,7 +135,7 @@ def _problems_of(function: Callable[[], object]) -> list[Problem]:
 
 def _first(problems: Sequence[Problem]) -> list[Problem]:
     n_more = len(problems) - PROBLEMS_SHOWN
-    more = [Problem(f"There are {n_more:,} more problems with the files of --source.")] if n_more > 0 else []
+    more = [Problem(f"The files of --source have {counted(n_more, 'more problem')}.")] if n_more > 0 else []
     return [*problems[:PROBLEMS_SHOWN], *more]
 
 

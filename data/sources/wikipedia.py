@@ -14,6 +14,7 @@ from typing import Any
 from common.addresses import below, is_remote, shown
 from common.errors import Problem, UserError
 from common.json_files import parse_json
+from common.words import counted
 from common.workers import Workers
 from data.artifacts.layout import Layout
 from data.artifacts.manifest import FILE_NAME
@@ -76,7 +77,7 @@ class Source(DocumentSource):
             return {name: {"articles": n} for name, n in articles.items()}, {"left_out": left_out}
 
         manifest = output.make_folder(extract_articles)
-        return f"{manifest.total('articles'):,} articles extracted to {folder}{manifest.facts['left_out']}"
+        return f"{counted(manifest.total('articles'), 'article')} extracted to {folder}{manifest.facts['left_out']}"
 
     def texts(self, layout: Layout) -> tuple[Path, Sequence[Path]]:
         """What was extracted."""

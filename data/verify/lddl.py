@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import Problems, UserError
 from common.json_files import read_json
+from common.words import counted
 from data.loading.lddl.files import Footer, check_names, read_footers, row_groups
 from data.loading.lddl.rows import MASKED_SHARE, Reading, RowError, read_blocks
 from data.loading.lddl.words import Words
@@ -68,9 +69,7 @@ def _recorded_counts(folder: Path, files: Sequence[Path]) -> tuple[Mapping[str, 
         return {}, [f"There is no {COUNTS_NAME}; lost files cannot be noticed."]
     counts = read_json(path, "list of row counts", "move it away; training does not need it")
     missing = sorted(counts.keys() - {file.name for file in files})
-    return counts, [
-        f"{COUNTS_NAME} names {len(missing)} files that are not there, {missing[0]} first."
-    ] if missing else []
+    return counts, [f"{COUNTS_NAME} names {counted(len(missing), 'lost file')}, {missing[0]} first."] if missing else []
 
 
 def check_shard(path: Path, expected: Expected, reading: Reading, counts: Mapping[str, object]) -> Findings:

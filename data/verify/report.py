@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import Problem
+from common.words import counted
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 
@@ -59,7 +60,7 @@ class Check:
         """The check as a line of a table, its name `width` characters wide."""
         if self.status == OK:
             return f"{self.status:8} {self.name}"
-        files = f"{self.n_files:,} file{'s' * (self.n_files != 1)}"
+        files = counted(self.n_files, "file")
         rows = f" ({self.n_rows:,} rows or documents)" if self.n_rows else ""
         first = f"{self.first_file}" + ("" if self.first_row is None else f", row {self.first_row:,}")
         return f"{self.status:8} {self.name:{width}}  {files}{rows}; first {first}: {self.what}"

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.errors import Problem, Problems
+from common.words import counted
 from common.work import Work
 from data.loading.labelled_pairs import LabelledBatch, LabelledDataset, synthetic_sequences, tokenized
 from data.loading.synthetic import N_BATCHES, mean_length
@@ -120,7 +121,7 @@ class GlueTask(FineTuningTask):
             elif world.is_first:
                 path = Path(self.settings.output.output_dir) / f"{name}.tsv"
                 write_submission(path, predicted, benchmark)
-                print(f"predictions for {len(predicted):,} sequences: {path}", flush=True)
+                print(f"predictions for {counted(len(predicted), 'sequence')}: {path}", flush=True)
         if scores:
             scores["score"] = sum(scores.values()) / len(scores)
             if world.is_first:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from common.checkpoint_files import find_checkpoints
 from common.errors import Problem, Problems
+from common.words import counted
 from common.work import Matmul, Work
 from data.loading.flat_batch import IGNORE_INDEX, PretrainingBatch
 from data.loading.pretraining_dataset import PretrainingDataset
@@ -142,7 +143,7 @@ class PretrainingTask(Task):
     def announce(self, devices: str, start: Start) -> Iterator[str]:
         """Device, size and data; without training, whose weights are scored."""
         settings = self.settings
-        yield f"{devices} | {self.dataset.n_samples:,} sequences: {self.dataset.source}"
+        yield f"{devices} | {counted(self.dataset.n_samples, 'sequence')}: {self.dataset.source}"
         if settings.task.masking == "dynamic":
             yield self.dataset.reading
         if self._weights:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.words import counted
 from common.work import Work
 from tasks.inference import infer
 from tasks.squad.arguments import SquadFlags
@@ -43,7 +44,7 @@ def write_and_score(
 ) -> dict[str, float]:
     """Write the answers to the output folder, and score them where `--do_eval` asks for it."""
     written = write_predictions(output_dir, predictions, flags.version_2_with_negative)
-    print(f"answers to {len(predictions.answers):,} questions: {written}", flush=True)
+    print(f"answers to {counted(len(predictions.answers), 'question')}: {written}", flush=True)
     if not flags.do_eval:
         return {}
     scores = evaluate_predictions(

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.words import counted
 from common.workers import workers
 from file_utils import atomic_write, locked
 from tasks.squad.examples import SquadExample
@@ -236,5 +237,5 @@ def _read(path: Path, report: Callable[[str], object]) -> SquadFeatures | None:
     except Exception as error:  # there is hardly one that zipfile and numpy do not raise on a damaged file
         report(f"{path}: is damaged ({error}); the features are made anew.")
         return None
-    report(f"{path}: features of {len(features)} windows were made before and are read from here.")
+    report(f"{path}: features of {counted(len(features), 'window')}, made before, are read from here.")
     return features

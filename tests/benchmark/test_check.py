@@ -68,7 +68,7 @@ def test_a_fast_wrong_run_fails(tmp_path, capsys):
 def test_what_ran_out_of_memory_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([write(tmp_path / "a", BASELINE), write(tmp_path / "b", BASELINE, status="out_of_memory")])
-    assert "batch 16: 1 of 1 repeats: out of memory" in capsys.readouterr().out
+    assert "batch 16: 1 of 1 repeat: out of memory" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("status", ["failed", "out_of_memory"])

@@ -167,7 +167,7 @@ def test_results_are_kept_without_absolute_paths_and_never_over_others(tmp_path,
     [
         (
             lambda points: [*points, points[0] | {"configuration": points[0]["configuration"] | {"compile": True}}],
-            "two configurations of phase1, bf16, 1 GPUs, 1 micro-batches",
+            "two configurations of phase1, bf16, 1 GPU, 1 micro-batch",
         ),
         (
             lambda points: [*points, points[0] | {"environment": {"gpus": ["NVIDIA H100"]}}],

@@ -126,7 +126,7 @@ def test_all_files_are_there_and_the_last_line_leads_to_them(tmp_path, capsys):
     markdown = (out / "report.md").read_text(encoding="utf-8")
     for name in ("throughput_pretrain_128.png", "roofline_sweep.png", "phase1_average_loss.png"):
         assert f"]({name})" in markdown
-    assert "from 9 to 7 over 3 steps, with 1 steps that are no number" in markdown
+    assert "from 9 to 7 over 3 steps, with 1 step without a number" in markdown
     assert "500.0 TFLOP/s, 50.0% of the tensor cores' peak" in markdown
     assert re.search(r"\| sweep +\| +ncu \| +H200 \| +50\.0% \|", markdown)
     with open(out / "report.csv", encoding="utf-8", newline="") as file:

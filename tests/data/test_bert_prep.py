@@ -278,7 +278,7 @@ def test_failing_shard_is_named_and_ends_the_stage(working_dir, sharded):
     folder = Layout(working_dir, "bookscorpus").sharded(2, 1, 0.2)
     (folder / "bookscorpus_training_1.txt").write_text("One document only.\n\n", encoding="utf-8")
     (sentence,) = sentences_of(hdf5_flags(sharded, "--n_processes", "2"))
-    assert "bookscorpus_training_1.txt holds 1 documents" in sentence
+    assert "bookscorpus_training_1.txt holds 1 document," in sentence
 
 
 def test_own_files_can_be_sharded(working_dir, capsys):

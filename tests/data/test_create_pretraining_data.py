@@ -78,7 +78,7 @@ def test_several_files_are_one_shard(tmp_path, vocab):
 @pytest.mark.parametrize(("text", "n_documents"), [("", 0), ("\x7f\n\n\x7f\n", 0), ("bala\nbane\n", 1)])
 def test_too_few_documents(tmp_path, vocab, text, n_documents):
     (tmp_path / "shard.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=rf"shard.txt holds {n_documents} documents.*make fewer shards"):
+    with pytest.raises(UserError, match=rf"shard.txt holds {n_documents} documents?, .*make fewer shards"):
         create_shard([tmp_path / "shard.txt"], tmp_path / "out.hdf5", vocab)
     assert list(tree(tmp_path)) == ["shard.txt"]
 

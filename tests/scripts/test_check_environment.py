@@ -204,7 +204,7 @@ def test_squad_is_looked_at_too(folder):
     assert data(folder / "data")["SQuAD"].state == WARNING
     (squad / "v1.1").mkdir(parents=True)
     (squad / "v1.1" / "dev-v1.1.json").write_text("{}", encoding="utf-8")
-    assert data(folder / "data")["SQuAD"].found == f"1 files in {squad}"
+    assert data(folder / "data")["SQuAD"].found == f"1 file in {squad}"
 
 
 # Parts.

@@ -87,7 +87,7 @@ def test_pretraining_reports_all_that_is_wrong_at_once(tmp_path):
     assert all(line.startswith("error: ") for line in lines)
     said = [
         "COMPILE is 'yes'",
-        "PHASE1_GLOBAL_BATCH 65536 is not a multiple of 100 (1 processes times PHASE1_MICRO_BATCH 100)",
+        "PHASE1_GLOBAL_BATCH 65536 is not a multiple of 100 (processes: 1, PHASE1_MICRO_BATCH: 100)",
         f"{tmp_path} has a checkpoint of step 350 and no ckpt_200.pt",
         "--max_steps is set by",
         "--bert_model is set by",

@@ -81,9 +81,10 @@ def _steps_to_try(settings: Settings, stage: Stage, steps: list[int], total_step
             raise UserError(f"--resume_step {asked} lies outside this phase, which goes from {first} to {last}.")
         newer = [step for step in of_this_stage if step > asked]
         if newer and settings.trains and not settings.output.skip_checkpoint:
+            more = f" and {len(newer) - 1} more" if len(newer) > 1 else ""
             raise UserError(
-                f"{output_dir} holds ckpt_{newer[0]}.pt and {len(newer) - 1} more after --resume_step {asked}, and a "
-                "restart would take the newest",
+                f"{output_dir} holds ckpt_{newer[0]}.pt{more} after --resume_step {asked}, and a restart would take "
+                "the newest",
                 "move those away, or resume from the newest",
             )
         return [asked]

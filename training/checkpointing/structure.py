@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.checkpoint_files import NAME
 from common.errors import Problem, UserError
 from common.json_files import mismatch
+from common.words import counted
 from optimization import parameter_groups
 from training.checkpointing.checkpoint import REMEDY
 from training.task import Stage
@@ -73,4 +74,5 @@ def unfit(contents: dict[str, Any], path: Path, model: nn.Module, stage: Stage, 
         yield Problem(f"{path} does not hold the optimizer's moments of all of this model's weights", WEIGHTS_REMAIN)
     if step != stage.first_step + finished and not (stage.continues and step == stage.first_step):
         flag = f"check {stage.flag}" if stage.flag else "resume it as the stage that it is of"
-        yield Problem(f"{path} was written {finished} steps into its stage, not {step - stage.first_step}", flag)
+        found, expected = counted(finished, "step"), step - stage.first_step
+        yield Problem(f"{path} was written {found} into its stage, not {expected}", flag)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import UserError
+from common.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,9 @@ class BatchSizes:
         return self.micro * self.per_step
 
     def __str__(self) -> str:
-        processes = "process" if self.world_size == 1 else "processes"
         return (
             f"global batch {self.overall:,} = micro-batch {self.micro:,} x {self.accumulation_steps:,} accumulated x "
-            f"{self.world_size:,} {processes}"
+            f"{counted(self.world_size, 'process', 'processes')}"
         )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store
 
 from common.errors import Problems, UserError
+from common.words import counted
 from training.distributed import heartbeat
 from training.distributed.heartbeat import Heartbeat
 from training.distributed.rendezvous import first_line, meet, open_store
@@ -113,7 +114,8 @@ def read_world(local_rank: int = -1, use_env: bool = False, n_gpus: int = 0) -> 
         ),
         (
             0 < n_gpus <= world.local_rank,
-            f"this is process {world.local_rank} of its host (LOCAL_RANK), counted from 0, and it sees {n_gpus} GPUs",
+            f"this is process {world.local_rank} of its host (LOCAL_RANK), counted from 0, and it sees "
+            f"{counted(n_gpus, 'GPU')}",
             "start one process per GPU, or check CUDA_VISIBLE_DEVICES",
         ),
     ):

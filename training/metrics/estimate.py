@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from common.errors import Problem
+from common.words import counted
 from common.work import Work
 from training.metrics.peaks import find_data_sheet
 from training.task import Start, Task
@@ -39,13 +40,11 @@ def estimate(task: Task, start: Start, n_processes: int) -> Estimate:
     n_masked = n_sequences * getattr(settings.task, "max_predictions_per_seq", 0)
     flops = task.flops(Work(n_sequences, n_sequences * length, n_sequences * length**2, n_masked))
     n_steps = max(start.last_step - start.first_step, 0)
-    asked = f"{n_steps:,} steps of {n_sequences:,} sequences of {length} tokens"
+    asked = f"{counted(n_steps, 'step')} of {counted(n_sequences, 'sequence')} of {length} tokens"
     if device.type == "cpu":
         threads = n_processes * torch.get_num_threads()
         how = f"at {CPU_FLOPS / 1e9:g} GFLOP/s a thread"
-        return Estimate(
-            asked, f"a CPU, {threads} thread{'s' * (threads > 1)}", how, n_steps, flops / (threads * CPU_FLOPS)
-        )
+        return Estimate(asked, f"a CPU, {counted(threads, 'thread')}", how, n_steps, flops / (threads * CPU_FLOPS))
     name = torch.cuda.get_device_name(device)
     sheet, here = find_data_sheet(name), f"{n_processes} x {name}"
     peak = sheet.tflops.get("bf16" if precision == "fp8" else precision) if sheet else None

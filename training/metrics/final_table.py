@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.words import counted
 from training.metrics.progress import number, span, speeds
 
 Row = tuple[str, str]
@@ -39,7 +40,7 @@ def _throughput(summary: Mapping[str, Any]) -> Iterator[Row]:
     yield "throughput", ", ".join(speeds(summary["sequences_per_second"], summary["tokens_per_second"], 1))
     if per_gpu := summary.get("sequences_per_second_per_gpu"):
         yield "of each rank", f"{number(per_gpu)} seq/s"
-    yield "step", f"{number(summary['step_seconds'] * 1000)} ms, over {summary['measured_steps']:,} steps"
+    yield "step", f"{number(summary['step_seconds'] * 1000)} ms, over {counted(summary['measured_steps'], 'step')}"
     if flops := summary.get("model_tflops_per_second"):
         share = (summary.get("utilisation") or {}).get("fraction")
         speed = f"{number(flops)} TFLOP/s" if flops >= 0.1 else f"{number(flops * 1000)} GFLOP/s"

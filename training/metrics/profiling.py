@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from common.words import counted
+
 
 class ProfiledSteps:
     """Profiles some steps of this process.
@@ -58,5 +60,6 @@ class ProfiledSteps:
         if not self.kind:
             return None
         if not self._began:
-            return f"nothing was profiled: this run ended after {self._finished_steps} steps; lower --profile-start"
+            ran = counted(self._finished_steps, "step")
+            return f"nothing was profiled: this run ended after {ran}; lower --profile-start"
         return f"trace: {self.trace}" if self.kind == "torch" else "the profiled steps are in the tool's report"

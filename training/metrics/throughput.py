@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from common.words import counted
 from common.work import Work
 from training.metrics.gpu_telemetry import GpuTelemetry, of_all_gpus
 from training.metrics.ranks import rank_figures
@@ -87,7 +88,8 @@ class ThroughputMeter:
         if self._is_open:
             self._stop_clock()
         if not self._measured_steps:
-            what = f"of {self._finished_steps} steps of this run, none after step {self.start} ran unprofiled"
+            ran = counted(self._finished_steps, "step")
+            what = f"of {ran} of this run, none after step {self.start} ran unprofiled"
             remedy = "lower --benchmark_start, profile fewer or run more"
             return {"measured_steps": 0, "not_measured": f"throughput was not measured: {what}; {remedy}"}
         shares = gather(self._work)

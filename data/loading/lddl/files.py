@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import Problems, UserError
 from common.json_files import regular
+from common.words import counted
 from data.loading.shard_files import shard_files
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def read_footers(files: Sequence[Path], max_seq_length: int, problems: Problems)
     if masked and unmasked:
         problems.add(
             f"{files[masked[0]]} holds masked rows and {files[unmasked[0]]} rows without masks "
-            f"({len(masked)} and {len(unmasked)} files)",
+            f"({counted(len(masked), 'file')} and {counted(len(unmasked), 'file')})",
             "keep each kind in a folder of its own",
         )
     return footers

@@ -117,7 +117,7 @@ def test_the_quality_of_runs_is_shown(tmp_path):
     assert pretraining.details == {"steps": "after 20 steps of phase 1", "rate": "260.0 sequences/s"}
     assert str(pretraining.verdict) == "OK: its loss fell from 9.000 to 7.000."
     assert (squad.what, squad.value) == ("SQuAD: dev-v1.1.json, answers", "91.0")
-    assert str(squad.verdict) == "With care: 1 logged losses are no number."
+    assert str(squad.verdict) == "With care: 1 logged loss is no number."
 
 
 def test_a_task_of_glue_shows_its_score(tmp_path):

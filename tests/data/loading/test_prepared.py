@@ -95,7 +95,7 @@ def test_what_is_not_as_the_manifest_says(tmp_path):
         file.write(b"x")
     assert "2 of 3 files" in problems_of(folder)[0]
     write_shards(folder, (5,), name="training_more")
-    assert "sample_training_more_0.hdf5 is not in manifest.json (1 such files)" in problems_of(folder)[1]
+    assert "sample_training_more_0.hdf5 is not in manifest.json (1 such file)" in problems_of(folder)[1]
 
 
 def test_an_unfinished_preparation_is_no_training_data(tmp_path):

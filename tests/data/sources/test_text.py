@@ -109,7 +109,7 @@ def test_all_bad_files_and_words_are_told_at_once(layout, tmp_path):
         download_text(layout, folder, tmp_path / "none", "c4=*.none")
     assert len(raised.value.sentences) == text.PROBLEMS_SHOWN + 1
     assert "/none has no documents: there is nothing of this name; give folders of files" in raised.value.sentences[0]
-    assert raised.value.sentences[-1] == "There are 6 more problems with the files of --source."
+    assert raised.value.sentences[-1] == "The files of --source have 6 more problems."
 
 
 @pytest.mark.parametrize(

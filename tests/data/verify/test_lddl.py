@@ -133,9 +133,7 @@ def test_files_that_are_damaged_or_of_another_kind_are_told_apart(tmp_path, voca
 def test_lost_files_are_a_note(tmp_path, vocab_file):
     write_folder(tmp_path, (50,), S)
     (tmp_path / ".num_samples.json").write_text('{"shard-0.parquet": 50, "shard-1.parquet": 50}', encoding="utf-8")
-    assert (
-        ".num_samples.json names 1 files that are not there, shard-1.parquet first." in run(tmp_path, vocab_file).notes
-    )
+    assert ".num_samples.json names 1 lost file, shard-1.parquet first." in run(tmp_path, vocab_file).notes
     (tmp_path / ".num_samples.json").write_text("[]", encoding="utf-8")
     with pytest.raises(UserError, match="is no list of row counts: it holds no JSON object; move it away"):
         run(tmp_path, vocab_file)

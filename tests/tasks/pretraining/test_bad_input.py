@@ -183,8 +183,8 @@ def test_impossible_values_are_refused_with_one_sentence(folder, changes):
     ("changes", "sentence"),
     [
         ({"benchmark_start": -1}, "must not be negative"),
-        ({"benchmark_start": 8}, "leaves nothing to measure in a run of 8 steps"),
-        ({"benchmark_start": 3, "steps_this_run": 3}, "leaves nothing to measure in a run of 3 steps"),
+        ({"benchmark_start": 8}, "leaves nothing to measure in 8 steps"),
+        ({"benchmark_start": 3, "steps_this_run": 3}, "leaves nothing to measure in 3 steps"),
         ({"benchmark_start": 4, "benchmark_stop": 4}, "--benchmark_stop 4 must be greater"),
     ],
 )

@@ -294,7 +294,7 @@ def test_the_cache_is_read_the_second_time(tokenizer, tmp_path, monkeypatch):
     read, reported = cached(folder, tokenizer)
     assert_equal(made, read)
     assert len(reported) == 1
-    assert f"{len(made)} windows were made before" in reported[0]
+    assert f"{len(made)} windows, made before" in reported[0]
 
 
 def damaged(content):

@@ -210,7 +210,7 @@ def test_features_are_kept_and_can_be_left_out(folder, finished, tmp_path, capsy
     assert len(list((finished / "cache").glob("*.npz"))) == 2
     cache = {"cache_dir": finished / "cache", "output_dir": tmp_path / "a"}
     main(command(folder, **cache))
-    assert capsys.readouterr().out.count("were made before") == 2
+    assert capsys.readouterr().out.count("made before, are read") == 2
     assert losses(tmp_path / "a") == losses(finished)
     main(command(folder, output_dir=tmp_path / "b", skip_cache=True))
     assert not (tmp_path / "b" / "cache").exists()

@@ -76,7 +76,7 @@ def test_a_proper_environment_has_no_problems(monkeypatch, environ, flag, use_en
         ({"RANK": "1"}, -1, False, 0, ["RANK is 1 and WORLD_SIZE 1"]),
         (TORCHRUN, -1, False, 0, ["MASTER_ADDR and MASTER_PORT"]),
         ({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, -1, False, 0, ["RANK and MASTER_ADDR and MASTER_PORT"]),
-        (REACHABLE, -1, False, 1, ["process 1 of its host", "1 GPUs;"]),
+        (REACHABLE, -1, False, 1, ["process 1 of its host", "1 GPU;"]),
         ({}, 4, False, 4, ["process 4 of its host", "4 GPUs;"]),
         ({}, -1, True, 0, ["--use_env"]),
         (REACHABLE, 0, False, 0, ["--local_rank is 0, LOCAL_RANK in the environment 1"]),

@@ -1,0 +1,6 @@
+"""Numbers in sentences for people."""
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 step`, `2,000 steps`, `0 processes`; `plural` is for nouns that take more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
