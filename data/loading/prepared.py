@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from common.errors import Problem, Problems, UserError
-from common.words import counted
+from common.words import and_others, counted
 from data.artifacts.manifest import FILE_NAME, JOURNAL_NAME, Manifest
 from data.loading.lddl.files import lddl_files
 from data.loading.shard_files import REMAKE, naming_problem, open_shard, shard_files, splits_of
@@ -145,8 +145,7 @@ def check_shards(files: Sequence[Path], max_seq_length: int, n_predictions: rang
         for complaint in complaints:
             found[complaint].append(file)
     for (what, remedy), where in found.items():
-        others = f" (as do {len(where) - 1} others)" if len(where) > 1 else ""
-        problems.add(f"{where[0]}{others} {what}", remedy)
+        problems.add(f"{where[0]}{and_others(len(where))} {what}", remedy)
     return rows_per_file
 
 

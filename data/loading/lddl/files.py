@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import Problems, UserError
 from common.json_files import regular
-from common.words import counted
+from common.words import and_others, counted
 from data.loading.shard_files import shard_files
 
 if TYPE_CHECKING:
@@ -156,11 +156,6 @@ def lacks_masks(folder: Path) -> bool:
         return False
     footer, wrong = _read_footer(files[0])
     return not wrong and not footer.has_masks
-
-
-def and_others(n_files: int) -> str:
-    """What follows the name of the first of so many files."""
-    return f" (as do {n_files - 1} others)" if n_files > 1 else ""
 
 
 def _read_footer(file: Path) -> tuple[Footer, list[tuple[str, str]]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import Problems, UserError
+from common.words import and_others
 from data.loading.masking import DynamicMasking
 from data.loading.shard_files import PACKED, datasets_of, open_shard
 from data.loading.token_rows import TokenRows
@@ -73,8 +74,7 @@ class VarlenShards:
             for complaint in wrong:
                 complaints[complaint].append(file)
         for (what, remedy), where in complaints.items():
-            others = f" (as do {len(where) - 1} others)" if len(where) > 1 else ""
-            problems.add(f"{where[0]}{others} {what}", remedy)
+            problems.add(f"{where[0]}{and_others(len(where))} {what}", remedy)
         return np.array([n_samples for n_samples, _ in found], dtype=np.int64)
 
     def _look_at(self, file: Path) -> tuple[int, list[tuple[str, str]]]:

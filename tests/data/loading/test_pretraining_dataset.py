@@ -445,7 +445,7 @@ def test_shards_of_another_shape_name_both_and_the_remedy(tmp_path):
         PretrainingDataset(folder, 4, 128, 20)
     length, predictions = str(error.value).splitlines()
     assert length == (
-        f"{folder / 'corpus_training_0.hdf5'} (as do 2 others) holds sequences of 16 tokens, not of the "
+        f"{folder / 'corpus_training_0.hdf5'} (and 2 others) holds sequences of 16 tokens, not of the "
         "--max_seq_length 128 asked for; ask for what it holds, give another folder or make it again."
     )
     assert "3 predictions, not of the --max_predictions_per_seq 20" in predictions

@@ -138,7 +138,7 @@ def test_other_columns_are_named_for_all_files_at_once(tmp_path, vocab_file, typ
     for i in range(3):
         write_rows(tmp_path / f"shard-{i}.parquet", [cells], types=types)
     (found,) = problems_of(tmp_path, vocab_file)
-    assert found.startswith(f"{tmp_path / 'shard-0.parquet'} (as do 2 others) {sentence}")
+    assert found.startswith(f"{tmp_path / 'shard-0.parquet'} (and 2 others) {sentence}")
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string"])
@@ -232,7 +232,7 @@ def test_rows_longer_than_asked_for_are_told_from_the_footers_of_all_files(tmp_p
     write_folder(tmp_path, (200, 200), S, bin_size=8)
     (found,) = problems_of(tmp_path, vocab_file, (16, P))
     assert found == (
-        f"{tmp_path / 'shard-0.parquet_2'} (as do 3 others) holds rows of more tokens than --max_seq_length 16 (the "
+        f"{tmp_path / 'shard-0.parquet_2'} (and 3 others) holds rows of more tokens than --max_seq_length 16 (the "
         "longest have 32); give --max_seq_length 32, or another folder."
     )
 

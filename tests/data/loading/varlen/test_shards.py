@@ -238,7 +238,7 @@ def test_longer_rows_than_asked_for_are_told_of_all_files_at_once(copy):
     (tokens, predictions) = refused(copy / "varlen", shape=(S - 1, P - 1))
     first = shard_files(copy / "varlen")[0]
     assert tokens == (
-        f"{first} (as do 2 others) holds sequences of up to {S} tokens, more than the --max_seq_length {S - 1} asked "
+        f"{first} (and 2 others) holds sequences of up to {S} tokens, more than the --max_seq_length {S - 1} asked "
         f"for; give --max_seq_length {S}, or another folder."
     )
     assert f"up to {P} predictions, more than the --max_predictions_per_seq {P - 1}" in predictions
