@@ -8,6 +8,7 @@ from common.errors import Problem
 from common.words import counted
 from common.work import Work
 from training.metrics.peaks import find_data_sheet
+from training.metrics.progress import span
 from training.task import Start, Task
 
 SHARE_OF_PEAK = 0.4  # of a data sheet's; BERT-large on one H200 (docs/performance-log.md)
@@ -29,7 +30,7 @@ class Estimate:
     def __str__(self) -> str:
         if self.seconds_per_step is None:
             return f"asked: {self.asked} | here: {self.here} | no estimate of the time: {self.how}"
-        each, all_ = duration(self.seconds_per_step), duration(self.seconds_per_step * self.n_steps)
+        each, all_ = span(self.seconds_per_step), span(self.seconds_per_step * self.n_steps)
         return f"asked: {self.asked} | here: {self.here} | estimate: {each} a step, {all_} in all, {self.how}"
 
 
@@ -60,14 +61,6 @@ def too_long_problem(found: Estimate) -> Problem | None:
     if seconds <= LONGEST_ON_CPU:
         return None
     return Problem(
-        f"{found.asked} would take about {duration(seconds)} on {found.here} (an estimate, {found.how})",
+        f"{found.asked} would take about {span(seconds)} on {found.here} (an estimate, {found.how})",
         "use a GPU, a smaller model, a smaller batch or fewer steps, or add --long_cpu_run to train all the same",
     )
-
-
-def duration(seconds: float) -> str:
-    """In the unit that people would take."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -90,13 +90,13 @@ def number(value: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """In the two largest units that it fills."""
+    """In the two largest units that it fills, below ten seconds with two digits that count."""
     if seconds < 99.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+        return f"{seconds:#.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
+    return f"{hours // 24:,} d {hours % 24} h"

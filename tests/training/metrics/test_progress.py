@@ -87,7 +87,8 @@ def test_scores_on_the_way():
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.04, "0.0 s"),
+        (0.0123, "0.012 s"),
+        (0.04, "0.040 s"),
         (9.94, "9.9 s"),
         (9.96, "10 s"),
         (99, "99 s"),
