@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from optimization import WarmupSchedule, build_optimizer, clips_itself, parameter_groups
 from training.checkpointing.writer import CheckpointWriter, to_host
@@ -49,19 +50,10 @@ class TrainingRun:
     ):
         self.task, self.start, self.world, self.observer = task, start, world, observer
         self.settings: Settings = task.settings
-        flags, runtime, distribution = self.settings.optimization, self.settings.runtime, self.settings.distribution
-        device, trains = self.settings.device, self.settings.trains
+        flags, device = self.settings.optimization, self.settings.device
         torch.manual_seed(flags.seed)
         self.model = task.make_model()
-        sharded = distribution.shard_optimizer and world.size > 1
-        # One that clips itself would clip its share by the norm of that share alone.
-        optimizer_clips = clips_itself(flags.optimizer) and not sharded
-        norm_of_optimizer = flags.max_grad_norm if optimizer_clips else math.inf
-        options = {"lr": flags.learning_rate, "max_grad_norm": norm_of_optimizer, "kernels": runtime.kernels}
-        options |= {"bias_correction": flags.bias_correction, "betas": flags.betas, "eps": flags.epsilon}
-        build = functools.partial(build_optimizer, flags.optimizer, **options)
-        groups = parameter_groups(self.model, flags.weight_decay)
-        self.optimizer = ShardedOptimizer(build, groups, world.rank, world.size) if sharded else build(groups)
+        self.optimizer, max_grad_norm = _make_optimizer(self.model, self.settings, world)
         self.schedule = WarmupSchedule(
             self.optimizer,
             start.total_steps,
@@ -71,10 +63,7 @@ class TrainingRun:
             flags.warmup_steps,
             flags.start_warmup_step,
         )
-        self.loss_scale: LossScale | None = None
-        if self.settings.precision.name == "fp16":
-            first = runtime.loss_scale or runtime.init_loss_scale
-            self.loss_scale = LossScale(first, dynamic=not runtime.loss_scale, floor=runtime.min_loss_scale)
+        self.loss_scale = _make_loss_scale(self.settings)
         self.step_times = StepTimes(device)
         self.training_step = TrainingStep(
             self.losses,
@@ -82,13 +71,13 @@ class TrainingRun:
             self.schedule,
             self.settings.batches.accumulation_steps,
             device,
-            max_grad_norm=math.inf if optimizer_clips else flags.max_grad_norm,
+            max_grad_norm=max_grad_norm,
             seed=flags.seed,
             loss_scale=self.loss_scale,
             world=world,
             must_stop=stop_signal.agreed,
             part=self.step_times.part,
-            reduces_each=not distribution.allreduce_post_accumulation,
+            reduces_each=not self.settings.distribution.allreduce_post_accumulation,
         )
         self.reduction: Reduction | None = None
         """Of gradients, where several ranks train."""
@@ -101,7 +90,7 @@ class TrainingRun:
         if resumed is not None:
             self._restore(resumed)
             resumed.clear()
-        if trains:
+        if self.settings.trains:
             self._choose_backward()
 
     def _choose_backward(self) -> None:
@@ -185,3 +174,27 @@ class TrainingRun:
         }
         retention = {"keep": flags.keep_checkpoints, "keep_every": flags.keep_every, "phase_start_step": stage_start}
         writer.save(settings.output.output_dir, stage_start + self.step, state, **retention)
+
+
+def _make_optimizer(model: nn.Module, settings: Settings, world: World) -> tuple[Optimizer | ShardedOptimizer, float]:
+    """The optimizer, and the norm that is left to the step to clip gradients to; inf where the optimizer clips."""
+    flags = settings.optimization
+    sharded = settings.distribution.shard_optimizer and world.size > 1
+    # One that clips itself would clip its share by the norm of that share alone.
+    optimizer_clips = clips_itself(flags.optimizer) and not sharded
+    of_optimizer, of_step = (flags.max_grad_norm, math.inf) if optimizer_clips else (math.inf, flags.max_grad_norm)
+    options = {"lr": flags.learning_rate, "max_grad_norm": of_optimizer, "kernels": settings.runtime.kernels}
+    options |= {"bias_correction": flags.bias_correction, "betas": flags.betas, "eps": flags.epsilon}
+    build = functools.partial(build_optimizer, flags.optimizer, **options)
+    groups = parameter_groups(model, flags.weight_decay)
+    optimizer = ShardedOptimizer(build, groups, world.rank, world.size) if sharded else build(groups)
+    return optimizer, of_step
+
+
+def _make_loss_scale(settings: Settings) -> LossScale | None:
+    """None where gradients need none, which is in every precision but fp16."""
+    if settings.precision.name != "fp16":
+        return None
+    runtime = settings.runtime
+    first = runtime.loss_scale or runtime.init_loss_scale
+    return LossScale(first, dynamic=not runtime.loss_scale, floor=runtime.min_loss_scale)
