@@ -35,6 +35,7 @@ from common.workers import Workers, workers
 from data.corpus.documents import LINES, FormatOptions
 from data.corpus.extraction import extract_wikipedia
 from data.corpus.formatting import write_documents
+from data.corpus.sentences import splitter_name
 from data.corpus.sharding import ShardingPlan, first_of_their_kind, survey, write_shards
 from data.sources.text import Source
 
@@ -61,6 +62,7 @@ def sharding(folder: Path, n_shards: int, vocab_file: str, pool: Workers) -> Non
     """The stage, without its manifest."""
     corpus = folder / "corpus.txt"
     names = [f"made_training_{i}" for i in range(n_shards)]
+    splitter_name()  # loads nltk before workers are forked, as the stage does
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         _, hashes = survey(corpus)
         (taken,) = first_of_their_kind([hashes])

@@ -10,10 +10,12 @@ is cut by length, where it has a space if possible.
 
 import functools
 import itertools
+from typing import TYPE_CHECKING
 
 import regex
-from nltk import redos
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktTokenizer
+
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 # Common in English prose and in Wikipedia; without their last full stop, in lower case, as Punkt keeps them.
 ABBREVIATIONS = """
@@ -79,12 +81,18 @@ def _compiled(pattern: str) -> regex.Pattern:
 
 def splitter_name() -> str:
     """Which sentence splitter this installation has."""
+    from nltk.tokenize.punkt import PunktTokenizer
+
     trained = isinstance(_punkt(), PunktTokenizer)
     return "nltk punkt_tab (trained)" if trained else "nltk Punkt (untrained, with a list of abbreviations)"
 
 
 @functools.cache
-def _punkt() -> PunktSentenceTokenizer:
+def _punkt() -> "PunktSentenceTokenizer":
+    # Here, as it loads scikit-learn and scipy where they are installed: 2 s, of which other stages have no use.
+    from nltk import redos
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktTokenizer
+
     redos.DEFAULT_TIMEOUT = None  # the library's 5 s are for a whole document, however long it is and busy the machine
     try:
         return PunktTokenizer("english")
