@@ -2,18 +2,13 @@
 
 import itertools
 import json
-import os
-import shutil
 
 import pytest
 from made_points import KERNELS, TIMELINE, point, write, write_log
-from real_sweep import PLANTED, PLANTED_LIMIT, start
 
 from benchmark.report import main
 from benchmark.reports.drawing import DOTS, SMALL
 
-IN_CI = bool(os.environ.get("CI"))
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Of WCAG 2: the contrast of the text of an element with the background that it stands on.
 CONTRAST = """
 selector => {
@@ -33,23 +28,6 @@ selector => {
   }));
 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not program:
-        reason = f"no browser is installed; looked for {', '.join(BROWSERS)}"
-        pytest.fail(reason) if IN_CI else pytest.skip(reason)
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        reason = "playwright is not installed; requirements-dev.txt brings it"
-        pytest.fail(reason) if IN_CI else pytest.skip(reason)
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -141,21 +119,3 @@ def test_tables_sort_by_keyboard(page):
     page.keyboard.press("Enter")
     assert heading.get_attribute("aria-sort") == "descending"
     assert page.evaluate(cells) == rising[::-1]
-
-
-@pytest.mark.slow
-def test_the_page_of_a_real_sweep_with_a_failure_and_a_full_memory_in_it(browser, tmp_path):
-    start(tmp_path, *PLANTED, limit=PLANTED_LIMIT).communicate(timeout=300)
-    main([str(tmp_path)])
-    opened = browser.new_page()
-    said = []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.goto((tmp_path / "report" / "report.html").as_uri())
-    rows = opened.evaluate("[...document.querySelector('table').tBodies[0].rows].map(r => r.innerText.split('\\t'))")
-    states = {row[1]: row[-1].strip() for row in rows}
-    assert states == {"4": "ok", "7": "failed", "8": "ok", "4,294,967,296": "out of memory"}
-    assert "not a multiple" in opened.inner_text("main")
-    assert opened.evaluate("document.images.length") >= 2
-    assert said == []
-    opened.close()

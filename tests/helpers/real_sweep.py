@@ -7,9 +7,6 @@ import sys
 from paths import ROOT
 
 TINY = ("--bert_model", "tiny", "--max_seq_lengths", "32", "--precisions", "fp32", "--start", "1", "--stop", "3")
-# 7 is no multiple of 2 and fails; of a micro-batch of 2**31 the lengths alone are 17 GB, past the limit of 16.
-PLANTED = ("--batch_sizes", "4", "7", str(2**32), "8", "--accumulation_steps", "2", "--repeats", "1")
-PLANTED_LIMIT = 16_000_000  # KiB of addresses
 
 
 def cpu_environment():
@@ -17,9 +14,9 @@ def cpu_environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(folder, *flags, limit=""):
+def start(folder, *flags, limit="", cwd=None):
     """A real sweep in a process of its own, with at most so many KiB of memory where `limit` says so."""
     words = [sys.executable, str(ROOT / "benchmark" / "sweep.py"), "pretrain", "--output_dir", str(folder)]
     before = f"ulimit -v {limit}; " if limit else ""
     words = ["bash", "-c", before + 'exec "$@"', "sweep", *words, *TINY, *flags]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=cpu_environment())
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=cpu_environment(), cwd=cwd)
