@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.metrics.logger import MetricsLogger
-from training.metrics.peaks import utilisation
+from training.metrics.peaks import utilization
 
 
 def verdict(
@@ -33,16 +33,16 @@ def verdict(
         return found
     found["utilisation"] = None
     if precision == "fp8":
-        logger.message("no utilisation: the products ran in fp8 and in bf16, and a peak is of one format")
+        logger.message("no utilization: the matmuls ran in fp8 and in bf16, and a peak is of one format")
         return found
     if measured:
         share = tflops / (measured["matrix_tflops"] * len(gpus))
         found["measured_peak"] = measured | {"fraction": share}
-        logger.message(f"{share:.1%} of what the encoder's products do by themselves")
-    found["utilisation"] = sheet = utilisation(tflops, gpus, precision)
+        logger.message(f"{share:.1%} of what the encoder's matmuls reach alone")
+    found["utilisation"] = sheet = utilization(tflops, gpus, precision)
     if sheet:
         logger.message(f"{sheet['fraction']:.1%} of {sheet['peak_tflops']:,g} TFLOP/s ({sheet['peak']})")
     elif not measured:
         what = f"the {precision} peak of {gpus[0] or 'this CPU'}"
-        logger.message(f"no utilisation: {what} is not known; --measure_peak measures one")
+        logger.message(f"no utilization: {what} is not known; --measure_peak measures one")
     return found

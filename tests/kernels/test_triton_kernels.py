@@ -97,7 +97,7 @@ def test_fp8_from_the_command_line(tmp_path, capsys):
     main(command(tmp_path, output_dir=tmp_path / "fp8", kernels="triton", precision="fp8", measure_peak=True, **shared))
     assert losses(tmp_path / "fp8") == pytest.approx(losses(tmp_path / "fp32"), rel=2e-2)
     assert losses(tmp_path / "fp8") != losses(tmp_path / "fp32")
-    assert "no utilisation: the products ran in fp8 and in bf16" in capsys.readouterr().out
+    assert "no utilization: the matmuls ran in fp8 and in bf16" in capsys.readouterr().out
     assert summary(tmp_path / "fp8")["utilisation"] is None
 
 

@@ -20,7 +20,7 @@ def test_shares_of_both_peaks(capsys):
     assert found["utilisation"]["fraction"] == 0.5
     assert found["measured_peak"] == {"matrix_tflops": 800.0, "fraction": 989.4 / 1600}
     assert printed.splitlines() == [
-        "61.8% of what the encoder's products do by themselves",
+        "61.8% of what the encoder's matmuls reach alone",
         "50.0% of 1,978.8 TFLOP/s (H200 SXM data sheet, dense bf16)",
     ]
 
@@ -30,10 +30,10 @@ def test_shares_of_both_peaks(capsys):
     [
         (([None], "fp32", {}), "the fp32 peak of this CPU is not known; --measure_peak measures one"),
         ((["Some GPU"], "bf16", {}), "the bf16 peak of Some GPU is not known"),
-        (([H200], "fp8", {"matrix_tflops": 800.0}), "the products ran in fp8 and in bf16"),
+        (([H200], "fp8", {"matrix_tflops": 800.0}), "the matmuls ran in fp8 and in bf16"),
     ],
 )
-def test_no_utilisation_is_guessed(capsys, peaks, sentence):
+def test_no_utilization_is_guessed(capsys, peaks, sentence):
     found, printed = judged(capsys, *peaks)
     assert found == {"loss_problem": None, "utilisation": None}
     assert sentence in printed

@@ -75,7 +75,7 @@ def find_data_sheet(gpu: str) -> DataSheet | None:
     return next(found, None)
 
 
-def utilisation(tflops: float, gpus: Sequence[str | None], precision: str) -> dict | None:
+def utilization(tflops: float, gpus: Sequence[str | None], precision: str) -> dict | None:
     """The share of the peak that `tflops` of all these GPUs (None: a CPU) together are, in the format of their matmuls.
 
     `fraction`, `peak_tflops` of all GPUs, `peak` (what that is) and `source`; None where one of them has no known peak.

@@ -37,7 +37,7 @@ def test_lines_and_the_final_table(tmp_path, capsys):
             rf"phase 1 \| step 2/5 \| {LOSS} \| {SPEED} \| ETA [\d.]+ s",
             rf"held-out \| step 2 \| {SCORES}",
             rf"phase 1 \| step 4/5 \| {LOSS} \| {SPEED}",
-            r"no utilisation: .*",
+            r"no utilization: .*",
             r"phase 1 \| ended after step 4 of 5",
             r"  training loss  \d\.\d{4} \(mlm \d\.\d{4}, nsp \d\.\d{4}\)",
             r"  masked LM      \d+\.\d\d % right, loss \d\.\d{4}",

@@ -1,8 +1,8 @@
-"""Peaks by name, and utilisation by hand."""
+"""Peaks by name, and utilization by hand."""
 
 import pytest
 
-from training.metrics.peaks import data_sheets, find_data_sheet, utilisation
+from training.metrics.peaks import data_sheets, find_data_sheet, utilization
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_names_of_drivers(name, sheet, precision, tflops):
 )
 def test_no_peak_is_guessed(name):
     assert find_data_sheet(name) is None
-    assert utilisation(100.0, [name], "bf16") is None
+    assert utilization(100.0, [name], "bf16") is None
 
 
 def test_figures_are_dense_and_in_proportion():
@@ -52,14 +52,14 @@ def test_figures_are_dense_and_in_proportion():
             assert rates["fp8"] == pytest.approx(2 * rates["fp16"], rel=0.03)
 
 
-def test_utilisation_by_hand():
-    found = utilisation(989.4, ["NVIDIA H200", "NVIDIA H200"], "bf16")
+def test_utilization_by_hand():
+    found = utilization(989.4, ["NVIDIA H200", "NVIDIA H200"], "bf16")
     assert found["fraction"] == 0.5
     assert found["peak_tflops"] == 2 * 989.4
     assert found["peak"] == "H200 SXM data sheet, dense bf16"
-    mixed = utilisation(100.0, ["NVIDIA H200", "NVIDIA A10"], "bf16")
+    mixed = utilization(100.0, ["NVIDIA H200", "NVIDIA A10"], "bf16")
     assert mixed["peak_tflops"] == 989.4 + 125.0
-    assert utilisation(100.0, ["NVIDIA H200", "Some other"], "bf16") is None
-    assert utilisation(100.0, ["Tesla V100-SXM2-16GB"], "bf16") is None  # which it has not
-    assert utilisation(100.0, [], "bf16") is None
-    assert utilisation(100.0, [None], "fp32") is None  # a CPU
+    assert utilization(100.0, ["NVIDIA H200", "Some other"], "bf16") is None
+    assert utilization(100.0, ["Tesla V100-SXM2-16GB"], "bf16") is None  # which it has not
+    assert utilization(100.0, [], "bf16") is None
+    assert utilization(100.0, [None], "fp32") is None  # a CPU
