@@ -7,7 +7,6 @@ from pathlib import Path
 
 from common.command_line import CommandLine, DefaultsFormatter
 from common.errors import Problems
-from models.config import BERT_CONFIGS
 
 
 def parser_of(docstring: str | None) -> CommandLine:
@@ -33,5 +32,7 @@ def own_and_extra(arguments: Sequence[str] | None) -> tuple[list[str], list[str]
 
 def check_model(model: str, problems: Problems) -> None:
     """Note where `--bert_model` is no shipped model and no file."""
+    from models.config import BERT_CONFIGS  # which loads PyTorch, and half of the commands have no use for it
+
     is_there = model in BERT_CONFIGS or (model.endswith(".json") and Path(model).is_file())
     problems.check(is_there, f"--bert_model is {model}", f"choose of {', '.join(BERT_CONFIGS)}, or a bert_config.json")
