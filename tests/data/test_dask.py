@@ -1,4 +1,4 @@
-"""Tasks and whole stages on a real Dask scheduler with two worker processes, one of which is killed."""
+"""Tasks on a real Dask scheduler with two workers, one of which is killed; test_interruptions.py has stages."""
 
 import contextlib
 import os
@@ -10,8 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from corpora import write_vocab
-from preparation_runs import STAGES, command, output, write_long_dump
 from text_corpora import PROSE, download_text, json_lines, parquet, write
 
 from common import dask_workers
@@ -170,26 +168,6 @@ def test_a_worker_without_the_folder(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_workers, "tempfile", SimpleNamespace(NamedTemporaryFile=lambda **_: probe))
     with pytest.raises(UserError, match=r"does not see .*; use a shared file system"), workers(1, cluster, tmp_path):
         pass
-
-
-@pytest.mark.slow
-def test_stages_make_the_same_bytes_while_a_worker_is_killed(cluster, tmp_path):
-    vocab = write_vocab(tmp_path / "vocab.txt")
-    write_long_dump(tmp_path / "dump.xml.bz2")
-    alone, on_cluster = tmp_path / "alone", tmp_path / "cluster"
-    for stage in STAGES:
-        for folder, extra in ((alone, []), (on_cluster, ["--scheduler", cluster])):
-            environment = {**os.environ, "BERT_PREP_WORKING_DIR": str(folder), "OMP_NUM_THREADS": "1"}
-            arguments = [*command(stage, vocab), *extra]
-            with subprocess.Popen(arguments, env=environment, stdout=-3, stderr=subprocess.PIPE, text=True) as process:
-                if extra and stage == "create_hdf5_files":
-                    while not list(on_cluster.glob("hdf5*/*/*.hdf5")):
-                        assert process.poll() is None, process.stderr.read()
-                        time.sleep(0.01)
-                    with distributed.Client(cluster, set_as_default=False) as client:
-                        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
-                assert process.wait() == 0, process.stderr.read()
-    assert output(on_cluster) == output(alone)
 
 
 def test_text_from_files_is_the_same_bytes_on_a_cluster(cluster, tmp_path, monkeypatch):

@@ -15,16 +15,17 @@ from pathlib import Path
 import psutil
 import pytest
 from corpora import write_vocab
-from preparation_runs import STAGES, command, output, write_long_dump
+from preparation_runs import STAGES, command, output, without_scikit_learn, write_long_dump
 
 KILLS_PER_STAGE = 5
 
 
-def start(stage, working_dir, vocab):
+def start(stage, working_dir, vocab, *flags):
     """The stage in a session of its own, so that all its processes can be found."""
     environment = {**os.environ, "BERT_PREP_WORKING_DIR": str(working_dir), "OMP_NUM_THREADS": "1"}
+    environment |= without_scikit_learn(vocab.parent)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command(stage, vocab), env=environment, start_new_session=True, **quiet)
+    return subprocess.Popen([*command(stage, vocab), *flags], env=environment, start_new_session=True, **quiet)
 
 
 def session_of(pid):
@@ -159,3 +160,21 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(undisturbed, tmp_path, st
         process = start(stage, working_dir, vocab)
         assert process.wait() == 0, process.stderr.read()
         assert output(working_dir) == expected
+
+
+@pytest.mark.slow
+def test_dask_workers_make_the_same_bytes_while_one_is_killed(undisturbed, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    _, after, _, vocab = undisturbed
+    working_dir = tmp_path / "work"
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        for stage in STAGES:
+            process = start(stage, working_dir, vocab, "--scheduler", cluster.scheduler_address)
+            if stage == "create_hdf5_files":
+                while not list(working_dir.glob("hdf5*/*/*.hdf5")):
+                    assert process.poll() is None, process.stderr.read()
+                    time.sleep(0.01)
+                with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+                    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+            assert process.wait() == 0, process.stderr.read()
+    assert output(working_dir) == output(after)

@@ -7,7 +7,7 @@ from corpora import SAMPLE, tree
 from paths import ROOT
 
 STAGES = ("download", "text_formatting", "sharding", "create_hdf5_files")
-TIMES_LONGER = 40
+TIMES_LONGER = 20
 
 
 def write_long_dump(path):
@@ -29,6 +29,13 @@ def command(stage, vocab):
     if stage == "create_hdf5_files":
         flags += ["--max_seq_length", "128", "512", "--max_predictions_per_seq", "20", "80", "--vocab_file", vocab]
     return [sys.executable, ROOT / "data" / "bertPrep.py", *map(str, flags)]
+
+
+def without_scikit_learn(folder):
+    """Variables of a Python that has neither it nor scipy, as users have none; nltk would load them for 2 s."""
+    for package in ("sklearn", "scipy"):
+        (folder / f"{package}.py").write_text("raise ImportError\n", encoding="utf-8")
+    return {"PYTHONPATH": str(folder)}
 
 
 def output(working_dir):
