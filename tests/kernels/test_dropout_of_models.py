@@ -14,7 +14,7 @@ from models.config import BertConfig, Execution
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-LENGTHS, VOCABULARY, DRAWS = [16, 12], 96, 30
+LENGTHS, VOCABULARY, DRAWS = [8, 6], 96, 30
 INPUTS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
 
 
