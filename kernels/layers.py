@@ -36,6 +36,9 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features)
         self.n_blocks = n_blocks
 
+    def reset_parameters(self) -> None:
+        """Leaves the memory as it is: models draw their own weights (`models.encoder.initialize`)."""
+
     def forward(self, hidden_states: Tensor) -> Tensor:
         dtype = hidden_states.dtype
         return F.linear(hidden_states, self.weight.to(dtype), self.bias.to(dtype))

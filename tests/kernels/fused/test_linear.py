@@ -4,11 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.fused import fp8
 from kernels.fused.linear import is_fp8, prepare
 from kernels.layers import Linear
+from models.encoder import initialize
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # They launch nothing: views, and memory to write to.
@@ -31,7 +33,11 @@ class Launches(TorchDispatchMode):
 
 def linears(n: int) -> list[Linear]:
     torch.manual_seed(0)
-    return [Linear(48, 32).to(DEVICE) for _ in range(n)]
+    layers = [Linear(48, 32).to(DEVICE) for _ in range(n)]
+    for layer in layers:
+        initialize(layer, 0.02)
+        nn.init.normal_(layer.bias)
+    return layers
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
