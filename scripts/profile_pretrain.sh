@@ -7,8 +7,7 @@
 #   PHASE=2 BATCH_SIZE=32 COMPILE=1 bash scripts/profile_pretrain.sh torch --seed 3
 #
 # nsys and ncu are NVIDIA's Nsight Systems and Nsight Compute. nvprof, which does not run on today's GPUs, means nsys. ncu
-# runs each kernel several times and writes its table at the end only. Layers are alike, so by default it sees a model of
-# one. What follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
+# runs each kernel several times and prints a line for it. Layers are alike, so by default it sees a model of one. What follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
 set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -84,7 +83,7 @@ switch --compile COMPILE
 if ! only_checks "$@"; then # what an earlier profile left there would be taken for this one's
   own "$OUTPUT_DIR/.lock"   # the run's own, which it takes again
   report_problems
-  rm -f "$OUTPUT_DIR"/profile/{ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
+  rm -f "$OUTPUT_DIR"/profile/{ncu.ncu-rep,ncu.csv,nsys.nsys-rep,nsys.sqlite,kernels.json,timeline.json} \
     "$OUTPUT_DIR"/profile/trace_rank*.json "$OUTPUT_DIR"/profile/*.timeline.json
   exec {owned}>&-
 fi

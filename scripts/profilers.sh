@@ -55,13 +55,20 @@ profiler_command() { # fills `profiler`, what the run is started through, and `p
     ncu)
       profile=(--profile)
       mkdir -p "$folder"
-      echo "ncu runs each of up to $LAUNCH_COUNT kernels several times over and writes its table at the end; LAUNCH_COUNT bounds it." >&2
+      rm -f "$folder/ncu.ncu-rep"
+      echo "ncu runs each of up to $LAUNCH_COUNT kernels several times over, for some half a second, and prints a line for each; LAUNCH_COUNT bounds it." >&2
       # Which metrics there are depends on the GPU; ncu knows.
       metrics=$(ncu --query-metrics 2>/dev/null | python3 "$PROJECT_DIR/benchmark/nsight_metrics.py") || return
       # NCCL's kernels wait for each other and never end when one of them is run again by itself.
       profiler=(ncu --profile-from-start off --target-processes all --kernel-name 'regex:^(?!nccl)'
         --launch-count "$LAUNCH_COUNT" --clock-control "$CLOCK_CONTROL" --metrics "$metrics"
-        --csv --page raw --print-units base --log-file "$folder/ncu.csv")
+        --force-overwrite --export "$folder/ncu")
       ;;
   esac
+}
+
+write_profile() { # ncu's report as the table that benchmark/nsight.py reads; the others write what is read by themselves
+  local report=$OUTPUT_DIR/profile/ncu.ncu-rep
+  if [[ $PROFILER != ncu || ! -f $report ]]; then return; fi
+  ncu --import "$report" --csv --page raw --print-units base >"${report%.ncu-rep}.csv"
 }

@@ -22,14 +22,19 @@ SCRIPT = ROOT / "scripts" / "profile_pretrain.sh"
 KNOWN = ROOT / "tests" / "benchmark" / "ncu_known_metrics.json"
 REAL = ROOT / "tests" / "benchmark" / "profiles" / "ncu_h200_raw.csv"
 TINY = {"BERT_MODEL": "tiny", "BATCH_SIZE": "2", "NUM_GPUS": "1"}
-# Lists metrics as ncu does; started around a program, notes its arguments and leaves a table where it was told to.
+# Lists metrics as ncu does; started around a program, notes its arguments and leaves a report, which it then prints.
 NCU = f"""
 if [[ $1 == --query-metrics ]]; then
   {sys.executable} -c 'import json; print("\\n".join(json.load(open("{KNOWN}"))["gh100"]))'
   exit
 fi
+if [[ $1 == --import ]]; then
+  printf '%s\\n' "$@" >$TOLD.import
+  cat "$2"
+  exit
+fi
 printf '%s\\n' "$@" >$TOLD
-for ((i = 1; i < $#; i++)); do if [[ ${{!i}} == --log-file ]]; then j=$((i + 1)); cp {REAL} "${{!j}}"; fi; done
+for ((i = 1; i < $#; i++)); do if [[ ${{!i}} == --export ]]; then j=$((i + 1)); cp {REAL} "${{!j}}.ncu-rep"; fi; done
 """
 NSYS = """
 printf '%s\\n' "$@" >$TOLD
@@ -85,7 +90,7 @@ def test_ncu_counts_some_kernels_of_one_step_and_none_of_nccl(machine, tmp_path)
     assert value(arguments, "--profile-from-start") == "off"
     assert value(arguments, "--target-processes") == "all"
     assert (value(arguments, "--launch-count"), value(arguments, "--clock-control")) == ("77", "none")
-    assert value(arguments, "--page") == "raw"
+    assert value((tmp_path / "told.import").read_text().splitlines(), "--page") == "raw"
     filtered = value(arguments, "--kernel-name").removeprefix("regex:")
     assert re.search(filtered, "nvjet_sm90_tst_256x128")
     assert re.search(filtered, "vectorized_layer_norm_kernel")
@@ -141,7 +146,8 @@ def test_torch_profiles_on_a_cpu_and_says_where_the_time_went(machine, tmp_path)
 def test_an_earlier_profile_is_not_taken_for_this_one(machine, tmp_path):
     folder = tmp_path / "out" / "profile"
     folder.mkdir(parents=True)
-    (folder / "ncu.csv").write_bytes(REAL.read_bytes())
+    for name in ("ncu.ncu-rep", "ncu.csv"):
+        (folder / name).write_bytes(REAL.read_bytes())
     silent = 'if [[ $1 == --query-metrics ]]; then printf "%s\\n" gpu__time_duration sm__cycles_elapsed; fi'
     ended = machine("ncu", tools={"ncu": silent})
     assert ended.returncode == 2
@@ -225,8 +231,10 @@ torch.cuda.profiler.stop()
 """
     )
     command = f"""set -euo pipefail; PROJECT_DIR={ROOT} OUTPUT_DIR={tmp_path} PROFILER=ncu
-source {ROOT}/scripts/profilers.sh; profiler_command; "${{profiler[@]}}" {sys.executable} {tmp_path}/product.py"""
+source {ROOT}/scripts/profilers.sh; profiler_command; "${{profiler[@]}}" {sys.executable} {tmp_path}/product.py
+write_profile"""
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("==PROF== Profiling") == 1, "it shows no progress"
     launches = read_launches(tmp_path / "profile" / "ncu.csv")
     assert sum(launch.values["flops"] for launch in launches) == pytest.approx(2 * m * n * k, rel=0.01)
