@@ -6,11 +6,10 @@ r"""What averaging gradients over the ranks adds to a training step, way by way.
   torchrun --standalone --nproc_per_node 2 benchmark/reduction.py --bert_model large --task squad --batch_size 32 \
       --max_seq_length 384 --cuda_graphs
 
-`alone`: each rank by itself. `unsent`: gradients are copied into buckets, and no more; `unsent-in-place`: kernels
-write those of weights there, as beside copy engines. `all-reduce`: by NCCL's kernels, on a CPU by gloo;
-`one-all-reduce`: of all gradients at once, after the backward pass. `copy-engines`: on a CPU the same operations, by
-gloo. Each way has a model of its own, in bf16 on a GPU, with Triton's kernels and LAMB. Steps are taken in windows, of
-one way after the other, as a card that warms up slows down. A step counts as the slowest rank's, and `added` is to the
+`alone`: each rank by itself. `unsent`: gradients are copied into buckets, and not averaged. `all-reduce`: buckets are
+averaged during the backward pass, by NCCL, on a CPU by gloo; `one-all-reduce`: all gradients at once after it. Each way
+has a model of its own, in bf16 on a GPU, with Triton's kernels and LAMB. Steps are taken in windows, of one way after
+the other, since a card that warms up slows down. The slowest rank's step counts, and `added` compares it with the
 slowest alone. `averages` is the time of a reduction alone.
 """
 
@@ -36,7 +35,6 @@ from common.errors import UserError, run_main
 from kernels.launch import triton_problem
 from models.config import BERT_CONFIGS, BertConfig, Execution
 from tasks.pretraining.synthetic import synthetic_batch
-from training.distributed import copy_engines
 from training.distributed.bucket_reduction import BucketReduction
 from training.distributed.data_parallel import average
 from training.distributed.world import World, connected, read_world
@@ -44,7 +42,7 @@ from training.environment.allocator import use_expandable_segments
 from training.metrics.measured_peak import mean_seconds
 
 WARM_UP_STEPS = 3
-WAYS = ("alone", "unsent", "unsent-in-place", "all-reduce", "one-all-reduce", "copy-engines")
+WAYS = ("alone", "unsent", "all-reduce", "one-all-reduce")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = parser_of(__doc__)
     parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
     parser.add_argument("--task", choices=MODELS, default="pretraining", help="its heads")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to average gradients")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of averaging gradients")
     parser.add_argument("--bucket_mib", type=int, default=64, help="MiB in a bucket")
     parser.add_argument("--batch_size", type=int, default=4, help="sequences per rank and step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
@@ -66,20 +64,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-def maker_of(
-    way: str, world: World, device: torch.device, bucket_bytes: int
-) -> Callable[[list[Tensor]], BucketReduction] | None:
+def maker_of(way: str, bucket_bytes: int) -> Callable[[list[Tensor]], BucketReduction] | None:
     """What makes a way's reduction of parameters; None: there is none."""
     if way == "alone":
         return None
-    if way == "copy-engines":
-        return lambda parameters: copy_engines.reduction_by_copy_engines(
-            parameters, lambda: None, world, device, bucket_bytes
-        )
-    by = (lambda bucket: None) if way.startswith("unsent") else functools.partial(average, reduce_dtype="fp32")
+    by = (lambda bucket: None) if way == "unsent" else functools.partial(average, reduce_dtype="fp32")
     most = sys.maxsize if way == "one-all-reduce" else bucket_bytes
-    in_place = way == "unsent-in-place"
-    return lambda parameters: BucketReduction(parameters, by, bucket_bytes=most, writes_in_place=in_place)
+    return functools.partial(BucketReduction, average=by, bucket_bytes=most)
 
 
 def seconds_of(function: Callable[[], None], calls: int, world: World, device: torch.device) -> float:
@@ -99,7 +90,7 @@ def measure(args: argparse.Namespace, world: World, device: torch.device) -> lis
     windows, averages = {}, {}
     for way in args.ways:
         torch.manual_seed(0)
-        make = maker_of(way, world, device, args.bucket_mib * 2**20)
+        make = maker_of(way, args.bucket_mib * 2**20)
         step, reduction = our_step(Execution(**kernels), "lamb", work, args.cuda_graphs, make)
         for _ in range(WARM_UP_STEPS):
             step()
@@ -127,12 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if reason := (triton_problem(device) if n_gpus else args.cuda_graphs and "CUDA graphs need an NVIDIA GPU"):
         raise UserError(reason, "see benchmark/training_step.py for other kernels")
     with connected(world, device, 60, str(vars(args))) as world:
-        try:
-            if n_gpus and "copy-engines" in args.ways:
-                copy_engines.check(world, device, "fp32")
-            rows = measure(args, world, device)
-        except copy_engines.CopyEnginesError as error:
-            raise UserError(f"--ways has copy-engines, and they cannot average: {error}", "leave it out") from error
+        rows = measure(args, world, device)
         if world.is_first:
             print(markdown_table(["way", "ms a step", "added", "averages", "of alone"], rows))
 

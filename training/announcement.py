@@ -70,10 +70,6 @@ def _training_lines(run: TrainingRun) -> Iterator[str]:
     rate = f"learning rate {flags.learning_rate:g} | warm-up {n_warmup_steps:,} of {counted(start.total_steps, 'step')}"
     yield f"{settings.batches} | {rate}"
     yield str(estimate(run.task, start, run.world.size))
-    if run.reduction:
-        yield f"reduction: {run.reduction.by}"
-        if run.reduction.warning:
-            yield f"warning: {run.reduction.warning}"
     if run.world.size > 1 and settings.distribution.reduced_in == "fp16" and run.loss_scale is None:
         yield "warning: averaged in fp16 without a loss scale, gradients below 6e-8 become 0; use --reduce_dtype bf16"
     if start.first_step >= start.total_steps:

@@ -18,8 +18,8 @@ from optimization import WarmupSchedule, build_optimizer, clips_itself, paramete
 from training.checkpointing.writer import CheckpointWriter, to_host
 from training.config.settings import Settings
 from training.cuda_graphs import GradientGraphs
-from training.distributed.data_parallel import send_weights
-from training.distributed.reduction import Reduction, choose_reduction
+from training.distributed.bucket_reduction import BucketReduction
+from training.distributed.data_parallel import average, send_weights
 from training.distributed.sharded_optimizer import ShardedOptimizer
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
@@ -79,8 +79,6 @@ class TrainingRun:
             part=self.step_times.part,
             reduces_each=not self.settings.distribution.allreduce_post_accumulation,
         )
-        self.reduction: Reduction | None = None
-        """Of gradients, where several ranks train."""
         self.samples_seen = 0
         self.scores: dict[str, float] = {}
         """Of the weights after `scored_step` steps, by the last evaluation of this process."""
@@ -95,17 +93,14 @@ class TrainingRun:
 
     def _choose_backward(self) -> None:
         """How gradients are made, by autograd alone or by CUDA graphs, and averaged where there are several ranks."""
-        parameters, buckets = list(self.model.parameters()), None
+        parameters, reduction = list(self.model.parameters()), None
         if self.world.size > 1:
             send_weights(self.model)
-            flags, begin = self.settings.distribution, self.step_times.begin_reduction
-            self.reduction = choose_reduction(
-                parameters, begin, self.world, self.settings.device, flags.reduction, flags.reduced_in
-            )
-            buckets = self.reduction.buckets
-            self.training_step.backward = buckets.backward
+            average_in = functools.partial(average, reduce_dtype=self.settings.distribution.reduced_in)
+            reduction = BucketReduction(parameters, average_in, self.step_times.begin_reduction)
+            self.training_step.backward = reduction.backward
         if self.settings.runtime.cuda_graphs:
-            self.training_step.graphs = GradientGraphs(self.losses, parameters, buckets)
+            self.training_step.graphs = GradientGraphs(self.losses, parameters, reduction)
 
     def losses(self, batch: Any) -> tuple[Tensor, ...]:
         """The task's losses of a batch on the device."""

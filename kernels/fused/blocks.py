@@ -28,7 +28,6 @@ from kernels.fused.dropout_add_norm import dropout_add_norm_, dropout_add_norm_b
 from kernels.fused.fp8 import Rows, quantize_rows
 from kernels.fused.gelu import gelu, gelu_backward_
 from kernels.fused.linear import Prepared, input_gradient, is_fp8, kept_inputs, linear, room, weight_gradient
-from kernels.gradient_place import take
 
 
 class Hidden(NamedTuple):
@@ -130,7 +129,7 @@ def fused_block(
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_TH, residual_TH, rows, middle, first, last, eps, dropout_p, to_fp8, *parameters):
-        norm_weight, norm_bias, ctx.first_weight, _, ctx.last_weight, _ = parameters
+        norm_weight, norm_bias, *_ = parameters
         n_tokens = len(hidden_TH)
         if is_fp8(first.weight) and rows is None:
             largest = None if first.largest is None else torch.zeros_like(first.largest)
@@ -169,11 +168,11 @@ class _Block(torch.autograd.Function):
             present, summed, mean, scale, norm_weight, ctx.dropout_p, seed, rows
         )
         norm_weight_gradient, norm_bias_gradient, last_bias_gradient = sums_3H.unbind()
-        last_weight_gradient = weight_gradient(last_gradient, rows, output, take(ctx.last_weight))
+        last_weight_gradient = weight_gradient(last_gradient, rows, output)
         output_gradient = input_gradient(last_gradient, last, rows, dtype)
         rows = room(n_tokens, first, first_largest, of_gradient=True)
         inner_gradient, first_bias_gradient = ctx.middle.backward(output_gradient, inner_TI, saved, rows)
-        first_weight_gradient = weight_gradient(inner_gradient, rows, inputs, take(ctx.first_weight))
+        first_weight_gradient = weight_gradient(inner_gradient, rows, inputs)
         of_norm = norm_weight_gradient, norm_bias_gradient
         of_linears = first_weight_gradient, first_bias_gradient, last_weight_gradient, last_bias_gradient
         hidden_gradient = input_gradient(inner_gradient, first, rows, dtype)

@@ -100,20 +100,16 @@ def kept_inputs(inputs: Tensor | None, rows: Rows | None) -> Inputs:
     return rows if rows is not None and rows.largest is not None else (inputs,)
 
 
-def weight_gradient(gradient: Tensor | None, rows: Rows | None, inputs: Inputs, out: Tensor | None = None) -> Tensor:
+def weight_gradient(gradient: Tensor | None, rows: Rows | None, inputs: Inputs) -> Tensor:
     """The transpose of gradient (T, N) times inputs (T, K): (N, K) in fp32, unrounded on a GPU.
 
     Args:
         gradient: not read where the inputs are kept in fp8.
         rows: the gradient in fp8, where the inputs are.
-        out: (N, K), fp32, contiguous: to leave it in, but where factors are in fp8, or in 16 bits on a CPU.
     """
     if len(inputs) > 1:
         return fp8.product_over_rows(rows, Rows(*inputs))
     (inputs,) = inputs
-    place = {} if out is None else {"out": out}
-    if gradient.dtype == torch.float32:
-        return torch.mm(gradient.T, inputs, **place)
-    if gradient.is_cuda:
-        return torch.mm(gradient.T, inputs, out_dtype=torch.float32, **place)
+    if gradient.is_cuda and gradient.dtype != torch.float32:
+        return torch.mm(gradient.T, inputs, out_dtype=torch.float32)
     return (gradient.T @ inputs).float()

@@ -103,12 +103,6 @@ class Distribution:
     """How several processes, started by torchrun, share the work; one alone has no use for these."""
 
     reduce_dtype: str | None = flag(None, "for averaging gradients (default: fp32)", choices=("fp32", "fp16", "bf16"))
-    reduction: str = flag(
-        "nccl",
-        "what averages gradients over the GPUs: NCCL's all-reduce, or copy engines, on one machine and in fp32; auto "
-        "takes copy engines where they can. Copy engines are new, and only an experiment measured them",
-        choices=("nccl", "copy_engines", "auto"),
-    )
     allreduce_post_accumulation_fp16: bool = flag(False, "NVIDIA's name for --reduce_dtype fp16")
     allreduce_post_accumulation: bool = flag(True, "reduce gradients once per step, not per micro-batch")
     shard_optimizer: bool = flag(False, "each process keeps the optimizer's moments of its share only (ZeRO 1)")

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kernels.gradient_place import offer, take
-
 BUCKET_BYTES = 64 * 2**20  # a layer of BERT-large: enough for a link's full bandwidth, and there are 20 to overlap
 ALIGNMENT = 128  # elements between the starts of gradients: 512 bytes, as PyTorch aligns tensors of their own
 
@@ -30,9 +28,6 @@ class BucketReduction:
         average: replaces a flat tensor (n,) by its average over the ranks; on a GPU it only queues that.
         begin: called when the gradients are computed, and what is queued from then on waits for other ranks.
         bucket_bytes: the most in a bucket, but for a larger parameter's.
-        allocate: gives memory for a bucket, zeros (m,) in fp32 on the parameters' device, m at least what it is asked
-            for; None: memory as any other.
-        writes_in_place: kernels that can write a gradient into its bucket do (kernels/gradient_place.py).
 
     Attributes:
         gradients: one per parameter, of its shape, in the memory of the buckets.
@@ -44,21 +39,17 @@ class BucketReduction:
         average: Callable[[Tensor], object],
         begin: Callable[[], None] = lambda: None,
         bucket_bytes: int = BUCKET_BYTES,
-        allocate: Callable[[int], Tensor] | None = None,
-        writes_in_place: bool = False,
     ):
         self._parameters, self._average, self._begin = list(parameters), average, begin
-        self._writes_in_place = writes_in_place
         self._members = divide([_padded(parameter.numel()) for parameter in self._parameters], bucket_bytes // 4)
         self._buckets: list[Tensor] = []
         views: dict[int, Tensor] = {}
-        device = self._parameters[0].device
-        allocate = allocate or functools.partial(torch.zeros, device=device)  # what lies between views is averaged too
         for members in self._members:
-            bucket, its_views = _make_bucket([self._parameters[index] for index in members], allocate)
+            bucket, its_views = _make_bucket([self._parameters[index] for index in members])
             self._buckets.append(bucket)
             views |= zip(members, its_views, strict=True)
         self.gradients = [views[index] for index in range(len(self._parameters))]
+        device = self._parameters[0].device
         self._queue = _SideStream(device, len(self._buckets)) if device.type == "cuda" else _NoStream()
 
     def backward(self, loss: Tensor, accumulates: bool, reduces: bool) -> None:
@@ -75,16 +66,12 @@ class BucketReduction:
                 not have been used in the graph").
         """
         update = torch._foreach_add_ if accumulates else torch._foreach_copy_
-        with contextlib.ExitStack() as removals:
+        with contextlib.ExitStack() as hooks:
             for number, members in enumerate(self._members):
                 arrived: dict[int, Tensor] = {}
                 for index in members:
-                    parameter = self._parameters[index]
                     hook = functools.partial(self._arrive, number, index, arrived, update)
-                    removals.callback(parameter.register_hook(hook).remove)
-                    if self._writes_in_place and not accumulates:
-                        offer(parameter, self.gradients[index])
-                        removals.callback(take, parameter)
+                    hooks.callback(self._parameters[index].register_hook(hook).remove)
             torch.autograd.grad(loss, self._parameters)
 
     def _arrive(
@@ -96,9 +83,7 @@ class BucketReduction:
         """
         arrived[index] = gradient
         if len(arrived) == len(self._members[number]):
-            pairs = [(self.gradients[member], found) for member, found in arrived.items()]
-            if elsewhere := [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]:
-                update(*map(list, zip(*elsewhere, strict=True)))
+            update([self.gradients[member] for member in arrived], list(arrived.values()))
             arrived.clear()
             self._queue.mark(number)
         return self.gradients[index]
@@ -167,11 +152,11 @@ def divide(sizes: Sequence[int], most: int) -> list[list[int]]:
     return runs
 
 
-def _make_bucket(parameters: Sequence[Tensor], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[Tensor]]:
+def _make_bucket(parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Memory (n,) for the gradients of these parameters, and its views in their shapes."""
     sizes = [_padded(parameter.numel()) for parameter in parameters]
-    bucket = allocate(sum(sizes))
-    parts = zip(parameters, bucket[: sum(sizes)].split(sizes), strict=True)
+    bucket = torch.zeros(sum(sizes), device=parameters[0].device)  # what lies between views is averaged too
+    parts = zip(parameters, bucket.split(sizes), strict=True)
     return bucket, [part[: parameter.numel()].view(parameter.shape) for parameter, part in parts]
 
 

@@ -16,7 +16,6 @@ from kernels.fused import blocks as fused_blocks
 from kernels.fused import dropout_add_norm, fp8
 from kernels.fused import linear as products
 from kernels.fused.dropout_add_norm import dropout_add_norm_
-from kernels.gradient_place import offer, take
 from kernels.layers import Linear
 from models.config import BertConfig
 from models.encoder import BertEncoder, BertLayer, prepare_layers
@@ -131,32 +130,6 @@ def test_values_and_all_gradients(backend, dtype, tolerance, dropout_p):
     errors = {name: relative_error(*pair) for name, *pair in zip(names, actual, wanted, strict=True)}
     assert max(errors.values()) < tolerance, errors
     assert {tensor.dtype for tensor in actual[1:]} == {torch.float32}
-
-
-@pytest.mark.parametrize("n_passes", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weight_gradients_lie_where_they_are_wanted(dtype, n_passes):
-    """The same bits as elsewhere; of a weight that is used twice, the sum."""
-    fused = encoder(0.0, "triton")
-    hidden, *lengths = batch()
-    weights = [parameter for parameter in fused.parameters() if parameter.dim() == 2]
-
-    def computed():
-        result = hidden.to(dtype)
-        for _ in range(n_passes):
-            result = fused(result, *lengths)
-        return torch.autograd.grad(result.float().square().sum(), weights)
-
-    expected = computed()
-    places = [torch.full_like(weight, torch.nan) for weight in weights]
-    for weight, place in zip(weights, places, strict=True):
-        offer(weight, place)
-    found = computed()
-    assert all(map(torch.equal, found, expected))
-    lie_there = [gradient.data_ptr() == place.data_ptr() for gradient, place in zip(found, places, strict=True)]
-    if n_passes == 1:
-        assert lie_there == [dtype == torch.float32 or DEVICE.type == "cuda"] * len(weights)
-    assert not any(take(weight) is not None for weight in weights)
 
 
 @pytest.mark.parametrize("hidden_act", THESE_VALUES["hidden_act"])

@@ -10,10 +10,8 @@ from distributed_runs import finish
 from pretraining_runs import GPU_SHAPE, command, curve, losses, make_inputs, summary, write_config
 
 from run_pretraining import main
-from training.distributed import copy_engines
 from training.distributed.bucket_reduction import BucketReduction
 from training.distributed.data_parallel import average
-from training.distributed.world import World
 from training.evaluation import TARGET_MISSED_EXIT_CODE
 from training.step import TrainingStep
 
@@ -123,25 +121,6 @@ def test_graphs_change_no_bit_on_two_gpus(folder, flags, accumulation_steps):
         changes = {graphs_flag(graphs): True, "gradient_accumulation_steps": accumulation_steps}
         changes |= {"optimizer": "adamw", "max_steps": 20, "skip_checkpoint": True, "deterministic": True, **flags}
         finish(on_gpu(folder, output, **changes, config_file=folder / "dropout.json"), 2, function=run_rank)
-        curves.append(losses(folder / output))
-    assert curves[1] == curves[0]
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.parametrize("graphs", [False, True])
-def test_copy_engines_change_no_bit(folder, graphs):
-    """On two ranks, whose sums have one order only."""
-    world = World(size=2, local_size=2)
-    if problem := copy_engines._problem_here(world, torch.device("cuda", 0), "fp32"):
-        pytest.skip(problem)
-    flags = {"precision": "bf16", "kernels": "triton", "attention": "triton", graphs_flag(graphs): True}
-    flags |= {"gradient_accumulation_steps": 2, "max_steps": 20, "skip_checkpoint": True, "deterministic": True}
-    curves = []
-    for way in ("nccl", "copy_engines"):
-        output = f"reduction {way} {graphs}"
-        changes = flags | {"reduction": way, "config_file": folder / "dropout.json"}
-        first, _ = finish(on_gpu(folder, output, **changes), 2, function=run_rank)
-        assert f"reduction: {'NCCL' if way == 'nccl' else 'copy engines'}" in first.output
         curves.append(losses(folder / output))
     assert curves[1] == curves[0]
 

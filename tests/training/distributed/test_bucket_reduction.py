@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from ranks import run_ranks
 from torch import nn
 
-from kernels.gradient_place import take
 from training.distributed import bucket_reduction
 from training.distributed.bucket_reduction import ALIGNMENT, BucketReduction, divide
 from training.distributed.data_parallel import average, send_weights
@@ -118,45 +117,6 @@ def test_autograd_keeps_no_gradient_of_its_own(monkeypatch, accumulates):
     reduction.fill(sum(parameter.square().sum() for parameter in parameters), accumulates)
     assert [found.data_ptr() for found in returned] == [place.data_ptr() for place in reduction.gradients]
     assert all((place == 2).all() for place in reduction.gradients)
-
-
-class WritesWhereWanted(torch.autograd.Function):
-    """inputs @ weight.T, whose backward takes the weight's place."""
-
-    @staticmethod
-    def forward(ctx, inputs, weight):
-        ctx.save_for_backward(inputs)
-        ctx.weight = weight
-        return inputs @ weight.T
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (inputs,) = ctx.saved_tensors
-        return None, torch.mm(gradient.T, inputs, out=take(ctx.weight))
-
-
-@pytest.mark.parametrize(("uses", "writes_in_place"), [(1, True), (2, True), (1, False)])
-def test_a_gradient_that_lies_in_its_bucket_is_not_copied(monkeypatch, uses, writes_in_place):
-    torch.manual_seed(0)
-    inputs, weight, bias = torch.randn(uses, 5, 4), nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
-    copied = []
-    copy = torch._foreach_copy_
-    monkeypatch.setattr(
-        torch, "_foreach_copy_", lambda places, values: copied.append(len(places)) or copy(places, values)
-    )
-    reduction = BucketReduction([weight, bias], lambda bucket: None, writes_in_place=writes_in_place)
-
-    def loss(product):
-        return sum((product(part, weight) + bias).square().sum() for part in inputs)
-
-    expected = torch.autograd.grad(loss(lambda part, weight: part @ weight.T), [weight, bias])
-    reduction.fill(loss(WritesWhereWanted.apply), accumulates=False)
-    assert copied == [1 if uses == 1 and writes_in_place else 2]
-    torch.testing.assert_close(reduction.gradients, list(expected))
-    reduction.fill(loss(WritesWhereWanted.apply), accumulates=True)
-    torch.testing.assert_close(reduction.gradients, [2 * gradient for gradient in expected])
-    assert take(weight) is None
-    assert take(bias) is None
 
 
 def test_gradients_are_handed_over_when_they_are_averaged():

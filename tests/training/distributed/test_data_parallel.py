@@ -18,7 +18,7 @@ from shards import write_shards
 import training.cuda_graphs as cuda_graphs
 from run_pretraining import main
 from tasks import execution
-from training.distributed import reduction
+from training import run
 from training.step import TrainingStep
 
 STEPS = 8
@@ -165,7 +165,7 @@ def test_a_compressed_reduction_stays_within_its_rounding(folder, on_ranks, chan
 
 def train_counting_reductions(arguments):
     """Print how often a bucket of gradients had been reduced over the ranks, after each optimizer step."""
-    average, update = reduction.average, TrainingStep._update
+    average, update = run.average, TrainingStep._update
     counted = [0]
 
     def average_and_count(bucket, reduce_dtype):
@@ -176,7 +176,7 @@ def train_counting_reductions(arguments):
         print("reductions:", counted[0], flush=True)
         return update(step)
 
-    reduction.average, TrainingStep._update = average_and_count, update_and_print
+    run.average, TrainingStep._update = average_and_count, update_and_print
     train(arguments)
 
 
