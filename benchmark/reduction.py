@@ -36,7 +36,7 @@ from kernels.launch import triton_problem
 from models.config import BERT_CONFIGS, BertConfig, Execution
 from tasks.pretraining.synthetic import synthetic_batch
 from training.distributed.bucket_reduction import BucketReduction
-from training.distributed.data_parallel import average
+from training.distributed.data_parallel import REDUCE_DTYPES, average
 from training.distributed.world import World, connected, read_world
 from training.environment.allocator import use_expandable_segments
 from training.metrics.measured_peak import mean_seconds
@@ -51,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
     parser.add_argument("--task", choices=MODELS, default="pretraining", help="its heads")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of averaging gradients")
+    parser.add_argument("--reduce_dtype", choices=REDUCE_DTYPES, default="fp32", help="to average gradients in")
     parser.add_argument("--bucket_mib", type=int, default=64, help="MiB in a bucket")
     parser.add_argument("--batch_size", type=int, default=4, help="sequences per rank and step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
@@ -64,11 +65,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-def maker_of(way: str, bucket_bytes: int) -> Callable[[list[Tensor]], BucketReduction] | None:
+def maker_of(way: str, reduce_dtype: str, bucket_bytes: int) -> Callable[[list[Tensor]], BucketReduction] | None:
     """What makes a way's reduction of parameters; None: there is none."""
     if way == "alone":
         return None
-    by = (lambda bucket: None) if way == "unsent" else functools.partial(average, reduce_dtype="fp32")
+    by = (lambda bucket: None) if way == "unsent" else functools.partial(average, reduce_dtype=reduce_dtype)
     most = sys.maxsize if way == "one-all-reduce" else bucket_bytes
     return functools.partial(BucketReduction, average=by, bucket_bytes=most)
 
@@ -90,7 +91,7 @@ def measure(args: argparse.Namespace, world: World, device: torch.device) -> lis
     windows, averages = {}, {}
     for way in args.ways:
         torch.manual_seed(0)
-        make = maker_of(way, args.bucket_mib * 2**20)
+        make = maker_of(way, args.reduce_dtype, args.bucket_mib * 2**20)
         step, reduction = our_step(Execution(**kernels), "lamb", work, args.cuda_graphs, make)
         for _ in range(WARM_UP_STEPS):
             step()

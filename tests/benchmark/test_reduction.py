@@ -1,7 +1,9 @@
 """benchmark/reduction.py on two ranks of a CPU: a row for each way."""
 
 import pytest
+import torch
 from ranks import run_ranks
+from torch import nn
 
 from benchmark import reduction
 from common.errors import UserError
@@ -34,6 +36,13 @@ def test_each_way_has_a_row():
     assert rows[0][2:] == ["0.00", "0.00", "100.0%"]
     assert all(float(row[1]) > 0 for row in rows)
     assert all((float(row[3]) > 0) == (row[0] != "alone") for row in rows)
+
+
+def test_gradients_are_averaged_in_the_given_dtype(monkeypatch):
+    given = []
+    monkeypatch.setattr(reduction, "average", lambda bucket, reduce_dtype: given.append(reduce_dtype))
+    reduction.maker_of("all-reduce", "bf16", 2**20)([nn.Parameter(torch.ones(3))]).reduce()
+    assert given == ["bf16"]
 
 
 def test_one_process_has_nobody(monkeypatch):

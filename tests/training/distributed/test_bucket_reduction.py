@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import run_ranks
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.distributed import bucket_reduction
 from training.distributed.bucket_reduction import ALIGNMENT, BucketReduction, divide
@@ -126,6 +127,32 @@ def test_gradients_are_handed_over_when_they_are_averaged():
     assert weight.grad is None
     reduction.backward(2 * weight.square().sum(), accumulates=True, reduces=True)
     assert weight.grad.tolist() == [9.0, 9.0]  # (2 w + 4 w) / 2
+
+
+class Operators(TorchDispatchMode):
+    """Notes each operator with the dtype of its result."""
+
+    def __init__(self, notes):
+        super().__init__()
+        self._notes = notes
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        result = operator(*arguments, **keywords or {})
+        self._notes.append(f"{operator._schema.name.removeprefix('aten::')} in {result.dtype}".replace("torch.", ""))
+        return result
+
+
+@pytest.mark.parametrize(("reduce_dtype", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16")])
+def test_16_bits_take_one_pass_before_they_are_sent_and_one_after(monkeypatch, reduce_dtype, dtype):
+    """The division rounds, and the copy casts back; two ranks have the same gradients here."""
+    notes = []
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda sent: sent.mul_(2))
+    bucket = torch.tensor([1.0, 1 + 2**-12])
+    with Operators(notes):
+        average(bucket, reduce_dtype)
+    assert notes == [f"empty_like in {dtype}", f"div in {dtype}", f"mul_ in {dtype}", "copy_ in float32"]
+    assert bucket.tolist() == [1.0, 1.0]
 
 
 def average_on_ranks(store, n_ranks):
