@@ -1,4 +1,4 @@
-"""Shared by all tests: their helpers are importable, GPU tests skip with a reason, a variable names real data."""
+"""Shared by all tests: helpers to import, GPU tests skipped with a reason, fp32 without tf32, and real data."""
 
 import importlib.util
 import os
@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _fp32_matmuls_in_fp32():
+    """Not in tf32, in which an earlier run may have left the process: tests compare fp32 with fp64 to 1e-4."""
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision("highest")  # for fixtures of modules, which come before the next test's own
 
 
 @pytest.fixture(scope="session")

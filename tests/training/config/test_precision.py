@@ -1,6 +1,8 @@
 import pytest
 import torch
+from pretraining_runs import command, make_inputs
 
+from run_pretraining import main
 from training.config.precision import PRECISIONS, precision_problem, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -13,13 +15,6 @@ def gpu_of_capability(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
 
     return pretend
-
-
-@pytest.fixture
-def matmul_precision():
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def test_default_is_bf16_where_hardware_has_it_else_fp32(gpu_of_capability):
@@ -40,7 +35,7 @@ def test_default_is_bf16_where_hardware_has_it_else_fp32(gpu_of_capability):
         ("fp8", torch.bfloat16, "highest"),
     ],
 )
-def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capability, matmul_precision, recwarn):
+def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capability, recwarn):
     gpu_of_capability(8, 9)
     precision = resolve_precision(name, CUDA)
     precision.apply()
@@ -48,6 +43,18 @@ def test_each_precision_sets_dtype_and_products(name, dtype, matmul, gpu_of_capa
     assert torch.get_float32_matmul_precision() == matmul
     assert torch.backends.cuda.matmul.allow_tf32 == (name == "tf32")
     assert not recwarn.list
+
+
+def test_a_run_in_fp32_is_not_in_the_tf32_of_an_earlier_one(tmp_path):
+    torch.set_float32_matmul_precision("high")
+    main(command(make_inputs(tmp_path), precision="fp32", max_steps=1, skip_checkpoint=True))
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("test", ["first", "next"])
+def test_no_test_is_in_the_tf32_of_an_earlier_one(test):
+    assert torch.get_float32_matmul_precision() == "highest"
+    torch.set_float32_matmul_precision("high")
 
 
 @pytest.mark.parametrize("name", ["tf32", "bf16"])
@@ -79,7 +86,7 @@ def test_tf32_on_a_cpu_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["fp32", "tf32", "fp16", "bf16"])
-def test_products_on_a_gpu_have_the_error_of_their_format(name, matmul_precision):
+def test_products_on_a_gpu_have_the_error_of_their_format(name):
     precision = resolve_precision(name, CUDA)
     precision.apply()
     generator = torch.Generator().manual_seed(0)
