@@ -43,7 +43,7 @@ def test_lines_and_the_final_table(tmp_path, capsys):
             r"  masked LM      \d+\.\d\d % right, loss \d\.\d{4}",
             r"  next sentence  \d+\.\d\d % right, loss \d\.\d{4}",
             r"  throughput     [\d,.]+ seq/s, [\d,.]+ (M )?tok/s",
-            r"  step           \d+\.\d+ ms, over 4 steps",
+            r"  step           [\d.,]+ ms, over 4 steps",
             r"  compute        [\d.]+ GFLOP/s",
             r"  time           [\d.]+ s, \d+% of it in steps",
             r"log: .*",
