@@ -244,7 +244,8 @@ def _seconds(runs: Sequence[TimedRun], target: float) -> str:
     seconds = [found for run in runs if (found := run.seconds_to(target)) is not None]
     if len(seconds) < len(runs):
         return f"more steps than it had ({len(seconds)} of {len(runs)} seeds reached it)"
-    return f"{statistics.fmean(seconds):,.0f} s ({min(seconds):,.0f} to {max(seconds):,.0f})"
+    mean, *ends = (f"{value:,.0f}" for value in (statistics.fmean(seconds), min(seconds), max(seconds)))
+    return f"{mean} s" if set(ends) == {mean} else f"{mean} s ({' to '.join(ends)})"
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:

@@ -58,6 +58,14 @@ def test_sentences_follow_from_the_records(tree):
     assert "420 s (400 to 440) with Hugging Face's model; means of 2 seeds on one H200" in learned
 
 
+def test_equal_times_need_no_range(tree):
+    for seed in (1, 2):
+        log = tree / "docs" / "records" / "2026-01-02-time-to-quality" / "bf16" / f"seed_{seed}" / "dllogger.json"
+        first = log.parents[1] / "seed_1" / "dllogger.json"
+        log.write_text(first.read_text(encoding="utf-8").replace('"seed": 1', f'"seed": {seed}'), encoding="utf-8")
+    assert "after 200 s in bf16" in written(tree)
+
+
 def test_links_lead_to_the_records(tree):
     written(tree)
     for page in ("README.md", "docs/page.md", "docs/records/README.md"):
