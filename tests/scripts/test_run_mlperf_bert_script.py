@@ -111,10 +111,10 @@ def test_a_missed_target_is_its_status(tmp_path):
 @pytest.mark.slow
 def test_a_whole_run(tmp_path):
     folder = make_three_word_inputs(tmp_path)
-    main(command(folder, output_dir=folder / "start", max_steps=1))
+    main(command(folder, output_dir=folder / "start", max_steps=8, optimizer="adamw", learning_rate=2e-3))
     data = {"INPUT_DIR": folder / "data", "EVAL_DIR": folder / "test", "CONFIG_FILE": folder / "config.json"}
     (folder / "vocab.txt").write_text("\n".join((*SPECIAL, *"abc")), "utf-8")
-    data |= {"VOCAB_FILE": folder / "vocab.txt", "INIT_CHECKPOINT": folder / "start" / "ckpt_1.pt"}
+    data |= {"VOCAB_FILE": folder / "vocab.txt", "INIT_CHECKPOINT": folder / "start" / "ckpt_8.pt"}
     shape = {"MAX_SEQ_LENGTH": LENGTH, "MAX_PREDICTIONS_PER_SEQ": PREDICTIONS, "GLOBAL_BATCH": 448, "MICRO_BATCH": 28}
     variables = data | shape | {"OUTPUT_DIR": tmp_path / "out", "NUM_GPUS": 1, "STEPS": 2, "TARGET": 1e-9}
     refused = run(SCRIPT, "--no_cuda", cwd=tmp_path, **variables)
