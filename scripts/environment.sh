@@ -28,5 +28,6 @@ use_environment() {
     source "$PROJECT_DIR/.venv/bin/activate"
   fi
   echo "Installing ${1} into ${VIRTUAL_ENV:-$CONDA_PREFIX} (nothing to do when it is there already)"
-  python3 -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
+  # Python compiles what is imported as it is; pip would compile all of PyTorch and more, which takes longer than the rest.
+  python3 -m pip install --quiet --disable-pip-version-check --no-compile --requirement "$requirements"
 }
