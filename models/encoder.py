@@ -273,7 +273,7 @@ def draw_truncated_normal(weight: Tensor, std: float) -> None:
     """Fill a weight from a normal distribution of mean 0, cut at two standard deviations.
 
     By the inverse of the distribution function, as `nn.init.trunc_normal_` did up to PyTorch 2.11: a seed draws the
-    same weights in all versions. That of 2.13 draws until every number is inside, and takes ten times as long.
+    same weights in all versions. That of 2.13 draws until every number is inside, and takes seven times as long.
     """
     if weight.is_meta:
         return  # to draw numbers there, PyTorch imports its compiler, for seconds

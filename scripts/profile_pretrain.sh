@@ -7,7 +7,8 @@
 #   PHASE=2 BATCH_SIZE=32 COMPILE=1 bash scripts/profile_pretrain.sh torch --seed 3
 #
 # nsys and ncu are NVIDIA's Nsight Systems and Nsight Compute. nvprof, which does not run on today's GPUs, means nsys. ncu
-# runs each kernel several times and prints a line for it. Layers are alike, so by default it sees a model of one. What follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
+# runs each kernel several times and prints a line for it. Layers are alike, so by default it sees a model of one. What
+# follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
 set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
