@@ -6,8 +6,8 @@ r"""What averaging gradients over the ranks adds to a training step, way by way.
   torchrun --standalone --nproc_per_node 2 benchmark/reduction.py --bert_model large --task squad --batch_size 32 \
       --max_seq_length 384 --cuda_graphs
 
-`alone`: each rank by itself. `unsent`: gradients are copied into buckets, and not averaged. `all-reduce`: buckets are
-averaged during the backward pass, by NCCL, on a CPU by gloo; `one-all-reduce`: all gradients at once after it. Each way
+`alone`: each rank by itself. `unsent`: gradients are copied into buckets, and not averaged. `beside`: buckets are
+averaged during the backward pass, by NCCL, on a CPU by gloo; `after`: all gradients at once after it. Each way
 has a model of its own, in bf16 on a GPU, with Triton's kernels and LAMB. Steps are taken in windows, of one way after
 the other, since a card that warms up slows down. The slowest rank's step counts, and `added` compares it with the
 slowest alone. `averages` is the time of a reduction alone.
@@ -42,7 +42,7 @@ from training.environment.allocator import use_expandable_segments
 from training.metrics.measured_peak import mean_seconds
 
 WARM_UP_STEPS = 3
-WAYS = ("alone", "unsent", "all-reduce", "one-all-reduce")
+WAYS = ("alone", "unsent", "beside", "after")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -70,8 +70,7 @@ def maker_of(way: str, reduce_dtype: str, bucket_bytes: int) -> Callable[[list[T
     if way == "alone":
         return None
     by = (lambda bucket: None) if way == "unsent" else functools.partial(average, reduce_dtype=reduce_dtype)
-    most = sys.maxsize if way == "one-all-reduce" else bucket_bytes
-    return functools.partial(BucketReduction, average=by, bucket_bytes=most)
+    return functools.partial(BucketReduction, average=by, overlaps=way == "beside", bucket_bytes=bucket_bytes)
 
 
 def seconds_of(function: Callable[[], None], calls: int, world: World, device: torch.device) -> float:

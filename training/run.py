@@ -20,6 +20,7 @@ from training.config.settings import Settings
 from training.cuda_graphs import GradientGraphs
 from training.distributed.bucket_reduction import BucketReduction
 from training.distributed.data_parallel import average, send_weights
+from training.distributed.nvlink import joined_by_nvlink
 from training.distributed.sharded_optimizer import ShardedOptimizer
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
@@ -83,6 +84,8 @@ class TrainingRun:
         self.scores: dict[str, float] = {}
         """Of the weights after `scored_step` steps, by the last evaluation of this process."""
         self.scored_step: int | None = None
+        self.overlaps_reduction: bool | None = None
+        """Of gradients with the backward pass; None on one rank."""
         self._seconds_before = 0.0  # of training, up to the checkpoint that is resumed
         self._clock_start = time.perf_counter()
         if resumed is not None:
@@ -96,8 +99,13 @@ class TrainingRun:
         parameters, reduction = list(self.model.parameters()), None
         if self.world.size > 1:
             send_weights(self.model)
-            average_in = functools.partial(average, reduce_dtype=self.settings.distribution.reduced_in)
-            reduction = BucketReduction(parameters, average_in, self.step_times.begin_reduction)
+            flags = self.settings.distribution
+            self.overlaps_reduction = flags.overlap_reduction
+            if self.overlaps_reduction is None:
+                self.overlaps_reduction = not joined_by_nvlink(self.world, self.settings.device)
+            average_in = functools.partial(average, reduce_dtype=flags.reduced_in)
+            begin, overlaps = self.step_times.begin_reduction, self.overlaps_reduction
+            reduction = BucketReduction(parameters, average_in, begin, overlaps=overlaps)
             self.training_step.backward = reduction.backward
         if self.settings.runtime.cuda_graphs:
             self.training_step.graphs = GradientGraphs(self.losses, parameters, reduction)

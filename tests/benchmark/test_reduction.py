@@ -41,7 +41,7 @@ def test_each_way_has_a_row():
 def test_gradients_are_averaged_in_the_given_dtype(monkeypatch):
     given = []
     monkeypatch.setattr(reduction, "average", lambda bucket, reduce_dtype: given.append(reduce_dtype))
-    reduction.maker_of("all-reduce", "bf16", 2**20)([nn.Parameter(torch.ones(3))]).reduce()
+    reduction.maker_of("beside", "bf16", 2**20)([nn.Parameter(torch.ones(3))]).reduce()
     assert given == ["bf16"]
 
 

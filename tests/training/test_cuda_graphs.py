@@ -114,7 +114,8 @@ def test_batches_are_read_and_losses_kept(model):
 
 
 @pytest.mark.gpu
-def test_buckets_are_averaged_behind_what_fills_them_in_a_graph():
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_gradients_are_averaged_behind_what_fills_them_in_a_graph(overlaps):
     """The device is kept busy before backward, so that an average which did not wait would find the last gradients.
 
     What is expected is detached: CUDA records no graph beside one of autograd's.
@@ -122,7 +123,7 @@ def test_buckets_are_averaged_behind_what_fills_them_in_a_graph():
     torch.manual_seed(0)
     model = Tied().cuda()
     parameters = list(model.parameters())
-    reduction = BucketReduction(parameters, lambda bucket: bucket.mul_(2), bucket_bytes=4)
+    reduction = BucketReduction(parameters, lambda bucket: bucket.mul_(2), overlaps=overlaps, bucket_bytes=4)
 
     def slow_losses(batch):
         torch.cuda._sleep(10_000_000)

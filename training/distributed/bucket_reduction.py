@@ -1,10 +1,14 @@
-"""Gradients averaged over the ranks in buckets, beside the backward pass, be it recorded as a CUDA graph or not.
+"""Gradients averaged over the ranks, after the backward pass or beside it, be it recorded as a CUDA graph or not.
 
-Backward only fills each bucket once all its gradients are there, and marks that with an event. When it is queued, the
-host queues the averages behind these events on another stream, in one order on all ranks; whether an event is recorded
-into a stream or into a graph is no matter to it. PyTorch's DistributedDataParallel sends a bucket from within backward
-instead, which a graph cannot do: NCCL wants a collective that is recorded to be replayed by all ranks at once, and
-their graphs differ with the shapes of their micro-batches.
+Over NVLink the average of all gradients at once takes milliseconds. Beside backward it costs more than that: NCCL's
+kernels hold multiprocessors, and matmuls that count on all of them wait for the last (docs/performance-log.md, section
+21). Over slower links it takes long, and hides behind backward in buckets.
+
+Backward then only fills each bucket once all its gradients are there, and marks that with an event. When it is queued,
+the host queues the averages behind these events on another stream, in one order on all ranks; whether an event is
+recorded into a stream or into a graph is no matter to it. PyTorch's DistributedDataParallel sends a bucket from within
+backward instead, which a graph cannot do: NCCL wants a collective that is recorded to be replayed by all ranks at once,
+and their graphs differ with the shapes of their micro-batches.
 
 Source: https://docs.pytorch.org/docs/stable/generated/torch.cuda.Event.html (external events).
 """
@@ -27,6 +31,7 @@ class BucketReduction:
         parameters: in the order of the forward pass, fp32, on one device. Backward is thought to reach the last first.
         average: replaces a flat tensor (n,) by its average over the ranks; on a GPU it only queues that.
         begin: called when the gradients are computed, and what is queued from then on waits for other ranks.
+        overlaps: average each bucket once it is full, while backward goes on; else all of them at once after it.
         bucket_bytes: the most in a bucket, but for a larger parameter's.
 
     Attributes:
@@ -38,19 +43,22 @@ class BucketReduction:
         parameters: Sequence[Tensor],
         average: Callable[[Tensor], object],
         begin: Callable[[], None] = lambda: None,
+        *,
+        overlaps: bool = True,
         bucket_bytes: int = BUCKET_BYTES,
     ):
         self._parameters, self._average, self._begin = list(parameters), average, begin
-        self._members = divide([_padded(parameter.numel()) for parameter in self._parameters], bucket_bytes // 4)
-        self._buckets: list[Tensor] = []
-        views: dict[int, Tensor] = {}
-        for members in self._members:
-            bucket, its_views = _make_bucket([self._parameters[index] for index in members])
-            self._buckets.append(bucket)
-            views |= zip(members, its_views, strict=True)
-        self.gradients = [views[index] for index in range(len(self._parameters))]
-        device = self._parameters[0].device
-        self._queue = _SideStream(device, len(self._buckets)) if device.type == "cuda" else _NoStream()
+        sizes, device = [_padded(parameter.numel()) for parameter in self._parameters], self._parameters[0].device
+        self._members = divide(sizes, bucket_bytes // 4)
+        memory = torch.zeros(sum(sizes), device=device)  # what lies between gradients is averaged too
+        places = [index for members in self._members for index in members]
+        parts = dict(zip(places, memory.split([sizes[index] for index in places]), strict=True))
+        self.gradients = [
+            parts[index][: parameter.numel()].view(parameter.shape) for index, parameter in enumerate(self._parameters)
+        ]
+        in_buckets = memory.split([sum(sizes[index] for index in members) for members in self._members])
+        self._averaged = in_buckets if overlaps else [memory]
+        self._queue = _SideStream(device, len(in_buckets)) if overlaps and device.type == "cuda" else _NoStream()
 
     def backward(self, loss: Tensor, accumulates: bool, reduces: bool) -> None:
         """In place of `loss.backward()`: `fill`, and `reduce` where the gradients are to be averaged now."""
@@ -94,9 +102,9 @@ class BucketReduction:
         What is queued next finds all of it averaged.
         """
         self._begin()
-        for number, bucket in enumerate(self._buckets):
+        for number, gradients in enumerate(self._averaged):
             with self._queue.behind(number):
-                self._average(bucket)
+                self._average(gradients)
         self._queue.join()
         for parameter, gradient in zip(self._parameters, self.gradients, strict=True):
             parameter.grad = gradient
@@ -126,7 +134,7 @@ class _SideStream:
 
 
 class _NoStream:
-    """Nothing beside backward: a CPU has done its work when a call returns."""
+    """Nothing beside backward: the current stream, or a CPU, which has done its work when a call returns."""
 
     def mark(self, number: int) -> None:
         """Nothing waits for it."""
@@ -150,14 +158,6 @@ def divide(sizes: Sequence[int], most: int) -> list[list[int]]:
         runs[-1].append(index)
         room -= sizes[index]
     return runs
-
-
-def _make_bucket(parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Memory (n,) for the gradients of these parameters, and its views in their shapes."""
-    sizes = [_padded(parameter.numel()) for parameter in parameters]
-    bucket = torch.zeros(sum(sizes), device=parameters[0].device)  # what lies between views is averaged too
-    parts = zip(parameters, bucket.split(sizes), strict=True)
-    return bucket, [part[: parameter.numel()].view(parameter.shape) for parameter, part in parts]
 
 
 def _padded(n_elements: int) -> int:

@@ -1,6 +1,8 @@
 """Buckets of gradients: what lies where, when a bucket is full, and in which order buckets are averaged."""
 
 import datetime
+import functools
+import itertools
 import os
 
 import pytest
@@ -81,6 +83,20 @@ def test_a_bucket_is_full_within_backward_and_averages_keep_their_order():
     notes.clear()
     reduction.reduce()
     assert notes == ["begin", "behind 0", "average", "behind 1", "average", "behind 2", "average", "join"]
+
+
+def test_after_backward_all_gradients_are_averaged_at_once():
+    averaged = []
+    parameters = [nn.Parameter(torch.full((n,), 3.0)) for n in (200, 2)]
+    reduction = BucketReduction(
+        parameters, averaged.append, lambda: averaged.append("begin"), overlaps=False, bucket_bytes=4
+    )
+    reduction.backward(sum(parameter.square().sum() for parameter in parameters), accumulates=False, reduces=True)
+    begin, memory = averaged
+    assert begin == "begin"
+    assert memory.shape == (3 * ALIGNMENT,)
+    memory.div_(2)
+    assert all((parameter.grad == 3).all() for parameter in parameters)
 
 
 def test_a_bucket_waits_for_all_uses_of_its_weight():
@@ -165,9 +181,10 @@ def average_on_ranks(store, n_ranks):
     model.register_buffer("count", torch.full((), rank))
     send_weights(model)
     assert model.count == 0
-    for dtype in ("fp32", "bf16", "fp16"):
+    for dtype, overlaps in itertools.product(("fp32", "bf16", "fp16"), (False, True)):
         parameters = list(model.parameters())
-        reduction = BucketReduction(parameters, lambda bucket, dtype=dtype: average(bucket, dtype), bucket_bytes=512)
+        average_in = functools.partial(average, reduce_dtype=dtype)
+        reduction = BucketReduction(parameters, average_in, overlaps=overlaps, bucket_bytes=512)
 
         def loss(of_rank):
             inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(of_rank))

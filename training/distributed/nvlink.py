@@ -1,0 +1,37 @@
+"""Whether NVLink joins the GPUs of a run, which decides when their gradients are averaged.
+
+Source: NVIDIA Management Library (NVML), https://docs.nvidia.com/deploy/nvml-api/, through nvidia-ml-py.
+"""
+
+import importlib
+from typing import Any
+
+import torch
+
+from training.distributed.world import World
+
+
+def joined_by_nvlink(world: World, device: torch.device, nvml: Any = None) -> bool:
+    """Whether every rank's GPU reaches every other's by NVLink; the same answer on all ranks, which ask together.
+
+    False where the driver does not say: on a CPU, without nvidia-ml-py, and of GPUs that a rank does not see, as those
+    of other hosts.
+
+    Args:
+        nvml: in place of the module `pynvml`.
+    """
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+    uuids = world.gather(uuid)
+    return all(world.gather(uuid is not None and _reaches(uuid, uuids, nvml)))
+
+
+def _reaches(uuid: str, uuids: list[str], nvml: Any) -> bool:
+    try:
+        nvml = nvml or importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        own, *others = (nvml.nvmlDeviceGetHandleByUUID(one) for one in dict.fromkeys([uuid, *uuids]))
+        by_nvlink = nvml.NVML_P2P_CAPS_INDEX_NVLINK
+        states = [nvml.nvmlDeviceGetP2PStatus(own, other, by_nvlink) for other in others]
+        return all(state == nvml.NVML_P2P_STATUS_OK for state in states)
+    except Exception:  # a driver may fail in any way, and none keeps a run from training
+        return False
