@@ -16,6 +16,7 @@ source "$PROJECT_DIR/scripts/configuration.sh"
 
 use_environment() {
   local requirements=$PROJECT_DIR/$1
+  unset PYTHONDONTWRITEBYTECODE # each start of Python would compile PyTorch again
   if [[ $INSTALL == 0 ]]; then
     return
   fi

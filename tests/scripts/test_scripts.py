@@ -241,3 +241,10 @@ def test_settings_become_flags(tmp_path):
     assert "--init_checkpoint" not in second
     assert "--input_dir a b " in second
     assert " --eval_dir a b " in second
+
+
+def test_python_may_keep_what_it_compiles(tmp_path):
+    command = f"source {ROOT}/scripts/environment.sh; use_environment requirements.txt; env"
+    variables = environment(PYTHONDONTWRITEBYTECODE=1)
+    printed = subprocess.check_output(["bash", "-c", command], cwd=tmp_path, env=variables, text=True)
+    assert "PYTHONDONTWRITEBYTECODE" not in printed
