@@ -4,9 +4,9 @@
   python3 benchmark/scaling_model.py
   python3 benchmark/scaling_model.py --num_gpus 1024 --gigabytes 0.67 --loader_rate 1e9
 
-A ring or two trees, whichever is faster, reduce each bucket of gradients. At best, the reduction hides behind the last
-backward pass but for one bucket, and no host is behind its GPU. At worst nothing hides, NCCL's kernels slow the
-backward pass too, and a micro-batch takes its host --launch_ms. No step is faster than the loader. docs/distributed.md
+A ring or two trees, whichever is faster, reduce each bucket of gradients: within a node after the last backward pass.
+Between nodes, at best, all but one bucket hides behind that pass, and no host is behind its GPU. At worst nothing
+hides, NCCL's kernels slow the backward pass too, and a micro-batch takes its host --launch_ms. No step is faster than the loader. docs/distributed.md
 has the table, where the defaults come from, and the doubts.
 
 Sources: Patarasuk and Yuan 2009 (ring); Sanders, Speck and Träff 2009 (two trees); NCCL, src/graph/tuning.cc (hops and
@@ -83,7 +83,8 @@ class Model:
         if n_gpus == 1:
             return (max(compute + update, self.loader()),) * 2
         reduction, n_micro = min(self.ring(n_gpus), self.tree(n_gpus)), self.micro_batches(n_gpus)
-        left = max(reduction - BACKWARD_SHARE * compute / n_micro, reduction / self.buckets)
+        hidden = BACKWARD_SHARE * compute / n_micro if self._nodes(n_gpus) > 1 else 0.0
+        left = max(reduction - hidden, reduction / self.buckets)
         launched = max(compute, n_micro * self.launch_ms / 1e3)
         worst = launched + update + reduction + self.slowdown_ms / 1e3
         return max(compute + update + left, self.loader()), max(worst, self.loader())

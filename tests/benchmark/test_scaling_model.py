@@ -44,6 +44,13 @@ def test_a_step_of_1024_gpus_is_that_worked_out_by_hand():
     assert 1e3 * best == pytest.approx(3.828 + 5 + 16.301 - 2.552, abs=2e-3)
 
 
+def test_within_a_node_no_reduction_hides():
+    # 8,192 sequences are 3,919.617 ms; the ring takes 7.359.
+    best, worst = NO_LOADER.step(8)
+    assert 1e3 * best == pytest.approx(3919.617 + 5 + 7.359, abs=2e-3)
+    assert worst == pytest.approx(best + 0.0125)
+
+
 def test_no_step_is_faster_than_the_loader():
     assert Model(loader_rate=65536.0).step(1024) == (1.0, 1.0)
 
