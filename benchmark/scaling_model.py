@@ -6,8 +6,8 @@
 
 A ring or two trees, whichever is faster, reduce each bucket of gradients: within a node after the last backward pass.
 Between nodes, at best, all but one bucket hides behind that pass, and no host is behind its GPU. At worst nothing
-hides, NCCL's kernels slow the backward pass too, and a micro-batch takes its host --launch_ms. No step is faster than the loader. docs/distributed.md
-has the table, where the defaults come from, and the doubts.
+hides, NCCL's kernels slow the backward pass too, and a micro-batch takes its host --launch_ms. No step is faster than
+the loader. docs/distributed.md has the table, where the defaults come from, and the doubts.
 
 Sources: Patarasuk and Yuan 2009 (ring); Sanders, Speck and Träff 2009 (two trees); NCCL, src/graph/tuning.cc (hops and
 their latencies).
