@@ -14,11 +14,13 @@ Training's reference BERT, https://github.com/mlcommons/training (mlperf schedul
 import collections
 import functools
 import importlib
+import inspect
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from common.errors import Problem, UserError
 from kernels.launch import triton_problem
@@ -31,7 +33,7 @@ EPSILON = 1e-6  # BERT's and LAMB's; PyTorch's Adam has 1e-8
 POLY_DEGREE = 0.5
 
 
-class _AdaptiveMoments(torch.optim.Optimizer):
+class _AdaptiveMoments(Optimizer):
     """What LAMB and AdamW share: two moments for each fp32 parameter, and for each group the number of its steps.
 
     All kernels differ in rounding only, and take up each other's state.
@@ -51,6 +53,12 @@ class _AdaptiveMoments(torch.optim.Optimizer):
     """Its step takes a `gradient_divisor`."""
     takes_ratios: bool
     """Whether updates are scaled by trust ratios."""
+
+    # PyTorch wraps these for its compiler, which the first call would load: a second that only `--compile` needs.
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
 
     def __init__(
         self, params, lr, weight_decay=0.01, kernels="torch", *, bias_correction=True, betas=BETAS, eps=EPSILON
