@@ -38,7 +38,7 @@ class MaskedLMHead(nn.Module):
         super().__init__()
         self.transform = PredictionTransform(config, layer_norm)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.compile_loss = False
+        self.loss_passes = "torch"
         self.is_dense = True  # False: the vocabulary is multiplied out at every token, for comparison
 
     def loss(self, hidden_states: Tensor, positions: Tensor, labels: Tensor, embedding_weight: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class MaskedLMHead(nn.Module):
         transformed_MH = self.transform(hidden_states.index_select(0, positions))
         # -inf for the padding of the vocabulary, which so has probability and gradient zero.
         bias = F.pad(self.bias, (0, len(embedding_weight) - len(self.bias)), value=-torch.inf)
-        return linear_cross_entropy(transformed_MH, embedding_weight, bias, labels, self.compile_loss)
+        return linear_cross_entropy(transformed_MH, embedding_weight, bias, labels, self.loss_passes)
 
     def logits(self, hidden_states: Tensor, positions: Tensor, embedding_weight: Tensor) -> Tensor:
         """(M, V) fp32 scores of the vocabulary at the positions (M,)."""
@@ -298,9 +298,10 @@ def prepare_model(model: nn.Module, device: torch.device, execution: Execution) 
         # A checkpointed layer's input is kept, all of it.
         layer.leaves_fp8 = layer.in_fp8 and not execution.checkpoint_activations
     # Regions are compiled, not the whole: all layers share one code, so it takes seconds and not minutes.
-    for module in model.modules() if execution.compiled else ():
+    for module in model.modules():
         is_plain_layer = isinstance(module, BertLayer) and not module.is_fused
-        if is_plain_layer or isinstance(module, (BertEmbeddings, PredictionTransform)):
+        if execution.compiled and (is_plain_layer or isinstance(module, (BertEmbeddings, PredictionTransform))):
             module.compile()
         if isinstance(module, MaskedLMHead):
-            module.compile_loss = True
+            by_compiler = "compiled" if execution.compiled else "torch"
+            module.loss_passes = "triton" if execution.kernels == "triton" else by_compiler

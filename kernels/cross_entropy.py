@@ -10,6 +10,8 @@ number of positions and multiplied by a loss scale only in fp32, so fp16 neither
 """
 
 import functools
+import importlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ IGNORE_INDEX = -100
 
 
 def linear_cross_entropy(
-    hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, compiled: bool = False
+    hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, passes: str = "torch"
 ) -> Tensor:
     """Mean of -log softmax(hidden_states @ weight.T + bias)[label] over the rows whose label is not -100.
 
@@ -29,18 +31,19 @@ def linear_cross_entropy(
         weight: (V, H), fp32; cast to the compute dtype for the matmuls. Its gradient is accumulated in fp32.
         bias: (V,), fp32; -inf removes a class (the padding of the vocabulary).
         labels: (M,) int64; -100 leaves a row out.
-        compiled: fuse the passes over the logits with torch.compile.
+        passes: over the logits, between the matmuls: by PyTorch's operations (`torch`), these `compiled`, or a kernel
+            of our own (`triton`).
 
     Returns:
         a scalar, fp32; zero if no row has a label.
     """
-    return _LinearCrossEntropy.apply(hidden_states, weight, bias, labels, compiled)
+    return _LinearCrossEntropy.apply(hidden_states, weight, bias, labels, passes)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, compiled: bool) -> Tensor:
-        loss_and_gradient_ = _compiled_loss_and_gradient_() if compiled else _loss_and_gradient_
+    def forward(ctx, hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, passes: str) -> Tensor:
+        loss_and_gradient_ = _loss_and_gradient_by(passes)
         compute_weight = weight.to(hidden_states.dtype)
         loss = torch.zeros((), dtype=torch.float32, device=hidden_states.device)
         hidden_gradient = torch.empty_like(hidden_states)
@@ -74,8 +77,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 @functools.cache
-def _compiled_loss_and_gradient_():
-    return torch.compile(_loss_and_gradient_, dynamic=True)
+def _loss_and_gradient_by(passes: str) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    if passes == "triton":
+        return importlib.import_module("kernels.fused.softmax").loss_and_gradient_
+    return torch.compile(_loss_and_gradient_, dynamic=True) if passes == "compiled" else _loss_and_gradient_
 
 
 def _loss_and_gradient_(logits: Tensor, bias: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,8 @@ DEFAULTS = MappingProxyType(
         # A column's share is 64 bytes of a row, two whole sectors of memory. Eight loads of 16 bytes per thread are
         # under way at once; told nothing of registers, ptxas waits for two of them before it issues the next.
         "column_sums": {"block_rows": 512, "block_columns": 16, "num_warps": 8, "maxnreg": 96},
+        # Few rows share the loads of the bias.
+        "softmax": {"block_rows": 2, "block_columns": 4096, "num_warps": 16},
         # models/memory.py counts on no more.
         "cross_entropy": {"rows_per_block": 4096},
     }

@@ -58,6 +58,9 @@ def workloads() -> dict[str, Workload]:
         "lamb_second_pass": Workload(partial(_optimizers, are_lamb=(True,)), second),
         "column_sums": Workload(_column_sums, sums),
         **_attention_workloads(),
+        "softmax": Workload(
+            _softmax, {"block_rows": (1, 2, 4), "block_columns": (2048, 4096, 8192), "num_warps": (4, 8, 16)}
+        ),
         "cross_entropy": Workload(_cross_entropy, {"rows_per_block": (512, 1024, 2048, 4096)}),
     }
 
@@ -230,6 +233,15 @@ def _column_sums(step: Step) -> Pass:
     return lambda: [column_sums(matrix) for matrix in matrices]
 
 
+def _softmax(step: Step) -> Pass:
+    from kernels.fused.softmax import loss_and_gradient_  # needs Triton
+
+    n_rows, n_classes = max(1, int(step.n_tokens * MASKED_SHARE)), step.config.padded_vocab_size
+    logits, bias = step.draw(n_rows, n_classes), torch.zeros(n_classes, device=step.device)
+    labels = torch.arange(n_rows, device=step.device) % n_classes
+    return lambda: [logits, *loss_and_gradient_(logits, bias, labels)]
+
+
 def _cross_entropy(step: Step) -> Pass:
     n_rows, n_classes = max(1, int(step.n_tokens * MASKED_SHARE)), step.config.padded_vocab_size
     hidden = step.draw(n_rows, step.config.hidden_size).requires_grad_()
@@ -238,7 +250,7 @@ def _cross_entropy(step: Step) -> Pass:
     labels = torch.arange(n_rows, device=step.device) % n_classes
 
     def run() -> list[Tensor]:
-        loss = linear_cross_entropy(hidden, weight, bias, labels)
+        loss = linear_cross_entropy(hidden, weight, bias, labels, "triton")
         return [loss.detach(), *torch.autograd.grad(loss, (hidden, weight, bias))]
 
     return run

@@ -30,6 +30,7 @@ OTHERS = {
     "adam_pass": {"chunk": 512, "tile": 256, "num_warps": 1, "maxnreg": 128},
     "lamb_second_pass": {"tile": 256, "num_warps": 2},
     "column_sums": {"block_rows": 64, "block_columns": 32, "num_warps": 4, "maxnreg": 128},
+    "softmax": {"block_rows": 1, "block_columns": 256, "num_warps": 4},
     "cross_entropy": {"rows_per_block": 2},
     "attention_forward_whole": {"block_queries": 32, "num_warps": 8, "maxnreg": 255},
     "attention_forward_whole/longest": {"block_queries": 128, "num_warps": 8, "maxnreg": 255},
