@@ -290,8 +290,9 @@ def prepare_model(model: nn.Module, device: torch.device, execution: Execution) 
     encoder = model.bert.encoder
     encoder.checkpoint_activations = execution.checkpoint_activations
     encoder.attention_backend = execution.attention
+    is_fused = model.bert.embeddings.is_fused = execution.kernels == "triton"
     for layer in encoder.layer:
-        layer.is_fused, layer.in_fp8 = execution.kernels == "triton", execution.in_fp8
+        layer.is_fused, layer.in_fp8 = is_fused, execution.in_fp8
         layer.fp8_weight_gradients = execution.fp8_weight_gradients
     for layer in encoder.layer[:-1]:
         layer.returns_hidden = layer.is_fused
@@ -299,9 +300,8 @@ def prepare_model(model: nn.Module, device: torch.device, execution: Execution) 
         layer.leaves_fp8 = layer.in_fp8 and not execution.checkpoint_activations
     # Regions are compiled, not the whole: all layers share one code, so it takes seconds and not minutes.
     for module in model.modules():
-        is_plain_layer = isinstance(module, BertLayer) and not module.is_fused
-        if execution.compiled and (is_plain_layer or isinstance(module, (BertEmbeddings, PredictionTransform))):
+        is_plain = isinstance(module, (BertLayer, BertEmbeddings)) and not module.is_fused
+        if execution.compiled and (is_plain or isinstance(module, PredictionTransform)):
             module.compile()
         if isinstance(module, MaskedLMHead):
-            by_compiler = "compiled" if execution.compiled else "torch"
-            module.loss_passes = "triton" if execution.kernels == "triton" else by_compiler
+            module.loss_passes = "triton" if is_fused else "compiled" if execution.compiled else "torch"

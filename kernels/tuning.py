@@ -51,6 +51,8 @@ DEFAULTS = MappingProxyType(
             "blocks_per_multiprocessor": 8,
             "stages": 2,
         },
+        "embeddings": {"block_rows": 2, "num_warps": 4},
+        "embeddings_gradient": STAYING_ROWS,
         "quantize_rows": {"elements": 4096, "num_warps": 4},
         "quantize_weights": {"tile": 64, "num_warps": 4},
         "transpose": {"block_rows": 128, "block_columns": 128, "num_warps": 4},

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class BertEmbeddings(nn.Module):
-    """Sum of word, position and segment embeddings, LayerNorm, dropout."""
+    """Sum of word, position and segment embeddings, LayerNorm, dropout; `is_fused`: by kernels/fused/embeddings.py."""
 
     def __init__(self, config: BertConfig, layer_norm: str):
         super().__init__()
@@ -44,11 +44,20 @@ class BertEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = LayerNorm(config.hidden_size, layer_norm)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.is_fused = False
         self.register_state_dict_post_hook(_trim_vocabulary)
         self.register_load_state_dict_pre_hook(_pad_vocabulary)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """(T,) ids to (T, H) in `dtype`."""
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, dtype: torch.dtype
+    ) -> "Tensor | Hidden":
+        """(T,) ids to (T, H) in `dtype`; where it is fused, as fused layers take them."""
+        if self.is_fused:
+            from kernels.fused.embeddings import embed  # needs Triton
+
+            tables = self.word_embeddings, self.position_embeddings, self.token_type_embeddings
+            ids, dropout_p = (input_ids, position_ids, token_type_ids), self.dropout.p if self.training else 0.0
+            return embed(ids, [table.weight for table in tables], self.LayerNorm, dropout_p, dtype)
         embeddings = self.word_embeddings(input_ids)
         embeddings = embeddings + self.position_embeddings(position_ids)
         embeddings = embeddings + self.token_type_embeddings(token_type_ids)
@@ -214,11 +223,12 @@ class BertEncoder(nn.Module):
         self.checkpoint_activations = False
         self.attention_backend: str | None = None  # None: by device and dtype
 
-    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        backend = self.attention_backend or default_backend(hidden_states.device, hidden_states.dtype)
+    def forward(self, hidden_states: "Tensor | Hidden", cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        states = hidden_states if torch.is_tensor(hidden_states) else hidden_states.states
+        backend = self.attention_backend or default_backend(states.device, states.dtype)
         prepared = [None] * len(self.layer)
         if self.layer[0].is_fused:
-            prepared = prepare_layers(self.layer, hidden_states.dtype)
+            prepared = prepare_layers(self.layer, states.dtype)
         for number, layer in enumerate(self.layer):
             if self.checkpoint_activations and torch.is_grad_enabled():
                 layer = functools.partial(checkpoint, layer, use_reentrant=False)

@@ -16,6 +16,7 @@ from benchmark.workloads.attention_inputs import random_inputs
 from kernels.cross_entropy import linear_cross_entropy
 from modeling import BertForPreTraining
 from models.config import BertConfig
+from models.encoder import BertEmbeddings
 
 Pass = Callable[[], Sequence[Tensor]]
 MASKED_SHARE = 20 / 128  # of tokens, in phase 1
@@ -73,6 +74,16 @@ def _encoder_workloads() -> dict[str, Workload]:
         "gelu": Workload(partial(_gelu, is_forward=True), whole_rows),
         **_gradients(),
         "dropout_add_norm": Workload(partial(_dropout_add_norm, is_forward=True), several_rows),
+        "embeddings": Workload(partial(_embeddings, is_forward=True), several_rows),
+        "embeddings_gradient": Workload(
+            partial(_embeddings, is_forward=False),
+            {
+                "block_rows": (1, 2),
+                "num_warps": (1, 2, 4),
+                "blocks_per_multiprocessor": (3, 4, 6, 8),
+                "stages": (1, 2, 3),
+            },
+        ),
         "quantize_rows": Workload(_quantize_rows, whole_rows, True),
         "quantize_weights": Workload(_quantize_weights, {"tile": (32, 64, 128), "num_warps": (4, 8)}, True),
         "transpose": Workload(_transpose, tiles, True),
@@ -131,6 +142,23 @@ def _dropout_add_norm(step: Step, is_forward: bool, to_fp8: bool = False, alone:
     def run() -> list[Tensor]:
         results = dropout_add_norm_backward(gradients, summed, mean, scale, weight, DROPOUT, seed, rows)
         return [tensor for tensor in (*results, *(rows or ())) if tensor is not None]
+
+    return run
+
+
+def _embeddings(step: Step, is_forward: bool) -> Pass:
+    module = BertEmbeddings(step.config, "torch").to(step.device)
+    module.is_fused = True
+    for parameter, number in zip(module.parameters(), range(5), strict=True):
+        parameter.data.copy_(step.draw(*parameter.shape, dtype=torch.float32, seed=number))
+    tokens = torch.arange(step.n_tokens, device=step.device)
+    config = step.config
+    ids = [tokens % n for n in (config.vocab_size, config.type_vocab_size, config.max_position_embeddings)]
+
+    def run() -> list[Tensor]:
+        torch.manual_seed(SEED)
+        states = module(*ids, step.dtype).states
+        return [states.detach()] if is_forward else list(torch.autograd.grad(states.sum(), list(module.parameters())))
 
     return run
 

@@ -24,6 +24,8 @@ OTHERS = {
     **dict.fromkeys((f"gelu_gradient{kind}" for kind in KINDS), GELU_GRADIENT),
     "dropout_add_norm": {"block_rows": 8, "num_warps": 1},
     **dict.fromkeys((f"dropout_add_norm_gradients{kind}" for kind in KINDS), NORM_GRADIENTS),
+    "embeddings": {"block_rows": 8, "num_warps": 1},
+    "embeddings_gradient": NORM_GRADIENTS,
     "quantize_rows": {"elements": 256, "num_warps": 1},
     "quantize_weights": {"tile": 16, "num_warps": 8},
     "transpose": {"block_rows": 32, "block_columns": 16, "num_warps": 8},
