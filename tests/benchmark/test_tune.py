@@ -131,7 +131,7 @@ def test_fp8_is_tuned_where_there_is_any(capability, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--kernels", "column_sums", "softmax"], "--kernels softmax is in no name; there are gelu, "),
+        (["--kernels", "column_sums", "cublas"], "--kernels cublas is in no name; there are gelu, "),
         (["--repeats", "0"], "--repeats is 0; it must be 1 or more"),
         (["--tokens", "0"], "--tokens is 0; it must be 1 or more"),
         (["--most", "-1"], "--most is -1; it must be 0 or more"),
