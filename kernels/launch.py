@@ -42,11 +42,12 @@ def n_staying_blocks(n_blocks: int, width: float, tuned: dict[str, int], device:
     per_multiprocessor = max(1, int(tuned.pop("blocks_per_multiprocessor") / max(1, width)))
     n_threads = per_multiprocessor * tuned["num_warps"] * 32
     tuned["maxnreg"] = min(tuned.get("maxnreg", MOST_REGISTERS), REGISTERS // n_threads // 8 * 8)
-    return min(n_blocks, _n_multiprocessors(device) * per_multiprocessor)
+    return min(n_blocks, n_multiprocessors(device) * per_multiprocessor)
 
 
 @functools.cache
-def _n_multiprocessors(device: torch.device) -> int:
+def n_multiprocessors(device: torch.device) -> int:
+    """How many streaming multiprocessors a GPU has; on a CPU, what tests pretend."""
     if device.type != "cuda":
         return INTERPRETED_MULTIPROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count

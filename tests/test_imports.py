@@ -40,7 +40,7 @@ OURS = MAY_IMPORT.keys() | ENTRIES
 TRAINING_LIBRARIES = {"torch", "numpy", "tqdm", "pynvml"}
 TEST_LIBRARIES = {"pytest", "hypothesis", "transformers", "tests"}
 
-FREEZING_CALLS = {"tuple", "frozenset", "MappingProxyType", "types.MappingProxyType", "tl.constexpr"}
+FREEZING_CALLS = {"tuple", "frozenset", "MappingProxyType", "types.MappingProxyType", "tl.constexpr", "gl.constexpr"}
 PURE_CALLS = {
     "dataclasses.dataclass",
     "functools.partial",

@@ -2,7 +2,8 @@
 
 Left to itself, autograd moves memory often: a pass for every operation, one more wherever gradients meet, one for every
 bias. Here dropout, residual and LayerNorm are one pass (dropout_add_norm.py) and GELU is one (gelu.py), forward and
-backward, with the gradients of the biases as by-products. Weight gradients leave their matmuls in fp32.
+backward, with the gradients of the biases as by-products. In 16 bits on Hopper, GELU is no pass at all, but part of a
+matmul (gelu_matmul.py). Weight gradients leave their matmuls in fp32.
 
 A block uses its input twice, in a matmul and as the residual, and autograd would add the two gradients in a pass. So
 the input travels from block to block as two tensors in one memory (`Hidden`). Their gradients come back apart, and the
@@ -27,7 +28,8 @@ from kernels.dropout_mask import random_seed
 from kernels.fused.dropout_add_norm import dropout_add_norm_, dropout_add_norm_backward
 from kernels.fused.fp8 import Rows, quantize_rows
 from kernels.fused.gelu import gelu, gelu_backward_
-from kernels.fused.linear import Prepared, input_gradient, is_fp8, kept_inputs, linear, room, weight_gradient
+from kernels.fused.gelu_matmul import gelu_input_gradient, gelu_linear, has_epilogue
+from kernels.fused.linear import Prepared, Weight, input_gradient, is_fp8, kept_inputs, linear, room, weight_gradient
 
 
 class Hidden(NamedTuple):
@@ -42,25 +44,46 @@ class Hidden(NamedTuple):
 
 
 class Gelu:
-    """What is between the matmuls of the feed-forward block: the exact GELU or its form by tanh."""
+    """The feed-forward block's first matmul and GELU, exact or by tanh; one kernel where gelu_matmul.py has it."""
 
     def __init__(self, tanh: bool = False):
         self._tanh = tanh
 
-    def forward(self, inner_TI: Tensor, rows: Rows | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """The result, left in `rows` too where there are any, or in those alone; and tensors for `backward`."""
-        return gelu(inner_TI, rows, self._tanh), ()
+    def forward(
+        self, hidden_TH: Tensor, first: Prepared, hidden_rows: Rows | None, rows: Rows | None
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """The matmul's result (T, I); what is made of it; and tensors for `backward`.
 
-    def backward(self, gradient: Tensor, inner_TI: Tensor, saved, rows: Rows | None) -> tuple[Tensor | None, Tensor]:
+        What is made of it is left in `rows` too where there are any, or in those alone.
+        """
+        if not is_fp8(first.weight) and has_epilogue(hidden_TH, len(first.bias)):
+            return *gelu_linear(hidden_TH, *first.weight, first.bias, self._tanh), ()
+        inner_TI = linear(hidden_TH, first, hidden_rows)
+        return inner_TI, gelu(inner_TI, rows, self._tanh), ()
+
+    def backward(
+        self,
+        gradient_TH: Tensor | None,
+        last: Weight,
+        gradient_rows: Rows | None,
+        inner_TI: Tensor,
+        saved: Sequence[Tensor],
+        rows: Rows | None,
+    ) -> tuple[Tensor | None, Tensor]:
         """The gradient of `inner_TI`, where it is left as in `forward`; its sum over T in fp32, a bias's gradient.
 
-        The memory of `gradient` is used up.
+        Args:
+            gradient_TH: of the result of the block's last matmul, whose weight is `last`.
+            gradient_rows: the same in fp8, where that is.
         """
-        return gelu_backward_(gradient, inner_TI, rows, self._tanh)
+        if not is_fp8(last) and has_epilogue(gradient_TH, inner_TI.shape[1]):
+            return gelu_input_gradient(gradient_TH, *last, inner_TI, self._tanh)
+        gradient_TI = input_gradient(gradient_TH, last, gradient_rows, inner_TI.dtype)
+        return gelu_backward_(gradient_TI, inner_TI, rows, self._tanh)
 
 
 class Attention:
-    """What is between the matmuls of the attention block: one call's settings. Methods are those of `Gelu`.
+    """The attention block's first matmul and attention: one call's settings. Methods are those of `Gelu`.
 
     What lies between forward and backward is a tuple of tensors, so that it can be recomputed where activations are
     checkpointed. A backend without such a pair, as those for CPUs and fp32, keeps a graph instead.
@@ -71,7 +94,10 @@ class Attention:
         self._settings = cu_seqlens, max_seqlen, dropout_p
         self._graph: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, inner_TI: Tensor, rows: Rows | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, hidden_TH: Tensor, first: Prepared, hidden_rows: Rows | None, rows: Rows | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        inner_TI = linear(hidden_TH, first, hidden_rows)
         qkv, saved = inner_TI.unflatten(1, (3, self._n_heads, -1)), ()
         if self._backend.forward:
             output, saved = self._backend.forward(qkv, *self._settings)
@@ -83,12 +109,20 @@ class Attention:
         output = output.detach()
         if rows is not None:
             quantize_rows(output.flatten(1), rows)
-        return output.flatten(1), (output, *saved)
+        return inner_TI, output.flatten(1), (output, *saved)
 
-    def backward(self, gradient: Tensor, inner_TI: Tensor, saved, rows: Rows | None) -> tuple[Tensor, Tensor]:
+    def backward(
+        self,
+        gradient_TH: Tensor | None,
+        last: Weight,
+        gradient_rows: Rows | None,
+        inner_TI: Tensor,
+        saved: Sequence[Tensor],
+        rows: Rows | None,
+    ) -> tuple[Tensor, Tensor]:
         qkv = inner_TI.unflatten(1, (3, self._n_heads, -1))
         output, *saved = saved
-        gradient = gradient.view_as(output)
+        gradient = input_gradient(gradient_TH, last, gradient_rows, inner_TI.dtype).view_as(output)
         if self._backend.backward:
             qkv_gradient, bias_gradient = self._backend.backward(gradient, qkv, output, saved, *self._settings)
         else:
@@ -134,9 +168,8 @@ class _Block(torch.autograd.Function):
         if is_fp8(first.weight) and rows is None:
             largest = None if first.largest is None else torch.zeros_like(first.largest)
             rows = quantize_rows(hidden_TH, room(n_tokens, first.weight, largest))
-        inner_TI = linear(hidden_TH, first, rows)
         output_rows = room(n_tokens, last.weight, first.largest)
-        output, saved = middle.forward(inner_TI, output_rows)
+        inner_TI, output, saved = middle.forward(hidden_TH, first, rows, output_rows)
         summed = linear(output, last, output_rows)
         seed = random_seed(hidden_TH.device)
         result_rows = room(n_tokens, first.weight, last.largest) if to_fp8 else None
@@ -163,15 +196,14 @@ class _Block(torch.autograd.Function):
         # The gradient of an unused output is zeros.
         present = [gradient.contiguous() for gradient in gradients if gradient is not None]
         present = present or [torch.zeros_like(summed)]
-        rows = room(n_tokens, last, last_largest, of_gradient=True)
+        last_rows = room(n_tokens, last, last_largest, of_gradient=True)
         residual_gradient, last_gradient, sums_3H = dropout_add_norm_backward(
-            present, summed, mean, scale, norm_weight, ctx.dropout_p, seed, rows
+            present, summed, mean, scale, norm_weight, ctx.dropout_p, seed, last_rows
         )
         norm_weight_gradient, norm_bias_gradient, last_bias_gradient = sums_3H.unbind()
-        last_weight_gradient = weight_gradient(last_gradient, rows, output)
-        output_gradient = input_gradient(last_gradient, last, rows, dtype)
+        last_weight_gradient = weight_gradient(last_gradient, last_rows, output)
         rows = room(n_tokens, first, first_largest, of_gradient=True)
-        inner_gradient, first_bias_gradient = ctx.middle.backward(output_gradient, inner_TI, saved, rows)
+        inner_gradient, first_bias_gradient = ctx.middle.backward(last_gradient, last, last_rows, inner_TI, saved, rows)
         first_weight_gradient = weight_gradient(inner_gradient, rows, inputs)
         of_norm = norm_weight_gradient, norm_bias_gradient
         of_linears = first_weight_gradient, first_bias_gradient, last_weight_gradient, last_bias_gradient
