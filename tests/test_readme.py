@@ -18,6 +18,7 @@ import benchmark.curves
 import benchmark.data_preparation
 import benchmark.data_scale
 import benchmark.floor
+import benchmark.gelu_matmul
 import benchmark.huggingface_pretraining
 import benchmark.loader
 import benchmark.made_mlperf
@@ -87,6 +88,7 @@ PARSERS = {
     "run_squad.py": functools.partial(tasks.setup.parse_arguments, tasks.squad.task.SquadTask),
     "run_glue.py": functools.partial(tasks.setup.parse_arguments, tasks.glue.task.GlueTask),
     "benchmark/floor.py": benchmark.floor.parse_arguments,
+    "benchmark/gelu_matmul.py": benchmark.gelu_matmul.parse_arguments,
     "benchmark/loader.py": benchmark.loader.parse_arguments,
     "benchmark/checkpoint.py": benchmark.checkpoint.parse_arguments,
     "scripts/all_reduce.py": scripts.all_reduce.parse_arguments,
