@@ -96,15 +96,20 @@ def _facts(environments: Iterable[Mapping[str, Any]], runs: Iterable[Run]) -> li
 
     gpus = joined(f"{len(names)} x {' / '.join(dict.fromkeys(names))}" for names in values("gpus"))
     days = sorted(str(time)[:10] for time in values("time"))
-    changed = " with uncommitted changes" if values("git_dirty") else ""
     facts = {
         "": gpus or joined(values("cpu")),
         "PyTorch ": joined(values("torch")),
         "measured on ": " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "",
         "version ": joined(values("version")),
-        "commit ": joined(short_commit(commit) + changed for commit in values("git_commit")),
+        "commit ": joined(_commit(each) for each in told if each.get("git_commit")),
     }
     return [name + words for name, words in facts.items() if words]
+
+
+def _commit(environment: Mapping[str, Any]) -> str:
+    return short_commit(environment["git_commit"]) + (
+        " with uncommitted changes" if environment.get("git_dirty") else ""
+    )
 
 
 def workload_tile(group: Sequence[Repeats]) -> Tile:

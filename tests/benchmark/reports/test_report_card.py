@@ -86,12 +86,13 @@ def test_facts_name_machine_date_and_short_commit(tmp_path):
     environment |= {"git_commit": "0123456789abcdef", "git_dirty": True}
     days = ("2026-11-28T23:00:00+00:00", "2026-11-29T01:00:00+00:00")
     points = [point(1.0, repeat=i) | {"environment": environment | {"time": day}} for i, day in enumerate(days)]
+    points[1]["environment"] |= {"git_commit": "fedcba9876543210", "git_dirty": False}
     assert card(write(tmp_path, points)).facts == [
         "8 x NVIDIA H200",
         "PyTorch 2.13.0",
         "measured on 2026-11-28 to 2026-11-29",
         "version 0.9.0",
-        "commit 012345678 with uncommitted changes",
+        "commit 012345678 with uncommitted changes and fedcba987",
     ]
 
 
