@@ -9,6 +9,7 @@ from flat_batches import BATCH_LAYOUTS
 
 from kernels.attention.backends import BACKENDS, default_backend, variable_length_attention
 from kernels.fused.blocks import Attention
+from kernels.fused.linear import Prepared
 
 LAYOUTS = {
     **BATCH_LAYOUTS,
@@ -65,15 +66,21 @@ def test_backends_equal_reference(name, backend):
 
 
 def recorded_equals_attention(backend, device, dtype):
-    """What fused layers call, against the same backend on its own; and the sum that is a bias's gradient."""
+    """What fused layers call, against the same backend on its own; and the sum that is a bias's gradient.
+
+    The matmuls beside attention, which belong to the call, are by the identity.
+    """
     qkv, cu_seqlens = random_qkv([3, 0, 14], device=device, dtype=dtype)
     output, qkv_gradient = value_and_gradient(qkv, cu_seqlens, 16, backend)
     inner = qkv.detach().flatten(1)
     recorded = Attention(2, cu_seqlens, 16, 0.0, backend)
-    attended, saved = recorded.forward(inner, None)
+    first, last = (torch.eye(matrix.shape[1], device=device, dtype=dtype) for matrix in (inner, output.flatten(1)))
+    first = Prepared((first,), torch.zeros(inner.shape[1], device=device, dtype=dtype))
+    multiplied, attended, saved = recorded.forward(inner, first, None, None)
+    assert torch.equal(multiplied, inner)
     assert torch.equal(attended, output.flatten(1))
     weights = torch.linspace(-1, 1, output.numel(), device=device, dtype=dtype).view_as(attended)
-    gradient, bias_gradient = recorded.backward(weights, inner, saved, None)
+    gradient, bias_gradient = recorded.backward(weights, (last,), None, inner, saved, None)
     torch.testing.assert_close(gradient, qkv_gradient.flatten(1), rtol=0, atol=0)
     assert bias_gradient.dtype == torch.float32
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
