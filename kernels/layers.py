@@ -44,6 +44,15 @@ class Linear(nn.Linear):
         return F.linear(hidden_states, self.weight.to(dtype), self.bias.to(dtype))
 
 
+class Embedding(nn.Embedding):
+    """An embedding that draws nothing on the meta device: for that PyTorch would import its compiler, for a second."""
+
+    def reset_parameters(self) -> None:
+        """Draws numbers although models draw their own weights: so a seed gives the same weights as ever."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class LayerNorm(nn.LayerNorm):
     """LayerNorm in the dtype of its input (statistics in fp32), by PyTorch or by apex's fused kernel."""
 

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.profiler_ranges import named_range
 from kernels.attention.backends import default_backend, variable_length_attention
-from kernels.layers import ACTIVATIONS, GELU_TANH_NAMES, LayerNorm, Linear
+from kernels.layers import ACTIVATIONS, GELU_TANH_NAMES, Embedding, LayerNorm, Linear
 from models.config import BertConfig
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class BertEmbeddings(nn.Module):
     def __init__(self, config: BertConfig, layer_norm: str):
         super().__init__()
         self.vocab_size = config.vocab_size
-        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = Embedding(config.padded_vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = LayerNorm(config.hidden_size, layer_norm)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.is_fused = False
@@ -286,6 +286,6 @@ def draw_truncated_normal(weight: Tensor, std: float) -> None:
     same weights in all versions. That of 2.13 draws until every number is inside, and takes seven times as long.
     """
     if weight.is_meta:
-        return  # to draw numbers there, PyTorch imports its compiler, for seconds
+        return  # as in kernels.layers.Embedding
     share_inside = math.erf(math.sqrt(2.0))
     weight.uniform_(-share_inside, share_inside).erfinv_().mul_(std * math.sqrt(2.0)).clamp_(-2 * std, 2 * std)

@@ -155,16 +155,9 @@ def _memory_bytes(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory
 
 
-class _NoInitialization(torch.overrides.TorchFunctionMode):
-    """Weights keep what they hold: to draw numbers on the meta device, PyTorch imports its compiler, for seconds."""
-
-    def __torch_function__(self, func, types, values=(), options=None):
-        return options["tensor"] if func is nn.init.normal_ else func(*values, **(options or {}))
-
-
 def meta_model(model_class: type[nn.Module], config: BertConfig) -> nn.Module:
     """A model that takes no memory for its weights."""
-    with torch.device("meta"), _NoInitialization():
+    with torch.device("meta"):
         return model_class(config)
 
 

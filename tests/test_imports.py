@@ -322,3 +322,23 @@ def test_commands_that_start_many_processes_or_come_before_pytorch_do_without_it
     imported = {line.rpartition("|")[2].strip() for line in listed.stderr.splitlines()}
     assert "common.errors" in imported
     assert "torch" not in imported
+
+
+def test_training_begins_without_pytorchs_compiler():
+    """Which only --compile needs: to import it takes a second of each process's start."""
+    code = """
+import sys, torch
+from modeling import BertForQuestionAnswering
+from models.config import BertConfig
+from optimization import LAMB
+from tasks.execution import meta_model
+meta_model(BertForQuestionAnswering, BertConfig(96)).state_dict()
+weights = torch.ones(3, requires_grad=True)
+weights.sum().backward()
+optimizer = LAMB([weights], lr=1.0)
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
