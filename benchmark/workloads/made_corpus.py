@@ -5,6 +5,7 @@ are cut into pieces, take their share of the time.
 """
 
 import contextlib
+import functools
 import gzip
 import itertools
 import json
@@ -28,7 +29,11 @@ def documents(n_bytes: int, seed: int = 0) -> Iterator[list[str]]:
     rng = np.random.default_rng(seed)
     syllables = rng.integers(len(SYLLABLES), size=(N_WORDS, 5))
     n_syllables = np.clip(np.log(np.arange(N_WORDS) + 1) / 3 + rng.random(N_WORDS), 1, 5).astype(int)
-    words = ["".join(SYLLABLES[i] for i in row[:n]) for row, n in zip(syllables.tolist(), n_syllables, strict=True)]
+
+    @functools.cache  # made when it is first drawn, as a small corpus has few
+    def word(number: int) -> str:
+        return "".join(SYLLABLES[i] for i in syllables[number, : n_syllables[number]].tolist())
+
     cumulative = np.cumsum(1 / (np.arange(N_WORDS) + 3))
     while n_bytes > 0:
         drawn = np.searchsorted(cumulative, rng.random(WORDS_PER_BATCH) * cumulative[-1]).tolist()
@@ -36,7 +41,7 @@ def documents(n_bytes: int, seed: int = 0) -> Iterator[list[str]]:
         while start < WORDS_PER_BATCH and n_bytes > 0:
             document = []
             for length in rng.integers(5, 36, size=rng.integers(5, 56)).tolist():
-                if sentence := " ".join(words[i] for i in drawn[start : start + length]):
+                if sentence := " ".join(map(word, drawn[start : start + length])):
                     document.append(sentence.capitalize() + ".")
                 start += length
             n_bytes -= sum(map(len, document)) + len(document)

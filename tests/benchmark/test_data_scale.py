@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from corpora import write_vocab
+from paths import AS_USERS
 
 from benchmark import data_scale
 from benchmark.workloads.made_corpus import KINDS, documents, write_dump, write_formatted, write_kinds
@@ -73,6 +74,7 @@ def test_prints_its_table(tmp_path, capsys, monkeypatch):
     arguments = ["--vocab_file", str(write_vocab(tmp_path / "vocab.txt")), "--scale_mb", "0.1", "--n_shards", "2"]
     arguments += ["--stages", *STAGES]
     (tmp_path / "scratch").mkdir()
+    monkeypatch.syspath_prepend(AS_USERS)
     monkeypatch.setattr("sys.argv", ["data_scale.py", *arguments, "--folder", str(tmp_path / "scratch")])
     data_scale.main()
     printed = capsys.readouterr()

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from corpora import SAMPLE, read_as_nvidia, tree
 from http_servers import serve
-from paths import ROOT
+from paths import AS_USERS, ROOT
 
 from common.errors import UserError
 from data.artifacts.manifest import Manifest
@@ -33,6 +33,7 @@ def run(cwd, *arguments, **variables):
         "EXTRA_DOWNLOADS": "",
         "PYTHON": sys.executable,
         "N_PROCESSES": "2",
+        "PYTHONPATH": str(AS_USERS),
         **{k: str(v) for k, v in variables.items()},
     }
     return subprocess.run(

@@ -15,15 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 from corpora import write_vocab
-from preparation_runs import STAGES, command, output, without_scikit_learn, write_long_dump
+from paths import AS_USERS
+from preparation_runs import STAGES, command, output, write_long_dump
 
-KILLS_PER_STAGE = 5
+KILLS_PER_STAGE = 3
 
 
 def start(stage, working_dir, vocab, *flags):
     """The stage in a session of its own, so that all its processes can be found."""
     environment = {**os.environ, "BERT_PREP_WORKING_DIR": str(working_dir), "OMP_NUM_THREADS": "1"}
-    environment |= without_scikit_learn(vocab.parent)
+    environment["PYTHONPATH"] = str(AS_USERS)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command(stage, vocab), *flags], env=environment, start_new_session=True, **quiet)
 
@@ -163,12 +164,14 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(undisturbed, tmp_path, st
 
 
 @pytest.mark.slow
-def test_dask_workers_make_the_same_bytes_while_one_is_killed(undisturbed, tmp_path):
+def test_dask_workers_make_the_same_bytes_while_one_is_killed(undisturbed, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    _, after, _, vocab = undisturbed
+    before, after, _, vocab = undisturbed
     working_dir = tmp_path / "work"
+    shutil.copytree(before["sharding"], working_dir)
+    monkeypatch.syspath_prepend(AS_USERS)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        for stage in STAGES:
+        for stage in ("sharding", "create_hdf5_files"):
             process = start(stage, working_dir, vocab, "--scheduler", cluster.scheduler_address)
             if stage == "create_hdf5_files":
                 while not list(working_dir.glob("hdf5*/*/*.hdf5")):

@@ -31,13 +31,6 @@ def command(stage, vocab):
     return [sys.executable, ROOT / "data" / "bertPrep.py", *map(str, flags)]
 
 
-def without_scikit_learn(folder):
-    """Variables of a Python that has neither it nor scipy, as users have none; nltk would load them for 2 s."""
-    for package in ("sklearn", "scipy"):
-        (folder / f"{package}.py").write_text("raise ImportError\n", encoding="utf-8")
-    return {"PYTHONPATH": str(folder)}
-
-
 def output(working_dir):
     """All files but locks."""
     return {name: content for name, content in tree(working_dir).items() if not name.endswith(".lock")}

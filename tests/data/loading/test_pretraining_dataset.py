@@ -1,6 +1,5 @@
 """The loader against a naive reader, one sample at a time, and against batches and buckets worked out by hand."""
 
-import gc
 import itertools
 import threading
 import weakref
@@ -230,7 +229,7 @@ def test_pinned_batches_reach_the_gpu(tmp_path):
 # The stream
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rows_per_file=st.lists(st.integers(0, 9), min_size=1, max_size=5),
     batch=st.integers(1, 7),
@@ -268,7 +267,7 @@ def test_ranks_read_every_sample_once_per_epoch(
             assert samples_of([micro_batch])[0] == stream[micro_batch.first_sample]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     rows_per_file=st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(lambda rows: sum(rows) >= 12),
     runs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=4),
@@ -386,17 +385,16 @@ def test_at_most_two_files_are_in_memory(tmp_path, monkeypatch):
         __hash__ = object.__hash__
 
     def counting_read(*arguments):
-        gc.collect()
         most.append(len(alive) + 1)
         shard = Counted(**vars(original(*arguments)))
         alive.add(shard)
         return shard
 
     monkeypatch.setattr(data.loading.pretraining_dataset, "read_shard", counting_read)
-    folder = make_folder(tmp_path, [40] * 6)
+    folder = make_folder(tmp_path, [8] * 6)
     for workers, expected in ((0, 1), (1, 2)):
         most.clear()
-        take(make_dataset(folder, 4, num_workers=workers), 100)
+        take(make_dataset(folder, 4, num_workers=workers), 15)
         assert max(most) == expected
 
 

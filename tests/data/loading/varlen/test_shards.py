@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_the_same_rows_padded(folders):
     assert all(np.isfinite(found[0]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     rows_per_file=st.lists(st.integers(0, 12), min_size=1, max_size=4).filter(any),
     longest=st.integers(6, 40),
