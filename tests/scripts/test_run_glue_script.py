@@ -1,4 +1,4 @@
-"""scripts/run_glue.sh: its configuration to flags, its errors, a whole run of two tasks with two seeds."""
+"""scripts/run_glue.sh: its configuration to flags, its errors, a whole run of two tasks."""
 
 import pytest
 from glue_runs import command, make_inputs, write_glue
@@ -53,10 +53,10 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_tasks_with_two_seeds(tmp_path):
+def test_two_tasks(tmp_path):
     folder = make_inputs(tmp_path, "rte")
     write_glue(folder / "glue", "sts-b")
-    variables = {"GLUE_TASKS": "rte sts-b", "SEEDS": "1 2", "MODE": "train eval predict", "DATA_DIR": folder / "glue"}
+    variables = {"GLUE_TASKS": "rte sts-b", "SEEDS": "2", "MODE": "train eval predict", "DATA_DIR": folder / "glue"}
     variables |= {"INIT_CHECKPOINT": folder / "start" / "ckpt_1.pt", "VOCAB_FILE": folder / "vocab.txt", "NUM_GPUS": 1}
     variables |= {"OUTPUT_DIR": tmp_path / "results", "GLOBAL_BATCH": 8, "MAX_STEPS": 2, "MAX_SEQ_LENGTH": 16}
     main(command(folder, output_dir=folder / "start", max_steps=1, do_eval=False))
@@ -65,5 +65,5 @@ def test_two_tasks_with_two_seeds(tmp_path):
     lines = ended.stdout.splitlines()
     assert lines[-1] == f"Results: {tmp_path / 'results'}"
     rows = [line.split()[1:4:2] for line in lines if line.startswith(("| RTE", "| STS-B"))]
-    assert rows == [["STS-B", "2"], ["RTE", "2"]]
+    assert rows == [["STS-B", "1"], ["RTE", "1"]]
     assert (tmp_path / "results" / "sts-b" / "seed_2" / "STS-B.tsv").is_file()

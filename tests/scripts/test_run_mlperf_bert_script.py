@@ -1,7 +1,6 @@
-"""scripts/run_mlperf_bert.sh: its table and settings to flags, its errors, a whole run of a tiny model."""
+"""scripts/run_mlperf_bert.sh: its table, settings and errors; tests/test_documented_commands.py has a whole run."""
 
 import pytest
-from mlperf_checkers import is_compliant, lines
 from paths import ROOT
 from pretraining_runs import LENGTH, PREDICTIONS, command, make_three_word_inputs
 from script_runs import python_that_only, run
@@ -108,8 +107,7 @@ def test_a_missed_target_is_its_status(tmp_path):
     assert "Results" not in ended.stdout
 
 
-@pytest.mark.slow
-def test_a_whole_run(tmp_path):
+def test_a_target_that_the_closed_division_has_not_is_refused(tmp_path):
     folder = make_three_word_inputs(tmp_path)
     main(command(folder, output_dir=folder / "start", max_steps=8, optimizer="adamw", learning_rate=2e-3))
     data = {"INPUT_DIR": folder / "data", "EVAL_DIR": folder / "test", "CONFIG_FILE": folder / "config.json"}
@@ -121,9 +119,3 @@ def test_a_whole_run(tmp_path):
     assert refused.returncode == 2
     assert "TARGET is 1e-09, and MLPerf's closed division has 0.72; raise it, or say DIVISION open" in refused.stderr
     assert not (tmp_path / "out").exists()
-    ended = run(SCRIPT, "--no_cuda", cwd=tmp_path, **variables, DIVISION="open", SAMPLES_PER_EVALUATION=448)
-    assert ended.returncode == 0, ended.stderr
-    assert is_compliant(tmp_path / "out" / "result_0.txt")
-    assert "Unverified by MLCommons." in ended.stdout
-    values = {event["key"]: event["value"] for event in lines(tmp_path / "out" / "result_0.txt")}
-    assert values["seed"] == int((tmp_path / "out" / "seed.txt").read_text("utf-8"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 from ranks import PATIENCE
-from script_runs import BIN, SCRIPTS, environment, python_that_only, run, settings_of, shown_settings
+from script_runs import environment, python_that_only, run, settings_of, shown_settings
 
 from data.loading.prepared import find_prepared
 from tasks.pretraining.task import PretrainingTask
@@ -30,14 +30,6 @@ STARTED_BY_USERS = (
     "scripts/measure_scaling.sh",
 )
 CHECKING = "".join(f"== phase {phase}: checking the settings, the model and the data\n" for phase in (1, 2))
-
-
-def test_shellcheck_finds_nothing():
-    shellcheck = shutil.which("shellcheck", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed; requirements-dev.txt has it")
-    found = subprocess.run([shellcheck, "--external-sources", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
-    assert (found.stdout, found.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("script", STARTED_BY_USERS)

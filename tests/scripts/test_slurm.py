@@ -210,11 +210,11 @@ def wait_until(condition, process, seconds=PATIENCE):
 
 @pytest.mark.slow
 def test_a_job_that_is_preempted_resumes_from_its_checkpoint(cluster):
-    """On two nodes. The batch shell is signaled, as `scancel --batch` does it."""
+    """The batch shell is signaled, as `scancel --batch` does it."""
     endless = phase1_runs.settings(cluster, steps=100000, STEPS_PER_CHECKPOINT=100000)
     log = cluster / "out" / "dllogger.json"
     # Of each start: far more than the first makes before it is stopped; the second ends so.
-    command = ["sbatch", "--nodes=2", str(SCRIPT), "--steps_this_run", str(STEPS_PER_START)]
+    command = ["sbatch", "--nodes=1", str(SCRIPT), "--steps_this_run", str(STEPS_PER_START)]
     with subprocess.Popen(
         command,
         cwd=ROOT,

@@ -3,15 +3,12 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 import torch
-from paths import ROOT
-from ranks import PATIENCE, free_port, run_ranks
+from ranks import free_port, run_ranks
 
 from common.errors import UserError
 from training.distributed.heartbeat import Heartbeat
@@ -299,25 +296,3 @@ def test_an_error_that_only_reads_like_a_lost_connection_passes_as_it_is():
     assert failed.status == 1
     assert "RuntimeError: the cache timed out, connection reset" in failed.output
     assert "lost contact" not in failed.output
-
-
-@pytest.mark.slow
-def test_under_torchrun_a_restarted_world_is_not_confused_by_the_one_before(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(f"""
-import os, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-import torch
-from training.distributed.world import connected, read_world
-with connected(read_world(use_env=True), torch.device("cpu"), 60) as world:
-    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        if world.rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        world.barrier()
-    os.write(1, f"sum {{world.sum_(torch.ones(1)).item()}} of {{world.gather(world.local_rank)}}\\n".encode())
-""")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run([*command, script], capture_output=True, text=True, timeout=PATIENCE, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    assert sorted(finished.stdout.splitlines()) == ["sum 2.0 of [0, 1]"] * 2
