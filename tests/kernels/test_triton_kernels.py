@@ -19,7 +19,7 @@ CONFIG = BertConfig(VOCAB, num_attention_heads=2, max_position_embeddings=16, **
 ENCODER = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
 MASKED = ("masked_lm_positions", "masked_lm_labels")
 # Triton's interpreter takes seconds for a micro-batch.
-SHORT = {"max_steps": 2, "train_batch_size": 4, "gradient_accumulation_steps": 1}
+SHORT = {"max_steps": 2, "train_batch_size": 2, "gradient_accumulation_steps": 1}
 
 
 @pytest.fixture(autouse=True)
