@@ -1,17 +1,19 @@
 """benchmark/kernel_resources.py: one kernel compiled without a GPU, and its arithmetic and table by hand."""
 
+import ast
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from benchmark import kernel_resources
 from common.errors import UserError
 
 SCRIPT = Path(kernel_resources.__file__)
+COMPILED = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
 @pytest.fixture
@@ -22,9 +24,8 @@ def assembler():
 
 
 def run(*arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=COMPILED, check=False)
 
 
 def table(done):
@@ -53,18 +54,24 @@ def test_thread_blocks_that_stay_fit_at_the_width_of_another_model(assembler):
     assert int(found["thread blocks per SM"]) >= 8
 
 
-def test_an_unknown_kernel_is_refused_with_the_names_of_those_that_steps_launch(assembler):
-    done = run("--kernels", "softmax")
-    assert done.returncode == 2
-    names = re.search(r"softmax is in no name; there are (.*)\.", done.stderr)[1].split(", ")
+def test_the_kernels_are_those_that_steps_launch(assembler):
+    code = "from benchmark.kernel_resources import launches; print([list(launches(arch, 'base')) for arch in (90, 80)])"
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, cwd=ROOT, env=COMPILED, text=True, check=True).stdout
+    hopper, ampere = (set(", ".join(names).split(", ")) for names in ast.literal_eval(printed))
     both = {"dropout_add_norm of 64 tokens", "gelu of 64 tokens", "gelu_gradient of 64 tokens", "adam_pass of adamw"}
-    assert both < set(names)
-    assert {"to_fp8", "tanh", "has_second", "quantize_rows of 64 tokens in fp8", "lamb_second_pass of lamb"} < set(
-        names
-    )
-    older = run("--kernels", "softmax", "--arch", "80").stderr
-    assert "gelu of 64 tokens" in older
-    assert "fp8" not in older
+    assert both < ampere < hopper
+    of_fp8 = {"to_fp8", "quantize_rows of 64 tokens in fp8"}
+    assert {*of_fp8, "tanh", "has_second", "lamb_second_pass of lamb"} < hopper
+    assert not of_fp8 & ampere
+
+
+def test_an_unknown_kernel_is_refused_with_the_names_of_the_others(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(kernel_resources, "launches", lambda *_: {"gelu of 64 tokens": [], "adam_pass of adamw": []})
+    with pytest.raises(UserError, match="softmax is in no name; there are gelu of 64 tokens, adam_pass of adamw"):
+        kernel_resources.main(["--kernels", "softmax"])
 
 
 def test_the_interpreter_compiles_nothing(monkeypatch):

@@ -136,18 +136,6 @@ def test_a_shard_of_another_size_is_a_problem(folder):
     assert "create_hdf5_files" in finding.remedy
 
 
-def test_a_flipped_byte_is_found_by_the_whole_verification_only(folder):
-    path = shards_of(folder) / "sample_training_0.hdf5"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert data(folder / "data")["shards, phase 1"].state == OK
-    ended, findings, _ = check(folder, "--verify_data")
-    assert ended.returncode == 1
-    assert findings["shards, phase 1"]["state"] == PROBLEM
-    assert "fails the check" in findings["shards, phase 1"]["found"]
-
-
 def test_an_empty_folder_is_no_problem_and_one_that_is_not_there_is(folder):
     (folder / "empty").mkdir()
     findings = data(folder / "empty")
@@ -246,11 +234,14 @@ def test_the_last_line(states, sentence):
 
 
 @pytest.mark.slow
-def test_two_processes_add_up(folder, monkeypatch):
+def test_where_it_is_asked_for_data_are_verified_and_two_processes_add_up(folder, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # without, torchrun has something to say on stderr
-    ended, findings, _ = check(folder, "--all_reduce", CUDA_VISIBLE_DEVICES="")
+    ended, findings, _ = check(folder, "--verify_data", "--all_reduce", CUDA_VISIBLE_DEVICES="")
     found = findings["all-reduce"]["found"]
     assert re.fullmatch(r"2 processes added up 64 MB by gloo: right, [\d.]+ GB/s", found), ended.stdout
+    assert (
+        "fails the check 'masked_lm_positions'" in findings["shards, phase 1"]["found"]
+    )  # the folder's masks are made up
 
 
 @pytest.mark.slow
