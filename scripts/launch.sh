@@ -132,7 +132,7 @@ launch() { # SCRIPT [FLAGS]: run it in all processes; returns its status, 75 whe
   done
   wait "$child" || status=$?
   child=
-  write_profile
+  if [[ $PROFILER == ncu ]]; then write_profile || status=$((status ? status : 1)); fi
   if ((interrupts)); then return 130; fi
   # torchrun itself ends with 1 when it was stopped, whatever its processes end with.
   if ((status == SAVED || (stopped && status != 0))); then return "$REQUEUE_STATUS"; fi

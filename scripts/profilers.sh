@@ -68,7 +68,6 @@ profiler_command() { # fills `profiler`, what the run is started through, and `p
 }
 
 write_profile() { # ncu's report as the table that benchmark/nsight.py reads; the others write what is read by themselves
-  if [[ $PROFILER != ncu ]]; then return; fi
   local report=$OUTPUT_DIR/profile/ncu.ncu-rep
   if [[ ! -f $report ]]; then return; fi
   ncu --import "$report" --csv --page raw --print-units base >"${report%.ncu-rep}.csv"

@@ -187,6 +187,18 @@ def test_processes_that_saved_end_a_script_with_the_status_that_its_scheduler_ta
     assert bash(LAUNCH + "kill -TERM $$", PATH=path, NUM_GPUS=2, REQUEUE_STATUS=143).returncode == 143
 
 
+@pytest.mark.parametrize(("of_run", "of_import", "status"), [(3, 9, 3), (75, 9, 75), (0, 9, 1), (0, 0, 0), (3, 0, 3)])
+def test_a_report_that_ncu_cannot_read_hides_no_status(tmp_path, of_run, of_import, status):
+    report = tmp_path / "profile" / "ncu.ncu-rep"
+    ncu = f'case "$1" in --query-metrics) ;; --import) exit {of_import} ;; *) touch {report}; exit {of_run} ;; esac'
+    stub(tmp_path, "ncu", ncu)
+    stub(tmp_path, "python3", "echo metrics")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ended = bash(LAUNCH + "launch x", PATH=path, NUM_GPUS=1, PROFILER="ncu", OUTPUT_DIR=tmp_path)
+    assert ended.returncode == status, ended.stderr
+    assert report.with_suffix(".csv").exists()
+
+
 def is_running(marker):
     """Whether a process has this in its command line."""
     return marker in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
