@@ -53,7 +53,8 @@ def dropout_add_norm_(
     normalized = torch.empty_like(hidden_states)
     mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=hidden_states.device) for _ in range(2))
     tensors = hidden_states, residual, weight, bias, normalized, mean, scale, rows and rows.pointers, seed
-    numbers, constants = _numbers_and_constants(hidden_states, dropout_p, rows)
+    numbers, constants = numbers_and_constants(hidden_states.shape[1], dropout_p)
+    constants["to_fp8"] = rows is not None
     tuned = settings("dropout_add_norm", hidden_states.device)
     grid = (triton.cdiv(n_rows, tuned["block_rows"]),)
     _dropout_add_norm[grid](*tensors, n_rows, eps, *numbers, **constants, **tuned)
@@ -91,29 +92,42 @@ def dropout_add_norm_backward(
         hidden_gradient = torch.empty_like(gradient) if dropout_p > 0 else residual_gradient
     kind = kind_of_result(rows, n_columns <= NARROW_COLUMNS)
     tuned = settings("dropout_add_norm_gradients", gradient.device, kind)
-    numbers, constants = _numbers_and_constants(gradient, dropout_p, rows)
+    numbers, constants = numbers_and_constants(n_columns, dropout_p)
     n_blocks = triton.cdiv(n_rows, tuned["block_rows"])
     n_thread_blocks = n_staying_blocks(n_blocks, constants["block_columns"] / TUNED_COLUMNS, tuned, gradient.device)
     partial_sums = torch.empty(n_thread_blocks, 3, n_columns, dtype=torch.float32, device=gradient.device)
     tensors = gradient, *(others or (gradient,)), summed, mean, scale, weight
     results = residual_gradient, hidden_gradient, partial_sums, rows and rows.pointers
-    constants |= {"has_second": bool(others), **tuned}
+    constants |= {"to_fp8": rows is not None, "has_second": bool(others), **tuned}
     _dropout_add_norm_gradients[(n_thread_blocks,)](*tensors, *results, seed, n_rows, n_blocks, *numbers, **constants)
     sums = column_sums(partial_sums.flatten(1)).view(3, n_columns)
     return residual_gradient, hidden_gradient, sums
 
 
-def _numbers_and_constants(
-    matrix: Tensor, dropout_p: float, rows: Rows | None
-) -> tuple[tuple[int, float], dict[str, int]]:
-    """What both kernels take: threshold and scale of the dropout, and constants."""
-    n_columns = matrix.shape[1]
+def numbers_and_constants(n_columns: int, dropout_p: float) -> tuple[tuple[int, float], dict[str, int]]:
+    """What kernels over whole rows with dropout take: its threshold and scale, and constants."""
     shape = {"n_columns": n_columns, "block_columns": triton.next_power_of_2(n_columns)}
-    return (drop_threshold(dropout_p), 1 / (1 - dropout_p)), {
-        **shape,
-        "has_dropout": dropout_p > 0,
-        "to_fp8": rows is not None,
-    }
+    return (drop_threshold(dropout_p), 1 / (1 - dropout_p)), {**shape, "has_dropout": dropout_p > 0}
+
+
+@triton.jit
+def normalize(values, weight_ptr, bias_ptr, columns, is_column, eps, n_columns: tl.constexpr):
+    """LayerNorm of rows (R, C) in fp32; and their means and 1 / standard deviations, (R,)."""
+    mean = tl.sum(values, 1) / n_columns
+    centred = tl.where(is_column[None, :], values - mean[:, None], 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / n_columns + eps)
+    weight = tl.load(weight_ptr + columns, is_column, 0.0)
+    bias = tl.load(bias_ptr + columns, is_column, 0.0)
+    return centred * scale[:, None] * weight[None, :] + bias[None, :], mean, scale
+
+
+@triton.jit
+def norm_gradient(gradient, values, mean, scale, weight, is_column, n_columns: tl.constexpr):
+    """From the gradient of `normalize`'s result to that of its `values`; and these normalized, without the weight."""
+    normalized = tl.where(is_column[None, :], (values - mean[:, None]) * scale[:, None], 0.0)
+    weighted = gradient * weight[None, :]
+    along, average = tl.split(tl.sum(tl.join(weighted * normalized, weighted), 1) / n_columns)
+    return (weighted - normalized * along[:, None] - average[:, None]) * scale[:, None], normalized
 
 
 @triton.jit
@@ -150,12 +164,7 @@ def _dropout_add_norm(
     values += tl.load(residual_ptr + places, inside, 0.0).to(tl.float32)
     tl.store(hidden_ptr + places, values.to(hidden_ptr.dtype.element_ty), inside)
 
-    mean = tl.sum(values, 1) / n_columns
-    centred = tl.where(is_column[None, :], values - mean[:, None], 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / n_columns + eps)
-    weight = tl.load(weight_ptr + columns, is_column, 0.0)
-    bias = tl.load(bias_ptr + columns, is_column, 0.0)
-    normalized = centred * scale[:, None] * weight[None, :] + bias[None, :]
+    normalized, mean, scale = normalize(values, weight_ptr, bias_ptr, columns, is_column, eps, n_columns)
     tl.store(normalized_ptr + places, normalized.to(normalized_ptr.dtype.element_ty), inside)
     tl.store(mean_ptr + rows, mean, rows < n_rows)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
@@ -209,11 +218,8 @@ def _dropout_add_norm_gradients(
         scale = tl.load(scale_ptr + rows, rows < n_rows, 0.0)
         key = row_key(seed, rows)  # while the loads are under way
 
-        centred = tl.where(is_column[None, :], (summed - mean[:, None]) * scale[:, None], 0.0)
-        weighted = gradient * weight[None, :]
-        along, average = tl.split(tl.sum(tl.join(weighted * centred, weighted), 1) / n_columns)
-        result = (weighted - centred * along[:, None] - average[:, None]) * scale[:, None]
-        weight_sum += gradient * centred
+        result, normalized = norm_gradient(gradient, summed, mean, scale, weight, is_column, n_columns)
+        weight_sum += gradient * normalized
         bias_sum += gradient
         tl.store(residual_gradient_ptr + places, result.to(residual_gradient_ptr.dtype.element_ty), inside)
         if has_dropout:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kernels.column_sums import column_sums
-from kernels.dropout_mask import drop_threshold, is_kept, random_seed, row_key
+from kernels.dropout_mask import is_kept, random_seed, row_key
 from kernels.fused.blocks import Hidden
-from kernels.fused.dropout_add_norm import TUNED_COLUMNS
+from kernels.fused.dropout_add_norm import TUNED_COLUMNS, norm_gradient, normalize, numbers_and_constants
 from kernels.launch import n_staying_blocks
 from kernels.tuning import settings
 
@@ -46,7 +46,7 @@ class _Embeddings(torch.autograd.Function):
         result = torch.empty(n_rows, n_columns, dtype=dtype, device=words.device)
         mean, scale = (torch.empty(n_rows, dtype=torch.float32, device=words.device) for _ in range(2))
         seed = random_seed(words.device)
-        numbers, constants = _numbers_and_constants(n_columns, dropout_p)
+        numbers, constants = numbers_and_constants(n_columns, dropout_p)
         tuned = settings("embeddings", words.device)
         _embeddings[(triton.cdiv(n_rows, tuned["block_rows"]),)](
             (words, positions, types), tuple(tables), norm_weight, norm_bias, result, mean, scale, seed, n_rows, eps,
@@ -68,7 +68,7 @@ class _Embeddings(torch.autograd.Function):
         first, *others = present or [torch.zeros(n_rows, n_columns, dtype=ctx.dtype, device=device)]
         of_sum = torch.empty(n_rows, n_columns, dtype=torch.float32, device=device)
         tuned = settings("embeddings_gradient", device)
-        numbers, constants = _numbers_and_constants(n_columns, ctx.dropout_p)
+        numbers, constants = numbers_and_constants(n_columns, ctx.dropout_p)
         n_blocks = triton.cdiv(n_rows, tuned["block_rows"])
         n_thread_blocks = n_staying_blocks(n_blocks, constants["block_columns"] / TUNED_COLUMNS, tuned, device)
         partial_sums = torch.empty(n_thread_blocks, 2, n_columns, dtype=torch.float32, device=device)
@@ -82,12 +82,6 @@ class _Embeddings(torch.autograd.Function):
             for each, table in zip(ids, tables, strict=True)
         ]
         return *(None,) * 6, *of_tables, *of_norm.unbind()
-
-
-def _numbers_and_constants(n_columns: int, dropout_p: float) -> tuple[tuple[int, float], dict[str, int]]:
-    """What both kernels take: threshold and scale of the dropout, and constants."""
-    shape = {"n_columns": n_columns, "block_columns": triton.next_power_of_2(n_columns)}
-    return (drop_threshold(dropout_p), 1 / (1 - dropout_p)), {**shape, "has_dropout": dropout_p > 0}
 
 
 @triton.jit
@@ -123,12 +117,7 @@ def _embeddings(
     is_row, is_column = rows < n_rows, columns < n_columns
     inside = is_row[:, None] & is_column[None, :]
     values = _sum_of_rows(ids, tables, rows, is_row, columns, inside, n_columns)
-    mean = tl.sum(values, 1) / n_columns
-    centred = tl.where(is_column[None, :], values - mean[:, None], 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / n_columns + eps)
-    weight = tl.load(weight_ptr + columns, is_column, 0.0)
-    bias = tl.load(bias_ptr + columns, is_column, 0.0)
-    result = centred * scale[:, None] * weight[None, :] + bias[None, :]
+    result, mean, scale = normalize(values, weight_ptr, bias_ptr, columns, is_column, eps, n_columns)
     if has_dropout:
         key = row_key(tl.load(seed_ptr), rows)
         result = tl.where(is_kept(key, block_columns, threshold), result * kept_scale, 0.0)
@@ -179,10 +168,7 @@ def _embeddings_gradient(
             gradient = tl.where(is_kept(row_key(seed, rows), block_columns, threshold), gradient * kept_scale, 0.0)
         values = _sum_of_rows(ids, tables, rows, is_row, columns, inside, n_columns)
         mean, scale = tl.load(mean_ptr + rows, is_row, 0.0), tl.load(scale_ptr + rows, is_row, 0.0)
-        normalized = tl.where(is_column[None, :], (values - mean[:, None]) * scale[:, None], 0.0)
-        weighted = gradient * weight[None, :]
-        along, average = tl.split(tl.sum(tl.join(weighted * normalized, weighted), 1) / n_columns)
-        of_sum = (weighted - normalized * along[:, None] - average[:, None]) * scale[:, None]
+        of_sum, normalized = norm_gradient(gradient, values, mean, scale, weight, is_column, n_columns)
         tl.store(of_sum_ptr + places, of_sum, inside)
         weight_sum += gradient * normalized
         bias_sum += gradient
