@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from training.distributed.world import World
+from training.environment.gpu_uuid import gpu_uuid
 
 
 def joined_by_nvlink(world: World, device: torch.device, nvml: Any = None) -> bool:
@@ -20,7 +21,7 @@ def joined_by_nvlink(world: World, device: torch.device, nvml: Any = None) -> bo
     Args:
         nvml: in place of the module `pynvml`.
     """
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+    uuid = gpu_uuid(device)
     uuids = world.gather(uuid)
     return all(world.gather(uuid is not None and _reaches(uuid, uuids, nvml)))
 

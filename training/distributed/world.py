@@ -26,6 +26,7 @@ from common.words import counted
 from training.distributed import heartbeat
 from training.distributed.heartbeat import Heartbeat
 from training.distributed.rendezvous import first_line, meet, open_store
+from training.environment.gpu_uuid import gpu_uuid
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """A dead rank is the heartbeat's to notice; this is for one that hangs, and must let rank 0 write or evaluate alone."""
@@ -147,7 +148,6 @@ def connected(
     if world.size == 1:
         yield world
         return
-    gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
     silent = (  # of those who wait for an answer: rank 0 waits for others at most as long, and they for it
         f"rank {world.rank} on host {socket.gethostname()} met no other within {3 * startup_timeout:g} seconds: rank 0 "
         "or its launcher is frozen, or cannot be reached any more. See whether its host is alive."
@@ -155,7 +155,7 @@ def connected(
     with _ending_after(3 * startup_timeout, silent):
         store = open_store(world.rank, startup_timeout)
         heartbeat.prepare(store, world.rank)
-        names = meet(store, world.rank, world.size, gpu, description, startup_timeout)
+        names = meet(store, world.rank, world.size, gpu_uuid(device), description, startup_timeout)
         beats = Heartbeat(store, world.rank, names, heartbeat_limit)
     try:
         world = _join(store, world, device, names[world.rank], startup_timeout)

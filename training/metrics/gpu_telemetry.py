@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from training.environment.gpu_uuid import gpu_uuid
+
 # Bits of nvmlClocksEventReasons; an idle GPU's, which is no complaint, is left out.
 REASONS = MappingProxyType(
     {
@@ -57,9 +59,8 @@ class GpuTelemetry:
     def of_device(cls, device: torch.device) -> "GpuTelemetry":
         """Of a CUDA device of this process; of nothing where there is none, or no nvidia-ml-py."""
         with contextlib.suppress(Exception):
-            if device.type == "cuda":
-                nvml = importlib.import_module("pynvml")
-                return cls(f"GPU-{torch.cuda.get_device_properties(device).uuid}", nvml)
+            if uuid := gpu_uuid(device):
+                return cls(uuid, importlib.import_module("pynvml"))
         return cls()
 
     def resume(self) -> None:

@@ -47,8 +47,7 @@ def driver(joined, known):
 
 @pytest.fixture(autouse=True)
 def own_gpu(monkeypatch):
-    properties = types.SimpleNamespace(uuid="a")
-    monkeypatch.setattr(nvlink.torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(nvlink, "gpu_uuid", {GPU: "GPU-a"}.get)
 
 
 ALL = ["GPU-a", "GPU-b", "GPU-c"]
