@@ -20,7 +20,7 @@ from training.config.settings import Settings
 from training.cuda_graphs import GradientGraphs
 from training.distributed.bucket_reduction import BucketReduction
 from training.distributed.data_parallel import average, send_weights
-from training.distributed.nvlink import joined_by_nvlink
+from training.distributed.nvlink import averages_beside_backward
 from training.distributed.sharded_optimizer import ShardedOptimizer
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
@@ -100,9 +100,8 @@ class TrainingRun:
         if self.world.size > 1:
             send_weights(self.model)
             flags = self.settings.distribution
-            self.overlaps_reduction = flags.overlap_reduction
-            if self.overlaps_reduction is None:
-                self.overlaps_reduction = not joined_by_nvlink(self.world, self.settings.device)
+            asked, device = flags.overlap_reduction, self.settings.device
+            self.overlaps_reduction = averages_beside_backward(asked, self.world, device)
             average_in = functools.partial(average, reduce_dtype=flags.reduced_in)
             begin, overlaps = self.step_times.begin_reduction, self.overlaps_reduction
             reduction = BucketReduction(parameters, average_in, begin, overlaps=overlaps)

@@ -182,9 +182,11 @@ def train_counting_reductions(arguments):
 
 @pytest.mark.parametrize(("once", "per_step"), [(True, 1), (False, 2)])
 def test_gradients_are_reduced_once_per_step_or_once_per_micro_batch(folder, on_ranks, once, per_step):
-    changes = {} if once else {"no-allreduce_post_accumulation": True}
+    changes = {} if once else {"no-allreduce_post_accumulation": True, "overlap_reduction": True}
     arguments = flags(folder, f"counted_{once}", optimizer="lamb", **changes)
-    for outcome in finish(arguments, 2, function=train_counting_reductions):
+    outcomes = finish(arguments, 2, function=train_counting_reductions)
+    assert " | gradients averaged after backward | " in outcomes[0].output  # whatever is asked for, on a CPU
+    for outcome in outcomes:
         counts = [int(line.split()[1]) for line in outcome.output.splitlines() if line.startswith("reductions:")]
         assert counts == [per_step * step for step in range(1, STEPS + 1)]
     # What a micro-batch's reduction adds before the next one's is rounded elsewhere.

@@ -1,4 +1,4 @@
-"""Who is joined by NVLink, by a driver that is made up."""
+"""When gradients are averaged, and who is joined by NVLink, by a driver that is made up."""
 
 import types
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.distributed import nvlink
-from training.distributed.nvlink import joined_by_nvlink
+from training.distributed.nvlink import averages_beside_backward, joined_by_nvlink
 from training.distributed.world import World
 
 GPU = torch.device("cuda", 0)
@@ -67,6 +67,21 @@ def test_all_ranks_must_reach_all_others(joined, known, others_agree, expected):
     assert joined_by_nvlink(Ranks(ALL, others_agree), GPU, driver(joined, known)) is expected
 
 
-def test_a_cpu_and_a_driver_that_fails_have_none():
-    assert joined_by_nvlink(Ranks([None, None]), torch.device("cpu"), driver([], [])) is False
+def test_a_driver_that_fails_has_none():
     assert joined_by_nvlink(Ranks(ALL), GPU, types.SimpleNamespace()) is False
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "joined", "beside"),
+    [
+        (None, "cuda", True, False),
+        (None, "cuda", False, True),
+        (True, "cuda", True, True),
+        (False, "cuda", False, False),
+        (None, "cpu", False, False),
+        (True, "cpu", False, False),
+    ],
+)
+def test_gradients_are_averaged_beside_backward(monkeypatch, asked, device, joined, beside):
+    monkeypatch.setattr(nvlink, "joined_by_nvlink", lambda world, device: joined)
+    assert averages_beside_backward(asked, World(size=2), torch.device(device)) is beside
