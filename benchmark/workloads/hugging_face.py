@@ -67,13 +67,16 @@ class HuggingFaceBert(nn.Module):
 
     def __init__(self, config: BertConfig, layer_norm: str = "torch"):
         import transformers  # of requirements-dev.txt
+        from transformers.initialization import no_init_weights
 
         super().__init__()
         assert layer_norm == "torch", layer_norm
         shape = transformers.BertConfig(**dataclasses.asdict(config), attn_implementation="sdpa")
         weights = BertForPreTraining(config).state_dict()
         weights["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"]  # one tensor of two names
-        self.model = transformers.BertForPreTraining(shape)
+        with no_init_weights():  # ours take their place
+            self.model = transformers.BertForPreTraining(shape)
+        self.model.tie_weights()  # which goes with drawing them
         self.model.load_state_dict(weights)
         self.compute_dtype = torch.float32
 

@@ -147,6 +147,15 @@ def test_scores_of_masked_positions_and_pairs_are_those_of_our_model():
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+def test_no_weights_are_drawn_but_ours():
+    drawn = []
+    for make in (HuggingFaceBert, BertForPreTraining):
+        torch.manual_seed(SEED)
+        make(CONFIG)
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[1]
+
+
 def test_a_weight_that_two_modules_share_is_trained_once():
     model = initial_model()
     grouped = [parameter for group in parameter_groups(model) for parameter in group["params"]]
