@@ -28,16 +28,16 @@ else:
 CAPABILITY = (9, 0)
 
 TILE_ROWS, TILE_COLUMNS, DEPTH = 128, 256, 64
-WARPS = 4  # of the epilogue
-# They fill a multiprocessor: 2 x 4 + 4 + 4 warps (the loader has three idle ones) share 65,536 registers.
+WARPS = 8  # of the epilogue
+# They fill a multiprocessor: 2 x 4 + 8 + 4 warps (the loader has three idle ones) share 65,536 registers.
 SETTINGS = MappingProxyType(
     {
         "stages": 3,
         "rows": 16,
         "warps": WARPS,
-        "multiplier_registers": 168,
-        "epilogue_registers": 136,
-        "loader_registers": 40,
+        "multiplier_registers": 160,
+        "epilogue_registers": 64,
+        "loader_registers": 24,
         "num_warps": 4,
     }
 )
