@@ -51,6 +51,8 @@ class _AdaptiveMoments(Optimizer):
 
     divides_gradients = True
     """Its step takes a `gradient_divisor`."""
+    takes_bf16_gradients = False
+    """Whether gradients may be in bf16, all of them; kernels of our own set it."""
     takes_ratios: bool
     """Whether updates are scaled by trust ratios."""
 
@@ -72,6 +74,7 @@ class _AdaptiveMoments(Optimizer):
             if reason := triton_problem(device):
                 raise UserError(f"the optimizers' kernels cannot run on {device} ({reason})", "take --kernels torch")
             new_update = importlib.import_module("kernels.optimizers").GroupUpdate
+            self.takes_bf16_gradients = True
             self._updates = collections.defaultdict(functools.partial(new_update, self.takes_ratios))
 
     @torch.no_grad()
@@ -149,7 +152,7 @@ class LAMB(_AdaptiveMoments):
     A group's `n_blocks` divides the first dimension of its parameters into that many equal blocks, each with a trust
     ratio of its own: query, key and value are one parameter, and were published as three. apex's LAMB cannot do this.
 
-    `step` leaves the update u in the gradients, which saves a buffer of the model's size, as apex does.
+    PyTorch's operations leave the update u in the gradients, which saves a buffer of the model's size, as apex does.
     """
 
     takes_ratios = True
@@ -189,7 +192,8 @@ class LAMB(_AdaptiveMoments):
 @torch.no_grad()
 def gradient_norm(param_groups: list[dict]) -> Tensor:
     """The norm over the gradients of all groups, a 0-d fp32 tensor on their device; nothing is read on the host."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_gradients(param_groups))))
+    norms = torch._foreach_norm(_gradients(param_groups), dtype=torch.float32)
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 @torch.no_grad()

@@ -6,11 +6,12 @@ r"""What averaging gradients over the ranks adds to a training step, way by way.
   torchrun --standalone --nproc_per_node 2 benchmark/reduction.py --bert_model large --task squad --batch_size 32 \
       --max_seq_length 384 --cuda_graphs
 
-`alone`: each rank by itself. `unsent`: gradients are copied into buckets, and not averaged. `beside`: buckets are
-averaged during the backward pass, by NCCL, on a CPU by gloo; `after`: all gradients at once after it. Each way
-has a model of its own, in bf16 on a GPU, with Triton's kernels and LAMB. Steps are taken in windows, of one way after
-the other, since a card that warms up slows down. The slowest rank's step counts, and `added` compares it with the
-slowest alone. `averages` is the time of a reduction alone.
+`alone`: each rank by itself. `unsent`: gradients lie in buckets, and are not averaged. `beside`: buckets are averaged
+during the backward pass, by NCCL, on a CPU by gloo; `after`: all gradients at once after it. Each way has a model of
+its own, on a GPU in bf16 or with --fp8 in fp8, with Triton's kernels and LAMB. With --reduce_dtype bf16, GPUs also make
+gradients in bf16 in all ways but `alone`. Steps are taken in windows, of one way after the other, since a card that
+warms up slows down. The slowest rank's step counts, and `added` compares it with the slowest alone. `averages` is the
+time of a reduction alone.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from common.errors import UserError, run_main
 from kernels.launch import triton_problem
 from models.config import BERT_CONFIGS, BertConfig, Execution
 from tasks.pretraining.synthetic import synthetic_batch
+from training.config.precision import precision_problem
 from training.distributed.bucket_reduction import BucketReduction
 from training.distributed.data_parallel import REDUCE_DTYPES, average
 from training.distributed.world import World, connected, read_world
@@ -56,6 +58,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batch_size", type=int, default=4, help="sequences per rank and step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
+    parser.add_argument("--fp8", action="store_true", help="run the encoder's matmuls in fp8")
     parser.add_argument("--cuda_graphs", action="store_true", help="compute gradients by CUDA graphs")
     parser.add_argument("--steps", type=int, default=10, help="steps per window")
     parser.add_argument("--windows", type=int, default=3, help="windows; the median counts")
@@ -70,7 +73,10 @@ def maker_of(way: str, reduce_dtype: str, bucket_bytes: int) -> Callable[[list[T
     if way == "alone":
         return None
     by = (lambda bucket: None) if way == "unsent" else functools.partial(average, reduce_dtype=reduce_dtype)
-    return functools.partial(BucketReduction, average=by, overlaps=way == "beside", bucket_bytes=bucket_bytes)
+    dtype = torch.bfloat16 if reduce_dtype == "bf16" and torch.cuda.is_available() else torch.float32
+    return functools.partial(
+        BucketReduction, average=by, overlaps=way == "beside", bucket_bytes=bucket_bytes, dtype=dtype
+    )
 
 
 def seconds_of(function: Callable[[], None], calls: int, world: World, device: torch.device) -> float:
@@ -83,6 +89,7 @@ def measure(args: argparse.Namespace, world: World, device: torch.device) -> lis
     """A row for each way."""
     on_gpu = device.type == "cuda"
     kernels = {"kernels": "triton", "attention": "triton", "compute_dtype": torch.bfloat16} if on_gpu else {}
+    execution = Execution(**kernels, in_fp8=args.fp8)
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
     shape = args.batch_size, args.max_seq_length, args.max_predictions_per_seq
     batch = synthetic_batch(*shape, config.vocab_size, seed=world.rank).to(device)
@@ -91,7 +98,7 @@ def measure(args: argparse.Namespace, world: World, device: torch.device) -> lis
     for way in args.ways:
         torch.manual_seed(0)
         make = maker_of(way, args.reduce_dtype, args.bucket_mib * 2**20)
-        step, reduction = our_step(Execution(**kernels), "lamb", work, args.cuda_graphs, make)
+        step, reduction = our_step(execution, "lamb", work, args.cuda_graphs, make)
         for _ in range(WARM_UP_STEPS):
             step()
         windows[way] = functools.partial(seconds_of, step, args.steps, world, device)
@@ -115,8 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if n_gpus:
         use_expandable_segments()
         torch.cuda.set_device(device)
-    if reason := (triton_problem(device) if n_gpus else args.cuda_graphs and "CUDA graphs need an NVIDIA GPU"):
+    needs_gpu = (args.cuda_graphs or args.fp8) and "--cuda_graphs and --fp8 need an NVIDIA GPU"
+    if reason := (triton_problem(device) if n_gpus else needs_gpu):
         raise UserError(reason, "see benchmark/training_step.py for other kernels")
+    if args.fp8 and (problem := precision_problem("fp8", device)):
+        raise UserError(problem.problem, "leave out --fp8")
     with connected(world, device, 60, str(vars(args))) as world:
         rows = measure(args, world, device)
         if world.is_first:

@@ -1,8 +1,10 @@
-"""AdamW and LAMB over many tensors, in one pass and in two: 28 and 40 bytes for each parameter.
+"""AdamW and LAMB over many tensors, in one pass and in two: 28 and 40 bytes for each parameter, 2 less with bf16
+gradients.
 
 AdamW's pass reads gradient, weight and both moments once, divides the gradient by what clips it, and writes weight and
-moments. LAMB's first pass writes the update over the gradient instead and adds up squares for the trust ratios; a
-second pass writes the weight. Without weight decay the ratio is 1, and LAMB is AdamW.
+moments. LAMB's first pass leaves the weight and adds up squares for the trust ratios; a second pass makes the update
+from weight and moments again, which needs no room for it, and writes the weight. Without weight decay the ratio is 1,
+and LAMB is AdamW.
 
 The kernels find the tensors by a table of addresses and share them out in chunks. Gradients may lie elsewhere at each
 step, so the host compares addresses, and sends a new table when one has changed. Each chunk's sums have a place of
@@ -12,7 +14,6 @@ Sources: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101 (AdamW); Y
 https://arxiv.org/abs/1904.00962 (LAMB); NVIDIA's apex (lists of addresses and chunks).
 """
 
-import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -65,16 +66,17 @@ class GroupUpdate:
     def __call__(
         self, parameters, gradients, exp_avgs, exp_avg_sqs, group: dict[str, Any], gradient_divisor: Tensor | None
     ) -> None:
-        """One update of the weights and moments, in place. Where ratios are taken, the gradients are used up.
+        """One update of the weights and moments, in place.
 
         Args:
             parameters, gradients, exp_avgs, exp_avg_sqs: lists of fp32 tensors of any shapes, contiguous, in one order.
+                Gradients may all be bf16 instead.
             group: `lr`, `betas`, `eps`, `weight_decay`, the number `step` of this step, from 1, and `n_blocks`, into
                 which the first dimension of every parameter is divided where ratios are taken.
             gradient_divisor: 0-d, fp32, on the device: what the gradients are to be divided by first.
 
         Raises:
-            ValueError: a tensor is not fp32 or not contiguous.
+            ValueError: a tensor is of another dtype, or not contiguous.
         """
         takes_ratio = self.takes_ratios and group["weight_decay"] != 0
         device = parameters[0].device
@@ -85,27 +87,33 @@ class GroupUpdate:
         )
         (beta1, beta2), step, lr = group["betas"], group["step"], float(group["lr"])
         # 1 - beta from double precision: 1 - 0.999 in fp32 is off by a hundred thousandth.
-        numbers = (lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - beta1**step), 1 / (1 - beta2**step))
-        numbers += (group["eps"], float(group["weight_decay"]))
+        betas = beta1, 1 - beta1, beta2, 1 - beta2
+        numbers = 1 / (1 - beta1**step), 1 / (1 - beta2**step), group["eps"], float(group["weight_decay"])
         grid = (len(tables.block_of_chunk),)
-        _adam_pass[grid](*tables[:3], gradient_divisor, numbers, takes_ratio=takes_ratio, **tuned)
+        in_bf16 = gradients[0].dtype == torch.bfloat16
+        _adam_pass[grid](
+            *tables[:3], gradient_divisor, lr, betas, numbers, takes_ratio=takes_ratio, in_bf16=in_bf16, **tuned
+        )
         if takes_ratio:
             _lamb_trust_ratios[(len(tables.blocks),)](
                 tables.blocks, tables.sums, tables.ratios, chunk=chunk, tile=CHUNKS_AT_A_TIME
             )
             tuned = settings("lamb_second_pass", device)
-            _lamb_second_pass[grid](tables.blocks, tables.block_of_chunk, tables.ratios, lr, chunk=chunk, **tuned)
+            _lamb_second_pass[grid](*tables[:2], tables.ratios, lr, numbers, chunk=chunk, **tuned)
 
     def _tables_of(self, columns: list[list[Tensor]], n_blocks: int, chunk: int) -> Tables:
         """The tables for tensors in the order of the columns GRADIENT to EXP_AVG_SQ; made anew when one has moved."""
         key = [n_blocks, chunk]
-        for tensor in itertools.chain(*columns):
-            if tensor.dtype != torch.float32 or not tensor.is_contiguous():
-                raise ValueError(
-                    "the optimizers' kernels take contiguous float32 weights, gradients and moments, "
-                    f"not {tensor.dtype} of shape {tuple(tensor.shape)} and strides {tensor.stride()}"
-                )
-            key.append(tensor.data_ptr())
+        of_gradients = torch.bfloat16 if columns[0][0].dtype == torch.bfloat16 else torch.float32
+        for dtype, column in zip((of_gradients, *(torch.float32,) * 3), columns, strict=True):
+            for tensor in column:
+                if tensor.dtype != dtype or not tensor.is_contiguous():
+                    raise ValueError(
+                        "the optimizers' kernels take contiguous float32 weights and moments, and gradients all in "
+                        f"float32 or bfloat16, not {tensor.dtype} of shape {tuple(tensor.shape)} and strides "
+                        f"{tensor.stride()}"
+                    )
+                key.append(tensor.data_ptr())
         if key != self._key:
             self._tables = make_tables(columns, n_blocks, chunk)
             self._key = key
@@ -116,7 +124,8 @@ def make_tables(columns: list[list[Tensor]], n_blocks: int, chunk: int) -> Table
     """Tables for tensors that are given in the order of the columns GRADIENT to EXP_AVG_SQ, of `n_blocks` each."""
     sizes = torch.tensor([tensor.numel() // n_blocks for tensor in columns[0]])
     addresses = torch.tensor([[tensor.data_ptr() for tensor in column] for column in columns])
-    offsets = torch.arange(n_blocks) * sizes[:, None] * columns[0][0].element_size()
+    bytes_of_element = torch.tensor([column[0].element_size() for column in columns])
+    offsets = bytes_of_element[:, None, None] * (torch.arange(n_blocks) * sizes[:, None])
     addresses = (addresses[:, :, None] + offsets).flatten(1)
     sizes = sizes.repeat_interleave(n_blocks)
     n_chunks = (sizes + chunk - 1) // chunk
@@ -142,8 +151,11 @@ def _adam_pass(
     block_of_chunk_ptr,
     sums_ptr,
     divisor_ptr,
+    lr,
+    betas,
     numbers,
     takes_ratio: tl.constexpr,
+    in_bf16: tl.constexpr,
     chunk: tl.constexpr,
     tile: tl.constexpr,
 ):
@@ -155,12 +167,14 @@ def _adam_pass(
         factor = 1.0 / tl.load(divisor_ptr)
     addresses = tl.load(row + GRADIENT) | tl.load(row + PARAMETER) | tl.load(row + EXP_AVG) | tl.load(row + EXP_AVG_SQ)
     if (first + chunk <= size) & (addresses % VECTOR_BYTES == 0):
-        parameter_sum, update_sum = _adam_pass_of_chunk(row, first, chunk, factor, numbers, takes_ratio, tile, True)
+        parameter_sum, update_sum = _adam_pass_of_chunk(
+            row, first, chunk, factor, lr, betas, numbers, takes_ratio, in_bf16, tile, True
+        )
     else:
         n_elements = tl.minimum(size - first, chunk).to(tl.int32)
         small: tl.constexpr = tile // SMALLER
         parameter_sum, update_sum = _adam_pass_of_chunk(
-            row, first, n_elements, factor, numbers, takes_ratio, small, False
+            row, first, n_elements, factor, lr, betas, numbers, takes_ratio, in_bf16, small, False
         )
     if takes_ratio:
         tl.store(sums_ptr + 2 * tl.program_id(0), parameter_sum)
@@ -169,11 +183,21 @@ def _adam_pass(
 
 @triton.jit
 def _adam_pass_of_chunk(
-    row, first, n_elements, factor, numbers, takes_ratio: tl.constexpr, tile: tl.constexpr, is_vectorized: tl.constexpr
+    row,
+    first,
+    n_elements,
+    factor,
+    lr,
+    betas,
+    numbers,
+    takes_ratio: tl.constexpr,
+    in_bf16: tl.constexpr,
+    tile: tl.constexpr,
+    is_vectorized: tl.constexpr,
 ):
     """The sums of squares of a chunk's weights and updates, after its pass."""
-    lr, beta1, one_minus_beta1, beta2, one_minus_beta2, unbias1, unbias2, eps, decay = numbers
-    gradient_ptr = _pointer(row, GRADIENT, first, is_vectorized)
+    beta1, one_minus_beta1, beta2, one_minus_beta2 = betas
+    gradient_ptr = _pointer(row, GRADIENT, first, is_vectorized, tl.bfloat16 if in_bf16 else tl.float32)
     parameter_ptr = _pointer(row, PARAMETER, first, is_vectorized)
     exp_avg_ptr = _pointer(row, EXP_AVG, first, is_vectorized)
     exp_avg_sq_ptr = _pointer(row, EXP_AVG_SQ, first, is_vectorized)
@@ -187,14 +211,13 @@ def _adam_pass_of_chunk(
         exp_avg = tl.load(exp_avg_ptr + places, inside, fill)
         exp_avg_sq = tl.load(exp_avg_sq_ptr + places, inside, fill)
         parameter = tl.load(parameter_ptr + places, inside, fill)
-        gradient *= factor
+        gradient = gradient.to(tl.float32) * factor
         exp_avg = beta1 * exp_avg + one_minus_beta1 * gradient
         exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * gradient * gradient
         tl.store(exp_avg_ptr + places, exp_avg, inside)
         tl.store(exp_avg_sq_ptr + places, exp_avg_sq, inside)
-        update = exp_avg * unbias1 / (tl.sqrt(exp_avg_sq * unbias2) + eps) + decay * parameter
+        update = _update(parameter, exp_avg, exp_avg_sq, numbers)
         if takes_ratio:
-            tl.store(gradient_ptr + places, update, inside)
             parameter_squares += parameter * parameter
             update_squares += update * update
         else:
@@ -221,30 +244,39 @@ def _lamb_trust_ratios(blocks_ptr, sums_ptr, ratios_ptr, chunk: tl.constexpr, ti
 
 
 @triton.jit
-def _lamb_second_pass(blocks_ptr, block_of_chunk_ptr, ratios_ptr, lr, chunk: tl.constexpr, tile: tl.constexpr):
+def _update(parameter, exp_avg, exp_avg_sq, numbers):
+    unbias1, unbias2, eps, decay = numbers
+    return exp_avg * unbias1 / (tl.sqrt(exp_avg_sq * unbias2) + eps) + decay * parameter
+
+
+@triton.jit
+def _lamb_second_pass(blocks_ptr, block_of_chunk_ptr, ratios_ptr, lr, numbers, chunk: tl.constexpr, tile: tl.constexpr):
     tl.static_assert(chunk % tile == 0)
     block = tl.load(block_of_chunk_ptr + tl.program_id(0))
     row = blocks_ptr + block * N_COLUMNS
     first, size = _span(row, chunk)
     rate = lr * tl.load(ratios_ptr + block)
-    addresses = tl.load(row + GRADIENT) | tl.load(row + PARAMETER)
+    addresses = tl.load(row + PARAMETER) | tl.load(row + EXP_AVG) | tl.load(row + EXP_AVG_SQ)
     if (first + chunk <= size) & (addresses % VECTOR_BYTES == 0):
-        _second_pass_of_chunk(row, first, chunk, rate, tile, True)
+        _second_pass_of_chunk(row, first, chunk, rate, numbers, tile, True)
     else:
         n_elements = tl.minimum(size - first, chunk).to(tl.int32)
-        _second_pass_of_chunk(row, first, n_elements, rate, tile // SMALLER, False)
+        _second_pass_of_chunk(row, first, n_elements, rate, numbers, tile // SMALLER, False)
 
 
 @triton.jit
-def _second_pass_of_chunk(row, first, n_elements, rate, tile: tl.constexpr, is_vectorized: tl.constexpr):
-    update_ptr = _pointer(row, GRADIENT, first, is_vectorized)
+def _second_pass_of_chunk(row, first, n_elements, rate, numbers, tile: tl.constexpr, is_vectorized: tl.constexpr):
     parameter_ptr = _pointer(row, PARAMETER, first, is_vectorized)
+    exp_avg_ptr = _pointer(row, EXP_AVG, first, is_vectorized)
+    exp_avg_sq_ptr = _pointer(row, EXP_AVG_SQ, first, is_vectorized)
     for start in range(0, n_elements, tile):
         places = start + tl.arange(0, tile)
         inside = None if is_vectorized else places < n_elements
         fill = None if is_vectorized else 0.0
         parameter = tl.load(parameter_ptr + places, inside, fill)
-        update = tl.load(update_ptr + places, inside, fill)
+        exp_avg = tl.load(exp_avg_ptr + places, inside, fill)
+        exp_avg_sq = tl.load(exp_avg_sq_ptr + places, inside, fill)
+        update = _update(parameter, exp_avg, exp_avg_sq, numbers)
         tl.store(parameter_ptr + places, parameter - rate * update, inside)
 
 
@@ -255,9 +287,9 @@ def _span(row, chunk: tl.constexpr):
 
 
 @triton.jit
-def _pointer(row, column: tl.constexpr, first, is_vectorized: tl.constexpr):
+def _pointer(row, column: tl.constexpr, first, is_vectorized: tl.constexpr, dtype: tl.constexpr = tl.float32):
     """To a chunk that begins at element `first` of a block's tensor; `is_vectorized` promises that it is aligned."""
-    pointer = tl.load(row + column).to(tl.pointer_type(tl.float32))
+    pointer = tl.load(row + column).to(tl.pointer_type(dtype))
     if is_vectorized:
         pointer = tl.multiple_of(pointer, VECTOR_BYTES)
     return pointer + first

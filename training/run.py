@@ -104,10 +104,20 @@ class TrainingRun:
             self.overlaps_reduction = averages_beside_backward(asked, self.world, device)
             average_in = functools.partial(average, reduce_dtype=flags.reduced_in)
             begin, overlaps = self.step_times.begin_reduction, self.overlaps_reduction
-            reduction = BucketReduction(parameters, average_in, begin, overlaps=overlaps)
+            dtype = self._dtype_of_buckets()
+            reduction = BucketReduction(parameters, average_in, begin, overlaps=overlaps, dtype=dtype)
             self.training_step.backward = reduction.backward
         if self.settings.runtime.cuda_graphs:
             self.training_step.graphs = GradientGraphs(self.losses, parameters, reduction)
+
+    def _dtype_of_buckets(self) -> torch.dtype:
+        """fp32, but where gradients are sent in bf16, and nobody has to add to them or cast them back."""
+        stays_bf16 = (
+            self.settings.distribution.reduced_in == "bf16"
+            and self.settings.batches.accumulation_steps == 1
+            and getattr(self.optimizer, "takes_bf16_gradients", False)
+        )
+        return torch.bfloat16 if stays_bf16 else torch.float32
 
     def losses(self, batch: Any) -> tuple[Tensor, ...]:
         """The task's losses of a batch on the device."""

@@ -178,6 +178,7 @@ class _Block(torch.autograd.Function):
         )
         ctx.set_materialize_grads(False)
         ctx.middle, ctx.dropout_p = middle, dropout_p
+        ctx.weights = parameters[2], parameters[4]
         ctx.largest = first.largest_gradient, last.largest_gradient
         groups = first.weight, last.weight, kept_inputs(hidden_TH, rows), kept_inputs(output, output_rows), saved
         ctx.sizes = [len(group) for group in groups]
@@ -201,10 +202,11 @@ class _Block(torch.autograd.Function):
             present, summed, mean, scale, norm_weight, ctx.dropout_p, seed, last_rows
         )
         norm_weight_gradient, norm_bias_gradient, last_bias_gradient = sums_3H.unbind()
-        last_weight_gradient = weight_gradient(last_gradient, last_rows, output)
+        first_weight, last_weight = ctx.weights
+        last_weight_gradient = weight_gradient(last_gradient, last_rows, output, last_weight)
         rows = room(n_tokens, first, first_largest, of_gradient=True)
         inner_gradient, first_bias_gradient = ctx.middle.backward(last_gradient, last, last_rows, inner_TI, saved, rows)
-        first_weight_gradient = weight_gradient(inner_gradient, rows, inputs)
+        first_weight_gradient = weight_gradient(inner_gradient, rows, inputs, first_weight)
         of_norm = norm_weight_gradient, norm_bias_gradient
         of_linears = first_weight_gradient, first_bias_gradient, last_weight_gradient, last_bias_gradient
         hidden_gradient = input_gradient(inner_gradient, first, rows, dtype)

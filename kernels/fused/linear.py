@@ -100,16 +100,23 @@ def kept_inputs(inputs: Tensor | None, rows: Rows | None) -> Inputs:
     return rows if rows is not None and rows.largest is not None else (inputs,)
 
 
-def weight_gradient(gradient: Tensor | None, rows: Rows | None, inputs: Inputs) -> Tensor:
+def weight_gradient(gradient: Tensor | None, rows: Rows | None, inputs: Inputs, parameter: Tensor) -> Tensor:
     """The transpose of gradient (T, N) times inputs (T, K): (N, K) in fp32, unrounded on a GPU.
 
     Args:
         gradient: not read where the inputs are kept in fp8.
         rows: the gradient in fp8, where the inputs are.
+        parameter: the weight (N, K). Its `gradient_place`, where somebody gave it one
+            (training/distributed/bucket_reduction.py), is written to and returned, in its own dtype.
     """
+    place = getattr(parameter, "gradient_place", None)
+    result = torch.empty_like(parameter) if place is None else place
     if len(inputs) > 1:
-        return fp8.product_over_rows(rows, Rows(*inputs))
-    (inputs,) = inputs
-    if gradient.is_cuda and gradient.dtype != torch.float32:
-        return torch.mm(gradient.T, inputs, out_dtype=torch.float32)
-    return (gradient.T @ inputs).float()
+        fp8.product_over_rows(rows, Rows(*inputs), result)
+    elif gradient.dtype == result.dtype:
+        torch.mm(gradient.T, *inputs, out=result)
+    elif gradient.is_cuda and result.dtype == torch.float32:
+        torch.mm(gradient.T, *inputs, out_dtype=result.dtype, out=result)
+    else:
+        result.copy_(gradient.T @ inputs[0])
+    return result

@@ -45,6 +45,15 @@ def test_gradients_are_averaged_in_the_given_dtype(monkeypatch):
     assert given == ["bf16"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs")
+@pytest.mark.parametrize("flag", ["--cuda_graphs", "--fp8"])
+def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, flag):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1234")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{flag}.*need an NVIDIA GPU"):
+        reduction.main([flag])
+
+
 def test_one_process_has_nobody(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(UserError, match="start with torchrun"):

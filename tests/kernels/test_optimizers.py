@@ -218,9 +218,25 @@ def test_all_kernels_go_on_from_the_others_state(optimizer_class, reference, fir
     assert {group["step"] for group in optimizer.param_groups} == {4}
 
 
-def test_adamw_leaves_gradients_alone():
+@pytest.mark.parametrize(("optimizer_class", "reference"), REFERENCES)
+@pytest.mark.parametrize("scale", [0.001, 30.0])
+def test_gradients_in_bf16_are_those_numbers(optimizer_class, reference, scale):
+    parameters = named_parameters()
+    for parameter in parameters.values():
+        parameter.grad_dtype = torch.bfloat16
+    expected, optimizer = reference(parameters, 0.02), new_optimizer(optimizer_class, parameters)
+    for step in range(3):
+        rounded = {name: gradient.bfloat16() for name, gradient in random_gradients(scale=scale, seed=step).items()}
+        norm = train(parameters, optimizer, rounded)
+        assert norm.dtype == torch.float32
+        assert norm.item() == pytest.approx(expected.step({n: g.float() for n, g in rounded.items()}), rel=1e-6)
+        assert_close(parameters, expected)
+
+
+@pytest.mark.parametrize("optimizer_class", [LAMB, AdamW])
+def test_gradients_are_left_alone(optimizer_class):
     parameters, gradients = named_parameters(), random_gradients()
-    optimizer = new_optimizer(AdamW, parameters)
+    optimizer = new_optimizer(optimizer_class, parameters)
     train(parameters, optimizer, gradients, max_norm=0.1)
     for name, parameter in parameters.items():
         assert torch.equal(parameter.grad.cpu(), gradients[name])
@@ -288,6 +304,22 @@ def test_tables_by_hand():
     assert tables.block_of_chunk.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8]
     assert tables.sums.shape == (12, 2)
     assert tables.ratios.shape == (9,)
+
+
+def test_in_the_tables_each_column_has_bytes_of_its_own():
+    columns = [[torch.zeros(6, 10, dtype=dtype, device=DEVICE)] for dtype in (torch.bfloat16, *(torch.float32,) * 3)]
+    blocks = make_tables(columns, n_blocks=3, chunk=16).blocks.tolist()
+    addresses = [column[0].data_ptr() for column in columns]
+    assert [row[:2] for row in blocks] == [[addresses[0] + 40 * n, addresses[1] + 80 * n] for n in range(3)]
+
+
+def test_gradients_in_several_dtypes_are_refused():
+    parameters = [torch.nn.Parameter(torch.zeros(4, 3, device=DEVICE)) for _ in range(2)]
+    for parameter, dtype in zip(parameters, (torch.bfloat16, torch.float32), strict=True):
+        parameter.grad_dtype = dtype
+        parameter.grad = torch.zeros(4, 3, dtype=dtype, device=DEVICE)
+    with pytest.raises(ValueError, match=r"gradients all in float32 or bfloat16, not torch\.float32"):
+        LAMB(parameters, lr=0.1, kernels="triton").step()
 
 
 def test_gradients_that_are_not_contiguous_are_refused():

@@ -4,7 +4,8 @@ Over NVLink the average of all gradients at once takes milliseconds. Beside back
 kernels hold multiprocessors, and matmuls that count on all of them wait for the last (docs/performance-log.md, section
 21). Over slower links it takes long, and hides behind backward in buckets.
 
-Backward then only fills each bucket once all its gradients are there, and marks that with an event. When it is queued,
+Matmuls that make a weight's gradient write it into its bucket (kernels/fused/linear.py); of all others backward fills a
+bucket once they are there. It marks a full bucket with an event. When it is queued,
 the host queues the averages behind these events on another stream, in one order on all ranks; whether an event is
 recorded into a stream or into a graph is no matter to it. PyTorch's DistributedDataParallel sends a bucket from within
 backward instead, which a graph cannot do: NCCL wants a collective that is recorded to be replayed by all ranks at once,
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 BUCKET_BYTES = 64 * 2**20  # a layer of BERT-large: enough for a link's full bandwidth, and there are 20 to overlap
-ALIGNMENT = 128  # elements between the starts of gradients: 512 bytes, as PyTorch aligns tensors of their own
+ALIGNMENT = 128  # elements between the starts of gradients; in fp32 512 bytes, as PyTorch aligns tensors of their own
 
 
 class BucketReduction:
@@ -29,10 +30,12 @@ class BucketReduction:
 
     Args:
         parameters: in the order of the forward pass, fp32, on one device. Backward is thought to reach the last first.
+            While this exists, nobody else computes gradients of theirs in other buckets.
         average: replaces a flat tensor (n,) by its average over the ranks; on a GPU it only queues that.
         begin: called when the gradients are computed, and what is queued from then on waits for other ranks.
         overlaps: average each bucket once it is full, while backward goes on; else all of them at once after it.
         bucket_bytes: the most in a bucket, but for a larger parameter's.
+        dtype: of the buckets. In 16 bits nothing can be added to them.
 
     Attributes:
         gradients: one per parameter, of its shape, in the memory of the buckets.
@@ -46,16 +49,20 @@ class BucketReduction:
         *,
         overlaps: bool = True,
         bucket_bytes: int = BUCKET_BYTES,
+        dtype: torch.dtype = torch.float32,
     ):
         self._parameters, self._average, self._begin = list(parameters), average, begin
         sizes, device = [_padded(parameter.numel()) for parameter in self._parameters], self._parameters[0].device
-        self._members = divide(sizes, bucket_bytes // 4)
-        memory = torch.zeros(sum(sizes), device=device)  # what lies between gradients is averaged too
+        self._members = divide(sizes, bucket_bytes // dtype.itemsize)
+        memory = torch.zeros(sum(sizes), dtype=dtype, device=device)  # what lies between gradients is averaged too
         places = [index for members in self._members for index in members]
         parts = dict(zip(places, memory.split([sizes[index] for index in places]), strict=True))
         self.gradients = [
             parts[index][: parameter.numel()].view(parameter.shape) for index, parameter in enumerate(self._parameters)
         ]
+        if dtype != torch.float32:
+            for parameter in self._parameters:
+                parameter.grad_dtype = None  # any: PyTorch would cast each by itself
         in_buckets = memory.split([sum(sizes[index] for index in members) for members in self._members])
         self._averaged = in_buckets if overlaps else [memory]
         self._queue = _SideStream(device, len(in_buckets)) if overlaps and device.type == "cuda" else _NoStream()
@@ -75,6 +82,9 @@ class BucketReduction:
         """
         update = torch._foreach_add_ if accumulates else torch._foreach_copy_
         with contextlib.ExitStack() as hooks:
+            if not accumulates:
+                hooks.callback(self._give_places, [None] * len(self._parameters))
+                self._give_places(self.gradients)
             for number, members in enumerate(self._members):
                 arrived: dict[int, Tensor] = {}
                 for index in members:
@@ -82,19 +92,27 @@ class BucketReduction:
                     hooks.callback(self._parameters[index].register_hook(hook).remove)
             torch.autograd.grad(loss, self._parameters)
 
+    def _give_places(self, places: Sequence[Tensor | None]) -> None:
+        for parameter, place in zip(self._parameters, places, strict=True):
+            parameter.gradient_place = place
+
     def _arrive(
         self, number: int, index: int, arrived: dict[int, Tensor], update: Callable, gradient: Tensor
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Keep a parameter's gradient, the sum of all its uses, until the last of a bucket fills it.
 
-        Autograd is handed the place in the bucket, as it would hold what it made until the end of the pass.
+        Autograd is handed the place in the bucket, as it would hold what it made until the end of the pass. In 16 bits
+        it does: that is vectors and the embeddings, which come last.
         """
         arrived[index] = gradient
         if len(arrived) == len(self._members[number]):
-            update([self.gradients[member] for member in arrived], list(arrived.values()))
+            pairs = [(self.gradients[member], found) for member, found in arrived.items()]
+            if elsewhere := [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]:
+                update(*(list(column) for column in zip(*elsewhere, strict=True)))
             arrived.clear()
             self._queue.mark(number)
-        return self.gradients[index]
+        place = self.gradients[index]
+        return place if place.dtype == gradient.dtype else None  # a hook may not change it
 
     def reduce(self) -> None:
         """Average what the last `fill`, or a replay of one, leaves, and hand it to the parameters as their `grad`.

@@ -1,7 +1,7 @@
 """What ranks that train on samples of their own share: weights at the start, and the average of their gradients.
 
-In 16 bits the average sends half the bytes, and rounds. It divides before it rounds, so that sums do not overflow, and
-in fp32, since fp16 would lose the smallest gradients.
+In 16 bits the average sends half the bytes, and rounds. Gradients in fp32 are divided before they are rounded, so that
+sums do not overflow, and fp16 does not lose the smallest. Gradients in bf16 are sent as they are.
 """
 
 import itertools
@@ -21,9 +21,10 @@ def send_weights(model: nn.Module) -> None:
 
 
 def average(gradients: Tensor, reduce_dtype: str) -> None:
-    """Replace fp32 gradients (n,) by their average over the ranks; on a GPU it is only queued.
+    """Replace gradients (n,) by their average over the ranks; on a GPU it is only queued.
 
     Args:
+        gradients: in fp32, or in the dtype that is sent.
         reduce_dtype: one of `REDUCE_DTYPES`: what is sent and added.
     """
     dtype = REDUCE_DTYPES[reduce_dtype]

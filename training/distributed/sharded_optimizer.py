@@ -66,6 +66,11 @@ class ShardedOptimizer:
         """Whether `step` takes a divisor of the gradients, as that of the optimizer which is built does."""
         return getattr(self._whole, "divides_gradients", False)
 
+    @property
+    def takes_bf16_gradients(self) -> bool:
+        """Whether gradients may be in bf16, as that of the optimizer which is built does."""
+        return getattr(self._whole, "takes_bf16_gradients", False)
+
     def step(self, **options: Any) -> None:
         """Update the parameters of all ranks; `options` are the optimizer's own."""
         if self._inner is not None:

@@ -20,6 +20,7 @@ from kernels.layers import Linear
 from models.config import BertConfig
 from models.encoder import BertEncoder, BertLayer, prepare_layers
 from models.fused_variants import THESE_VALUES
+from training.distributed.bucket_reduction import BucketReduction
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HIDDEN, HEADS = 32, 2
@@ -130,6 +131,44 @@ def test_values_and_all_gradients(backend, dtype, tolerance, dropout_p):
     errors = {name: relative_error(*pair) for name, *pair in zip(names, actual, wanted, strict=True)}
     assert max(errors.values()) < tolerance, errors
     assert {tensor.dtype for tensor in actual[1:]} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matmuls_leave_weight_gradients_in_their_buckets(monkeypatch, dtype):
+    """All else is copied there, and in a second micro-batch everything is added."""
+    copied = []
+    copy_all = torch._foreach_copy_
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda to, those: copied.extend(to) or copy_all(to, those))
+    fused = encoder(0.0)
+    hidden, *lengths = batch()
+    expected = torch.autograd.grad(fused(hidden, *lengths).square().sum(), list(fused.parameters()))
+    copied.clear()
+    reduction = BucketReduction(list(fused.parameters()), lambda gradients: None, overlaps=False, dtype=dtype)
+    reduction.backward(fused(hidden, *lengths).square().sum(), accumulates=False, reduces=True)
+    places = {gradient.data_ptr() for gradient in copied}
+    for (name, parameter), gradient in zip(fused.named_parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient.to(dtype))
+        assert (parameter.grad.data_ptr() in places) == (parameter.ndim == 1), name
+    if dtype == torch.float32:
+        reduction.backward(fused(hidden, *lengths).square().sum(), accumulates=True, reduces=True)
+        for parameter, gradient in zip(fused.parameters(), expected, strict=True):
+            assert torch.equal(parameter.grad, 2 * gradient)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("in_fp8", [{}, {"in_fp8": True}, {"in_fp8": True, "fp8_weight_gradients": True}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matmuls_of_each_kind_leave_their_result_rounded_once(in_fp8, dtype):
+    fused = encoder(0.0, "triton", **in_fp8)
+    hidden, *lengths = batch()
+    hidden = hidden.bfloat16()
+    expected = torch.autograd.grad(fused(hidden, *lengths).float().square().sum(), list(fused.parameters()))
+    reduction = BucketReduction(list(fused.parameters()), lambda gradients: None, overlaps=False, dtype=dtype)
+    reduction.backward(fused(hidden, *lengths).float().square().sum(), accumulates=False, reduces=True)
+    for parameter, gradient in zip(fused.parameters(), expected, strict=True):
+        assert parameter.grad.dtype == dtype
+        bound = 1e-5 if dtype == torch.float32 else 2**-8
+        assert relative_error(parameter.grad, gradient) < bound
 
 
 @pytest.mark.parametrize("hidden_act", THESE_VALUES["hidden_act"])

@@ -195,3 +195,15 @@ def test_gradients_pass_through_nccl_in_each_dtype(nccl, dtype, bound):
     actual = model.weight.grad
     assert ((actual - expected).abs() <= bound * expected.abs() + (2**-25 if dtype == "fp16" else 0)).all()
     assert (dtype == "fp32") == torch.equal(actual, expected)
+
+
+def test_gradients_in_bf16_pass_through_nccl_as_they_are(nccl):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(64, 32, device=nccl)
+    inputs = torch.randn(8, 64, device=nccl)
+    model(inputs).square().mean().backward()
+    expected = model.weight.grad
+    average_in = functools.partial(average, reduce_dtype="bf16")
+    reduction = BucketReduction(list(model.parameters()), average_in, dtype=torch.bfloat16)
+    reduction.backward(model(inputs).square().mean(), False, True)
+    assert torch.equal(model.weight.grad, expected.bfloat16())

@@ -145,6 +145,19 @@ def test_gradients_are_handed_over_when_they_are_averaged():
     assert weight.grad.tolist() == [9.0, 9.0]  # (2 w + 4 w) / 2
 
 
+def test_buckets_in_bf16_round_each_gradient_once():
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(n)) for n in (300, 2)]
+    reduction = BucketReduction(parameters, lambda bucket: None, bucket_bytes=4, dtype=torch.bfloat16)
+
+    def loss():
+        return sum(parameter.exp().sum() for parameter in parameters)
+
+    reduction.backward(loss(), accumulates=False, reduces=True)
+    for parameter in parameters:
+        assert torch.equal(parameter.grad, parameter.detach().exp().bfloat16())
+
+
 class Operators(TorchDispatchMode):
     """Notes each operator with the dtype of its result."""
 
