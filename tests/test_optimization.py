@@ -26,6 +26,7 @@ from optimization import (
     parameter_groups,
 )
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the kernels run on a CPU where there is no GPU
 SHAPES = {
     "embeddings.word_embeddings.weight": (11, 6),
     "encoder.layer.0.attention.self.query_key_value.weight": (12, 6),
@@ -84,7 +85,7 @@ def test_lamb_equals_naive_lamb_over_steps(scale):
     [((0.60466, 0.85437), 1e-6, 0.1), ((0.88, 0.88), 1e-6, 0.0166629), ((0.0, 0.9), 1e-2, 0.01)],
 )
 def test_lamb_takes_betas_epsilon_and_decay(kernels, betas, eps, decay):
-    parameters = named_parameters()
+    parameters = named_parameters(device=DEVICE)
     naive = NaiveLamb(parameters, lr=0.02, betas=betas, eps=eps, decay=decay)
     groups = parameter_groups(module_of(parameters), decay)
     optimizer = build_optimizer("lamb", groups, 0.02, kernels=kernels, betas=betas, eps=eps)
@@ -94,7 +95,7 @@ def test_lamb_takes_betas_epsilon_and_decay(kernels, betas, eps, decay):
         clip_and_step(optimizer)
         naive.step(gradients)
     for name, parameter in parameters.items():
-        torch.testing.assert_close(parameter.double(), naive.parameter(name), rtol=5e-6, atol=5e-7)
+        torch.testing.assert_close(parameter.double().cpu(), naive.parameter(name), rtol=5e-6, atol=5e-7)
 
 
 @settings(max_examples=40, deadline=None)

@@ -16,7 +16,7 @@ Source: https://docs.pytorch.org/docs/stable/generated/torch.cuda.Event.html (ex
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class BucketReduction:
             for parameter in self._parameters:
                 parameter.grad_dtype = None  # any: PyTorch would cast each by itself
         in_buckets = memory.split([sum(sizes[index] for index in members) for members in self._members])
-        self._averaged = in_buckets if overlaps else [memory]
+        self._overlaps, self._averaged = overlaps, in_buckets if overlaps else [memory]
         self._queue = _SideStream(device, len(in_buckets)) if overlaps and device.type == "cuda" else _NoStream()
 
     def backward(self, loss: Tensor, accumulates: bool, reduces: bool) -> None:
@@ -81,20 +81,40 @@ class BucketReduction:
                 not have been used in the graph").
         """
         update = torch._foreach_add_ if accumulates else torch._foreach_copy_
+        places = contextlib.nullcontext() if accumulates else self._places()
+        hooks = self._hooks(update) if self._overlaps else contextlib.nullcontext()
+        with places, hooks:
+            found = torch.autograd.grad(loss, self._parameters)
+        if not self._overlaps:
+            self._update(update, range(len(found)), found)
+
+    @contextlib.contextmanager
+    def _places(self) -> Iterator[None]:
+        """Matmuls write into the buckets."""
+        for parameter, place in zip(self._parameters, self.gradients, strict=True):
+            parameter.gradient_place = place
+        try:
+            yield
+        finally:
+            for parameter in self._parameters:
+                parameter.gradient_place = None
+
+    def _update(self, update: Callable, indices: Iterable[int], found: Iterable[Tensor]) -> None:
+        """With gradients that are not yet in their buckets."""
+        pairs = [(self.gradients[index], gradient) for index, gradient in zip(indices, found, strict=True)]
+        if elsewhere := [(place, gradient) for place, gradient in pairs if place.data_ptr() != gradient.data_ptr()]:
+            update(*(list(column) for column in zip(*elsewhere, strict=True)))
+
+    @contextlib.contextmanager
+    def _hooks(self, update: Callable) -> Iterator[None]:
+        """Fills each bucket, and marks it, as soon as backward has its gradients. It costs the host milliseconds."""
         with contextlib.ExitStack() as hooks:
-            if not accumulates:
-                hooks.callback(self._give_places, [None] * len(self._parameters))
-                self._give_places(self.gradients)
             for number, members in enumerate(self._members):
                 arrived: dict[int, Tensor] = {}
                 for index in members:
                     hook = functools.partial(self._arrive, number, index, arrived, update)
                     hooks.callback(self._parameters[index].register_hook(hook).remove)
-            torch.autograd.grad(loss, self._parameters)
-
-    def _give_places(self, places: Sequence[Tensor | None]) -> None:
-        for parameter, place in zip(self._parameters, places, strict=True):
-            parameter.gradient_place = place
+            yield
 
     def _arrive(
         self, number: int, index: int, arrived: dict[int, Tensor], update: Callable, gradient: Tensor
@@ -106,9 +126,7 @@ class BucketReduction:
         """
         arrived[index] = gradient
         if len(arrived) == len(self._members[number]):
-            pairs = [(self.gradients[member], found) for member, found in arrived.items()]
-            if elsewhere := [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]:
-                update(*(list(column) for column in zip(*elsewhere, strict=True)))
+            self._update(update, arrived.keys(), arrived.values())
             arrived.clear()
             self._queue.mark(number)
         place = self.gradients[index]

@@ -133,8 +133,9 @@ def test_values_and_all_gradients(backend, dtype, tolerance, dropout_p):
     assert {tensor.dtype for tensor in actual[1:]} == {torch.float32}
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_matmuls_leave_weight_gradients_in_their_buckets(monkeypatch, dtype):
+def test_matmuls_leave_weight_gradients_in_their_buckets(monkeypatch, dtype, overlaps):
     """All else is copied there, and in a second micro-batch everything is added."""
     copied = []
     copy_all = torch._foreach_copy_
@@ -143,8 +144,9 @@ def test_matmuls_leave_weight_gradients_in_their_buckets(monkeypatch, dtype):
     hidden, *lengths = batch()
     expected = torch.autograd.grad(fused(hidden, *lengths).square().sum(), list(fused.parameters()))
     copied.clear()
-    reduction = BucketReduction(list(fused.parameters()), lambda gradients: None, overlaps=False, dtype=dtype)
+    reduction = BucketReduction(list(fused.parameters()), lambda gradients: None, overlaps=overlaps, dtype=dtype)
     reduction.backward(fused(hidden, *lengths).square().sum(), accumulates=False, reduces=True)
+    assert {parameter.gradient_place for parameter in fused.parameters()} == {None}
     places = {gradient.data_ptr() for gradient in copied}
     for (name, parameter), gradient in zip(fused.named_parameters(), expected, strict=True):
         assert torch.equal(parameter.grad, gradient.to(dtype))
@@ -220,7 +222,7 @@ def test_fp8_has_the_error_of_its_rounding_and_no_other(fp8_weight_gradients):
     In bf16, as on GPUs, whose products in fp8 have no other result, many factors are rounded to a neighbor, so that
     the second layer's gradients are nearer to fp64 that rounds than to fp64 that does not, but no more.
     """
-    dtype, bound, nearer = (torch.bfloat16, 0.16, 1.1) if DEVICE.type == "cuda" else (torch.float32, 1e-5, 1e3)
+    dtype, bound, nearer = (torch.bfloat16, 0.16, 1.03) if DEVICE.type == "cuda" else (torch.float32, 1e-5, 1e3)
     fused = encoder(0.0, in_fp8=True, fp8_weight_gradients=fp8_weight_gradients)
     plain = copy.deepcopy(fused).double()
     rounded = copy.deepcopy(plain)
