@@ -111,7 +111,7 @@ class TrainingRun:
             self.training_step.graphs = GradientGraphs(self.losses, parameters, reduction)
 
     def _dtype_of_buckets(self) -> torch.dtype:
-        """fp32, but where gradients are sent in bf16, and nobody has to add to them or cast them back."""
+        """bf16 where gradients are sent so, the step adds none to them, and the optimizer reads them; else fp32."""
         stays_bf16 = (
             self.settings.distribution.reduced_in == "bf16"
             and self.settings.batches.accumulation_steps == 1
