@@ -1,7 +1,7 @@
 """BERT's heads, and the models that people train: an encoder (models/encoder.py) with what is asked of it.
 
-The masked-LM head sees the masked positions alone. The vocabulary is padded to a multiple of 8 inside, and exact in
-every state dict.
+The heads see [CLS] and the masked positions alone, and behind attention so does the last layer. The vocabulary is
+padded to a multiple of 8 inside, and exact in every state dict.
 
 Shape suffixes: T tokens, B sequences, S longest sequence, M masked positions, H hidden size, V vocabulary.
 """
@@ -18,6 +18,8 @@ from kernels.cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from kernels.layers import LayerNorm, Linear
 from models.config import BertConfig, Execution
 from models.encoder import BertEmbeddings, BertLayer, BertModel, DenseActivation, initialize
+
+COMPILED_LIMIT = 16  # twice PyTorch's: what is compiled of the last layer counts with what is of the others
 
 
 class PredictionTransform(DenseActivation):
@@ -39,23 +41,17 @@ class MaskedLMHead(nn.Module):
         self.transform = PredictionTransform(config, layer_norm)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.loss_passes = "torch"
-        self.is_dense = True  # False: the vocabulary is multiplied out at every token, for comparison
 
-    def loss(self, hidden_states: Tensor, positions: Tensor, labels: Tensor, embedding_weight: Tensor) -> Tensor:
-        """Mean loss (scalar, fp32) over the positions (M,) whose label (M,) is not -100."""
-        if not self.is_dense:
-            every_label = torch.full((len(hidden_states),), IGNORE_INDEX, dtype=labels.dtype, device=labels.device)
-            # What fills the masked positions up points at a token too, with the label -100, the least there is.
-            labels = every_label.scatter_reduce(0, positions, labels, "amax")
-            positions = torch.arange(len(hidden_states), device=labels.device)
-        transformed_MH = self.transform(hidden_states.index_select(0, positions))
+    def loss(self, hidden_MH: Tensor, labels: Tensor, embedding_weight: Tensor) -> Tensor:
+        """Mean loss (scalar, fp32) over the positions whose label (M,) is not -100."""
+        transformed_MH = self.transform(hidden_MH)
         # -inf for the padding of the vocabulary, which so has probability and gradient zero.
         bias = F.pad(self.bias, (0, len(embedding_weight) - len(self.bias)), value=-torch.inf)
         return linear_cross_entropy(transformed_MH, embedding_weight, bias, labels, self.loss_passes)
 
-    def logits(self, hidden_states: Tensor, positions: Tensor, embedding_weight: Tensor) -> Tensor:
-        """(M, V) fp32 scores of the vocabulary at the positions (M,)."""
-        transformed_MH = self.transform(hidden_states.index_select(0, positions))
+    def logits(self, hidden_MH: Tensor, embedding_weight: Tensor) -> Tensor:
+        """(M, V) fp32 scores of the vocabulary."""
+        transformed_MH = self.transform(hidden_MH)
         weight = embedding_weight[: self.bias.shape[0]].to(transformed_MH.dtype)
         return F.linear(transformed_MH, weight).float() + self.bias
 
@@ -103,6 +99,7 @@ class BertForPreTraining(nn.Module):
     def __init__(self, config: BertConfig, layer_norm: str = "torch"):
         super().__init__()
         self.config = config
+        self.is_dense = True  # False: the vocabulary is multiplied out at every token, for comparison
         self.bert = BertModel(config, add_pooler=self.next_sentence, layer_norm=layer_norm)
         self.cls = PreTrainingHeads(config, layer_norm, self.next_sentence)
         self.register_state_dict_post_hook(_add_tied_decoder)
@@ -131,28 +128,40 @@ class BertForPreTraining(nn.Module):
             masked_lm_labels: (M,) int64, the masked tokens' true ids; -100 leaves a position out.
             next_sentence_labels: (B,) int64 for the first B sequences; those after them are padding.
         """
-        hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
+        if not self.is_dense:
+            masked_lm_labels = _labels_everywhere(masked_lm_positions, masked_lm_labels, len(input_ids))
+            masked_lm_positions = torch.arange(len(input_ids), device=input_ids.device)
+        inputs = input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen
+        firsts = cu_seqlens[: next_sentence_labels.shape[0]]
+        first_BH, hidden_MH = self._hidden_states(inputs, firsts, masked_lm_positions)
         with named_range("loss"):
-            mlm_loss = self.cls.predictions.loss(
-                hidden_states, masked_lm_positions, masked_lm_labels, self.embedding_weight
-            )
-            nsp_logits = self._next_sentence_logits(hidden_states, cu_seqlens, next_sentence_labels.shape[0])
-            nsp_loss = F.cross_entropy(nsp_logits, next_sentence_labels)
+            mlm_loss = self.cls.predictions.loss(hidden_MH, masked_lm_labels, self.embedding_weight)
+            nsp_loss = F.cross_entropy(self._next_sentence_logits(first_BH), next_sentence_labels)
         return PreTrainingOutput(mlm_loss + nsp_loss, mlm_loss.detach(), nsp_loss.detach())
 
     def predict(
         self, input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen, masked_lm_positions, n_sequences: int
     ) -> PreTrainingPredictions:
         """The scores behind the losses, for the same arguments."""
-        hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
-        return PreTrainingPredictions(
-            self.cls.predictions.logits(hidden_states, masked_lm_positions, self.embedding_weight),
-            self._next_sentence_logits(hidden_states, cu_seqlens, n_sequences),
-        )
+        inputs = input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen
+        first_BH, hidden_MH = self._hidden_states(inputs, cu_seqlens[:n_sequences], masked_lm_positions)
+        masked_lm_logits = self.cls.predictions.logits(hidden_MH, self.embedding_weight)
+        return PreTrainingPredictions(masked_lm_logits, self._next_sentence_logits(first_BH))
 
-    def _next_sentence_logits(self, hidden_states: Tensor, cu_seqlens: Tensor, n_sequences: int) -> Tensor:
-        pooled_BH = self.bert.pool(hidden_states, cu_seqlens, n_sequences)
-        return self.cls.seq_relationship(pooled_BH).float()
+    def _hidden_states(self, inputs: tuple, firsts: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """What the heads read: (B, H) of the sequences' first tokens (B,), [CLS], and (M, H) at the positions (M,)."""
+        hidden_states = self.bert(*inputs, torch.cat([firsts, positions]))
+        return hidden_states.split([len(firsts), len(positions)])
+
+    def _next_sentence_logits(self, first_BH: Tensor) -> Tensor:
+        return self.cls.seq_relationship(self.bert.pooler(first_BH)).float()
+
+
+def _labels_everywhere(positions: Tensor, labels: Tensor, n_tokens: int) -> Tensor:
+    """(T,) labels of all tokens, -100 where none is masked."""
+    everywhere = torch.full((n_tokens,), IGNORE_INDEX, dtype=labels.dtype, device=labels.device)
+    # What fills the masked positions up points at a token too, with the label -100, the least there is.
+    return everywhere.scatter_reduce(0, positions, labels, "amax")
 
 
 class BertForMaskedLM(BertForPreTraining):
@@ -255,8 +264,9 @@ class BertForSequenceClassification(nn.Module):
         n_sequences: int,
     ) -> Tensor:
         """(n_sequences, n_outputs) fp32 scores of the first sequences, for `BertModel.forward`'s arguments."""
-        hidden_states = self.bert(input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen)
-        return self.classifier(self.dropout(self.bert.pool(hidden_states, cu_seqlens, n_sequences))).float()
+        inputs = input_ids, token_type_ids, position_ids, cu_seqlens, max_seqlen
+        pooled_BH = self.bert.pooler(self.bert(*inputs, cu_seqlens[:n_sequences].long()))
+        return self.classifier(self.dropout(pooled_BH)).float()
 
 
 class BertForThreeClasses(BertForSequenceClassification):
@@ -298,7 +308,9 @@ def prepare_model(model: nn.Module, device: torch.device, execution: Execution) 
         layer.returns_hidden = layer.is_fused
         # A checkpointed layer's input is kept, all of it.
         layer.leaves_fp8 = layer.in_fp8 and not execution.checkpoint_activations
-    # Regions are compiled, not the whole: all layers share one code, so it takes seconds and not minutes.
+    if execution.compiled:
+        torch._dynamo.config.recompile_limit = COMPILED_LIMIT
+    # Regions are compiled, not the whole: all layers but the last share one code, so it takes seconds and not minutes.
     for module in model.modules():
         is_plain = isinstance(module, (BertLayer, BertEmbeddings)) and not module.is_fused
         if execution.compiled and (is_plain or isinstance(module, PredictionTransform)):

@@ -5,8 +5,9 @@
   python3 benchmark/floor.py --bert_model tiny --formats bf16 fp32 --repeats 1      # on a CPU, in seconds
 
 Each product of an encoder layer is timed by itself at its true shape and layout, forward and backward to the input and
-to the weight, in turns; the table has medians. What they take together, as often as a step makes them, is the floor of
-the step in that format; attention, element-wise work, heads and optimizer come on top.
+to the weight, in turns; the table has medians. Behind attention, the last layer's are of [CLS] and the masked positions
+alone, as in pre-training. What they take together, as often as a step makes them, is the floor of the step in that
+format; attention, element-wise work, heads and optimizer come on top.
 
 fp8 is e4m3 with fp32 accumulation and results in bf16, `tensor` with one scale per factor and `row` with one per row
 and column. What it costs to bring factors into fp8 is left out.
@@ -46,6 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="whose products are timed")
     parser.add_argument("--batch_size", type=int, default=256, help="sequences per step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
+    parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
     formats = *DTYPES, *FP8
     parser.add_argument("--formats", nargs="+", choices=formats, default=["bf16", *FP8], help="of the factors")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each")
@@ -55,7 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def check(args: argparse.Namespace) -> None:
     """Raise a UserError for what this device cannot do, before anything is timed."""
-    problems = count_problems(args, "batch_size", "max_seq_length", "repeats")
+    problems = count_problems(args, "batch_size", "max_seq_length", "max_predictions_per_seq", "repeats")
     capability = torch.cuda.get_device_capability() if args.device.startswith("cuda") else (0, 0)
     for name in args.formats:
         needed = (8, 9) if name in FP8 else (8, 0) if name == "tf32" else (0, 0)
@@ -110,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check(args)
     device = torch.device(args.device)
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
-    products = encoder_matmuls(config, args.batch_size * args.max_seq_length)
+    n_read = 1 + args.max_predictions_per_seq
+    products = encoder_matmuls(config, args.batch_size * args.max_seq_length, args.batch_size * n_read)
     pairs = itertools.product(products, args.formats)
     seconds = in_turns({pair: partial(seconds_by_format, *pair, device) for pair in pairs}, args.repeats)
     print(table(products, args.formats, seconds))

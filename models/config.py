@@ -148,8 +148,12 @@ class BertConfig:
     @property
     def encoder_parameters(self) -> int:
         """Entries of the encoder's weight matrices: the E of the FLOP formula."""
-        per_layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
-        return self.num_hidden_layers * per_layer
+        return self.num_hidden_layers * (3 * self.hidden_size**2 + self.parameters_behind_attention)
+
+    @property
+    def parameters_behind_attention(self) -> int:
+        """Entries of a layer's weight matrices behind its attention: the D of the FLOP formula."""
+        return self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
 
 
 @dataclasses.dataclass(frozen=True)

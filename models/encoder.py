@@ -7,7 +7,7 @@ what it is given, or for fused layers the encoder does, for all of them together
 Weights have Google's and NVIDIA's names in every state dict, whatever is fused inside: hooks split the fused
 query-key-value weight and trim the padded vocabulary on the way out, and undo both on the way in.
 
-Shape suffixes: T tokens, B sequences, H hidden size, N heads, D head size.
+Shape suffixes: T tokens, R tokens that are read, B sequences, H hidden size, N heads, D head size.
 
 Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and google-research/bert, whose initialization, dropout
 and LayerNorm epsilon (1e-12) are followed. The form of GELU is what `hidden_act` says, in Hugging Face's names.
@@ -130,8 +130,13 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config)
         self.output = BertOutput(config.hidden_size, config, layer_norm)
 
-    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str) -> Tensor:
-        return self.output(self.self(hidden_states, cu_seqlens, max_seqlen, backend), hidden_states)
+    def forward(
+        self, hidden_states: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str, tokens: Tensor | None = None
+    ) -> Tensor:
+        attended = self.self(hidden_states, cu_seqlens, max_seqlen, backend)
+        if tokens is not None:
+            attended, hidden_states = (states.index_select(0, tokens) for states in (attended, hidden_states))
+        return self.output(attended, hidden_states)
 
 
 class DenseActivation(nn.Module):
@@ -176,21 +181,25 @@ class BertLayer(nn.Module):
         max_seqlen: int,
         backend: str,
         prepared: "Sequence[Prepared] | None" = None,
+        tokens: Tensor | None = None,
     ) -> "Tensor | Hidden":
-        """`prepared` is what `prepare_layers` made of a fused layer's parameters."""
+        """(T, H) to (T, H), or to (R, H) where `tokens` (R,) says which are computed behind attention.
+
+        `prepared` is what `prepare_layers` made of a fused layer's parameters.
+        """
         if self.is_fused:
-            return self._forward_fused(hidden_states, (cu_seqlens, max_seqlen), backend, prepared)
-        attended = self.attention(hidden_states, cu_seqlens, max_seqlen, backend)
+            return self._forward_fused(hidden_states, (cu_seqlens, max_seqlen), backend, prepared, tokens)
+        attended = self.attention(hidden_states, cu_seqlens, max_seqlen, backend, tokens)
         return self.output(self.intermediate(attended), attended)
 
-    def _forward_fused(self, hidden, lengths, backend, prepared) -> "Tensor | Hidden":
+    def _forward_fused(self, hidden, lengths, backend, prepared, tokens) -> "Tensor | Hidden":
         from kernels.fused.blocks import Attention, Gelu, Hidden, fused_block  # needs Triton
 
         if torch.is_tensor(hidden):  # which comes from elsewhere, so that autograd adds the two gradients
             hidden = Hidden(hidden, hidden)
         inner, end = self.attention.self, self.attention.output
         attention_p, hidden_p = (inner.dropout_p, self.output.dropout.p) if self.training else (0.0, 0.0)
-        attention, gelu = Attention(inner.n_heads, *lengths, attention_p, backend), Gelu(self.gelu_by_tanh)
+        attention, gelu = Attention(inner.n_heads, *lengths, attention_p, backend, tokens), Gelu(self.gelu_by_tanh)
         query_key_value, attention_output, intermediate, output = self.linears()
         attended = fused_block(
             hidden, query_key_value, attention, attention_output, end.LayerNorm, prepared[:2], hidden_p, self.in_fp8
@@ -223,7 +232,10 @@ class BertEncoder(nn.Module):
         self.checkpoint_activations = False
         self.attention_backend: str | None = None  # None: by device and dtype
 
-    def forward(self, hidden_states: "Tensor | Hidden", cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    def forward(
+        self, hidden_states: "Tensor | Hidden", cu_seqlens: Tensor, max_seqlen: int, tokens: Tensor | None = None
+    ) -> Tensor:
+        """The last layer's hidden states (T, H), or (R, H) of `tokens` (R,) alone."""
         states = hidden_states if torch.is_tensor(hidden_states) else hidden_states.states
         backend = self.attention_backend or default_backend(states.device, states.dtype)
         prepared = [None] * len(self.layer)
@@ -232,13 +244,14 @@ class BertEncoder(nn.Module):
         for number, layer in enumerate(self.layer):
             if self.checkpoint_activations and torch.is_grad_enabled():
                 layer = functools.partial(checkpoint, layer, use_reentrant=False)
+            read = tokens if number == len(self.layer) - 1 else None
             with named_range(f"layer {number}"):
-                hidden_states = layer(hidden_states, cu_seqlens, max_seqlen, backend, prepared[number])
+                hidden_states = layer(hidden_states, cu_seqlens, max_seqlen, backend, prepared[number], read)
         return hidden_states
 
 
 class BertModel(nn.Module):
-    """Embeddings and encoder, and the pooler where a head needs it."""
+    """Embeddings and encoder, and where a head needs it the pooler, dense and tanh over the hidden states of [CLS]."""
 
     def __init__(self, config: BertConfig, add_pooler: bool = True, layer_norm: str = "torch"):
         super().__init__()
@@ -252,22 +265,26 @@ class BertModel(nn.Module):
             self.embeddings.word_embeddings.weight[config.vocab_size :] = 0
 
     def forward(
-        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        tokens: Tensor | None = None,
     ) -> Tensor:
-        """The last layer's hidden states (T, H) in `compute_dtype`.
+        """The last layer's hidden states in `compute_dtype`: (T, H), or (R, H) of `tokens` alone.
 
         Args:
             input_ids, token_type_ids, position_ids: (T,) integers; positions restart at 0 in each sequence.
             cu_seqlens: (B + 1,) int32, cumulative sequence lengths from 0 to T.
             max_seqlen: no sequence is longer.
+            tokens: (R,) int64, the tokens that are read, in the order of the result; one may come more than once.
+                Behind attention, the last layer computes no other.
         """
         with named_range("embeddings"):
             hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, self.compute_dtype)
-        return self.encoder(hidden_states, cu_seqlens, max_seqlen)
-
-    def pool(self, hidden_states: Tensor, cu_seqlens: Tensor, n_sequences: int) -> Tensor:
-        """Dense and tanh over the first token, [CLS], of the first `n_sequences` sequences: (n_sequences, H)."""
-        return self.pooler(hidden_states.index_select(0, cu_seqlens[:n_sequences]))
+        return self.encoder(hidden_states, cu_seqlens, max_seqlen, tokens)
 
 
 def initialize(module: nn.Module, std: float) -> None:

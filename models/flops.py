@@ -1,18 +1,24 @@
 """What a BERT costs: its FLOPs on given work, and the matmuls that most of them are in.
 
-Counted is what the model asks for, forward and backward: recomputed activations and padding are not. A matmul with a
-weight of n elements costs 2 n forward and 4 n backward per row. The score and value matmuls of attention cost 4 H L^2
-per layer and sequence forward, and twice that backward.
+Counted is what the losses ask for, forward and backward: recomputed activations and padding are not, nor what the last
+layer does not compute behind its attention, all but the tokens that are read. A matmul with a weight of n elements
+costs 2 n forward and 4 n backward per row. The score and value matmuls of attention cost 4 H L^2 per layer and sequence
+forward, and twice that backward.
 """
 
 from common.work import Matmul, Work
 from models.config import BertConfig
 
 
-def encoder_flops(config: BertConfig, work: Work) -> int:
-    """Floating-point operations of the encoder, forward and backward: its weights on every token, and attention."""
+def encoder_flops(config: BertConfig, work: Work, n_read: int | None = None) -> int:
+    """Floating-point operations of the encoder, forward and backward: its weights on every token, and attention.
+
+    Behind attention, the last layer's weights are on `n_read` tokens alone; None: on every one.
+    """
     attention = 12 * config.hidden_size * config.num_hidden_layers * work.sum_squared_lengths
-    return 6 * config.encoder_parameters * work.sum_lengths + attention
+    n_unread = 0 if n_read is None else work.sum_lengths - n_read
+    weights = config.encoder_parameters * work.sum_lengths - config.parameters_behind_attention * n_unread
+    return 6 * weights + attention
 
 
 def bert_flops(config: BertConfig, work: Work) -> int:
@@ -20,7 +26,8 @@ def bert_flops(config: BertConfig, work: Work) -> int:
     the pooler on sequences."""
     hidden = config.hidden_size
     mlm_head = 6 * (hidden * hidden + hidden * config.vocab_size) * work.n_masked
-    return encoder_flops(config, work) + mlm_head + 6 * hidden * hidden * work.n_sequences
+    encoder = encoder_flops(config, work, work.n_sequences + work.n_masked)
+    return encoder + mlm_head + 6 * hidden * hidden * work.n_sequences
 
 
 def question_answering_flops(config: BertConfig, work: Work) -> int:
@@ -30,12 +37,13 @@ def question_answering_flops(config: BertConfig, work: Work) -> int:
 
 def classification_flops(config: BertConfig, work: Work, n_outputs: int) -> int:
     """Floating-point operations of fine-tuning on sequences: the encoder's, pooler and scores of each one."""
-    return encoder_flops(config, work) + 6 * config.hidden_size * (config.hidden_size + n_outputs) * work.n_sequences
+    hidden, n_sequences = config.hidden_size, work.n_sequences
+    return encoder_flops(config, work, n_sequences) + 6 * hidden * (hidden + n_outputs) * n_sequences
 
 
-def encoder_matmuls(config: BertConfig, n_tokens: int) -> list[Matmul]:
+def encoder_matmuls(config: BertConfig, n_tokens: int, n_read: int | None = None) -> list[Matmul]:
     """The encoder's matmuls in a training step over T tokens, each as its layer makes it: forward, and backward to
-    the layer's input and to its weight."""
+    the layer's input and to its weight. `n_read` is as in `encoder_flops`; those of the last layer then come last."""
     hidden, intermediate, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     shapes = (
         ("query, key, value", 3 * hidden, hidden),
@@ -43,11 +51,22 @@ def encoder_matmuls(config: BertConfig, n_tokens: int) -> list[Matmul]:
         ("feed-forward in", intermediate, hidden),
         ("feed-forward out", hidden, intermediate),
     )
+    n_full = layers if n_read is None else layers - 1
+    parts = (
+        ("", shapes[:1], n_tokens, layers),
+        ("", shapes[1:], n_tokens, n_full),
+        ("last layer's ", shapes[1:], n_read, layers - n_full),
+    )
     matmuls = []
-    for name, n_out, n_in in shapes:
-        matmuls += [
-            Matmul(f"{name}, forward", n_tokens, n_out, n_in, layers, right_transposed=True),
-            Matmul(f"{name}, input gradient", n_tokens, n_in, n_out, layers),
-            Matmul(f"{name}, weight gradient", n_out, n_in, n_tokens, layers, left_transposed=True),
-        ]
+    for where, of_weights, n_rows, count in parts:
+        for name, *shape in of_weights if count else ():
+            matmuls += _matmuls_of_weight(where + name, *shape, n_rows, count)
     return matmuls
+
+
+def _matmuls_of_weight(name: str, n_out: int, n_in: int, n_rows: int, count: int) -> list[Matmul]:
+    return [
+        Matmul(f"{name}, forward", n_rows, n_out, n_in, count, right_transposed=True),
+        Matmul(f"{name}, input gradient", n_rows, n_in, n_out, count),
+        Matmul(f"{name}, weight gradient", n_out, n_in, n_rows, count, left_transposed=True),
+    ]

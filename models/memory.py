@@ -28,6 +28,8 @@ class MemoryEstimate:
     """Only each layer's input is kept, and one layer's rest."""
     padded_attention: bool = False
     """Without FlashAttention, attention keeps padded copies of its inputs and its output."""
+    read_share: float | None = None
+    """Of the tokens, those that the last layer computes behind attention, from copies; None: all, and no copies."""
     cuda_graphs: bool = False
     """Their memory, gradients included, lies beside that of the micro-batch that runs without. What gradients are kept
     in counts without graphs too; with several ranks it is the buckets."""
@@ -38,14 +40,17 @@ class MemoryEstimate:
         # fp32 weights, gradients and two moments, and in 16 bits a copy of each weight for the backward pass.
         fixed = self.n_parameters * (16 + (element if element < 4 else 0))
         logits = LOGIT_ROWS * config.vocab_size * (element + 4)
-        # Kept for backward, in units of the hidden size: the layer's input, query, key and value, attention's output,
-        # the input of each LayerNorm and the output of the first; GELU's input and output; two dropout masks of a byte
-        # each.
-        units = 8 + (5 if self.padded_attention else 0)
-        layer = units * config.hidden_size * element + 2 * config.intermediate_size * element + 2 * config.hidden_size
-        kept = config.hidden_size * element if self.checkpoint_activations else layer
-        recomputed = layer if self.checkpoint_activations else 0
-        activations = logits + n_tokens * (config.num_hidden_layers * kept + recomputed)
+        # Kept for backward: the layer's input, query, key and value, attention's output; behind it the input of each
+        # LayerNorm and the output of the first; GELU's input and output; two dropout masks of a byte each.
+        hidden = config.hidden_size * element
+        attention = (5 + (5 if self.padded_attention else 0)) * hidden
+        behind = 3 * hidden + 2 * config.intermediate_size * element + 2 * config.hidden_size
+        if self.checkpoint_activations:  # all of one layer at a time, which is computed again
+            per_token = config.num_hidden_layers * hidden + attention + behind
+        else:
+            last = behind if self.read_share is None else self.read_share * (hidden + behind)
+            per_token = config.num_hidden_layers * (attention + behind) - behind + last
+        activations = logits + round(n_tokens * per_token)
         return fixed + activations + (activations + 4 * self.n_parameters if self.cuda_graphs else 0)
 
     def fits(self, memory_bytes: int, n_tokens: int) -> bool:

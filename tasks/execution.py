@@ -80,9 +80,14 @@ def execution_problems(settings: Settings) -> Iterator[Problem]:
                 yield Problem(f"--cuda_graphs {why}", "leave it out")
 
 
-def resolve_batches(settings: Settings, model_class: type[nn.Module], world: World, problems: Problems) -> Settings:
-    """Divide the global batch into micro-batches, the same on all ranks, and choose CUDA graphs. All ranks call it."""
-    estimate = _memory_estimate(settings, model_class)
+def resolve_batches(
+    settings: Settings, model_class: type[nn.Module], world: World, problems: Problems, n_read: int | None = None
+) -> Settings:
+    """Divide the global batch into micro-batches, the same on all ranks, and choose CUDA graphs. All ranks call it.
+
+    `n_read` is the task's.
+    """
+    estimate = _memory_estimate(settings, model_class, n_read)
     device, length, batches = settings.device, settings.max_seq_length, None
 
     def fitting(batch_size: int) -> int | None:
@@ -120,7 +125,7 @@ def _graphs_pay(settings: Settings, estimate: MemoryEstimate | None) -> bool:
     return pays and dataclasses.replace(estimate, cuda_graphs=True).fits(_memory_bytes(device), n_tokens)
 
 
-def _memory_estimate(settings: Settings, model_class: type[nn.Module]) -> MemoryEstimate | None:
+def _memory_estimate(settings: Settings, model_class: type[nn.Module], n_read: int | None) -> MemoryEstimate | None:
     """None where model or precision are not known."""
     if settings.model is None or settings.precision is None:
         return None
@@ -131,6 +136,7 @@ def _memory_estimate(settings: Settings, model_class: type[nn.Module]) -> Memory
         dtype.itemsize,
         flags.checkpoint_activations,
         padded_attention=(flags.attention or default_backend(settings.device, dtype)) == "sdpa",
+        read_share=n_read and n_read / settings.max_seq_length,
         cuda_graphs=bool(flags.cuda_graphs),
     )
 

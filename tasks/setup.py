@@ -64,7 +64,7 @@ def prepare(task: Task, world: World, own_folder: Callable[[], object]) -> tuple
         )
     settings = resolve_execution(_with_warmup(task), config)
     problems.extend(execution_problems(settings))
-    settings = resolve_batches(settings, task.model_class, world, problems)
+    settings = resolve_batches(settings, task.model_class, world, problems, task.n_read)
     note_differences("model", config, world, problems)
     task.settings = settings
     task.open_data(world, problems)

@@ -6,6 +6,8 @@ import pytest
 import torch
 import transformers
 from flat_batches import BATCH_LAYOUTS, as_padded, random_flat_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import UserError
 from kernels.layers import ACTIVATIONS
@@ -30,6 +32,7 @@ SHAPE = {
     "max_position_embeddings": 16,
 }
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+ENCODER_INPUTS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")
 
 
 def config(**changes):
@@ -95,13 +98,70 @@ def test_losses_and_gradients_equal_hugging_face(name, checkpoint_activations):
     assert not gradients
 
 
+def gradients_of(loss, model):
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 16), min_size=1, max_size=4),
+    checkpoint_activations=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=20, deadline=None)
+def test_hidden_states_of_some_tokens_are_those_among_all(lengths, checkpoint_activations, data):
+    """With all gradients, in any order, and of tokens that come more than once."""
+    n_tokens = sum(lengths)
+    tokens = torch.tensor(data.draw(st.lists(st.integers(0, n_tokens - 1), min_size=1, max_size=2 * n_tokens)))
+    batch = random_flat_batch(lengths, 16, VOCAB, masked_per_sequence=1)
+    model = BertModel(config()).double()
+    model.compute_dtype, model.encoder.checkpoint_activations = torch.float64, checkpoint_activations
+    inputs = [batch[name] for name in ENCODER_INPUTS]
+    found, expected = model(*inputs, tokens), model(*inputs)[tokens]
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, dtype=found.dtype, generator=torch.Generator().manual_seed(3))
+    found, expected = (gradients_of((states * weight).sum(), model) for states in (found, expected))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_masked_cls_that_padding_points_at_has_the_gradients_of_hugging_face():
+    """One token is read by both heads, and by what fills the masked positions up."""
+    reference, ours = pair()
+    batch = layout("unpadded")
+    batch["masked_lm_positions"][0] = 0
+    output, expected = ours(**batch), reference(**as_padded(batch))
+    assert (batch["masked_lm_positions"] == 0).sum() >= 3
+    assert output.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+    found, wanted = gradients_of(output.loss, ours), gradients_of(expected.loss, reference)
+    for name in set(found) & set(wanted) - {"bert.embeddings.word_embeddings.weight"}:
+        assert relative_error(found[name], wanted[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("is_dense", [True, False])
+def test_behind_its_attention_the_last_layer_computes_what_is_read_alone(is_dense):
+    """Of all layers, the feed-forward block's rows; by NVIDIA's flag, those of the last are every token and [CLS]."""
+    _, ours = pair()
+    n_rows, batch = [], layout("unpadded")
+    for layer in ours.bert.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda module, inputs, output: n_rows.append(len(output)))
+    expected = ours(**batch)
+    ours.is_dense = is_dense
+    n_rows.clear()
+    output = ours(**batch)
+    n_tokens, n_sequences = len(batch["input_ids"]), len(batch["next_sentence_labels"])
+    assert n_rows == [n_tokens, n_tokens, n_sequences + (len(batch["masked_lm_labels"]) if is_dense else n_tokens)]
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradients_of(output.loss, ours), gradients_of(expected.loss, ours), rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", BATCH_LAYOUTS)
 def test_hidden_states_and_logits_equal_hugging_face(name):
     reference, ours = pair()
     batch = layout(name)
     padded = as_padded(batch)
     expected = reference(**padded, output_hidden_states=True)
-    inputs = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    inputs = [batch[name] for name in ENCODER_INPUTS]
     n_sequences = len(batch["next_sentence_labels"])
     n_tokens = batch["cu_seqlens"][n_sequences]
     hidden_states = ours.bert(*inputs)[:n_tokens]
@@ -170,7 +230,7 @@ def test_activations_are_those_of_hugging_face(activation):
     reference, ours = reference_model(hidden_act=activation), BertForPreTraining(config(hidden_act=activation))
     ours.load_state_dict(reference.state_dict())
     batch = layout("full")
-    inputs = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    inputs = [batch[name] for name in ENCODER_INPUTS]
     padded = as_padded(batch)
     with torch.no_grad():
         for parameter in (*reference.parameters(), *ours.parameters()):
@@ -197,7 +257,7 @@ def test_question_answering_model_equals_hugging_face(kind):
     ends[0] = starts[0] = 0  # no answer: [CLS]
     inputs = {name: padded[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
     expected = reference(**inputs)
-    flat = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    flat = [batch[name] for name in ENCODER_INPUTS]
     start, end = ours.predict(*flat)
     torch.testing.assert_close(start, expected.start_logits[real])
     torch.testing.assert_close(end, expected.end_logits[real])
@@ -229,7 +289,7 @@ def test_models_of_whole_sequences_equal_hugging_face(kind, model):
     ours = model(config())
     ours.load_state_dict(reference.state_dict())
     batch = layout(kind)
-    flat = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    flat = [batch[name] for name in ENCODER_INPUTS]
     n_sequences = len(batch["next_sentence_labels"])
     labels = torch.arange(n_sequences) % model.n_outputs
     if model.n_outputs == 1:
@@ -345,7 +405,7 @@ def test_gpu_equals_cpu(name, dtype):
 def test_a_step_never_waits_for_the_gpu():
     model = BertModel(config(hidden_dropout_prob=0.1)).cuda()
     batch = {k: v.cuda() if torch.is_tensor(v) else v for k, v in layout("unpadded").items()}
-    inputs = [batch[k] for k in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "max_seqlen")]
+    inputs = [batch[name] for name in ENCODER_INPUTS]
     for dtype in (torch.float32, torch.bfloat16):
         model.compute_dtype = dtype
         model(*inputs).sum().backward()

@@ -113,7 +113,7 @@ def run_prepared(task: Task, start: Start, resumed: dict[str, Any] | None, world
         announce(run, logger)
         measured: dict[str, Any] = {}
         if settings.measurement.measure_peak:
-            matmuls = task.matmuls(settings.batches.micro * settings.max_seq_length)
+            matmuls = task.matmuls(settings.batches.micro)
             measured = measure_peak(matmuls, precision.compute_dtype, device)
             matmul, copy = measured["matrix_tflops"], measured["copy_bytes_per_second"] / 1e12
             logger.message(f"this device by itself: encoder's matmuls {matmul:.4g} TFLOP/s, a copy {copy:.3g} TB/s")

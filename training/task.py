@@ -107,8 +107,13 @@ class Task(abc.ABC):
         """Floating-point operations of training on batches that hold so much, forward and backward."""
 
     @abc.abstractmethod
-    def matmuls(self, n_tokens: int) -> list[Matmul]:
-        """The encoder's matmuls in a training step over so many tokens."""
+    def matmuls(self, n_sequences: int) -> list[Matmul]:
+        """The encoder's matmuls in a training step over so many full sequences."""
+
+    @property
+    def n_read(self) -> int | None:
+        """Tokens of a full sequence that the losses read; None: all. Known once the flags are parsed."""
+        return None
 
     @property
     @abc.abstractmethod

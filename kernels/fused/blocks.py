@@ -12,7 +12,11 @@ norm's backward in the block before adds them in its registers.
 In fp8, a pass that has a matmul's factor in registers leaves it in fp8 (fp8.py), also for the next block. Where weight
 gradients are in fp8 as well, factors that only matmuls read exist in fp8 alone.
 
-Shape suffixes: T tokens, H hidden size, I width between a block's two matmuls.
+Where only some tokens are read of a model's output, its last attention block drops the others before its last matmul.
+Their gradients are zero, so backward brings both of its gradients back to all tokens with zeros.
+
+Shape suffixes: T tokens, R tokens that are handed on (all but in such a block), H hidden size, I width between a
+block's two matmuls.
 """
 
 import itertools
@@ -45,6 +49,8 @@ class Hidden(NamedTuple):
 
 class Gelu:
     """The feed-forward block's first matmul and GELU, exact or by tanh; one kernel where gelu_matmul.py has it."""
+
+    tokens = None  # it hands all on
 
     def __init__(self, tanh: bool = False):
         self._tanh = tanh
@@ -85,13 +91,24 @@ class Gelu:
 class Attention:
     """The attention block's first matmul and attention: one call's settings. Methods are those of `Gelu`.
 
+    Of `tokens` (R,), where they are given, attention's result alone is handed on; one may come more than once.
+
     What lies between forward and backward is a tuple of tensors, so that it can be recomputed where activations are
     checkpointed. A backend without such a pair, as those for CPUs and fp32, keeps a graph instead.
     """
 
-    def __init__(self, n_heads: int, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float, backend: str):
+    def __init__(
+        self,
+        n_heads: int,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        dropout_p: float,
+        backend: str,
+        tokens: Tensor | None = None,
+    ):
         self._n_heads, self._backend = n_heads, BACKENDS[backend]
         self._settings = cu_seqlens, max_seqlen, dropout_p
+        self.tokens = tokens
         self._graph: tuple[Tensor, Tensor] | None = None
 
     def forward(
@@ -107,13 +124,14 @@ class Attention:
                 output = self._backend.attend(leaf, *self._settings)
             self._graph = leaf, output
         output = output.detach()
+        output_RI = _taken(output.flatten(1), self.tokens)
         if rows is not None:
-            quantize_rows(output.flatten(1), rows)
-        return inner_TI, output.flatten(1), (output, *saved)
+            quantize_rows(output_RI, rows)
+        return inner_TI, output_RI, (output, *saved)
 
     def backward(
         self,
-        gradient_TH: Tensor | None,
+        gradient_RH: Tensor | None,
         last: Weight,
         gradient_rows: Rows | None,
         inner_TI: Tensor,
@@ -122,7 +140,8 @@ class Attention:
     ) -> tuple[Tensor, Tensor]:
         qkv = inner_TI.unflatten(1, (3, self._n_heads, -1))
         output, *saved = saved
-        gradient = input_gradient(gradient_TH, last, gradient_rows, inner_TI.dtype).view_as(output)
+        gradient_RI = input_gradient(gradient_RH, last, gradient_rows, inner_TI.dtype)
+        gradient = _put_back(gradient_RI, self.tokens, len(output)).view_as(output)
         if self._backend.backward:
             qkv_gradient, bias_gradient = self._backend.backward(gradient, qkv, output, saved, *self._settings)
         else:
@@ -137,6 +156,20 @@ class Attention:
         return qkv_gradient, bias_gradient
 
 
+def _taken(states: Tensor, tokens: Tensor | None) -> Tensor:
+    """The rows (R, ...) of these tokens among those of all (T, ...)."""
+    return states if tokens is None else states.index_select(0, tokens)
+
+
+def _put_back(gradient: Tensor, tokens: Tensor | None, n_tokens: int) -> Tensor:
+    """From the gradient of what `_taken` returned to that of what it was given."""
+    if tokens is None:
+        return gradient
+    # On a GPU this adds in any order, and the bits repeat: of the rows that fall on one token all but two at most are
+    # zeros, of what fills the masked positions up.
+    return gradient.new_zeros(n_tokens, *gradient.shape[1:]).index_add_(0, tokens, gradient)
+
+
 def fused_block(
     hidden: Hidden,
     first: nn.Linear,
@@ -147,7 +180,7 @@ def fused_block(
     dropout_p: float,
     to_fp8: bool = False,
 ) -> Hidden:
-    """LayerNorm(dropout(last(middle(first(hidden)))) + hidden).
+    """LayerNorm(dropout(last(middle(first(hidden)))) + hidden), for the tokens that `middle` hands on.
 
     Args:
         first, last, norm: their parameters, which are fp32, for autograd.
@@ -164,17 +197,18 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_TH, residual_TH, rows, middle, first, last, eps, dropout_p, to_fp8, *parameters):
         norm_weight, norm_bias, *_ = parameters
-        n_tokens = len(hidden_TH)
+        residual_RH = _taken(residual_TH, middle.tokens)
+        n_tokens, n_read = len(hidden_TH), len(residual_RH)
         if is_fp8(first.weight) and rows is None:
             largest = None if first.largest is None else torch.zeros_like(first.largest)
             rows = quantize_rows(hidden_TH, room(n_tokens, first.weight, largest))
-        output_rows = room(n_tokens, last.weight, first.largest)
+        output_rows = room(n_read, last.weight, first.largest)
         inner_TI, output, saved = middle.forward(hidden_TH, first, rows, output_rows)
         summed = linear(output, last, output_rows)
         seed = random_seed(hidden_TH.device)
-        result_rows = room(n_tokens, first.weight, last.largest) if to_fp8 else None
+        result_rows = room(n_read, first.weight, last.largest) if to_fp8 else None
         normalized, mean, scale = dropout_add_norm_(
-            summed, residual_TH, norm_weight, norm_bias, eps, dropout_p, seed, result_rows
+            summed, residual_RH, norm_weight, norm_bias, eps, dropout_p, seed, result_rows
         )
         ctx.set_materialize_grads(False)
         ctx.middle, ctx.dropout_p = middle, dropout_p
@@ -192,12 +226,12 @@ class _Block(torch.autograd.Function):
         tensors = iter(ctx.saved_tensors)
         first, last, inputs, output, saved = (tuple(itertools.islice(tensors, size)) for size in ctx.sizes)
         inner_TI, summed, mean, scale, seed, norm_weight = tensors
-        n_tokens, dtype = len(summed), summed.dtype
+        n_tokens, n_read, dtype = len(inner_TI), len(summed), summed.dtype
         first_largest, last_largest = ctx.largest
         # The gradient of an unused output is zeros.
         present = [gradient.contiguous() for gradient in gradients if gradient is not None]
         present = present or [torch.zeros_like(summed)]
-        last_rows = room(n_tokens, last, last_largest, of_gradient=True)
+        last_rows = room(n_read, last, last_largest, of_gradient=True)
         residual_gradient, last_gradient, sums_3H = dropout_add_norm_backward(
             present, summed, mean, scale, norm_weight, ctx.dropout_p, seed, last_rows
         )
@@ -210,4 +244,5 @@ class _Block(torch.autograd.Function):
         of_norm = norm_weight_gradient, norm_bias_gradient
         of_linears = first_weight_gradient, first_bias_gradient, last_weight_gradient, last_bias_gradient
         hidden_gradient = input_gradient(inner_gradient, first, rows, dtype)
+        residual_gradient = _put_back(residual_gradient, ctx.middle.tokens, n_tokens)
         return hidden_gradient, residual_gradient, *(None,) * 7, *of_norm, *of_linears

@@ -133,6 +133,11 @@ class GlueTask(FineTuningTask):
         return classification_flops(self.settings.model, work, self.benchmark.n_outputs)
 
     @property
+    def n_read(self) -> int:
+        """[CLS]."""
+        return 1
+
+    @property
     def stage_name(self) -> str:
         return f"GLUE {self.benchmark.folder}"
 

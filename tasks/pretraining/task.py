@@ -113,7 +113,7 @@ class PretrainingTask(Task):
             model.load_state_dict(self._initial.weights, strict=False)
             self._weights, self._initial = str(self._initial), None  # BERT-large's weights take gigabytes
         prepare_model(model, settings.device, settings.execution)
-        model.cls.predictions.is_dense = not settings.task.no_dense_sequence_output
+        model.is_dense = not settings.task.no_dense_sequence_output
         return model
 
     def losses(self, model: nn.Module, batch: PretrainingBatch) -> tuple[Tensor, ...]:
@@ -132,8 +132,15 @@ class PretrainingTask(Task):
     def flops(self, work: Work) -> float:
         return bert_flops(self.settings.model, work)
 
-    def matmuls(self, n_tokens: int) -> list[Matmul]:
-        return encoder_matmuls(self.settings.model, n_tokens)
+    def matmuls(self, n_sequences: int) -> list[Matmul]:
+        n_read = self.n_read and n_sequences * self.n_read
+        return encoder_matmuls(self.settings.model, n_sequences * self.settings.max_seq_length, n_read)
+
+    @property
+    def n_read(self) -> int | None:
+        """[CLS] and the masked ones."""
+        flags = self.settings.task
+        return None if flags.no_dense_sequence_output else 1 + flags.max_predictions_per_seq
 
     @property
     def guessing_loss(self) -> float:

@@ -52,7 +52,11 @@ def test_the_table_is_of_medians(capsys):
 def test_on_a_cpu(capsys):
     floor.main(["--bert_model", "tiny", "--batch_size", "2", "--formats", "fp32", "--repeats", "1", "--device", "cpu"])
     printed = capsys.readouterr().out
-    assert printed.count("weight gradient") == 4
+    assert printed.count("weight gradient") == 4 + 3
+    assert [line.split("|")[2].strip() for line in printed.splitlines() if "feed-forward in, forward" in line] == [
+        "256 x 512 x 128",
+        "42 x 512 x 128",  # two sequences of [CLS] and 20 masked positions
+    ]
     assert "a copy reads and writes" in printed
 
 

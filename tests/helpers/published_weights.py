@@ -78,12 +78,10 @@ def outputs(model, batch):
         bert = model if isinstance(model, BertModel) else model.bert
         hidden_states = bert(*inputs)
         if isinstance(model, BertModel):
-            pooled = bert.pool(hidden_states, batch["cu_seqlens"], n_sequences)
+            pooled = bert.pooler(bert(*inputs, batch["cu_seqlens"][:n_sequences]))
             return {"last_hidden_state": hidden_states[:n_tokens], "pooler_output": pooled}
         if isinstance(model, BertForMaskedLM):
-            return {
-                "logits": model.cls.predictions.logits(hidden_states, torch.arange(n_tokens), model.embedding_weight)
-            }
+            return {"logits": model.cls.predictions.logits(hidden_states[:n_tokens], model.embedding_weight)}
         scores = model.predict(*inputs, torch.arange(n_tokens), n_sequences)
         return {
             "prediction_logits": scores.masked_lm_logits,

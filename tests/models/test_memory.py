@@ -64,6 +64,20 @@ def test_the_micro_batch_of_bert_large_on_known_cards(gigabytes, length, options
     assert estimate(**options).largest_micro_batch(int(gigabytes * 1e9), 8192, length) == expected
 
 
+def test_the_last_layer_keeps_the_tokens_that_are_read_by_hand():
+    """Two layers of H 4 and I 8 in 16 bits, per token: 5 x 4 x 2 up to attention's output, and behind it
+    3 x 4 x 2 + 2 x 8 x 2 + 2 x 4; of a quarter of the tokens alone, with copies of attention's output, 4 x 2."""
+    config = BertConfig(10, 4, 2, 1, 8)
+    all_read, some_read = (MemoryEstimate(config, 0, 2, read_share=share) for share in (None, 0.25))
+    assert all_read.n_bytes(400) - all_read.n_bytes(0) == 400 * 2 * (40 + 64)
+    assert some_read.n_bytes(400) - some_read.n_bytes(0) == 400 * (2 * 40 + 64) + 100 * (64 + 8)
+
+
+def test_of_checkpointed_layers_it_is_the_same_whatever_is_read():
+    made = [estimate(checkpoint_activations=True, read_share=share).n_bytes(1000) for share in (None, 0.1)]
+    assert made[0] == made[1]
+
+
 def test_where_not_one_sequence_fits():
     assert estimate().largest_micro_batch(4 * 10**9, 32, 512) is None
 

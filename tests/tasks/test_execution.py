@@ -63,9 +63,9 @@ def test_attention_that_pads_is_known_by_the_backend_that_runs(monkeypatch, gpu,
     settings = parsed(precision="bf16", global_batch_size=8, **flags, **({"cuda_graphs": True} if graphs else {}))
     settings = resolve_execution(settings, BertConfig(100, 32, 2, 2, 64))
     problems = Problems()
-    assert resolve_batches(settings, BertForPreTraining, World(), problems).batches.micro == 8
+    assert resolve_batches(settings, BertForPreTraining, World(), problems, n_read=128).batches.micro == 8
     assert problems.found == []
-    assert asked == [{"padded_attention": is_padded, "cuda_graphs": bool(graphs)}]
+    assert asked == [{"padded_attention": is_padded, "read_share": 0.25, "cuda_graphs": bool(graphs)}]
 
 
 @pytest.mark.parametrize(

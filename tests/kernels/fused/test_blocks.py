@@ -28,6 +28,7 @@ CONFIG = BertConfig(
     vocab_size=8, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=HEADS, intermediate_size=64
 )
 LENGTHS = (5, 0, 9, 1)
+READ = [0, 5, 14, 13, 7, 2, 9, 10, 3, 11, 0, 0]  # what fills masked positions up points at the first token
 
 
 def encoder(
@@ -66,33 +67,40 @@ def drawn_mask(shape: torch.Size, dropout_p: float) -> torch.Tensor:
     return (ones != 0).double()
 
 
-def drawn_masks(encoder: BertEncoder, shape: torch.Size, dropout_p: float) -> list[torch.Tensor]:
+def drawn_masks(
+    encoder: BertEncoder, shape: torch.Size, dropout_p: float, tokens: torch.Tensor | None
+) -> list[torch.Tensor]:
     """The masks of a pass through the encoder, two for each layer, in order."""
     masks = []
-    for _ in encoder.layer:
+    for layer in encoder.layer:
         if encoder.attention_backend == "triton":
             random_seed(DEVICE)  # attention draws the first
+        if layer is encoder.layer[-1] and tokens is not None:
+            shape = len(tokens), shape[1]
         masks += [drawn_mask(shape, dropout_p) for _ in range(2)]
     return masks
 
 
-def reference(layers: Sequence[BertLayer], hidden, cu_seqlens, max_seqlen, masks=None, dropout_p=0.0):
-    """What each layer returns by its formulas, with the masks given, two for each layer."""
+def reference(layers: Sequence[BertLayer], hidden, cu_seqlens, max_seqlen, masks=None, dropout_p=0.0, tokens=None):
+    """What each layer returns by its formulas, with the masks given, two for each layer; the last one, of `tokens`."""
     masks = iter(masks or [1.0] * 2 * len(layers))
     outputs = []
     for layer in layers:
-        hidden = reference_layer(layer, hidden, cu_seqlens, max_seqlen, (next(masks), next(masks)), dropout_p)
+        read = tokens if layer is layers[-1] else None
+        hidden = reference_layer(layer, hidden, cu_seqlens, max_seqlen, (next(masks), next(masks)), dropout_p, read)
         outputs.append(hidden)
     return outputs
 
 
-def reference_layer(layer: BertLayer, hidden, cu_seqlens, max_seqlen, masks, dropout_p):
+def reference_layer(layer: BertLayer, hidden, cu_seqlens, max_seqlen, masks, dropout_p, tokens):
 
     def end(block, products, residual, mask):
         return block.LayerNorm(block.dense(products) * mask / (1 - dropout_p) + residual)
 
     attention = layer.attention
     products = attention.self(hidden, cu_seqlens, max_seqlen, "reference")
+    if tokens is not None:
+        products, hidden = products[tokens], hidden[tokens]
     attended = end(attention.output, products, hidden, masks[0])
     return end(layer.output, layer.intermediate(attended), attended, masks[1])
 
@@ -105,24 +113,25 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual.double() - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize(("dropout_p", "read"), [(0.0, None), (0.3, None), (0.3, READ)])
 @pytest.mark.parametrize(
     ("backend", "dtype", "tolerance"),
     [("reference", torch.float32, 2e-5), ("triton", torch.float32, 2e-5), ("triton", torch.bfloat16, 4e-2)],
 )
-def test_values_and_all_gradients(backend, dtype, tolerance, dropout_p):
+def test_values_and_all_gradients(backend, dtype, tolerance, dropout_p, read):
     fused = encoder(dropout_p, backend)
     plain = copy.deepcopy(fused).double()
     hidden, *lengths = batch()
+    tokens = read and torch.tensor(read, device=DEVICE)
     torch.manual_seed(3)
-    masks = drawn_masks(fused, hidden.shape, dropout_p)
+    masks = drawn_masks(fused, hidden.shape, dropout_p, tokens)
     torch.manual_seed(3)
-    gradient = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE)
 
     leaf = hidden.to(dtype).requires_grad_()
-    output = fused(leaf, *lengths)
+    output = fused(leaf, *lengths, tokens)
+    gradient = torch.randn(output.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE)
     expected_leaf = leaf.detach().double().requires_grad_()
-    expected = reference(plain.layer, expected_leaf, *lengths, masks, dropout_p)[-1]
+    expected = reference(plain.layer, expected_leaf, *lengths, masks, dropout_p, tokens)[-1]
     assert output.dtype == dtype
     assert relative_error(output, expected) < tolerance
     actual = gradients(output, gradient.to(dtype), leaf, fused)
@@ -215,8 +224,9 @@ class Fp8Product(torch.autograd.Function):
         return rounded @ fp8_rounded(weight, False), weight_gradient, None
 
 
+@pytest.mark.parametrize("read", [None, READ])
 @pytest.mark.parametrize("fp8_weight_gradients", [False, True])
-def test_fp8_has_the_error_of_its_rounding_and_no_other(fp8_weight_gradients):
+def test_fp8_has_the_error_of_its_rounding_and_no_other(fp8_weight_gradients, read):
     """Beside fp64 that rounds the same factors there is hardly a difference; beside plain fp64, one of 4 to 8 %.
 
     In bf16, as on GPUs, whose products in fp8 have no other result, many factors are rounded to a neighbor, so that
@@ -230,14 +240,15 @@ def test_fp8_has_the_error_of_its_rounding_and_no_other(fp8_weight_gradients):
         if isinstance(module, Linear):
             module.forward = lambda x, m=module: Fp8Product.apply(x, m.weight, fp8_weight_gradients) + m.bias
     hidden, *lengths = batch()
-    gradient = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE, dtype)
+    tokens = read and torch.tensor(read, device=DEVICE)
     leaf = hidden.to(dtype).requires_grad_()
-    output = fused(leaf, *lengths)
+    output = fused(leaf, *lengths, tokens)
+    gradient = torch.randn(output.shape, generator=torch.Generator().manual_seed(4)).to(DEVICE, dtype)
     actual = [output, *gradients(output, gradient, leaf, fused)]
 
     def errors(other: BertEncoder) -> torch.Tensor:
         expected_leaf = leaf.detach().double().requires_grad_()
-        expected = reference(other.layer, expected_leaf, *lengths)[-1]
+        expected = reference(other.layer, expected_leaf, *lengths, tokens=tokens)[-1]
         wanted = [expected, *gradients(expected, gradient.double(), expected_leaf, other)]
         return torch.tensor([relative_error(*pair) for pair in zip(actual, wanted, strict=True)])
 
@@ -269,15 +280,32 @@ def test_checkpointed_layers_drop_the_same_elements_again(backend, in_fp8, fp8_w
     for layer in fused.layer:
         layer.attention.self.dropout_p = 0.3
     hidden, *lengths = batch()
+    tokens = torch.tensor(READ, device=DEVICE)
     results = []
     for checkpoint_activations in (False, True):
         fused.checkpoint_activations = checkpoint_activations
         torch.manual_seed(5)
         leaf = hidden.to(dtype).requires_grad_()
-        output = fused(leaf, *lengths)
+        output = fused(leaf, *lengths, tokens)
         results.append(gradients(output, torch.ones_like(output), leaf, fused))
     for once, again in zip(*results, strict=True):
         torch.testing.assert_close(once, again, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_what_fills_masked_positions_up_changes_no_bit(is_fused):
+    """Its gradients, which are zero and fall on one token, are added in any order."""
+    fused = encoder(0.0, "triton")
+    for layer in fused.layer:
+        layer.is_fused, layer.returns_hidden = is_fused, is_fused and layer.returns_hidden
+    hidden, *lengths = batch()
+    tokens = torch.tensor([0, 5, 14, *[0] * 4093], device=DEVICE)
+    gradient = torch.zeros(len(tokens), HIDDEN, dtype=torch.bfloat16, device=DEVICE)
+    gradient[:4] = torch.randn(4, HIDDEN, device=DEVICE)  # of [CLS], two masked tokens, and [CLS], which is masked too
+    leaf = hidden.bfloat16().requires_grad_()
+    first, *others = (gradients(fused(leaf, *lengths, tokens), gradient, leaf, fused) for _ in range(5))
+    assert all(torch.equal(*pair) for other in others for pair in zip(first, other, strict=True))
 
 
 def low_precision(in_fp8: bool) -> torch.dtype:

