@@ -13,8 +13,9 @@ memory at a batch size, or fails, is said; the others go on.
 
 Ours: `eager`; `compiled`, with --compile; `triton`, with --kernels triton and --compile; `triton-attention`, with
 --attention triton besides; `fp8`, all of that in fp8; `fp8-weights`, with --fp8_weight_gradients too; each with
-`+graphs` for --cuda_graphs. Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilization is against a large matmul
-measured in the same run. --output adds a JSON line to a file for each variant and batch size, once it is measured.
+`+graphs` for --cuda_graphs, `+all` for a last layer that also computes tokens that no loss reads, or `+all+graphs`.
+Hugging Face's: `hf`, `hf-compiled`. On a GPU, utilization is against a large matmul measured in the same run. --output
+adds a JSON line to a file for each variant and batch size, once it is measured.
 """
 
 import argparse
@@ -58,8 +59,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = parser_of(__doc__)
     parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
     parser.add_argument("--task", choices=MODELS, default="pretraining", help="its heads")
-    usual = "if not eager and hf on a CPU; on a GPU every one that it can run, but fp8 and graphs only when named"
-    parser.add_argument("--variants", nargs="+", choices=list(variants()), help=usual)
+    usual = "if not eager and hf on a CPU; on a GPU every one that it can run, but fp8, graphs and +all only when named"
+    parser.add_argument("--variants", nargs="+", choices=list(variants()), metavar="NAME", help=usual)
     parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="sequences per step")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--max_predictions_per_seq", type=int, default=20, help="masked positions per sequence")
@@ -91,6 +92,8 @@ def check(args: argparse.Namespace, config: BertConfig, device: torch.device) ->
         is_there = args.output.absolute().parent.is_dir()
         problems.check(is_there, f"--output is {args.output}, in a folder that is not there", "make the folder first")
     for name in args.variants or ():
+        is_new = not variants()[name].all_tokens or args.task == "pretraining"
+        problems.check(is_new, f"--variants has {name}, and --task {args.task} reads all tokens anyway", "leave it out")
         if problem := variants()[name].problem(device):
             problems.add(f"--variants has {name}: {problem}", "leave it out")
     problems.raise_if_any()
@@ -103,7 +106,8 @@ def chosen_variants(named: Sequence[str] | None, device: torch.device) -> dict[s
         return {name: known[name] for name in named}
     chosen = {}
     for name, variant in known.items():
-        on_gpu = device.type == "cuda" and not (variant.execution.in_fp8 or variant.by_graphs)
+        is_usual = not (variant.execution.in_fp8 or variant.by_graphs or variant.all_tokens)
+        on_gpu = device.type == "cuda" and is_usual
         if on_gpu or name in ("eager", "hf"):
             if problem := variant.problem(device):
                 print(f"{name} is left out: {problem}")

@@ -7,8 +7,8 @@
 #   PHASE=2 BATCH_SIZE=32 COMPILE=1 bash scripts/profile_pretrain.sh torch --seed 3
 #
 # nsys and ncu are NVIDIA's Nsight Systems and Nsight Compute. nvprof, which does not run on today's GPUs, means nsys. ncu
-# runs each kernel several times and prints a line for it. Layers are alike, so by default it sees a model of one. What
-# follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
+# runs each kernel several times and prints a line for it. Layers but the last are alike, so by default it sees a model
+# of two. What follows the steps goes to run_pretraining.py. docs/profiling.md says what the tables mean.
 set -euo pipefail
 
 PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -16,7 +16,7 @@ PROJECT_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT_DIR/results/profile_pretrain}   # of the log, and of what the profiler writes, in profile/
 BERT_MODEL=${BERT_MODEL:-large}       # tiny, base, large, or a bert_config.json
 PHASE=${PHASE:-1}                     # 1: sequence length 128, 2: 512
-LAYERS=${LAYERS:-}                    # encoder layers in place of the model's; empty: all, but for ncu one
+LAYERS=${LAYERS:-}                    # encoder layers in place of the model's; empty: all, but for ncu two
 BATCH_SIZE=${BATCH_SIZE:-32}          # sequences per GPU and optimizer step
 PRECISION=${PRECISION:-}              # bf16, fp16, tf32, fp32, or fp8 on the kernels written by hand; empty: bf16 on GPUs that have it, else fp32
 COMPILE=${COMPILE:-0}                 # 1: fuse element-wise work with torch.compile
@@ -53,7 +53,7 @@ start=${steps[0]:-10}
 length=3
 if [[ $PROFILER == ncu ]]; then
   length=1
-  LAYERS=${LAYERS:-1}
+  LAYERS=${LAYERS:-2}
 fi
 if ((${#problems[@]} == 0)); then
   start=$((10#$start))

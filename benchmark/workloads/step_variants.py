@@ -18,7 +18,7 @@ from benchmark.workloads.hugging_face import pad, pad_labels
 from common.work import Work
 from data.loading.flat_batch import PretrainingBatch
 from kernels.launch import triton_problem
-from modeling import BertForPreTraining, BertForQuestionAnswering, prepare_model
+from modeling import BertForPreTraining, BertForQuestionAnswering, BertModel, prepare_model
 from models.config import BertConfig, Execution
 from models.flops import bert_flops, question_answering_flops
 from optimization import build_optimizer, clip_and_step, gradient_norm, parameter_groups
@@ -37,6 +37,8 @@ class Variant(NamedTuple):
     """All but its dtype."""
     is_ours: bool = True
     by_graphs: bool = False
+    all_tokens: bool = False
+    """The last layer computes all tokens, read or not."""
 
     def problem(self, device: torch.device) -> str | None:
         """Why it cannot run here."""
@@ -51,7 +53,7 @@ class Variant(NamedTuple):
 
 
 def variants() -> dict[str, Variant]:
-    """By name: ours, ours with CUDA graphs, Hugging Face's."""
+    """By name: ours, ours with CUDA graphs, with a last layer that computes all tokens, or both; Hugging Face's."""
     triton = Execution(compiled=True, kernels="triton")
     ours = {
         "eager": Execution(),
@@ -62,9 +64,9 @@ def variants() -> dict[str, Variant]:
         "fp8-weights": dataclasses.replace(triton, attention="triton", in_fp8=True, fp8_weight_gradients=True),
     }
     theirs = {"hf": Execution(), "hf-compiled": Execution(compiled=True)}
+    ways = (("", False, False), ("+graphs", True, False), ("+all", False, True), ("+all+graphs", True, True))
     return {
-        **{name: Variant(execution) for name, execution in ours.items()},
-        **{f"{name}+graphs": Variant(execution, by_graphs=True) for name, execution in ours.items()},
+        **{name + suffix: Variant(each, True, *way) for suffix, *way in ways for name, each in ours.items()},
         **{name: Variant(execution, is_ours=False) for name, execution in theirs.items()},
     }
 
@@ -109,7 +111,7 @@ def step_of(variant: Variant, compute_dtype: torch.dtype, optimizer: str, worklo
     dtype = torch.bfloat16 if variant.execution.in_fp8 else compute_dtype
     execution = dataclasses.replace(variant.execution, compute_dtype=dtype)
     if variant.is_ours:
-        return our_step(execution, optimizer, workload, variant.by_graphs)[0]
+        return our_step(execution, optimizer, workload, variant.by_graphs, all_tokens=variant.all_tokens)[0]
     return _their_step(execution, workload)
 
 
@@ -119,12 +121,15 @@ def our_step(
     workload: Workload,
     by_graphs: bool,
     make_reduction: Callable[[list[Tensor]], BucketReduction] | None = None,
+    all_tokens: bool = False,
 ) -> tuple[Callable[[], None], BucketReduction | None]:
     """As `step_of`, and the reduction that is in it: what `make_reduction` makes of the model's parameters."""
     device = workload.batch.input_ids.device
     with device:  # where weights are drawn in milliseconds and not in many seconds
         model = MODELS[workload.task](workload.config)
     prepare_model(model, device, execution)
+    if all_tokens:
+        compute_all_tokens(model.bert)
     optimizer = build_optimizer(optimizer, parameter_groups(model), LEARNING_RATE, kernels=execution.kernels)
     inputs, parameters = workload.inputs(), list(model.parameters())
     reduction = make_reduction(parameters) if make_reduction else None
@@ -141,6 +146,17 @@ def our_step(
         optimizer.zero_grad(set_to_none=True)
 
     return step, reduction
+
+
+def compute_all_tokens(bert: BertModel) -> None:
+    """Let a model take the tokens that are read from those of a last layer that has computed all."""
+    forward = bert.forward
+
+    def taking(*inputs: Tensor | int) -> Tensor:
+        *inputs, tokens = inputs
+        return forward(*inputs).index_select(0, tokens)
+
+    bert.forward = taking
 
 
 def _their_step(execution: Execution, workload: Workload) -> Callable[[], None]:

@@ -35,7 +35,7 @@ class PretrainingFlags:
     )
     config_file: str | None = flag(None, "a bert_config.json, instead of --bert_model")
     num_hidden_layers: int | None = flag(
-        None, "encoder layers, in place of the configuration's: one is enough to measure a layer", positive=True
+        None, "encoder layers, in place of the configuration's: two are enough to measure a layer", positive=True
     )
     vocab_file: str | None = flag(
         None,

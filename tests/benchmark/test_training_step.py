@@ -12,7 +12,8 @@ import transformers
 
 from benchmark import training_step
 from benchmark.training_step import main, parse_arguments
-from benchmark.workloads.step_variants import Variant, Workload, variants
+from benchmark.workloads import step_variants
+from benchmark.workloads.step_variants import Variant, Workload, step_of, variants
 from common.errors import UserError
 from modeling import BertForPreTraining, BertForQuestionAnswering
 from models.config import BertConfig, Execution
@@ -58,6 +59,29 @@ def test_padding_is_masked():
     lengths = inputs["attention_mask"].sum(1)
     assert lengths.min() < 32
     assert (inputs["input_ids"].bool() <= inputs["attention_mask"].bool()).all()
+
+
+@pytest.mark.parametrize("name", ["eager", "eager+all"])
+def test_a_last_layer_of_all_tokens_is_a_variant(monkeypatch, name):
+    """Which differs from the other by how many tokens it computes, and by nothing else."""
+    n_rows, losses, work = [], [], Workload("pretraining", CONFIG, synthetic_batch(6, 32, 4, CONFIG.vocab_size))
+
+    class Noting(BertForPreTraining):
+        def __init__(self, config):
+            super().__init__(config)
+            last = self.bert.encoder.layer[-1].intermediate
+            last.register_forward_hook(lambda module, inputs, output: n_rows.append(len(output)))
+
+        def forward(self, *inputs):
+            output = super().forward(*inputs)
+            losses.append(output.loss.item())
+            return output
+
+    monkeypatch.setattr(step_variants, "MODELS", {"pretraining": Noting})
+    step_of(variants()[name], torch.float32, "adamw", work)()
+    torch.manual_seed(0)
+    assert losses == [pytest.approx(BertForPreTraining(CONFIG)(*work.inputs()).loss.item(), rel=1e-6)]
+    assert n_rows == [6 * 32 if "all" in name else 6 * (1 + 4)]
 
 
 def test_it_prints_each_variant_and_the_ratio_of_the_best(capsys):
@@ -185,6 +209,10 @@ def test_without_transformers_theirs_is_left_out_and_refused_when_named(capsys, 
     [
         (["--batch_size", "0"], "--batch_size is 0"),
         (["--windows", "0"], "--windows is 0"),
+        (
+            ["--variants", "eager+all", "--task", "squad"],
+            "eager\\+all, and --task squad reads all tokens anyway; leave",
+        ),
         (
             ["--output", "nowhere/steps"],
             "--output is nowhere/steps, in a folder that is not there; make the folder first",

@@ -104,7 +104,7 @@ def test_ncu_counts_some_kernels_of_one_step_and_none_of_nccl(machine, tmp_path)
     assert (value(program, "--max_steps"), value(program, "--seed")) == ("5", "5")
     assert "--profile" in program
     assert value(program, "--synthetic") == "full"
-    assert value(program, "--num_hidden_layers") == "1"
+    assert value(program, "--num_hidden_layers") == "2"
     assert "ncu runs each of up to 77 kernels several times" in ended.stderr
     assert "| all " in ended.stdout
     summary = json.loads((tmp_path / "out" / "profile" / "kernels.json").read_text())
