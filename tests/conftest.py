@@ -11,6 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
+# Runs are of one process unless a test says otherwise, whatever started the tests.
+os.environ.pop("WORLD_SIZE", None)
+
 # Read when a kernel is defined, so before any test imports one. With a GPU the kernels are compiled as for users.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"

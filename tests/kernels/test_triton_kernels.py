@@ -22,11 +22,6 @@ MASKED = ("masked_lm_positions", "masked_lm_labels")
 SHORT = {"max_steps": 2, "train_batch_size": 2, "gradient_accumulation_steps": 1}
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 def loss_and_gradients(kernels, model_class, inputs):
     torch.manual_seed(0)
     model = model_class(CONFIG)

@@ -40,11 +40,6 @@ def finished(folder):
     return folder / "mnli"
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 def submission(path):
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines[0] == ["index", "prediction"]

@@ -38,11 +38,6 @@ def problems_of(*arguments, device=CPU):
     return value_problems(parsed("--do_train", "--max_steps", "10", *arguments), device)
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 def test_defaults_have_no_problem():
     assert problems_of() == []
 

@@ -35,11 +35,6 @@ from run_pretraining import main
 from training.distributed.world import World
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path):
     return make_inputs(tmp_path)

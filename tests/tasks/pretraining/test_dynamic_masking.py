@@ -23,11 +23,6 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a finished run of 8 steps with new masks, whose shards' manifest says which token is [MASK]."""

@@ -22,11 +22,6 @@ from run_pretraining import main
 S, P = 32, 5
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """The same rows as LDDL's shards in `data` and as HDF5 in `hdf5`, others in `test`; a vocabulary."""

@@ -43,11 +43,6 @@ CLOSED = as_arguments(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path):
     return make_three_word_inputs(tmp_path)

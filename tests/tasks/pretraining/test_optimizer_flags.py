@@ -8,11 +8,6 @@ from run_pretraining import main
 from training.metrics.logger import read_log
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path):
     return make_inputs(tmp_path)

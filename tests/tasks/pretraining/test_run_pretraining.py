@@ -37,11 +37,6 @@ from training.metrics.logger import read_log
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path):
     return make_inputs(tmp_path)

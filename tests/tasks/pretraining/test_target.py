@@ -14,11 +14,6 @@ TARGET = 0.25
 STEPS = 12
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 def flags(folder, **changes):
     fixed = {"eval_dir": folder / "test", "num_steps_per_evaluation": 2, "optimizer": "adamw", "learning_rate": 2e-3}
     return command(folder, **{**fixed, "max_steps": STEPS, **changes})

@@ -8,8 +8,7 @@ from run_pretraining import main
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+def folder(tmp_path):
     write_folders(tmp_path, (30, 25), LENGTH, PREDICTIONS, vocab_size=VOCAB)
     write_folders(tmp_path / "test", (7,), LENGTH, PREDICTIONS, seed=1, vocab_size=VOCAB)
     write_config(tmp_path / "config.json")

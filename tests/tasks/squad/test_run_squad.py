@@ -40,11 +40,6 @@ def finished(folder):
     return folder / "finished"
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
 def texts(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
