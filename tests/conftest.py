@@ -45,6 +45,15 @@ def _fp32_matmuls_in_fp32():
     torch.set_float32_matmul_precision("highest")  # for fixtures of modules, which come before the next test's own
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For modules that compare bits, before any other fixture: the order of additions depends on the threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
     """The folder that BERT_REFERENCE_DATA names: a real dump, vocabulary and SQuAD file (see docs/data.md)."""

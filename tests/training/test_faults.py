@@ -42,13 +42,7 @@ PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24
 ACCUMULATION = 2
 KILLED = -signal.SIGKILL
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

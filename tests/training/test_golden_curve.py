@@ -33,13 +33,7 @@ STEPS = 40
 # what real changes do.
 TOLERANCE = 2e-5
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fingerprint():

@@ -14,13 +14,7 @@ from training.metrics.logger import read_log
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", *(f"##{i}" if i % 3 == 0 else f"{i}" for i in range(5, 40))]
 DYNAMIC = {"masking": "dynamic", "num_steps_per_checkpoint": 4, "eval_dir": None}
 
-
-@pytest.fixture(autouse=True, scope="module")  # before the run that others are compared with
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

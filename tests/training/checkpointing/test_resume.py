@@ -45,13 +45,7 @@ else:
 run_pretraining.main(sys.argv[3:])
 """
 
-
-@pytest.fixture(autouse=True, scope="module")  # before the runs that others are compared with
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

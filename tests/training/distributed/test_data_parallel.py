@@ -25,13 +25,7 @@ STEPS = 8
 SIXTEEN_BITS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SAME = ("average_loss", "mlm_loss", "nsp_loss", "learning_rate", "gradient_norm")
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +51,7 @@ def on_ranks(folder):
         if key not in made:
             made[key] = folder / f"run{len(made)}"
             arguments = flags(folder, made[key].name, **changes)
-            if size == 1:
-                threads = torch.get_num_threads()
-                torch.set_num_threads(1)
-                main(arguments)
-                torch.set_num_threads(threads)
-            else:
-                finish(arguments, size)
+            main(arguments) if size == 1 else finish(arguments, size)
         return made[key]
 
     return run
