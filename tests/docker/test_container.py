@@ -22,7 +22,7 @@ from script_runs import copy_tree
 
 HERE = Path(__file__).resolve().parent
 IN_CI = bool(os.environ.get("CI"))
-BASE_IMAGE = "bert-test-base:2"  # another number where base_image.sh makes another one
+BASE_IMAGE = "bert-test-base:3"  # another number where base_image.sh makes another one
 USER_ID = 1000  # as the first user of most machines, and as the user of Ubuntu's images
 GROUP_ID = 2000  # which no image has
 SHARED_GROUP_ID = 3000  # of people who share data, as on clusters
