@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ranks
-import torch
 from paths import ROOT
 from tqdm import TMonitor
 
@@ -260,24 +259,6 @@ def _processes_with(*variables: str) -> list[int]:
             if set(variables) <= set(environ.read_text(errors="replace").split("\0")):
                 found.append(int(environ.parent.name))
     return found
-
-
-def equal(a, b) -> bool:
-    """Whether nested dicts, lists and tuples are the same to the last bit of their tensors."""
-    if torch.is_tensor(a):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-def assert_equal_checkpoints(path: Path, other: Path) -> None:
-    """All that training goes on from is the same."""
-    ours, theirs = (torch.load(file, weights_only=True) for file in (path, other))
-    for part in ("model", "optimizer", "schedule", "training_step", "data_position"):
-        assert equal(ours[part], theirs[part]), part
 
 
 if __name__ == "__main__":  # as torchrun starts it: the fault as JSON, then the command line

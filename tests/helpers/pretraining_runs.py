@@ -1,9 +1,10 @@
-"""Tiny pre-training runs by run_pretraining's own command line, and what they logged. One of them takes a second."""
+"""Tiny pre-training runs by run_pretraining's own command line, and what they left. One of them takes a second."""
 
 import json
 import shutil
 from pathlib import Path
 
+import torch
 from shards import write_shards
 
 from training.metrics.logger import read_log
@@ -116,3 +117,21 @@ def copied(finished, tmp_path):
 def contents(folder):
     """Every file under a folder, if there is one, but for a lock, and what it holds."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def equal(a, b) -> bool:
+    """Whether nested dicts, lists and tuples are the same to the last bit of their tensors."""
+    if torch.is_tensor(a):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def assert_equal_checkpoints(path: Path, other: Path) -> None:
+    """All that a resumed run reads is the same."""
+    ours, theirs = (torch.load(file, weights_only=True) for file in (path, other))
+    for part in ("model", "optimizer", "schedule", "training_step", "data_position"):
+        assert equal(ours[part], theirs[part]), part

@@ -13,21 +13,10 @@ import threading
 import distributed_runs
 import pytest
 import torch
-from distributed_runs import (
-    PATIENCE,
-    PYTHON,
-    TORCHRUN,
-    Job,
-    assert_equal_checkpoints,
-    finish,
-    nothing_left,
-    run_forked,
-    threads_since,
-    train,
-)
-from pretraining_runs import VOCAB, command, curve, make_inputs
+from distributed_runs import PATIENCE, PYTHON, TORCHRUN, Job, finish, nothing_left, run_forked, threads_since, train
+from pretraining_runs import assert_equal_checkpoints, curve
 from ranks import free_port
-from shards import write_shards
+from two_phases import PHASE1_STEPS, PHASE2_STEPS, make_two_phase_inputs, phase1, phase2
 
 import run_pretraining
 import training.run as training_run
@@ -38,7 +27,6 @@ from training.checkpointing import writer as checkpoint_writer
 from training.distributed.stop_signal import REQUEUE_EXIT_CODE
 from training.run import TrainingRun
 
-PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24
 ACCUMULATION = 2
 KILLED = -signal.SIGKILL
 
@@ -47,26 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = make_inputs(tmp_path_factory.mktemp("faults"))
-    write_shards(folder / "data2", rows_per_file=(20, 9), seq_length=PHASE2_LENGTH, vocab_size=VOCAB)
-    return folder
-
-
-def phase1(folder, output, **changes):
-    flags = {"output_dir": folder / output, "max_steps": PHASE1_STEPS, "num_steps_per_checkpoint": 2}
-    return command(folder, **{**flags, "resume_from_checkpoint": True, **changes})
-
-
-def phase2(folder, output, **changes):
-    flags = {
-        "phase2": True,
-        "phase1_end_step": PHASE1_STEPS,
-        "input_dir": folder / "data2",
-        "max_seq_length": PHASE2_LENGTH,
-        "learning_rate": 0.006,
-        "max_steps": PHASE2_STEPS,
-    }
-    return phase1(folder, output, **{**flags, **changes})
+    return make_two_phase_inputs(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture(scope="module")

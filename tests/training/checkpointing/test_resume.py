@@ -11,14 +11,14 @@ import sys
 import pytest
 import torch
 from paths import ROOT
-from pretraining_runs import VOCAB, command, curve, make_inputs, summary
-from shards import write_shards
+from pretraining_runs import assert_equal_checkpoints, curve, summary
+from two_phases import PHASE1_STEPS, PHASE2_STEPS, make_two_phase_inputs, phase1, phase2
 
 from common.checkpoint_files import find_checkpoints
 from common.errors import UserError
 from run_pretraining import main
 
-PHASE1_STEPS, PHASE2_STEPS, PHASE2_LENGTH = 12, 8, 24
+LOG_FREQ = 3  # losses are logged as means of so many steps
 
 # Runs the command line and kills its own process: after so many micro-batches, or when a checkpoint is about to get
 # its name. SIGKILL leaves no time for anything.
@@ -50,34 +50,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = make_inputs(tmp_path_factory.mktemp("resume"))
-    write_shards(folder / "data2", rows_per_file=(20, 9), seq_length=PHASE2_LENGTH, vocab_size=VOCAB)
-    return folder
-
-
-def phase1(folder, output, **changes):
-    flags = {"output_dir": folder / output, "max_steps": PHASE1_STEPS, "num_steps_per_checkpoint": 2}
-    return command(folder, **{**flags, "resume_from_checkpoint": True, **changes})
-
-
-def phase2(folder, output, **changes):
-    flags = {
-        "phase2": True,
-        "phase1_end_step": PHASE1_STEPS,
-        "input_dir": folder / "data2",
-        "max_seq_length": PHASE2_LENGTH,
-        "learning_rate": 0.006,
-        "max_steps": PHASE2_STEPS,
-    }
-    return phase1(folder, output, **{**flags, **changes})
+    return make_two_phase_inputs(tmp_path_factory.mktemp("resume"))
 
 
 @pytest.fixture(scope="module")
 def straight(folder):
-    """(log_freq, output folder) of both phases, never stopped; losses are logged as means of three steps."""
-    main(phase1(folder, "straight", log_freq=3))
-    main(phase2(folder, "straight", log_freq=3))
-    return 3, folder / "straight"
+    """The output folder of both phases, never stopped."""
+    main(phase1(folder, "straight", log_freq=LOG_FREQ))
+    main(phase2(folder, "straight", log_freq=LOG_FREQ))
+    return folder / "straight"
 
 
 def run_killed(kind, where, arguments):
@@ -92,77 +73,60 @@ def run_killed(kind, where, arguments):
     assert finished.returncode == -signal.SIGKILL, finished.stderr
 
 
-def equal(a, b):
-    if torch.is_tensor(a):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-def assert_same_run(output, expected_output, log_freq, n_phases):
+def assert_same_run(output, expected_output, n_phases):
     actual, expected = curve(output), curve(expected_output)
-    compared = [key for key in expected if key[0] <= n_phases and (key[1] == 1 or key[1] % log_freq == 0)]
+    compared = [key for key in expected if key[0] <= n_phases and (key[1] == 1 or key[1] % LOG_FREQ == 0)]
     assert len(compared) >= 5
     for key in compared:
         assert actual[key] == expected[key], key  # exactly: JSON carries every bit of a float
     last = PHASE1_STEPS + (PHASE2_STEPS if n_phases == 2 else 0)
-    ours, theirs = (torch.load(folder / f"ckpt_{last}.pt", weights_only=True) for folder in (output, expected_output))
-    for part in ("model", "optimizer", "schedule", "training_step", "data_position"):
-        assert equal(ours[part], theirs[part]), part
+    assert_equal_checkpoints(output / f"ckpt_{last}.pt", expected_output / f"ckpt_{last}.pt")
 
 
 def test_stopped_runs_go_on_bit_for_bit_over_both_phases(folder, straight):
     """55 samples, 8 a step: most stops lie within a file, the seventh step crosses an epoch."""
-    log_freq, expected = straight
-    output = f"stopped{log_freq}"
+    output = "stopped"
     for steps in (5, 2, None):
-        main(phase1(folder, output, log_freq=log_freq, steps_this_run=steps))
+        main(phase1(folder, output, log_freq=LOG_FREQ, steps_this_run=steps))
     for steps in (1, 4, None):
-        main(phase2(folder, output, log_freq=log_freq, steps_this_run=steps))
-    assert_same_run(folder / output, expected, log_freq, n_phases=2)
+        main(phase2(folder, output, log_freq=LOG_FREQ, steps_this_run=steps))
+    assert_same_run(folder / output, straight, n_phases=2)
 
 
 def test_killed_runs_go_on_bit_for_bit_over_both_phases(folder, straight):
-    log_freq, expected = straight
-    output = f"killed{log_freq}"
-    run_killed("micro-batch", 2 * 7 + 1, phase1(folder, output, log_freq=log_freq))  # step 8, between micro-batches
+    output = "killed"
+    run_killed("micro-batch", 2 * 7 + 1, phase1(folder, output, log_freq=LOG_FREQ))  # step 8, between micro-batches
     # Step 6's is being written beside training, and may or may not have got its name.
     assert [step for step, _ in find_checkpoints(folder / output)] in ([2, 4], [2, 4, 6])
-    main(phase1(folder, output, log_freq=log_freq))
-    run_killed("checkpoint", f"ckpt_{PHASE1_STEPS + 4}.pt", phase2(folder, output, log_freq=log_freq))
+    main(phase1(folder, output, log_freq=LOG_FREQ))
+    run_killed("checkpoint", f"ckpt_{PHASE1_STEPS + 4}.pt", phase2(folder, output, log_freq=LOG_FREQ))
     assert [step for step, _ in find_checkpoints(folder / output)][-1] == PHASE1_STEPS + 2
-    main(phase2(folder, output, log_freq=log_freq))
-    assert_same_run(folder / output, expected, log_freq, n_phases=2)
+    main(phase2(folder, output, log_freq=LOG_FREQ))
+    assert_same_run(folder / output, straight, n_phases=2)
 
 
 def test_losses_depend_on_what_is_resumed(folder, straight, monkeypatch):
     """The comparison above is sharp: with other dropout alone after the stop, the losses differ."""
-    log_freq, expected = straight
-    output = f"forgetful{log_freq}"
-    main(phase1(folder, output, log_freq=log_freq, steps_this_run=5))
+    output = "forgetful"
+    main(phase1(folder, output, log_freq=LOG_FREQ, steps_this_run=5))
     monkeypatch.setattr("training.step.seed_generator", lambda device, seed, first_sample: torch.manual_seed(seed))
-    main(phase1(folder, output, log_freq=log_freq))
+    main(phase1(folder, output, log_freq=LOG_FREQ))
     with pytest.raises(AssertionError):
-        assert_same_run(folder / output, expected, log_freq, n_phases=1)
+        assert_same_run(folder / output, straight, n_phases=1)
 
 
 def test_an_earlier_step_can_be_gone_on_from(folder, straight):
-    log_freq, expected = straight
-    output = f"earlier{log_freq}"
-    main(phase1(folder, output, log_freq=log_freq, steps_this_run=6))
+    output = "earlier"
+    main(phase1(folder, output, log_freq=LOG_FREQ, steps_this_run=6))
     with pytest.raises(UserError, match=r"holds ckpt_6.pt after --resume_step 4.*move those away"):
-        main(phase1(folder, output, log_freq=log_freq, resume_step=4))
+        main(phase1(folder, output, log_freq=LOG_FREQ, resume_step=4))
     (folder / output / "ckpt_6.pt").unlink()
-    main(phase1(folder, output, log_freq=log_freq, resume_step=4))
-    assert_same_run(folder / output, expected, log_freq, n_phases=1)
+    main(phase1(folder, output, log_freq=LOG_FREQ, resume_step=4))
+    assert_same_run(folder / output, straight, n_phases=1)
 
 
 def test_phase_2_starts_anew_from_phase_1s_weights_and_moments(folder, straight, tmp_path):
-    _, output = straight
-    before_path = output / f"ckpt_{PHASE1_STEPS}.pt"
+    before_path = straight / f"ckpt_{PHASE1_STEPS}.pt"
     before = torch.load(before_path, weights_only=True)
     (tmp_path / before_path.name).write_bytes(before_path.read_bytes())
     main(phase2(folder, tmp_path, steps_this_run=1))
@@ -185,20 +149,18 @@ def test_phase_2_counts_adamws_steps_anew(folder):
 
 
 def test_a_finished_run_does_nothing_and_says_so(folder, straight, capsys):
-    log_freq, output = straight
-    checkpoints = {path: path.stat().st_mtime_ns for _, path in find_checkpoints(output)}
-    logged = curve(output)
+    checkpoints = {path: path.stat().st_mtime_ns for _, path in find_checkpoints(straight)}
+    logged = curve(straight)
     capsys.readouterr()
-    main(phase2(folder, output.name, log_freq=log_freq))
+    main(phase2(folder, straight.name, log_freq=LOG_FREQ))
     assert f"nothing is left to train: step {PHASE2_STEPS} of {PHASE2_STEPS} is done" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for _, path in find_checkpoints(output)} == checkpoints
-    assert curve(output) == logged
-    assert summary(output)["measured_steps"] == 0
+    assert {path: path.stat().st_mtime_ns for _, path in find_checkpoints(straight)} == checkpoints
+    assert curve(straight) == logged
+    assert summary(straight)["measured_steps"] == 0
 
 
 def test_phases_share_a_folder_and_keep_their_own_checkpoints(folder, straight):
-    _, output = straight
-    steps = [step for step, _ in find_checkpoints(output)]
+    steps = [step for step, _ in find_checkpoints(straight)]
     assert steps == [8, 10, 12, 16, 18, 20]
     with pytest.raises(UserError, match="ends at 6"):
-        main(phase1(folder, output.name, max_steps=6))
+        main(phase1(folder, straight.name, max_steps=6))

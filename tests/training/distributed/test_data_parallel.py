@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_runs import assert_equal_checkpoints, finish, run_forked, train
+from distributed_runs import finish, run_forked, train
 from graph_recorder import Recorder
-from pretraining_runs import command, curve, make_inputs, summary, write_config
+from pretraining_runs import assert_equal_checkpoints, command, curve, make_inputs, summary, write_config
 from shards import write_shards
 
 import training.cuda_graphs as cuda_graphs
