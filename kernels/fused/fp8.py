@@ -128,10 +128,11 @@ def transposed(rows: Rows) -> Tensor:
     return result
 
 
-def product_over_rows(left: Rows, right: Rows, out: Tensor) -> None:
-    """The transpose of left (R, N) times right (R, K), into `out` (N, K), fp32 or bf16."""
+def product_over_rows(left: Rows, right: Rows, out: Tensor | None = None) -> Tensor:
+    """The transpose of left (R, N) times right (R, K): (N, K), in fp32 or written to `out`, fp32 or bf16."""
     factors = transposed(left), transposed(right).T
-    torch._scaled_mm(*factors, left.largest, right.largest, out_dtype=out.dtype, use_fast_accum=False, out=out)
+    dtype = torch.float32 if out is None else out.dtype
+    return torch._scaled_mm(*factors, left.largest, right.largest, out_dtype=dtype, use_fast_accum=False, out=out)
 
 
 @triton.jit

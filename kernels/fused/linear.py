@@ -110,10 +110,10 @@ def weight_gradient(gradient: Tensor | None, rows: Rows | None, inputs: Inputs, 
             (training/distributed/bucket_reduction.py), is written to and returned, in its own dtype.
     """
     place = getattr(parameter, "gradient_place", None)
-    result = torch.empty_like(parameter) if place is None else place
     if len(inputs) > 1:
-        fp8.product_over_rows(rows, Rows(*inputs), result)
-    elif gradient.dtype == result.dtype:
+        return fp8.product_over_rows(rows, Rows(*inputs), place)
+    result = torch.empty_like(parameter) if place is None else place
+    if gradient.dtype == result.dtype:
         torch.mm(gradient.T, *inputs, out=result)
     elif gradient.is_cuda and result.dtype == torch.float32:
         torch.mm(gradient.T, *inputs, out_dtype=result.dtype, out=result)

@@ -70,8 +70,8 @@ def test_a_product_over_rows_is_that_of_the_other_matmuls_factors(shape):
     n_rows, n_left, n_right = shape
     left, right = (with_largest(draw(n_rows, n, seed=n)) for n in (n_left, n_right))
     exact = [factor.values.double() * factor.scale for factor in (left, right)]
-    product = torch.empty(n_left, n_right, device=DEVICE)
-    product_over_rows(left, right, product)
+    product = product_over_rows(left, right)
+    assert product.dtype == torch.float32
     torch.testing.assert_close(product.double(), exact[0].T @ exact[1], rtol=1e-4, atol=2e-2)
 
 
