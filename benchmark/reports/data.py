@@ -16,6 +16,7 @@ LOG_NAME, PROFILE_SCHEMA = "dllogger.json", 1
 # What a table or a chart of throughput is about; all other fields tell its rows or lines apart.
 SUBJECT = ("workload", "model", "max_seq_length", "lengths")
 # An absolute path's folders, which name a machine and who works on it; not those of an address.
+DATE = re.compile(r"^\d{4}-\d\d-\d\d-")
 FOLDERS = re.compile(r"(?<![\w./:-])/(?:[^\s\"':,;/]+/)+")
 
 
@@ -49,7 +50,9 @@ def _labels(folders: Sequence[str | Path]) -> list[str]:
         ends = (n for n in n_parts if all(other[-n:] != path[-n:] for other in others))
         return "/".join(path[-next(ends, 1) :])
 
-    return [label(path) for path in paths]
+    labels = [label(path) for path in paths]
+    undated = [DATE.sub("", each) for each in labels]  # a record's name begins with one
+    return undated if len(set(undated)) == len(set(labels)) else labels
 
 
 def without_folders(words: str) -> str:
@@ -90,7 +93,7 @@ def measured(results: Sequence[Result]) -> list[list[Repeats]]:
     for group in groups.values():
         several = len({repeats.label for repeats in group}) > 1
         for repeats in group:
-            words = [repeats.label if several else "", settings(repeats.configuration)]
+            words = [settings(repeats.configuration), repeats.label if several else ""]
             repeats.name = ", ".join(filter(None, words)) or MISSING
         group.sort(key=lambda repeats: (repeats.name, repeats.batch_size))
     return list(groups.values())

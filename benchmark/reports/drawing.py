@@ -81,7 +81,8 @@ def render(figure: Figure) -> Figure:
     series = [each._replace(label=label) for each, label in zip(figure.series, labels, strict=True)]
     figure = figure._replace(title=one_line(figure.title), series=series, rows=[*map(one_line, figure.rows)])
     n_lines = sum(len(textwrap.wrap(each.label, LETTERS_IN_LINE)) for each in series)
-    height = 4.0 + 0.2 * max(0, n_lines - 4)  # inches: a long legend takes no height from what is drawn
+    # Inches: a long legend and many bars get height of their own.
+    height = 4.0 + 0.2 * max(0, n_lines - 4) + 0.3 * max(0, len(figure.rows) - 6)
     images = {}
     for theme in THEMES:
         drawn, file = io.BytesIO(), io.BytesIO()

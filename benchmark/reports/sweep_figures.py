@@ -87,25 +87,32 @@ def _line(name: str, row: Sequence[Repeats], values: Callable[[Repeats], list[fl
     return Series(name, [size for size, _ in told], medians, spread=(below, above), crosses=crosses)
 
 
+def _in_bars(group: Sequence[Repeats]) -> list[Repeats]:
+    """What has a bar: all, or where they are too many the fastest batch size of each line."""
+    if len(group) > MOST_ROWS:
+        group = [max(row, key=lambda each: each.median("sequences_per_second") or 0) for _, row in _lines(group)]
+    return list(group)[-MOST_ROWS:]
+
+
 def _breakdown(group: Sequence[Repeats]) -> Iterator[Figure]:
-    steps = {(each.batch_size, each.name): each.parts for each in group if sum(each.parts.values()) > 0}
+    told = [each for each in group if sum(each.parts.values()) > 0]
+    steps = {(each.batch_size, each.name): each.parts for each in _in_bars(told)}
     if not steps:
         return
-    steps = dict(list(steps.items())[-MOST_ROWS:])
     names = dict.fromkeys(name for parts in steps.values() for name in parts)
     shares = {name: [parts.get(name, 0) / sum(parts.values()) for parts in steps.values()] for name in names}
     rows = _rows(steps, [f"{sum(parts.values()) * 1e3:,.1f} ms" for parts in steps.values()])
     series = [Series(name, [], [share * 100 for share in row], "bars") for name, row in shares.items()]
-    finding = f"{_last(steps)}: {', '.join(f'{name} {row[-1]:.1%}' for name, row in shares.items())}."
+    finding = f"{_last(steps)}: {', '.join(f'{name} {row[-1]:.1%}' for name, row in shares.items() if row[-1])}."
     yield Figure(*_named(group, "step", "Where a step goes"), finding, series, "% of the step", rows=rows)
 
 
 def _step_times(group: Sequence[Repeats]) -> Iterator[Figure]:
     """How far steps are from their median: all of them, and nine of ten."""
-    steps = {(each.batch_size, each.name): each.step_percentiles for each in group if each.step_percentiles}
+    told = _in_bars([each for each in group if each.step_percentiles])
+    steps = {(each.batch_size, each.name): each.step_percentiles for each in told}
     if not steps:
         return
-    steps = dict(list(steps.items())[-MOST_ROWS:])
     rows = _rows(steps, [f"median {told['p50'] * 1e3:,.1f} ms" for told in steps.values()])
     ends = {"all steps": ("min", "max"), "5 % to 95 % of them": ("p5", "p95")}
     series = [

@@ -19,6 +19,8 @@ LONGEST_ERROR = 300
 def throughput_table(group: Sequence[Repeats]) -> Table:
     """A row for each configuration of one subject."""
     rows = [{"configuration": repeats.name} | repeats.cells() for repeats in group]
+    if all(len(repeats.points) == 1 for repeats in group):
+        rows = [{name: cell for name, cell in row.items() if name not in ("lowest", "highest", "n")} for row in rows]
     notes = sorted({f"Peak: {peak}." for repeats in group for peak in repeats.told("peak", "utilisation")[:1]})
     slowed = [(each.batch_size, gpu["throttle_reasons"]) for each in group for gpu in each.told("gpu")]
     sizes = ", ".join(f"{size:,}" for size in sorted({size for size, reasons in slowed if reasons}))

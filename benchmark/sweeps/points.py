@@ -158,6 +158,7 @@ class Repeats:
         """A row of a table, by column."""
         rates = self.values("sequences_per_second")
         memory = self.median("peak_memory_allocated_bytes")
+        tflops = self.median("model_tflops_per_second")
         return {
             "batch": f"{self.batch_size:,}",
             "sequences/s": text(self.median("sequences_per_second"), ",.1f"),
@@ -165,7 +166,7 @@ class Repeats:
             "highest": text(max(rates, default=None), ",.1f"),
             "n": str(len(rates)),
             "tokens/s": text(self.median("tokens_per_second"), ",.0f"),
-            "TFLOP/s": text(self.median("model_tflops_per_second"), ".3g"),
+            "TFLOP/s": text(tflops, ",.0f" if tflops and tflops >= 100 else ".3g"),
             "of peak": text(self.median("fraction", "utilisation"), ".1%"),
             "of matmuls": text(self.median("fraction", "measured_peak"), ".1%"),
             "GiB": text(memory and memory / 2**30, ".1f"),

@@ -188,7 +188,34 @@ def test_rows_and_lines_are_named_by_what_they_differ_in(tmp_path):
     named = [(repeats.name, repeats.batch_size) for repeats in group]
     assert named == [(f"bf16{words}, steps 6 to 25", size) for words in (", compiled", "") for size in (8, 16)]
     [group] = measured(read_results(folders))
-    assert [repeats.name.split(",")[0] for repeats in group] == ["a"] * 4 + ["b"] * 4
+    names = [f"bf16{words}, steps 6 to 25, {folder}" for words in (", compiled", "") for folder in "ab"]
+    assert [repeats.name for repeats in group] == [name for name in names for _ in (8, 16)]
+
+
+def test_many_configurations_have_a_bar_each_at_their_fastest_batch(tmp_path):
+    parts = {"part_seconds": {"forward": 1.0, "reduction": 0.0}}
+    points = [
+        point(float(size if compiled else -size), compile=compiled, batch_size=size)
+        for compiled in (False, True)
+        for size in range(1, 10)
+    ]
+    for made in points:
+        made["measured"] |= parts
+    _, bars, *_ = figures_of(write(tmp_path, points))
+    assert [row.split(", ")[0] for row in bars.rows] == ["batch 9", "batch 1"]
+    assert bars.finding.endswith("): forward 100.0%.")
+
+
+def test_a_record_is_named_without_its_date(tmp_path):
+    folders = [sweep(tmp_path / name, [1.0]) for name in ("2026-11-29-h200", "2026-11-30-h200", "2026-11-30-a100")]
+    assert [result.label for result in read_results(folders[1:])] == ["h200", "a100"]
+    assert [result.label for result in read_results(folders[:2])] == ["2026-11-29-h200", "2026-11-30-h200"]
+
+
+def test_what_was_measured_once_has_no_range(tmp_path):
+    points = [point(1.0), point(2.0, batch_size=16)]
+    assert not {"n", "lowest", "highest"} & rows(write(tmp_path / "once", points))[0].keys()
+    assert {"n", "lowest", "highest"} <= rows(write(tmp_path / "twice", [*points, point(3.0, repeat=1)]))[0].keys()
 
 
 def test_results_of_one_name_are_told_apart_by_their_paths(tmp_path):
