@@ -5,7 +5,7 @@ import torch
 
 from kernels.defaults import FastPaths, fast_paths
 
-FUSED = FastPaths("triton", "triton", 16384)
+FUSED = FastPaths("triton", "triton", 32768)
 PLAIN = FastPaths("torch", None, 0)
 
 

@@ -84,7 +84,7 @@ class Runtime:
     cuda_graphs: bool | None = flag(
         None,
         "launch forward and backward pass as one CUDA graph per shape of batch; takes more memory "
-        "(default: on Hopper with --kernels triton and micro-batches of at most 16,384 tokens)",
+        "(default: on Hopper with --kernels triton and micro-batches of at most 32,768 tokens)",
     )
     fp8_weight_gradients: bool = flag(
         False, "with --precision fp8: weight gradients in fp8 too; faster, but not yet shown to learn as well"

@@ -232,7 +232,7 @@ def test_fp8_has_the_error_of_its_rounding_and_no_other(fp8_weight_gradients, re
     In bf16, as on GPUs, whose products in fp8 have no other result, many factors are rounded to a neighbor, so that
     the second layer's gradients are nearer to fp64 that rounds than to fp64 that does not, but no more.
     """
-    dtype, bound, nearer = (torch.bfloat16, 0.16, 1.03) if DEVICE.type == "cuda" else (torch.float32, 1e-5, 1e3)
+    dtype, bound, nearer = (torch.bfloat16, 0.2, 1.03) if DEVICE.type == "cuda" else (torch.float32, 1e-5, 1e3)
     fused = encoder(0.0, in_fp8=True, fp8_weight_gradients=fp8_weight_gradients)
     plain = copy.deepcopy(fused).double()
     rounded = copy.deepcopy(plain)
