@@ -131,8 +131,9 @@ def test_graphs_are_for_training(gpu):
     ("micro_batch", "flags", "others", "expected"),
     [
         (128, {}, {}, True),
-        (256, {}, {}, False),  # 32,768 tokens
-        (256, {"cuda_graphs": True}, {}, True),
+        (256, {}, {}, True),  # 32,768 tokens
+        (257, {}, {}, False),
+        (257, {"cuda_graphs": True}, {}, True),
         (128, {"cuda_graphs": False}, {}, False),
         (128, {"kernels": "torch"}, {}, False),
         (128, {"checkpoint_activations": True}, {}, False),
