@@ -4,12 +4,12 @@ Over NVLink the average of all gradients at once takes milliseconds. Beside back
 kernels hold multiprocessors, and matmuls that count on all of them wait for the last (docs/performance-log.md, section
 21). Over slower links it takes long, and hides behind backward in buckets.
 
-Matmuls that make a weight's gradient write it into its bucket (kernels/fused/linear.py); of all others backward fills a
-bucket once they are there. It marks a full bucket with an event. When it is queued,
-the host queues the averages behind these events on another stream, in one order on all ranks; whether an event is
-recorded into a stream or into a graph is no matter to it. PyTorch's DistributedDataParallel sends a bucket from within
-backward instead, which a graph cannot do: NCCL wants a collective that is recorded to be replayed by all ranks at once,
-and their graphs differ with the shapes of their micro-batches.
+Fused layers' matmuls write a weight's gradient into its bucket (kernels/fused/linear.py), and all other gradients are
+copied there. For averages beside it, backward marks each full bucket with an event. Once backward is queued, the host
+queues the averages behind these events on another stream, in one order on all ranks; an event may be recorded into a
+stream or into a graph. PyTorch's DistributedDataParallel sends a bucket from within backward instead, which a graph
+cannot do: NCCL wants a collective that is recorded to be replayed by all ranks at once, and their graphs differ with
+the shapes of their micro-batches.
 
 Source: https://docs.pytorch.org/docs/stable/generated/torch.cuda.Event.html (external events).
 """
@@ -30,12 +30,11 @@ class BucketReduction:
 
     Args:
         parameters: in the order of the forward pass, fp32, on one device. Backward is thought to reach the last first.
-            While this exists, nobody else computes gradients of theirs in other buckets.
         average: replaces a flat tensor (n,) by its average over the ranks; on a GPU it only queues that.
         begin: called when the gradients are computed, and what is queued from then on waits for other ranks.
         overlaps: average each bucket once it is full, while backward goes on; else all of them at once after it.
         bucket_bytes: the most in a bucket, but for a larger parameter's.
-        dtype: of the buckets. In 16 bits nothing can be added to them.
+        dtype: of the buckets; in 16 bits `fill` must not accumulate, as each sum would be rounded.
 
     Attributes:
         gradients: one per parameter, of its shape, in the memory of the buckets.
@@ -90,7 +89,7 @@ class BucketReduction:
 
     @contextlib.contextmanager
     def _places(self) -> Iterator[None]:
-        """Matmuls write into the buckets."""
+        """Fused layers' matmuls write into the buckets inside."""
         for parameter, place in zip(self._parameters, self.gradients, strict=True):
             parameter.gradient_place = place
         try:
@@ -100,14 +99,14 @@ class BucketReduction:
                 parameter.gradient_place = None
 
     def _update(self, update: Callable, indices: Iterable[int], found: Iterable[Tensor]) -> None:
-        """With gradients that are not yet in their buckets."""
+        """Copy or add those gradients that do not lie in their buckets."""
         pairs = [(self.gradients[index], gradient) for index, gradient in zip(indices, found, strict=True)]
         if elsewhere := [(place, gradient) for place, gradient in pairs if place.data_ptr() != gradient.data_ptr()]:
             update(*(list(column) for column in zip(*elsewhere, strict=True)))
 
     @contextlib.contextmanager
     def _hooks(self, update: Callable) -> Iterator[None]:
-        """Fills each bucket, and marks it, as soon as backward has its gradients. It costs the host milliseconds."""
+        """Backward inside fills each bucket, and marks it, once it has its gradients; costs the host milliseconds."""
         with contextlib.ExitStack() as hooks:
             for number, members in enumerate(self._members):
                 arrived: dict[int, Tensor] = {}
@@ -122,7 +121,7 @@ class BucketReduction:
         """Keep a parameter's gradient, the sum of all its uses, until the last of a bucket fills it.
 
         Autograd is handed the place in the bucket, as it would hold what it made until the end of the pass. In 16 bits
-        it does: that is vectors and the embeddings, which come last.
+        it holds vectors and the embeddings, whose gradients come in fp32.
         """
         arrived[index] = gradient
         if len(arrived) == len(self._members[number]):
