@@ -112,8 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check(args)
     device = torch.device(args.device)
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
-    n_read = 1 + args.max_predictions_per_seq
-    products = encoder_matmuls(config, args.batch_size * args.max_seq_length, args.batch_size * n_read)
+    products = encoder_matmuls(config, args.batch_size, args.max_seq_length, 1 + args.max_predictions_per_seq)
     pairs = itertools.product(products, args.formats)
     seconds = in_turns({pair: partial(seconds_by_format, *pair, device) for pair in pairs}, args.repeats)
     print(table(products, args.formats, seconds))

@@ -41,9 +41,12 @@ def classification_flops(config: BertConfig, work: Work, n_outputs: int) -> int:
     return encoder_flops(config, work, n_sequences) + 6 * hidden * (hidden + n_outputs) * n_sequences
 
 
-def encoder_matmuls(config: BertConfig, n_tokens: int, n_read: int | None = None) -> list[Matmul]:
-    """The encoder's matmuls in a training step over T tokens, each as its layer makes it: forward, and backward to
-    the layer's input and to its weight. `n_read` is as in `encoder_flops`; those of the last layer then come last."""
+def encoder_matmuls(config: BertConfig, n_sequences: int, length: int, n_read: int | None = None) -> list[Matmul]:
+    """The encoder's matmuls in a training step over sequences of `length` tokens, each as its layer makes it: forward,
+    and backward to the layer's input and to its weight.
+
+    Behind attention, the last layer's are of `n_read` tokens of each sequence alone, and come last; None: of all.
+    """
     hidden, intermediate, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     shapes = (
         ("query, key, value", 3 * hidden, hidden),
@@ -53,9 +56,9 @@ def encoder_matmuls(config: BertConfig, n_tokens: int, n_read: int | None = None
     )
     n_full = layers if n_read is None else layers - 1
     parts = (
-        ("", shapes[:1], n_tokens, layers),
-        ("", shapes[1:], n_tokens, n_full),
-        ("last layer's ", shapes[1:], n_read, layers - n_full),
+        ("", shapes[:1], n_sequences * length, layers),
+        ("", shapes[1:], n_sequences * length, n_full),
+        ("last layer's ", shapes[1:], n_sequences * (n_read or 0), layers - n_full),
     )
     matmuls = []
     for where, of_weights, n_rows, count in parts:

@@ -123,8 +123,7 @@ class FineTuningTask(Task):
         return model
 
     def matmuls(self, n_sequences: int) -> list[Matmul]:
-        n_read = self.n_read and n_sequences * self.n_read
-        return encoder_matmuls(self.settings.model, n_sequences * self.settings.max_seq_length, n_read)
+        return encoder_matmuls(self.settings.model, n_sequences, self.settings.max_seq_length, self.n_read)
 
     def few_samples_problem(self, world_size: int) -> Problem | None:
         """Why the training data do not fill one micro-batch; None where they do, or where there are none."""

@@ -133,8 +133,7 @@ class PretrainingTask(Task):
         return bert_flops(self.settings.model, work)
 
     def matmuls(self, n_sequences: int) -> list[Matmul]:
-        n_read = self.n_read and n_sequences * self.n_read
-        return encoder_matmuls(self.settings.model, n_sequences * self.settings.max_seq_length, n_read)
+        return encoder_matmuls(self.settings.model, n_sequences, self.settings.max_seq_length, self.n_read)
 
     @property
     def n_read(self) -> int | None:

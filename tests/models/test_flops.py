@@ -48,14 +48,14 @@ def test_flops_by_hand():
 @pytest.mark.parametrize("n_read", [None, 164])
 def test_the_encoders_matmuls_are_its_part_of_the_model_flops(n_read, n_layers):
     config = dataclasses.replace(LARGE, num_hidden_layers=n_layers)
-    matmuls = encoder_matmuls(config, 1000, n_read)
+    matmuls = encoder_matmuls(config, 1, 1000, n_read)
     assert all(matmul.count > 0 for matmul in matmuls)
     assert sum(matmul.count for matmul in matmuls) == 4 * 3 * n_layers
     assert sum(matmul.flops * matmul.count for matmul in matmuls) == encoder_flops(config, Work(8, 1000), n_read)
 
 
 def test_the_last_layers_matmuls_by_hand():
-    matmuls = encoder_matmuls(BertConfig(5, 2, 3, 1, 4), 7, 2)
+    matmuls = encoder_matmuls(BertConfig(5, 2, 3, 1, 4), 1, 7, 2)
     forward = [matmul for matmul in matmuls if matmul.name.endswith(", forward")]
     assert {(matmul.m, matmul.n, matmul.k, matmul.count) for matmul in forward} == {
         (7, 6, 2, 3),
