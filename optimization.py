@@ -51,8 +51,6 @@ class _AdaptiveMoments(Optimizer):
 
     divides_gradients = True
     """Its step takes a `gradient_divisor`."""
-    takes_bf16_gradients = False
-    """Whether gradients may be in bf16, all of them; kernels of our own set it."""
     takes_ratios: bool
     """Whether updates are scaled by trust ratios."""
 
@@ -74,8 +72,12 @@ class _AdaptiveMoments(Optimizer):
             if reason := triton_problem(device):
                 raise UserError(f"the optimizers' kernels cannot run on {device} ({reason})", "take --kernels torch")
             new_update = importlib.import_module("kernels.optimizers").GroupUpdate
-            self.takes_bf16_gradients = True
             self._updates = collections.defaultdict(functools.partial(new_update, self.takes_ratios))
+
+    @property
+    def takes_bf16_gradients(self) -> bool:
+        """Whether gradients may be in bf16, all of them: kernels of our own read such."""
+        return self._updates is not None
 
     @torch.no_grad()
     def step(self, gradient_divisor: Tensor | None = None) -> None:
