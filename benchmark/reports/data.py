@@ -15,8 +15,8 @@ from common.json_files import read_json
 LOG_NAME, PROFILE_SCHEMA = "dllogger.json", 1
 # What a table or a chart of throughput is about; all other fields tell its rows or lines apart.
 SUBJECT = ("workload", "model", "max_seq_length", "lengths")
+DATE = re.compile(r"^\d{4}-\d\d-\d\d-")  # what a record's name begins with
 # An absolute path's folders, which name a machine and who works on it; not those of an address.
-DATE = re.compile(r"^\d{4}-\d\d-\d\d-")
 FOLDERS = re.compile(r"(?<![\w./:-])/(?:[^\s\"':,;/]+/)+")
 
 
@@ -51,7 +51,7 @@ def _labels(folders: Sequence[str | Path]) -> list[str]:
         return "/".join(path[-next(ends, 1) :])
 
     labels = [label(path) for path in paths]
-    undated = [DATE.sub("", each) for each in labels]  # a record's name begins with one
+    undated = [DATE.sub("", each) for each in labels]
     return undated if len(set(undated)) == len(set(labels)) else labels
 
 
