@@ -2,6 +2,7 @@
 """How fast a step's matrix products can be on this device, product by product and format by format.
 
   python3 benchmark/floor.py --bert_model large --batch_size 256
+  python3 benchmark/floor.py --seconds 2 --repeats 1                                # on a GPU as hot as in training
   python3 benchmark/floor.py --bert_model tiny --formats bf16 fp32 --repeats 1      # on a CPU, in seconds
 
 Each product of an encoder layer is timed by itself at its true shape and layout, forward and backward to the input and
@@ -15,6 +16,7 @@ and column. What it costs to bring factors into fp8 is left out.
 
 import argparse
 import itertools
+import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     formats = *DTYPES, *FP8
     parser.add_argument("--formats", nargs="+", choices=formats, default=["bf16", *FP8], help="of the factors")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each")
+    parser.add_argument("--seconds", type=float, default=0.1, help="that one takes; a GPU reaches its power limit in 1")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to measure on")
     return parser.parse_args(arguments)
 
@@ -58,6 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def check(args: argparse.Namespace) -> None:
     """Raise a UserError for what this device cannot do, before anything is timed."""
     problems = count_problems(args, "batch_size", "max_seq_length", "max_predictions_per_seq", "repeats")
+    problems.check(0 < args.seconds < math.inf, f"--seconds is {args.seconds:g}", "give more than 0")
     capability = torch.cuda.get_device_capability() if args.device.startswith("cuda") else (0, 0)
     for name in args.formats:
         needed = (8, 9) if name in FP8 else (8, 0) if name == "tf32" else (0, 0)
@@ -82,13 +86,13 @@ def fp8_product(left: torch.Tensor, right: torch.Tensor, row_wise: bool) -> Call
     return lambda: torch._scaled_mm(left_fp8, right_fp8.T, **scales, out_dtype=torch.bfloat16, use_fast_accum=True)
 
 
-def seconds_by_format(product: Matmul, name: str, device: torch.device) -> float:
-    """Time of one product in a format."""
+def seconds_by_format(product: Matmul, name: str, device: torch.device, seconds: float) -> float:
+    """Time of one product in a format, measured over so many seconds."""
     if name not in FP8:
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-        return seconds_of_matmul(product, DTYPES[name], device)
+        return seconds_of_matmul(product, DTYPES[name], device, seconds)
     left, right = (torch.randn(rows, product.k, device=device, dtype=torch.bfloat16) for rows in (product.m, product.n))
-    return seconds_of(fp8_product(left, right, name == "fp8-row"), device)
+    return seconds_of(fp8_product(left, right, name == "fp8-row"), device, seconds)
 
 
 def table(products: Sequence[Matmul], formats: Sequence[str], seconds: Mapping[tuple[Matmul, str], list[float]]) -> str:
@@ -114,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = BertConfig.from_json_file(BERT_CONFIGS[args.bert_model])
     products = encoder_matmuls(config, args.batch_size, args.max_seq_length, 1 + args.max_predictions_per_seq)
     pairs = itertools.product(products, args.formats)
-    seconds = in_turns({pair: partial(seconds_by_format, *pair, device) for pair in pairs}, args.repeats)
+    seconds = in_turns({pair: partial(seconds_by_format, *pair, device, args.seconds) for pair in pairs}, args.repeats)
     print(table(products, args.formats, seconds))
     copy = copy_rate(device) / 1e12
     print(f"repeats of a product lie within {spread(seconds):.1%}; a copy reads and writes {copy:,.3g} TB/s")

@@ -66,6 +66,8 @@ def test_on_a_cpu(capsys):
         (["--formats", "fp8-row"], "fp8-row, which cpu cannot do"),
         (["--formats", "tf32"], "tf32, which cpu cannot do"),
         (["--formats", "fp32", "--repeats", "0"], "--repeats is 0"),
+        (["--formats", "fp32", "--seconds", "0"], "--seconds is 0"),
+        (["--formats", "fp32", "--seconds", "nan"], "--seconds is nan"),
     ],
 )
 def test_refused(arguments, sentence):

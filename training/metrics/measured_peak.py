@@ -36,14 +36,14 @@ def measure_peak(matmuls: Sequence[Matmul], dtype: torch.dtype, device: torch.de
     }
 
 
-def seconds_of_matmul(matmul: Matmul, dtype: torch.dtype, device: torch.device) -> float:
+def seconds_of_matmul(matmul: Matmul, dtype: torch.dtype, device: torch.device, seconds: float = 0.1) -> float:
     """Mean time of one such matmul of random factors: those of zeros take less power, and so run at higher clocks."""
     m, n, k = matmul.m, matmul.n, matmul.k
     left = torch.randn((k, m) if matmul.left_transposed else (m, k), device=device, dtype=dtype)
     right = torch.randn((n, k) if matmul.right_transposed else (k, n), device=device, dtype=dtype)
     left, right = left.T if matmul.left_transposed else left, right.T if matmul.right_transposed else right
     result = torch.empty(m, n, device=device, dtype=dtype)
-    return seconds_of(lambda: torch.mm(left, right, out=result), device)
+    return seconds_of(lambda: torch.mm(left, right, out=result), device, seconds)
 
 
 def copy_rate(device: torch.device) -> float:
@@ -54,11 +54,11 @@ def copy_rate(device: torch.device) -> float:
     return 2 * n_bytes / seconds_of(lambda: target.copy_(source), device)
 
 
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Mean time of one call, over about a tenth of a second."""
+def seconds_of(work: Callable[[], object], device: torch.device, seconds: float = 0.1) -> float:
+    """Mean time of one call, over about so many seconds."""
     mean_seconds(work, 3, device)
-    once = max(mean_seconds(work, 3, device), 1e-7)
-    return mean_seconds(work, max(1, min(1000, round(0.1 / once))), device)
+    once = max(mean_seconds(work, 3, device), seconds / 1e5)
+    return mean_seconds(work, max(1, round(seconds / once)), device)
 
 
 def mean_seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
