@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""GELU in the epilogue of the feed-forward block's matmuls, compared with a matmul and a pass; bf16, on a Hopper GPU.
+"""GELU in the epilogue of the feed-forward block's matmuls, compared with a matmul and a pass, on a Hopper GPU.
 
-  python3 benchmark/gelu_matmul.py
+  python3 benchmark/gelu_matmul.py                                          # in bf16
+  python3 benchmark/gelu_matmul.py --fp8
   python3 benchmark/gelu_matmul.py --bert_model base --tokens 8192
 
 All are timed in turns; the table has medians in milliseconds. The first column is cuBLAS's matmul alone, which neither
@@ -19,8 +20,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __import__("common.packages").packages.explain_missing()
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from benchmark.command_line import count_problems, parser_of
 from benchmark.tables import markdown_table
@@ -40,29 +39,35 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--bert_model", default="large", choices=BERT_CONFIGS, help="whose feed-forward block")
     parser.add_argument("--tokens", nargs="+", type=int, default=[32768, 4096], help="of a micro-batch")
     parser.add_argument("--tanh", action="store_true", help="take the tanh form")
+    parser.add_argument("--fp8", action="store_true", help="multiply in fp8, and leave the results in fp8 beside bf16")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each")
     return parser.parse_args(arguments)
 
 
-def ways(n_tokens: int, config: BertConfig, tanh: bool) -> dict[tuple[str, int], Callable[[], object]]:
+def ways(n_tokens: int, config: BertConfig, in_fp8: bool, tanh: bool) -> dict[tuple[str, int], Callable[[], object]]:
     """By direction and column: what is to be timed."""
-    from kernels.fused.gelu import gelu, gelu_backward_  # needs Triton
+    from kernels.fused.fp8 import empty_rows, quantize_rows  # needs Triton
+    from kernels.fused.gelu import gelu, gelu_backward_
     from kernels.fused.gelu_matmul import gelu_input_gradient, gelu_linear
+    from kernels.fused.linear import input_gradient, linear, prepare
 
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(*shape, device=DEVICE)).bfloat16()
-
-    sizes = config.hidden_size, config.intermediate_size
-    inputs, gradient = normal(n_tokens, sizes[0]), normal(n_tokens, sizes[0])
-    first, bias, last = normal(*sizes[::-1], scale=0.04), normal(sizes[1]), normal(*sizes, scale=0.04)
-    inner = F.linear(inputs, first, bias)
+    hidden_size, inner_size = config.hidden_size, config.intermediate_size
+    with torch.device(DEVICE):
+        layers = torch.nn.Linear(hidden_size, inner_size), torch.nn.Linear(inner_size, hidden_size)
+    first, last = (prepare([layer], torch.bfloat16, in_fp8)[0] for layer in layers)
+    inputs, gradient = (torch.randn(n_tokens, hidden_size, device=DEVICE).bfloat16() for _ in range(2))
+    inputs_rows, gradient_rows = (quantize_rows(each) if in_fp8 else None for each in (inputs, gradient))
+    rows = empty_rows(n_tokens, inner_size, torch.device(DEVICE)) if in_fp8 else None
+    forward = partial(linear, inputs, first, inputs_rows)
+    inner = forward()
+    backward = partial(input_gradient, gradient, last.weight, gradient_rows, torch.bfloat16)
     return {
-        ("forward", 0): partial(F.linear, inputs, first, bias),
-        ("forward", 1): lambda: gelu(F.linear(inputs, first, bias), tanh=tanh),
-        ("forward", 2): partial(gelu_linear, inputs, first, bias, tanh),
-        ("backward", 0): partial(torch.mm, gradient, last),
-        ("backward", 1): lambda: gelu_backward_(gradient @ last, inner, tanh=tanh),
-        ("backward", 2): partial(gelu_input_gradient, gradient, last, inner, tanh),
+        ("forward", 0): forward,
+        ("forward", 1): lambda: gelu(forward(), rows, tanh),
+        ("forward", 2): partial(gelu_linear, inputs, first, inputs_rows, rows, tanh),
+        ("backward", 0): backward,
+        ("backward", 1): lambda: gelu_backward_(backward(), inner, rows, tanh),
+        ("backward", 2): partial(gelu_input_gradient, gradient, last.weight, gradient_rows, inner, rows, tanh),
     }
 
 
@@ -73,8 +78,8 @@ def check(args: argparse.Namespace, config: BertConfig) -> None:
     if problem is None:
         from kernels.fused.gelu_matmul import has_epilogue  # needs Triton
 
-        inputs = torch.empty(1, config.hidden_size, dtype=torch.bfloat16, device=DEVICE)
-        if not has_epilogue(inputs, config.intermediate_size):
+        states = torch.empty(1, dtype=torch.bfloat16, device=DEVICE)
+        if not has_epilogue(states, config.hidden_size, config.intermediate_size):
             problem = "this GPU, this version of Triton or these sizes have no such kernel"
     if problem:
         raise UserError(f"There is nothing to measure: {problem}", "kernels/fused/gelu_matmul.py says where it runs")
@@ -89,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for n_tokens in args.tokens:
         works = {
             key: partial(seconds_of, work, torch.device(DEVICE))
-            for key, work in ways(n_tokens, config, args.tanh).items()
+            for key, work in ways(n_tokens, config, args.fp8, args.tanh).items()
         }
         found = in_turns(works, args.repeats)
         spreads.append(spread(found))
@@ -98,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cells = f"{alone:.4f}", f"{with_pass:.4f}", f"{fused:.4f}", f"{1 - fused / with_pass:.1%}"
             rows.append([f"{n_tokens:,}", direction, *cells])
     print(markdown_table(HEADER, rows))
-    print(f"{args.bert_model}, {'tanh form' if args.tanh else 'exact form'}; repeats lie within {max(spreads):.1%}")
+    numbers, form = "fp8" if args.fp8 else "bf16", "tanh form" if args.tanh else "exact form"
+    print(f"{args.bert_model}, {numbers}, {form}; repeats lie within {max(spreads):.1%}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Left to itself, autograd moves memory often: a pass for every operation, one more wherever gradients meet, one for every
 bias. Here dropout, residual and LayerNorm are one pass (dropout_add_norm.py) and GELU is one (gelu.py), forward and
-backward, with the gradients of the biases as by-products. In 16 bits on Hopper, GELU is no pass at all, but part of a
-matmul (gelu_matmul.py). Weight gradients leave their matmuls in fp32.
+backward, with the gradients of the biases as by-products. On Hopper, GELU is no pass at all, but part of a matmul
+(gelu_matmul.py). Weight gradients leave their matmuls in fp32.
 
 A block uses its input twice, in a matmul and as the residual, and autograd would add the two gradients in a pass. So
 the input travels from block to block as two tensors in one memory (`Hidden`). Their gradients come back apart, and the
@@ -62,8 +62,8 @@ class Gelu:
 
         What is made of it is left in `rows` too where there are any, or in those alone.
         """
-        if not is_fp8(first.weight) and has_epilogue(hidden_TH, len(first.bias)):
-            return *gelu_linear(hidden_TH, *first.weight, first.bias, self._tanh), ()
+        if has_epilogue(hidden_TH, hidden_TH.shape[1], len(first.bias)):
+            return *gelu_linear(hidden_TH, first, hidden_rows, rows, self._tanh), ()
         inner_TI = linear(hidden_TH, first, hidden_rows)
         return inner_TI, gelu(inner_TI, rows, self._tanh), ()
 
@@ -82,8 +82,8 @@ class Gelu:
             gradient_TH: of the result of the block's last matmul, whose weight is `last`.
             gradient_rows: the same in fp8, where that is.
         """
-        if not is_fp8(last) and has_epilogue(gradient_TH, inner_TI.shape[1]):
-            return gelu_input_gradient(gradient_TH, *last, inner_TI, self._tanh)
+        if has_epilogue(inner_TI, *last[0].shape):
+            return gelu_input_gradient(gradient_TH, last, gradient_rows, inner_TI, rows, self._tanh)
         gradient_TI = input_gradient(gradient_TH, last, gradient_rows, inner_TI.dtype)
         return gelu_backward_(gradient_TI, inner_TI, rows, self._tanh)
 

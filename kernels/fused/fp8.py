@@ -4,7 +4,8 @@ Tensor cores multiply e4m3 at twice the rate of bf16. A tensor must be scaled in
 value, and a pass that does nothing but that costs what the matmul saves (docs/performance-log.md has figures). So:
 
 - activations and their gradients have one scale per row, a token's. Kernels that have a whole row in registers anyway
-  find it and write the row as e4m3 (`store_rows`); `quantize_rows` is for what comes from elsewhere.
+  find it and write the row as e4m3 (`store_rows`); `quantize_rows` is for what comes from elsewhere. A matmul that has
+  a part of a row takes it from a bound, for which weights have norms (gelu_matmul_kernel.py).
 - weights have one scale each, and are written twice: fp8 matmuls want both factors along the dimension that is summed
   over, which for the gradient of the input is the other one. Kernels take all weights of a shape at once, by their
   addresses as arguments: a table could go out of date or be missed by a CUDA graph.
@@ -71,6 +72,10 @@ class Weight(NamedTuple):
     rows: Tensor
     columns: Tensor
     scale: Tensor
+    row_norm: Tensor
+    """The largest norm of a row, before it was quantized: a number, `SCALE_ALIGNMENT` times."""
+    column_norm: Tensor
+    """The same of a column."""
 
 
 def empty_rows(n_rows: int, n_columns: int, device: torch.device, largest: Tensor | None = None) -> Rows:
@@ -96,15 +101,18 @@ def quantize_weights(weights: Sequence[Tensor]) -> list[Weight]:
     (n_rows, n_columns), device = weights[0].shape, weights[0].device
     largest = torch.stack(torch._foreach_norm(weights, torch.inf))
     scales = (largest / E4M3_MAX.value).clamp(min=SMALLEST_SCALE.value)
-    quantized = Weight(
-        torch.empty(len(weights), n_rows, n_columns, dtype=E4M3, device=device),
-        torch.empty(len(weights), n_columns, n_rows, dtype=E4M3, device=device),
-        scales[:, None].repeat(1, max(n_rows, n_columns)),
-    )
+    rows = torch.empty(len(weights), n_rows, n_columns, dtype=E4M3, device=device)
+    columns = torch.empty(len(weights), n_columns, n_rows, dtype=E4M3, device=device)
     tuned = settings("quantize_weights", device)
     grid = triton.cdiv(n_rows, tuned["tile"]), triton.cdiv(n_columns, tuned["tile"]), len(weights)
-    _quantize_weights[grid](tuple(weights), *quantized, n_rows=n_rows, n_columns=n_columns, **tuned)
-    return [Weight(*parts) for parts in zip(*quantized, strict=True)]
+    shapes = (len(weights), grid[1], n_rows), (len(weights), grid[0], n_columns)
+    squares = [torch.empty(shape, device=device) for shape in shapes]
+    sizes = {"n_rows": n_rows, "n_columns": n_columns}
+    _quantize_weights[grid](tuple(weights), rows, columns, scales, *squares, **sizes, **tuned)
+    norms = [parts.sum(1).amax(1).sqrt() for parts in squares]
+    repeated = [(scales, max(n_rows, n_columns)), *((norm, SCALE_ALIGNMENT) for norm in norms)]
+    numbers = [number[:, None].repeat(1, times) for number, times in repeated]
+    return [Weight(*parts) for parts in zip(rows, columns, *numbers, strict=True)]
 
 
 def matmul(left: Rows, right: Tensor, scale: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
@@ -218,7 +226,15 @@ def _transpose(
 
 @triton.jit
 def _quantize_weights(
-    weight_ptrs, rows_ptr, columns_ptr, scale_ptr, n_rows: tl.constexpr, n_columns: tl.constexpr, tile: tl.constexpr
+    weight_ptrs,
+    rows_ptr,
+    columns_ptr,
+    scale_ptr,
+    row_squares_ptr,
+    column_squares_ptr,
+    n_rows: tl.constexpr,
+    n_columns: tl.constexpr,
+    tile: tl.constexpr,
 ):
     number = tl.program_id(2)
     weight_ptr = weight_ptrs[0]
@@ -228,14 +244,18 @@ def _quantize_weights(
     columns_ptr += number.to(tl.int64) * n_rows * n_columns
     rows = tl.program_id(0) * tile + tl.arange(0, tile)
     columns = tl.program_id(1) * tile + tl.arange(0, tile)
-    scale = tl.load(scale_ptr + number * max(n_rows, n_columns))
+    scale = tl.load(scale_ptr + number)
     inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     weight = tl.load(weight_ptr + rows[:, None] * n_columns + columns[None, :], inside, 0.0)
     tl.store(rows_ptr + rows[:, None] * n_columns + columns[None, :], _as_e4m3(weight, scale), inside)
+    place = (number * tl.num_programs(1) + tl.program_id(1)) * n_rows
+    tl.store(row_squares_ptr + place + rows, tl.sum(weight * weight, 1), rows < n_rows)
     # Read again, from the cache: ptxas 12.8 loses bytes of a tile that is converted once, and stored both ways.
     inside = (columns < n_columns)[:, None] & (rows < n_rows)[None, :]
     weight = tl.load(weight_ptr + rows[None, :] * n_columns + columns[:, None], inside, 0.0)
     tl.store(columns_ptr + columns[:, None] * n_rows + rows[None, :], _as_e4m3(weight, scale), inside)
+    place = (number * tl.num_programs(0) + tl.program_id(0)) * n_columns
+    tl.store(column_squares_ptr + place + columns, tl.sum(weight * weight, 1), columns < n_columns)
 
 
 @triton.jit

@@ -3,7 +3,13 @@
 A thread block keeps one strip of 256 columns and takes every so many rows of tiles, so its columns' sums stay in
 registers. One warp loads by TMA, two warpgroups multiply 64 rows of a tile each, and the epilogue's warps work on the
 tile before. What they hand over is half a tile, in shared memory and 16 bits. TMA leaves out what lies past the last
-row, and reads zeros there.
+row, and reads zeros there. The epilogue stores what it computes from its registers: another way through shared memory
+would take longer than the arithmetic does.
+
+In fp8, no thread block has a whole row of the result, so its scale is not from its largest value but from a bound that
+is known before: no element exceeds sqrt(K) times the largest of the factor's row, which its scale tells, times the
+largest norm of a row of the weight. The bound is some 300 times the result's standard deviation, which so lies between
+1 and 2, where e4m3, precise from 2^-6 to 448, has room on both sides.
 
 GELU is x Phi(x) with Phi(x) = 1 / (1 + 2^-(x p(x^2))): one exponential and one reciprocal, for the gradient too. In the
 tanh form p is a line. In the exact form it is a minimax fit, with which GELU is off by 3e-6 at most and its gradient by
@@ -35,6 +41,9 @@ FIT_1 = gl.constexpr(-0.1052266611)
 FIT_2 = gl.constexpr(3.602746618e-4)
 FIT_3 = gl.constexpr(8.823811567e-5)
 FIT_4 = gl.constexpr(-3.228987116e-6)  # negative, so that the exponent of a large x stays on the right side
+LARGEST_E4M3 = gl.constexpr(448.0)
+SMALLEST_SCALE = gl.constexpr(2.0**-100)
+MARGIN = gl.constexpr(1.21)  # GELU's largest slope, 1.13, and what a weight's rounding to e4m3 may add, a sixteenth
 HALF_LOG2_E = gl.constexpr(0.7213475204444817)
 LOG2_DENSITY_AT_0 = gl.constexpr(-1.3257480647361593)
 
@@ -97,29 +106,48 @@ def _load(a_desc, b_desc, a_ring, b_ring, full, empty, n_m, n_n, n_k, b_is_trans
 
 
 @gluon.jit
-def _multiply(
-    a_ring,
-    b_ring,
-    handed,
-    full,
-    empty,
-    ready,
-    free,
-    bias_ptr,
-    n_m,
-    n_n,
-    n_k,
-    half: gl.constexpr,
-    b_is_transposed: gl.constexpr,
-):
+def _power_of_two(value):
+    """The smallest that is not below these values, fp32 and not negative."""
+    bits = gl.maximum(value, SMALLEST_SCALE).to(gl.int32, bitcast=True)
+    return ((bits + 0x7FFFFF) & 0x7F800000).to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def _inverse(scale):
+    """1 / scale of powers of two, exactly: the exponent, of bias 127, with its sign changed."""
+    return (0x7F000000 - scale.to(gl.int32, bitcast=True)).to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def _multiply(matrices, barriers, sizes, bias_ptr, factors, fp8, half: gl.constexpr, b_is_transposed: gl.constexpr):
+    """Hands over half a tile's sums; in fp8 the inverses of its rows' scales too, and one strip stores the scales."""
+    a_ring, b_ring, handed, inverses = matrices
+    full, empty, ready, free = barriers
+    n_t, n_m, n_n, n_k = sizes
     stages: gl.constexpr = a_ring.shape[0]
-    layout: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 16])
-    columns = gl.program_id(0) % n_n * TILE_COLUMNS + gl.arange(0, TILE_COLUMNS, gl.SliceLayout(0, layout))
+    depth: gl.constexpr = a_ring.shape[2]
+    in_fp8: gl.constexpr = a_ring.dtype == gl.float8e4nv
+    layout: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 256 // a_ring.dtype.primitive_bitwidth]
+    )
+    strip = gl.program_id(0) % n_n
+    columns = strip * TILE_COLUMNS + gl.arange(0, TILE_COLUMNS, gl.SliceLayout(0, layout))
+    half_rows = half * HALF_ROWS + gl.arange(0, HALF_ROWS, gl.SliceLayout(1, layout))
+    if in_fp8:
+        weight_scale = gl.load(factors[1])
+        reach = MARGIN * gl.sqrt(gl.cast(n_k * depth, gl.float32)) * gl.load(factors[2])
+        bias_scale = MARGIN / LARGEST_E4M3 * gl.load(factors[3]) if bias_ptr is not None else 0.0
+        largest = gl.zeros([HALF_ROWS], gl.float32, gl.SliceLayout(1, layout))
     step = 0
     phase = 0
-    for _ in range(gl.program_id(0) // n_n, n_m, gl.num_programs(0) // n_n):
+    for m in range(gl.program_id(0) // n_n, n_m, gl.num_programs(0) // n_n):
+        rows = m * TILE_ROWS + half_rows
+        if in_fp8:
+            row_scale = gl.load(factors[0] + rows, rows < n_t, 0.0)
+        # The bias comes first or last, whichever the registers have room for.
+        starts_with_bias: gl.constexpr = bias_ptr is not None and not in_fp8
         sums = gl.zeros([HALF_ROWS, TILE_COLUMNS], gl.float32, layout)
-        if bias_ptr is not None:
+        if starts_with_bias:
             sums += gl.load(bias_ptr + columns).to(gl.float32)[None, :]
         for k in range(n_k):
             stage = step % stages
@@ -128,24 +156,62 @@ def _multiply(
             b = b_ring.index(stage)
             if b_is_transposed:
                 b = b.permute((1, 0))
-            sums = warpgroup_mma(a, b, sums, use_acc=bias_ptr is not None or k > 0, is_async=True)
+            sums = warpgroup_mma(a, b, sums, use_acc=starts_with_bias or k > 0, is_async=True)
             sums = warpgroup_mma_wait(1, deps=[sums])
             mbarrier.arrive(empty.index((step + stages - 1) % stages), pred=k > 0)
             step += 1
         sums = warpgroup_mma_wait(0, deps=[sums])
         mbarrier.arrive(empty.index((step + stages - 1) % stages))
+        if in_fp8:
+            sums *= (row_scale * weight_scale)[:, None]
+            if bias_ptr is not None:
+                sums += gl.load(bias_ptr + columns).to(gl.float32)[None, :]
         mbarrier.wait(free.index(half), phase ^ 1)
         handed.index(half).store(sums.to(handed.dtype))
+        if in_fp8:
+            scale = _power_of_two(row_scale * reach + bias_scale)
+            inverses.index(half).store(_inverse(scale))
+            gl.store(fp8[1] + rows, scale, (rows < n_t) & (strip == 0))
+            largest = gl.maximum(largest, scale)  # past the last row it is no larger than in it
         fence_async_shared()
         mbarrier.arrive(ready.index(half))
         phase ^= 1
+    if in_fp8 and len(fp8) == 3:
+        gl.atomic_max(fp8[2], gl.max(largest, 0), strip == 0, sem="relaxed")
 
 
 @gluon.jit
-def _activate(handed, ready, free, inner_desc, out_desc, n_m, n_n, by_tanh: gl.constexpr, rows: gl.constexpr):
+def _store(result, places, inside, out_ptr, fp8, inverses):
+    """Stores a part in 16 bits and in fp8, each where it is wanted."""
+    if out_ptr is not None:
+        gl.store(out_ptr + places, result.to(out_ptr.dtype.element_ty), inside)
+    if fp8 is not None:
+        inverse = inverses.load(gl.SliceLayout(1, result.type.layout))
+        gl.store(fp8[0] + places, (result * inverse[:, None]).to(gl.float8e4nv), inside)
+
+
+@gluon.jit
+def _activate(
+    handed,
+    inverses,
+    ready,
+    free,
+    inner_desc,
+    out_ptr,
+    fp8,
+    n_t,
+    n_m,
+    n_n,
+    by_tanh: gl.constexpr,
+    rows: gl.constexpr,
+):
     """Stores the matmul's result, and GELU of what was rounded, as the backward pass reads it."""
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [gl.num_warps(), 1], [1, 0])
     column = gl.program_id(0) % n_n * TILE_COLUMNS
+    columns = column + gl.arange(0, TILE_COLUMNS, gl.SliceLayout(0, layout))
+    part_rows = gl.arange(0, rows, gl.SliceLayout(1, layout))
+    width = n_n * TILE_COLUMNS
+    offsets = part_rows[:, None] * width + columns[None, :]
     phase = 0
     for m in range(gl.program_id(0) // n_n, n_m, gl.num_programs(0) // n_n):
         for half in gl.static_range(2):
@@ -154,83 +220,91 @@ def _activate(handed, ready, free, inner_desc, out_desc, n_m, n_n, by_tanh: gl.c
             block = handed.index(half)
             tma.async_copy_shared_to_global(inner_desc, [row, column], block)
             for i in gl.static_range(HALF_ROWS // rows):
-                part = block.slice(i * rows, rows, dim=0)
-                result = _gelu(part.load(layout).to(gl.float32), by_tanh).to(handed.dtype)
-                if i == 0:
-                    tma.store_wait(0)
-                part.store(result)
-            fence_async_shared()
-            tma.async_copy_shared_to_global(out_desc, [row, column], block)
+                place = row + i * rows
+                result = _gelu(block.slice(i * rows, rows, dim=0).load(layout).to(gl.float32), by_tanh)
+                inside = part_rows[:, None] < n_t - place
+                places = gl.cast(place, gl.int64) * width + offsets
+                _store(result, places, inside, out_ptr, fp8, inverses.index(half).slice(i * rows, rows, dim=0))
             tma.store_wait(0)
             mbarrier.arrive(free.index(half))
         phase ^= 1
 
 
 @gluon.jit
-def _load_inner(desc, arrived, ring, m, n_m, stride, column, i: gl.constexpr):
-    """Part `i` of tile `m`, or of the next tile where it has fewer."""
-    parts: gl.constexpr = TILE_ROWS // ring.shape[1]
-    tile = m + i // parts * stride
-    place = [tile * TILE_ROWS + i % parts * ring.shape[1], column]
-    barrier = arrived.index(i % ring.shape[0])
-    mbarrier.expect(barrier, desc.block_type.nbytes, pred=tile < n_m)
-    tma.async_copy_global_to_shared(desc, place, barrier, ring.index(i % ring.shape[0]), pred=tile < n_m)
-
-
-@gluon.jit
 def _differentiate(
-    handed, ring, ready, free, arrived, inner_desc, out_desc, partial_ptr, n_m, n_n, by_tanh: gl.constexpr
+    handed,
+    inverses,
+    ready,
+    free,
+    inner_ptr,
+    out_ptr,
+    fp8,
+    partial_ptr,
+    n_t,
+    n_m,
+    n_n,
+    by_tanh: gl.constexpr,
+    rows: gl.constexpr,
 ):
-    """Multiplies by GELU's derivative at `inner`, and leaves the sums of columns, a row of them for each warp."""
-    buffers: gl.constexpr = ring.shape[0]
-    rows: gl.constexpr = ring.shape[1]
+    """Multiplies by GELU's derivative at `inner`, and leaves the sums of columns, a row of them for each warp.
+
+    The next part of `inner` is under way while one is worked on. Two would not fit into the registers.
+    """
     parts: gl.constexpr = HALF_ROWS // rows
     warps: gl.constexpr = gl.num_warps()
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [warps, 1], [1, 0])
     column = gl.program_id(0) % n_n * TILE_COLUMNS
+    columns = column + gl.arange(0, TILE_COLUMNS, gl.SliceLayout(0, layout))
+    part_rows = gl.arange(0, rows, gl.SliceLayout(1, layout))
+    width = n_n * TILE_COLUMNS
+    offsets = part_rows[:, None] * width + columns[None, :]
     first = gl.program_id(0) // n_n
     stride = gl.num_programs(0) // n_n
+    n_halves = (n_m - first + stride - 1) // stride * 2
     sums = gl.zeros([warps, TILE_COLUMNS], gl.float32, layout)
-    for i in gl.static_range(buffers):
-        _load_inner(inner_desc, arrived, ring, first, n_m, stride, column, i)
-    phase = 0
-    for m in range(first, n_m, stride):
-        for i in gl.static_range(2 * parts):
-            if i % parts == 0:
-                mbarrier.wait(ready.index(i // parts), phase)
-            mbarrier.wait(arrived.index(i % buffers), i // buffers & 1)
-            part = handed.index(i // parts).slice(i % parts * rows, rows, dim=0)
-            gradient = part.load(layout).to(gl.float32)
-            inner = ring.index(i % buffers).load(layout).to(gl.float32)
-            _load_inner(inner_desc, arrived, ring, m, n_m, stride, column, i + buffers)
-            gradient *= _gelu_slope(inner, by_tanh)
-            part.store(gradient.to(handed.dtype))
+    row = first * TILE_ROWS
+    inside = part_rows[:, None] < n_t - row
+    inner = gl.load(inner_ptr + gl.cast(row, gl.int64) * width + offsets, inside, 0.0)
+    for step in range(n_halves):
+        half = step & 1
+        next_row = (first + (step + 1) // 2 * stride) * TILE_ROWS + (1 - half) * HALF_ROWS
+        mbarrier.wait(ready.index(half), step // 2 & 1)
+        for i in gl.static_range(parts):
+            place = row + i * rows
+            slope = inner.to(gl.float32)
+            next_place = place + rows if i + 1 < parts else next_row
+            next_inside = part_rows[:, None] < n_t - next_place
+            inner = gl.load(inner_ptr + gl.cast(next_place, gl.int64) * width + offsets, next_inside, 0.0)
+            slope = _gelu_slope(slope, by_tanh)
+            gradient = handed.index(half).slice(i * rows, rows, dim=0).load(layout).to(gl.float32) * slope
+            places = gl.cast(place, gl.int64) * width + offsets
+            _store(gradient, places, inside, out_ptr, fp8, inverses.index(half).slice(i * rows, rows, dim=0))
             of_warps = gl.sum(gradient.reshape([rows // warps, warps, TILE_COLUMNS]), 0)
             sums += gl.convert_layout(of_warps, layout, assert_trivial=True)
-            if i % parts == parts - 1:
-                fence_async_shared()
-                row = m * TILE_ROWS + i // parts * HALF_ROWS
-                tma.async_copy_shared_to_global(out_desc, [row, column], handed.index(i // parts))
-                tma.store_wait(0)
-                mbarrier.arrive(free.index(i // parts))
-        phase ^= 1
+            inside = next_inside
+        mbarrier.arrive(free.index(half))
+        row = next_row
     row = first * warps + gl.arange(0, warps, gl.SliceLayout(1, layout))
-    columns = column + gl.arange(0, TILE_COLUMNS, gl.SliceLayout(0, layout))
-    gl.store(partial_ptr + row[:, None] * (n_n * TILE_COLUMNS) + columns[None, :], sums)
+    gl.store(partial_ptr + row[:, None] * width + columns[None, :], sums)
 
 
-@gluon.jit(do_not_specialize=("n_m", "n_n", "n_k"))  # it is compiled once, for any number of tokens
+@gluon.jit(do_not_specialize=("n_t", "n_m", "n_n", "n_k"))  # it is compiled once, for any number of tokens
 def gelu_matmul(
     a_desc,
     b_desc,
     inner_desc,
-    out_desc,
+    inner_ptr,
+    out_ptr,
+    factors,
+    fp8,
     bias_ptr,
     partial_ptr,
+    n_t,
     n_m,
     n_n,
     n_k,
     by_tanh: gl.constexpr,
+    b_is_transposed: gl.constexpr,
     stages: gl.constexpr,
     rows: gl.constexpr,
     warps: gl.constexpr,
@@ -239,12 +313,21 @@ def gelu_matmul(
     loader_registers: gl.constexpr,
     num_warps: gl.constexpr,
 ):
-    """Forward with a bias and B transposed, (N, K); backward with `partial_ptr`, room for sums, and B (K, N)."""
+    """Forward where `partial_ptr` is None, which else is room for sums.
+
+    Args:
+        inner_desc, inner_ptr: what forward stores, and backward reads.
+        out_ptr: for the result in 16 bits, or None.
+        factors: in fp8, the rows' scales, the weight's, its rows' largest norm, and forward the largest of the bias.
+        fp8: in fp8, `Rows.pointers` for the result.
+        b_is_transposed: B is (N, K), not (K, N).
+    """
     is_forward: gl.constexpr = partial_ptr is None
     dtype: gl.constexpr = a_desc.dtype
     a_ring = gl.allocate_shared_memory(dtype, [stages, TILE_ROWS, a_desc.block_shape[1]], a_desc.layout)
     b_ring = gl.allocate_shared_memory(dtype, [stages, b_desc.block_shape[0], b_desc.block_shape[1]], b_desc.layout)
-    handed = gl.allocate_shared_memory(dtype, [2, HALF_ROWS, TILE_COLUMNS], out_desc.layout)
+    handed = gl.allocate_shared_memory(inner_desc.dtype, [2, HALF_ROWS, TILE_COLUMNS], inner_desc.layout)
+    inverses = gl.allocate_shared_memory(gl.float32, [2, HALF_ROWS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     full = gl.allocate_shared_memory(gl.int64, [stages, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [stages, 1], mbarrier.MBarrierLayout())
     ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
@@ -255,23 +338,21 @@ def gelu_matmul(
     for i in gl.static_range(2):
         mbarrier.init(ready.index(i), count=1)
         mbarrier.init(free.index(i), count=1)
-    if not is_forward:
-        ring = gl.allocate_shared_memory(dtype, [2, rows, TILE_COLUMNS], inner_desc.layout)
-        arrived = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-        for i in gl.static_range(2):
-            mbarrier.init(arrived.index(i), count=1)
     fence_async_shared()
+    matrices = (a_ring, b_ring, handed, inverses)
+    barriers = (full, empty, ready, free)
+    sizes = (n_t, n_m, n_n, n_k)
     gl.warp_specialize(
         [
-            (_multiply, (a_ring, b_ring, handed, full, empty, ready, free, bias_ptr, n_m, n_n, n_k, 0, is_forward)),
-            (_multiply, (a_ring, b_ring, handed, full, empty, ready, free, bias_ptr, n_m, n_n, n_k, 1, is_forward)),
-            (_activate, (handed, ready, free, inner_desc, out_desc, n_m, n_n, by_tanh, rows))
+            (_multiply, (matrices, barriers, sizes, bias_ptr, factors, fp8, 0, b_is_transposed)),
+            (_multiply, (matrices, barriers, sizes, bias_ptr, factors, fp8, 1, b_is_transposed)),
+            (_activate, (handed, inverses, ready, free, inner_desc, out_ptr, fp8, n_t, n_m, n_n, by_tanh, rows))
             if is_forward
             else (
                 _differentiate,
-                (handed, ring, ready, free, arrived, inner_desc, out_desc, partial_ptr, n_m, n_n, by_tanh),
+                (handed, inverses, ready, free, inner_ptr, out_ptr, fp8, partial_ptr, n_t, n_m, n_n, by_tanh, rows),
             ),
-            (_load, (a_desc, b_desc, a_ring, b_ring, full, empty, n_m, n_n, n_k, is_forward)),
+            (_load, (a_desc, b_desc, a_ring, b_ring, full, empty, n_m, n_n, n_k, b_is_transposed)),
         ],
         [4, warps, 1],
         [multiplier_registers, epilogue_registers, loader_registers],

@@ -1,6 +1,6 @@
 """A block's matmuls, in the dtype of its activations or in fp8.
 
-A weight is a tuple of tensors, so that autograd can save it: the weight in the compute dtype alone, or the three of
+A weight is a tuple of tensors, so that autograd can save it: the weight in the compute dtype alone, or those of
 `fp8.Weight`. So is what is kept of the inputs. Which of the two it is decides what a matmul runs in. Parameters are
 brought there anew in each forward pass, for all layers at once: a kernel for each would be hundreds of them, many
 smaller than their launch.
@@ -26,6 +26,8 @@ class Prepared(NamedTuple):
     weight: Weight
     bias: Tensor
     """(N,), in the dtype of the activations."""
+    largest_bias: Tensor | None = None
+    """Where the weight is in fp8: the bias's largest absolute value, a number, `fp8.SCALE_ALIGNMENT` times."""
     largest: Tensor | None = None
     """Where weight gradients are in fp8: a zero for the `fp8.Rows.largest` of what a block makes of the result."""
     largest_gradient: Tensor | None = None
@@ -43,6 +45,9 @@ def prepare(
     weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
     parts = [fp8.quantize_weights(weights) if to_fp8 else [(weight,) for weight in _converted(weights, dtype)]]
     parts.append(_converted(biases, dtype))
+    if to_fp8:
+        largest_bias = torch.stack(torch._foreach_norm(parts[1], torch.inf))
+        parts.append(largest_bias[:, None].repeat(1, fp8.SCALE_ALIGNMENT))
     if to_fp8 and fp8_weight_gradients:
         apart = torch.zeros(2 * len(linears), fp8.SCALE_ALIGNMENT, device=weights[0].device)
         largest = apart[:, :1].unbind()
@@ -74,7 +79,7 @@ def linear(inputs: Tensor | None, prepared: Prepared, rows: Rows | None) -> Tens
     weight, bias, *_ = prepared
     if not is_fp8(weight):
         return F.linear(inputs, weight[0], bias)
-    values, _, scale = weight
+    values, _, scale, *_ = weight
     return fp8.matmul(rows, values, scale, bias.dtype, bias)
 
 
@@ -82,7 +87,7 @@ def input_gradient(gradient: Tensor | None, weight: Weight, rows: Rows | None, d
     """gradient (T, N) times weight (N, K): (T, K) in `dtype`; arguments as in `linear`."""
     if not is_fp8(weight):
         return gradient @ weight[0]
-    _, columns, scale = weight
+    _, columns, scale, *_ = weight
     return fp8.matmul(rows, columns, scale, dtype)
 
 

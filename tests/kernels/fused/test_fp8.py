@@ -92,6 +92,8 @@ def test_weights_and_their_transposes(shape):
         assert len(quantized.scale.unique()) == 1
         torch.testing.assert_close(quantized.scale[0] * 448, weight.abs().max())
         assert_within_rounding(quantized.rows.float() * quantized.scale[0], weight, weight.abs().max())
+        torch.testing.assert_close(quantized.row_norm, weight.norm(dim=1).max().expand(4))
+        torch.testing.assert_close(quantized.column_norm, weight.norm(dim=0).max().expand(4))
 
 
 def test_products_are_those_of_the_quantized_factors():

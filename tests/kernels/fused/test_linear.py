@@ -52,11 +52,12 @@ def test_in_16_bits(dtype):
 
 def test_in_fp8_biases_are_not():
     layers = linears(3)
-    for layer, (weight, bias, *_) in zip(layers, prepare(layers, torch.bfloat16, True), strict=True):
+    for layer, (weight, bias, largest_bias, *_) in zip(layers, prepare(layers, torch.bfloat16, True), strict=True):
         assert is_fp8(weight)
         (alone,) = fp8.quantize_weights([layer.weight.detach()])
         assert all(torch.equal(part.float(), other.float()) for part, other in zip(weight, alone, strict=True))
         assert torch.equal(bias, layer.bias.bfloat16())
+        assert largest_bias.tolist() == [bias.abs().max().item()] * 4
 
 
 def test_in_fp32_nothing_is_copied():
