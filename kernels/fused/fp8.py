@@ -5,7 +5,8 @@ value, and a pass that does nothing but that costs what the matmul saves (docs/p
 
 - activations and their gradients have one scale per row, a token's. Kernels that have a whole row in registers anyway
   find it and write the row as e4m3 (`store_rows`); `quantize_rows` is for what comes from elsewhere. A matmul that has
-  a part of a row takes it from a bound, for which weights have norms (gelu_matmul_kernel.py).
+  a part of a row takes it from a bound: the row's norm that goes in, times the largest norm of a weight's row
+  (gelu_matmul_kernel.py).
 - weights have one scale each, and are written twice: fp8 matmuls want both factors along the dimension that is summed
   over, which for the gradient of the input is the other one. Kernels take all weights of a shape at once, by their
   addresses as arguments: a table could go out of date or be missed by a CUDA graph.
@@ -43,6 +44,8 @@ class Rows(NamedTuple):
     values: Tensor
     scale: Tensor
     """Powers of two."""
+    norm: Tensor
+    """(R,) fp32, the rows' norms, where their scales are from their largest values."""
     largest: Tensor | None = None
     """(1,) fp32, the largest of the scales, for `transposed`. Where it is wanted, weight gradients are in fp8 too, and
     nobody reads the matrix in another format."""
@@ -80,8 +83,8 @@ class Weight(NamedTuple):
 
 def empty_rows(n_rows: int, n_columns: int, device: torch.device, largest: Tensor | None = None) -> Rows:
     """Room for a matrix in fp8, for a kernel to fill with `store_rows`; `largest`, if any, is zero."""
-    scale = torch.empty(n_rows, 1, dtype=torch.float32, device=device)
-    return Rows(torch.empty(n_rows, n_columns, dtype=E4M3, device=device), scale, largest)
+    scale, norm = (torch.empty(shape, dtype=torch.float32, device=device) for shape in ((n_rows, 1), n_rows))
+    return Rows(torch.empty(n_rows, n_columns, dtype=E4M3, device=device), scale, norm, largest)
 
 
 def quantize_rows(matrix: Tensor, rows: Rows | None = None) -> Rows:
@@ -132,7 +135,7 @@ def transposed(rows: Rows) -> Tensor:
     result = torch.empty(n_columns, n_padded, dtype=E4M3, device=rows.values.device)
     tuned = settings("transpose", result.device)
     grid = triton.cdiv(n_padded, tuned["block_rows"]), triton.cdiv(n_columns, tuned["block_columns"])
-    _transpose[grid](*rows, result, n_rows, n_padded, n_columns, **tuned)
+    _transpose[grid](rows.values, rows.scale, rows.largest, result, n_rows, n_padded, n_columns, **tuned)
     return result
 
 
@@ -145,7 +148,7 @@ def product_over_rows(left: Rows, right: Rows, out: Tensor | None = None) -> Ten
 
 @triton.jit
 def store_rows(values, fp8, rows, n_rows, places, inside):
-    """Store whole rows as e4m3 with their scales.
+    """Store whole rows as e4m3 with their scales and norms.
 
     Args:
         values: (R, C) fp32, zeros where columns are outside.
@@ -156,12 +159,13 @@ def store_rows(values, fp8, rows, n_rows, places, inside):
     Returns:
         the largest of the scales, for `leave_largest`.
     """
-    values_ptr, scale_ptr = fp8[0], fp8[1]
+    values_ptr, scale_ptr, norm_ptr = fp8[0], fp8[1], fp8[2]
     scale = _scale(tl.max(tl.abs(values), 1))
     # 8 values per thread, as bf16 beside has them. For 16 the compiler would compute all values once more.
     pointers = tl.multiple_of(values_ptr + places, (1, 8))
     tl.store(pointers, (values * _inverse(scale)[:, None]).to(tl.float8e4nv), inside)
     tl.store(scale_ptr + rows, scale, rows < n_rows)
+    tl.store(norm_ptr + rows, tl.sqrt(tl.sum(values * values, 1)), rows < n_rows)
     return tl.max(tl.where(rows < n_rows, scale, 0.0), 0)
 
 
@@ -171,8 +175,8 @@ def leave_largest(scale, fp8):
 
     Whoever comes last, the largest is the largest: the one atomic operation that gives the same bits every time.
     """
-    if len(fp8) == 3:
-        tl.atomic_max(fp8[2], scale, sem="relaxed")
+    if len(fp8) == 4:
+        tl.atomic_max(fp8[3], scale, sem="relaxed")
 
 
 @triton.jit

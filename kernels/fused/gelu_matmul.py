@@ -72,7 +72,7 @@ def gelu_linear(
     if is_fp8(weight):
         quantized = fp8.Weight(*weight)
         left, right = inputs_rows.values, quantized.rows
-        factors = inputs_rows.scale, quantized.scale, quantized.row_norm, first.largest_bias
+        factors = inputs_rows.scale, inputs_rows.norm, quantized.scale, quantized.row_norm, first.largest_bias
     inner_TI = bias_I.new_empty(n_tokens, len(bias_I))
     outputs_TI = _beside(rows, inner_TI)
     _launch(left, right, inner_TI, outputs_TI, factors, rows, tanh, bias=bias_I)
@@ -98,7 +98,7 @@ def gelu_input_gradient(
     if is_fp8(last):
         quantized = fp8.Weight(*last)
         left, right = gradient_rows.values, quantized.columns
-        factors = gradient_rows.scale, quantized.scale, quantized.column_norm
+        factors = gradient_rows.scale, gradient_rows.norm, quantized.scale, quantized.column_norm
     result_TI = _beside(rows, inner_TI)
     n_rows = _thread_blocks_per_strip(inner_TI) * WARPS
     partial = torch.empty(n_rows, inner_TI.shape[1], dtype=torch.float32, device=inner_TI.device)

@@ -7,9 +7,9 @@ row, and reads zeros there. The epilogue stores what it computes from its regist
 would take longer than the arithmetic does.
 
 In fp8, no thread block has a whole row of the result, so its scale is not from its largest value but from a bound that
-is known before: no element exceeds sqrt(K) times the largest of the factor's row, which its scale tells, times the
-largest norm of a row of the weight. The bound is some 300 times the result's standard deviation, which so lies between
-1 and 2, where e4m3, precise from 2^-6 to 448, has room on both sides.
+is known before: no element exceeds the norm of the row that goes in times the largest norm of a row of the weight. That
+is some 50 times the result's standard deviation, so three binades of e4m3's 17 stay empty. Scales are powers of two:
+above 2^-6 of its unit, a thousandth of the deviation, e4m3 rounds to the same numbers whatever the scale.
 
 GELU is x Phi(x) with Phi(x) = 1 / (1 + 2^-(x p(x^2))): one exponential and one reciprocal, for the gradient too. In the
 tanh form p is a line. In the exact form it is a minimax fit, with which GELU is off by 3e-6 at most and its gradient by
@@ -43,7 +43,7 @@ FIT_3 = gl.constexpr(8.823811567e-5)
 FIT_4 = gl.constexpr(-3.228987116e-6)  # negative, so that the exponent of a large x stays on the right side
 LARGEST_E4M3 = gl.constexpr(448.0)
 SMALLEST_SCALE = gl.constexpr(2.0**-100)
-MARGIN = gl.constexpr(1.21)  # GELU's largest slope, 1.13, and what a weight's rounding to e4m3 may add, a sixteenth
+MARGIN = gl.constexpr(1.28)  # GELU's largest slope, 1.13, and what rounding to e4m3 may add to both factors' norms
 HALF_LOG2_E = gl.constexpr(0.7213475204444817)
 LOG2_DENSITY_AT_0 = gl.constexpr(-1.3257480647361593)
 
@@ -125,7 +125,6 @@ def _multiply(matrices, barriers, sizes, bias_ptr, factors, fp8, half: gl.conste
     full, empty, ready, free = barriers
     n_t, n_m, n_n, n_k = sizes
     stages: gl.constexpr = a_ring.shape[0]
-    depth: gl.constexpr = a_ring.shape[2]
     in_fp8: gl.constexpr = a_ring.dtype == gl.float8e4nv
     layout: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 256 // a_ring.dtype.primitive_bitwidth]
@@ -134,9 +133,9 @@ def _multiply(matrices, barriers, sizes, bias_ptr, factors, fp8, half: gl.conste
     columns = strip * TILE_COLUMNS + gl.arange(0, TILE_COLUMNS, gl.SliceLayout(0, layout))
     half_rows = half * HALF_ROWS + gl.arange(0, HALF_ROWS, gl.SliceLayout(1, layout))
     if in_fp8:
-        weight_scale = gl.load(factors[1])
-        reach = MARGIN * gl.sqrt(gl.cast(n_k * depth, gl.float32)) * gl.load(factors[2])
-        bias_scale = MARGIN / LARGEST_E4M3 * gl.load(factors[3]) if bias_ptr is not None else 0.0
+        weight_scale = gl.load(factors[2])
+        reach = MARGIN / LARGEST_E4M3 * gl.load(factors[3])
+        bias_scale = MARGIN / LARGEST_E4M3 * gl.load(factors[4]) if bias_ptr is not None else 0.0
         largest = gl.zeros([HALF_ROWS], gl.float32, gl.SliceLayout(1, layout))
     step = 0
     phase = 0
@@ -144,6 +143,7 @@ def _multiply(matrices, barriers, sizes, bias_ptr, factors, fp8, half: gl.conste
         rows = m * TILE_ROWS + half_rows
         if in_fp8:
             row_scale = gl.load(factors[0] + rows, rows < n_t, 0.0)
+            row_norm = gl.load(factors[1] + rows, rows < n_t, 0.0)
         # The bias comes first or last, whichever the registers have room for.
         starts_with_bias: gl.constexpr = bias_ptr is not None and not in_fp8
         sums = gl.zeros([HALF_ROWS, TILE_COLUMNS], gl.float32, layout)
@@ -169,15 +169,15 @@ def _multiply(matrices, barriers, sizes, bias_ptr, factors, fp8, half: gl.conste
         mbarrier.wait(free.index(half), phase ^ 1)
         handed.index(half).store(sums.to(handed.dtype))
         if in_fp8:
-            scale = _power_of_two(row_scale * reach + bias_scale)
+            scale = _power_of_two(row_norm * reach + bias_scale)
             inverses.index(half).store(_inverse(scale))
             gl.store(fp8[1] + rows, scale, (rows < n_t) & (strip == 0))
             largest = gl.maximum(largest, scale)  # past the last row it is no larger than in it
         fence_async_shared()
         mbarrier.arrive(ready.index(half))
         phase ^= 1
-    if in_fp8 and len(fp8) == 3:
-        gl.atomic_max(fp8[2], gl.max(largest, 0), strip == 0, sem="relaxed")
+    if in_fp8 and len(fp8) == 4:
+        gl.atomic_max(fp8[3], gl.max(largest, 0), strip == 0, sem="relaxed")
 
 
 @gluon.jit
@@ -318,7 +318,8 @@ def gelu_matmul(
     Args:
         inner_desc, inner_ptr: what forward stores, and backward reads.
         out_ptr: for the result in 16 bits, or None.
-        factors: in fp8, the rows' scales, the weight's, its rows' largest norm, and forward the largest of the bias.
+        factors: in fp8, the rows' scales and norms, the weight's scale and its rows' largest norm, and forward the
+            largest of the bias.
         fp8: in fp8, `Rows.pointers` for the result.
         b_is_transposed: B is (N, K), not (K, N).
     """

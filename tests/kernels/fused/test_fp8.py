@@ -42,6 +42,7 @@ def test_rows(n_rows, n_columns, exponent):
         [2.0**exponent] for exponent in exponents
     ]  # the smallest power of two in whose range the row is
     assert_within_rounding(rows.values.float() * rows.scale, matrix, 2 * largest)
+    torch.testing.assert_close(rows.norm, matrix.norm(dim=1))
 
 
 def with_largest(matrix: torch.Tensor) -> Rows:

@@ -113,7 +113,7 @@ def assert_quantized(rows, expected, bound):
     assert (expected.abs().amax(1) <= bound).all()
     errors = (exact(rows) - expected).abs()
     assert (errors <= 0.07 * expected.abs() + 2.0**-10 * rows.scale + 2e-2).all()  # 2^-4, 16 bits, and 14 of sums
-    assert errors.norm() < 0.04 * expected.norm()
+    assert errors.norm() < 0.03 * expected.norm()  # 0.026 with any scale that loses nothing
     assert rows.largest is None or rows.largest == rows.scale.max()
 
 
@@ -124,6 +124,7 @@ def assert_quantized(rows, expected, bound):
 def test_in_fp8(shape, alone, tanh):
     inputs, weight, bias, gradient = made(*shape)
     n_tokens, hidden_size, inner_size = shape
+    inputs[:, 3] *= 20  # as some hidden units of trained models are
     inputs[0] = 0  # a row of zeros, whose result is the bias
     layer = torch.nn.Linear(hidden_size, inner_size, device=DEVICE)
     layer.weight.data, layer.bias.data = weight.float(), bias.float()
@@ -132,14 +133,14 @@ def test_in_fp8(shape, alone, tanh):
     inner, outputs = gelu_linear(None, first, inputs_rows, rows, tanh)
     quantized = fp8.Weight(*first.weight)
     expected_inner = exact(inputs_rows) @ (quantized.rows.double() * quantized.scale[0]).T + bias
-    torch.testing.assert_close(inner.double(), expected_inner, atol=2e-2, rtol=2**-8)  # sums have some 14 bits
+    torch.testing.assert_close(inner.double(), expected_inner, atol=3e-2, rtol=2**-8)  # sums have some 14 bits
     leaf = inner.double().requires_grad_()
     expected = F.gelu(leaf, approximate="tanh" if tanh else "none")
     assert (outputs is None) == alone
     if not alone:
         torch.testing.assert_close(outputs.double(), expected.detach(), atol=2e-5, rtol=2**-8 + 5e-4)
-    reach = 1.21 * hidden_size**0.5 * weight.double().norm(dim=1).max()
-    bound = 448 * reach * inputs_rows.scale[:, 0] + 1.21 * bias.double().abs().max()
+    reach = 1.28 * weight.double().norm(dim=1).max()
+    bound = reach * inputs.double().norm(dim=1) + 1.28 * bias.double().abs().max()
     assert_quantized(rows, expected.detach(), bound)
 
     (last,) = fp8.quantize_weights([weight.T.float().contiguous()])
@@ -149,7 +150,7 @@ def test_in_fp8(shape, alone, tanh):
     assert (result is None) == alone
     if not alone:
         torch.testing.assert_close(result.double(), leaf.grad, atol=2e-2, rtol=2.5 * 2**-8)
-    assert_quantized(rows, leaf.grad, 448 * reach * gradient_rows.scale[:, 0].double())
+    assert_quantized(rows, leaf.grad, reach * gradient.double().norm(dim=1))
     spread = leaf.grad.square().sum(0).sqrt()
     assert ((sums.double() - leaf.grad.sum(0)).abs() <= 2e-2 * spread + 2e-2).all()
     again = room(n_tokens, inner_size, alone)
