@@ -7,11 +7,11 @@ r"""What averaging gradients over the ranks adds to a training step, way by way.
       --max_seq_length 384 --cuda_graphs
 
 `alone`: each rank by itself. `unsent`: gradients lie in buckets, and are not averaged. `beside`: buckets are averaged
-during the backward pass, by NCCL, on a CPU by gloo; `after`: all gradients at once after it. Each way has a model of
-its own, on a GPU in bf16 or with --fp8 in fp8, with Triton's kernels and LAMB. With --reduce_dtype bf16, GPUs also make
-gradients in bf16 in all ways but `alone`. Steps are taken in windows, of one way after the other, since a card that
-warms up slows down. The slowest rank's step counts, and `added` compares it with the slowest alone. `averages` is the
-time of a reduction alone.
+during the backward pass, by NCCL, on a CPU by gloo; `after`: all gradients at once after it; `engines`: as `beside`, by
+copy engines. Each way has a model of its own, on a GPU in bf16 or with --fp8 in fp8, with Triton's kernels and LAMB.
+With --reduce_dtype bf16, GPUs also make gradients in bf16 in all ways but `alone`. Steps are taken in windows, of one
+way after the other, since a card that warms up slows down. The slowest rank's step counts, and `added` compares it with
+the slowest alone. `averages` is the time of a reduction alone.
 """
 
 import argparse
@@ -38,13 +38,14 @@ from models.config import BERT_CONFIGS, BertConfig, Execution
 from tasks.pretraining.synthetic import synthetic_batch
 from training.config.precision import precision_problem
 from training.distributed.bucket_reduction import BucketReduction
+from training.distributed.copy_engines import CopyEngines, work_between
 from training.distributed.data_parallel import REDUCE_DTYPES, average
 from training.distributed.world import World, connected, read_world
 from training.environment.allocator import use_expandable_segments
 from training.metrics.measured_peak import mean_seconds
 
 WARM_UP_STEPS = 3
-WAYS = ("alone", "unsent", "beside", "after")
+WAYS = ("alone", "unsent", "beside", "after", "engines")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,7 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = parser_of(__doc__)
     parser.add_argument("--bert_model", choices=BERT_CONFIGS, default="tiny", help="its shape")
     parser.add_argument("--task", choices=MODELS, default="pretraining", help="its heads")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of averaging gradients")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="of averaging (default: those that work here)")
     parser.add_argument("--reduce_dtype", choices=REDUCE_DTYPES, default="fp32", help="to average gradients in")
     parser.add_argument("--bucket_mib", type=int, default=64, help="MiB in a bucket")
     parser.add_argument("--batch_size", type=int, default=4, help="sequences per rank and step")
@@ -68,15 +69,34 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return args
 
 
-def maker_of(way: str, reduce_dtype: str, bucket_bytes: int) -> Callable[[list[Tensor]], BucketReduction] | None:
+def maker_of(
+    way: str, args: argparse.Namespace, world: World, device: torch.device
+) -> Callable[[list[Tensor]], BucketReduction] | None:
     """What makes a way's reduction of parameters; None: there is none."""
     if way == "alone":
         return None
-    by = (lambda bucket: None) if way == "unsent" else functools.partial(average, reduce_dtype=reduce_dtype)
-    dtype = torch.bfloat16 if reduce_dtype == "bf16" and torch.cuda.is_available() else torch.float32
-    return functools.partial(
-        BucketReduction, average=by, overlaps=way == "beside", bucket_bytes=bucket_bytes, dtype=dtype
-    )
+    options = {"average": functools.partial(average, reduce_dtype=args.reduce_dtype)}
+    if way == "unsent":
+        options = {"average": lambda bucket: None}
+    elif way == "engines":
+        engines = CopyEngines(world, device)
+        options = {"average": engines.average, "allocate": engines.allocate}
+    dtype = torch.bfloat16 if args.reduce_dtype == "bf16" and device.type == "cuda" else torch.float32
+    options |= {"overlaps": way in ("beside", "engines"), "bucket_bytes": args.bucket_mib * 2**20, "dtype": dtype}
+    return functools.partial(BucketReduction, **options)
+
+
+def ways_here(args: argparse.Namespace, world: World, device: torch.device) -> Sequence[str]:
+    """Those that are asked for, or that work; raises a UserError for one that does not."""
+    engines_work = device.type == "cuda" and args.reduce_dtype != "fp16" and work_between(world, device)
+    if engines_work:
+        return args.ways or WAYS
+    if args.ways and "engines" in args.ways:
+        raise UserError(
+            "copy engines average in fp32 and bf16, between GPUs of one host that reach each other's memory",
+            "leave engines out of --ways",
+        )
+    return args.ways or [way for way in WAYS if way != "engines"]
 
 
 def seconds_of(function: Callable[[], None], calls: int, world: World, device: torch.device) -> float:
@@ -95,9 +115,9 @@ def measure(args: argparse.Namespace, world: World, device: torch.device) -> lis
     batch = synthetic_batch(*shape, config.vocab_size, seed=world.rank).to(device)
     work = Workload(args.task, config, batch)
     windows, averages = {}, {}
-    for way in args.ways:
+    for way in ways_here(args, world, device):
         torch.manual_seed(0)
-        make = maker_of(way, args.reduce_dtype, args.bucket_mib * 2**20)
+        make = maker_of(way, args, world, device)
         step, reduction = our_step(execution, "lamb", work, args.cuda_graphs, make)
         for _ in range(WARM_UP_STEPS):
             step()

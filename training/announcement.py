@@ -54,8 +54,7 @@ def announce(run: TrainingRun, logger: MetricsLogger) -> None:
     devices = f"{settings.device.type} x {run.world.size}" if run.world.size > 1 else settings.device.type
     fast_paths = "Triton's kernels | " if settings.runtime.kernels == "triton" else ""
     fast_paths += "CUDA graphs | " if settings.runtime.cuda_graphs else ""
-    if run.overlaps_reduction is not None:
-        fast_paths += f"gradients averaged {'beside' if run.overlaps_reduction else 'after'} backward | "
+    fast_paths += f"gradients averaged {run.way_to_average.value} | " if run.way_to_average else ""
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     devices += f" | {settings.precision.name} | {fast_paths}{millions:.1f} M parameters"
     for line in (*task.announce(devices, start), *(_training_lines(run) if settings.trains else ())):

@@ -18,9 +18,10 @@ from optimization import WarmupSchedule, build_optimizer, clips_itself, paramete
 from training.checkpointing.writer import CheckpointWriter, to_host
 from training.config.settings import Settings
 from training.cuda_graphs import GradientGraphs
+from training.distributed.averaging import Way, way_to_average
 from training.distributed.bucket_reduction import BucketReduction
-from training.distributed.data_parallel import average, send_weights
-from training.distributed.nvlink import averages_beside_backward
+from training.distributed.copy_engines import CopyEngines
+from training.distributed.data_parallel import REDUCE_DTYPES, average, send_weights
 from training.distributed.sharded_optimizer import ShardedOptimizer
 from training.distributed.stop_signal import StopSignal
 from training.distributed.world import World
@@ -84,8 +85,8 @@ class TrainingRun:
         self.scores: dict[str, float] = {}
         """Of the weights after `scored_step` steps, by the last evaluation of this process."""
         self.scored_step: int | None = None
-        self.overlaps_reduction: bool | None = None
-        """Of gradients with the backward pass; None on one rank."""
+        self.way_to_average: Way | None = None
+        """Of gradients over the ranks; None on one."""
         self._seconds_before = 0.0  # of training, up to the checkpoint that is resumed
         self._clock_start = time.perf_counter()
         if resumed is not None:
@@ -99,16 +100,22 @@ class TrainingRun:
         parameters, reduction = list(self.model.parameters()), None
         if self.world.size > 1:
             send_weights(self.model)
-            flags = self.settings.distribution
-            asked, device = flags.overlap_reduction, self.settings.device
-            self.overlaps_reduction = averages_beside_backward(asked, self.world, device)
-            average_in = functools.partial(average, reduce_dtype=flags.reduced_in)
-            begin, overlaps = self.step_times.begin_reduction, self.overlaps_reduction
-            dtype = self._dtype_of_buckets()
-            reduction = BucketReduction(parameters, average_in, begin, overlaps=overlaps, dtype=dtype)
+            reduction = self._make_reduction(parameters)
             self.training_step.backward = reduction.backward
         if self.settings.runtime.cuda_graphs:
             self.training_step.graphs = GradientGraphs(self.losses, parameters, reduction)
+
+    def _make_reduction(self, parameters: list[Tensor]) -> BucketReduction:
+        flags, device, dtype = self.settings.distribution, self.settings.device, self._dtype_of_buckets()
+        is_sent_as_is = REDUCE_DTYPES[flags.reduced_in] == dtype
+        self.way_to_average = way_to_average(flags.overlap_reduction, self.world, device, is_sent_as_is)
+        average_in, options = functools.partial(average, reduce_dtype=flags.reduced_in), {}
+        if self.way_to_average is Way.COPY_ENGINES:
+            engines = CopyEngines(self.world, device)
+            average_in, options = engines.average, {"allocate": engines.allocate}
+        overlaps = self.way_to_average is not Way.AFTER
+        begin = self.step_times.begin_reduction
+        return BucketReduction(parameters, average_in, begin, overlaps=overlaps, dtype=dtype, **options)
 
     def _dtype_of_buckets(self) -> torch.dtype:
         """bf16 where gradients are sent so, the step adds none to them, and the optimizer reads them; else fp32."""

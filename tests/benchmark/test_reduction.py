@@ -7,6 +7,7 @@ from torch import nn
 
 from benchmark import reduction
 from common.errors import UserError
+from training.distributed.world import World
 
 FLAGS = [
     "--batch_size",
@@ -32,7 +33,7 @@ def test_each_way_has_a_row():
     first, second = (outcome.output for outcome in outcomes)
     assert "|" not in second
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines() if line.startswith("|")][2:]
-    assert [row[0] for row in rows] == list(reduction.WAYS)
+    assert [row[0] for row in rows] == ["alone", "unsent", "beside", "after"]  # CPUs have no copy engines
     assert rows[0][2:] == ["0.00", "0.00", "100.0%"]
     assert all(float(row[1]) > 0 for row in rows)
     assert all((float(row[3]) > 0) == (row[0] != "alone") for row in rows)
@@ -41,8 +42,15 @@ def test_each_way_has_a_row():
 def test_gradients_are_averaged_in_the_given_dtype(monkeypatch):
     given = []
     monkeypatch.setattr(reduction, "average", lambda bucket, reduce_dtype: given.append(reduce_dtype))
-    reduction.maker_of("beside", "bf16", 2**20)([nn.Parameter(torch.ones(3))]).reduce()
+    args = reduction.parse_arguments(["--reduce_dtype", "bf16"])
+    reduction.maker_of("beside", args, World(size=2), torch.device("cpu"))([nn.Parameter(torch.ones(3))]).reduce()
     assert given == ["bf16"]
+
+
+def test_copy_engines_are_refused_where_they_do_not_work():
+    args = reduction.parse_arguments(["--ways", "alone", "engines"])
+    with pytest.raises(UserError, match="leave engines out of --ways"):
+        reduction.ways_here(args, World(size=2), torch.device("cpu"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs")

@@ -35,6 +35,7 @@ class BucketReduction:
         overlaps: average each bucket once it is full, while backward goes on; else all of them at once after it.
         bucket_bytes: the most in a bucket, but for a larger parameter's.
         dtype: of the buckets; in 16 bits `fill` must not accumulate, as each sum would be rounded.
+        allocate: returns the memory of all buckets, zeros (n,) of a dtype; by default on the parameters' device.
 
     Attributes:
         gradients: one per parameter, of its shape, in the memory of the buckets.
@@ -49,11 +50,13 @@ class BucketReduction:
         overlaps: bool = True,
         bucket_bytes: int = BUCKET_BYTES,
         dtype: torch.dtype = torch.float32,
+        allocate: Callable[[int, torch.dtype], Tensor] | None = None,
     ):
         self._parameters, self._average, self._begin = list(parameters), average, begin
         sizes, device = [_padded(parameter.numel()) for parameter in self._parameters], self._parameters[0].device
         self._members = divide(sizes, bucket_bytes // dtype.itemsize)
-        memory = torch.zeros(sum(sizes), dtype=dtype, device=device)  # what lies between gradients is averaged too
+        # Zeros, as what lies between gradients is averaged too.
+        memory = allocate(sum(sizes), dtype) if allocate else torch.zeros(sum(sizes), dtype=dtype, device=device)
         places = [index for members in self._members for index in members]
         parts = dict(zip(places, memory.split([sizes[index] for index in places]), strict=True))
         self.gradients = [
@@ -183,15 +186,18 @@ class _NoStream:
 
 
 def divide(sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Indices of items, from the last to the first, in runs of at most `most` together, or of one that is larger."""
+    """Indices of items, from the last to the first, in runs of at most `most` together, or of one that is larger.
+
+    The run of the last items is the one that may be short. It has more time to be sent than that of the first.
+    """
     runs: list[list[int]] = []
     room = 0
-    for index in reversed(range(len(sizes))):
-        if not runs or sizes[index] > room:
-            runs.append([])
+    for index, size in enumerate(sizes):
+        if not runs or size > room:
+            runs.insert(0, [])
             room = most
-        runs[-1].append(index)
-        room -= sizes[index]
+        runs[0].insert(0, index)
+        room -= size
     return runs
 
 

@@ -152,7 +152,7 @@ def connected(
         f"rank {world.rank} on host {socket.gethostname()} met no other within {3 * startup_timeout:g} seconds: rank 0 "
         "or its launcher is frozen, or cannot be reached any more. See whether its host is alive."
     )
-    with _ending_after(3 * startup_timeout, silent):
+    with ending_after(3 * startup_timeout, silent):
         store = open_store(world.rank, startup_timeout)
         heartbeat.prepare(store, world.rank)
         names = meet(store, world.rank, world.size, gpu_uuid(device), description, startup_timeout)
@@ -172,7 +172,7 @@ def connected(
             raise
     except BaseException as error:
         beats.end(heartbeat.FAILED)
-        with _ending_after(heartbeat_limit, f"{type(error).__name__}: {error}"):
+        with ending_after(heartbeat_limit, f"{type(error).__name__}: {error}"):
             if dist.is_initialized() and device.type == "cuda":
                 # Destroying would wait for the collective that the lost rank has left.
                 dist.distributed_c10d._abort_process_group()
@@ -194,7 +194,7 @@ def _join(store: Store, world: World, device: torch.device, own_name: str, secon
         "interface to use)."
     )
     try:
-        with _ending_after(seconds, sentence):
+        with ending_after(seconds, sentence):
             dist.init_process_group(
                 "nccl" if is_gpu else "gloo",
                 store=PrefixStore("groups", store),
@@ -215,7 +215,7 @@ def _join(store: Store, world: World, device: torch.device, own_name: str, secon
 
 
 @contextlib.contextmanager
-def _ending_after(seconds: float, sentence: str) -> Iterator[None]:
+def ending_after(seconds: float, sentence: str) -> Iterator[None]:
     """Print the sentence and end the process with status 1 where the block, in which torch may hang, takes longer."""
     timer = threading.Timer(seconds, heartbeat.end_process, [sentence])
     timer.daemon = True

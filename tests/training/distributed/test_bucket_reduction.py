@@ -25,8 +25,8 @@ def test_runs_go_from_the_last_to_the_first_and_none_is_too_large_or_could_be_lo
     assert [index for run in runs for index in run] == list(reversed(range(len(sizes))))
     totals = [sum(sizes[index] for index in run) for run in runs]
     assert all(total <= most or len(run) == 1 for run, total in zip(runs, totals, strict=True))
-    for total, following in zip(totals, runs[1:], strict=False):
-        assert total + sizes[following[0]] > most
+    for run, total in zip(runs, totals[1:], strict=False):
+        assert sizes[run[-1]] + total > most
 
 
 @given(

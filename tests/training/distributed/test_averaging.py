@@ -1,12 +1,12 @@
-"""When gradients are averaged, and who is joined by NVLink, by a driver that is made up."""
+"""When gradients are averaged and by what, and who is joined by NVLink, by a driver that is made up."""
 
 import types
 
 import pytest
 import torch
 
-from training.distributed import nvlink
-from training.distributed.nvlink import averages_beside_backward, joined_by_nvlink
+from training.distributed import averaging
+from training.distributed.averaging import Way, joined_by_nvlink, way_to_average
 from training.distributed.world import World
 
 GPU = torch.device("cuda", 0)
@@ -47,7 +47,7 @@ def driver(joined, known):
 
 @pytest.fixture(autouse=True)
 def own_gpu(monkeypatch):
-    monkeypatch.setattr(nvlink, "gpu_uuid", {GPU: "GPU-a"}.get)
+    monkeypatch.setattr(averaging, "gpu_uuid", {GPU: "GPU-a"}.get)
 
 
 ALL = ["GPU-a", "GPU-b", "GPU-c"]
@@ -72,16 +72,20 @@ def test_a_driver_that_fails_has_none():
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "joined", "beside"),
+    ("asked", "device", "joined", "dtypes_agree", "engines_work", "expected"),
     [
-        (None, "cuda", True, False),
-        (None, "cuda", False, True),
-        (True, "cuda", True, True),
-        (False, "cuda", False, False),
-        (None, "cpu", False, False),
-        (True, "cpu", False, False),
+        (None, "cuda", True, True, True, Way.COPY_ENGINES),
+        (True, "cuda", True, True, True, Way.COPY_ENGINES),
+        (None, "cuda", True, False, True, Way.AFTER),
+        (None, "cuda", True, True, False, Way.AFTER),
+        (True, "cuda", True, True, False, Way.BESIDE),
+        (None, "cuda", False, True, True, Way.BESIDE),
+        (False, "cuda", False, True, True, Way.AFTER),
+        (None, "cpu", True, True, True, Way.AFTER),
+        (True, "cpu", True, True, True, Way.AFTER),
     ],
 )
-def test_gradients_are_averaged_beside_backward(monkeypatch, asked, device, joined, beside):
-    monkeypatch.setattr(nvlink, "joined_by_nvlink", lambda world, device: joined)
-    assert averages_beside_backward(asked, World(size=2), torch.device(device)) is beside
+def test_gradients_are_averaged(monkeypatch, asked, device, joined, dtypes_agree, engines_work, expected):
+    monkeypatch.setattr(averaging, "joined_by_nvlink", lambda world, device: joined)
+    monkeypatch.setattr(averaging, "work_between", lambda world, device: engines_work)
+    assert way_to_average(asked, World(size=2), torch.device(device), dtypes_agree) is expected

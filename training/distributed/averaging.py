@@ -1,28 +1,43 @@
-"""When a run's gradients are averaged: by default, NVLink between the GPUs decides it.
+"""When gradients are averaged over the ranks, and by what: by default, NVLink between the GPUs decides it.
 
 Source: NVIDIA Management Library (NVML), https://docs.nvidia.com/deploy/nvml-api/, through nvidia-ml-py.
 """
 
+import enum
 import importlib
 from typing import Any
 
 import torch
 
+from training.distributed.copy_engines import work_between
 from training.distributed.world import World
 from training.environment.gpu_uuid import gpu_uuid
 
 
-def averages_beside_backward(asked: bool | None, world: World, device: torch.device) -> bool:
-    """Whether gradients are averaged during the backward pass, not after it; the same answer on all ranks.
+class Way(enum.Enum):
+    """When gradients are averaged, and by what, as a run announces it."""
 
-    Never on a CPU, where a call that averages returns when it is done.
+    AFTER = "after backward"
+    BESIDE = "beside backward"
+    COPY_ENGINES = "beside backward by copy engines"
+
+
+def way_to_average(asked: bool | None, world: World, device: torch.device, dtypes_agree: bool) -> Way:
+    """How a run's gradients are averaged; the same answer on all ranks, which ask together.
+
+    On a CPU always after backward, as a call that averages returns when it is done.
 
     Args:
-        asked: what the command line says; None: beside, unless NVLink joins all GPUs.
+        asked: whether beside backward, as the command line says; None: unless that costs more than it hides.
+        dtypes_agree: gradients are sent in the dtype of the buckets.
     """
-    if device.type != "cuda":
-        return False
-    return not joined_by_nvlink(world, device) if asked is None else asked
+    if device.type != "cuda" or asked is False:
+        return Way.AFTER
+    if not joined_by_nvlink(world, device):
+        return Way.BESIDE
+    if dtypes_agree and work_between(world, device):
+        return Way.COPY_ENGINES
+    return Way.BESIDE if asked else Way.AFTER
 
 
 def joined_by_nvlink(world: World, device: torch.device, nvml: Any = None) -> bool:
