@@ -1,8 +1,8 @@
 """Gradients averaged over the ranks, after the backward pass or beside it, be it recorded as a CUDA graph or not.
 
-Over NVLink the average of all gradients at once takes milliseconds. Beside backward it costs more than that: NCCL's
+Over NVLink the average of all gradients at once takes milliseconds. Beside backward NCCL's costs more than that: its
 kernels hold multiprocessors, and matmuls that count on all of them wait for the last (docs/performance-log.md, section
-21). Over slower links it takes long, and hides behind backward in buckets.
+21). Copy engines hold none (copy_engines.py). Over slower links an average takes long, and hides behind backward.
 
 Fused layers' matmuls write a weight's gradient into its bucket (kernels/fused/linear.py), and all other gradients are
 copied there. For averages beside it, backward marks each full bucket with an event. Once backward is queued, the host

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from distributed_runs import finish, run_forked, train
 from graph_recorder import Recorder
 from pretraining_runs import assert_equal_checkpoints, command, curve, make_inputs, summary, write_config
@@ -19,6 +20,8 @@ import training.cuda_graphs as cuda_graphs
 from run_pretraining import main
 from tasks import execution
 from training import run
+from training.distributed.averaging import Way
+from training.distributed.copy_engines import CopyEngines
 from training.step import TrainingStep
 
 STEPS = 8
@@ -202,6 +205,40 @@ def test_graphs_give_the_same_curve(folder, on_ranks, size, rounded):
     assert all(re.search(r"^replayed: [1-9]", outcome.output, re.MULTILINE) for outcome in outcomes)
     assert {"forward_backward", "reduction"} <= summary(output)["part_seconds"].keys()
     assert_same_curve(output, on_ranks(size if rounded else 1, optimizer="lamb", **rounded), rel=1e-5)
+
+
+class InFiles(CopyEngines):
+    """Memory that all ranks reach, on a CPU: each rank's is a file. A rank waits for the others itself."""
+
+    folder = Path()
+
+    def _shared(self, n_elements, dtype):
+        def mapped(rank):
+            name = str(self.folder / f"{dtype} of {rank}")
+            return torch.from_file(name, shared=True, size=n_elements, dtype=dtype)
+
+        mapped(dist.get_rank()).zero_()
+        dist.barrier()
+        return [mapped(rank) for rank in range(dist.get_world_size())]
+
+    def _meet(self):
+        dist.barrier()
+
+
+def train_by_copy_engines(arguments, folder):
+    InFiles.folder = Path(folder)
+    run.CopyEngines, run.way_to_average = InFiles, lambda *values: Way.COPY_ENGINES
+    train(arguments)
+
+
+@pytest.mark.parametrize(("size", "changes"), [(2, {}), (4, {"no-allreduce_post_accumulation": True})])
+def test_copy_engines_give_the_same_curve(folder, on_ranks, tmp_path, size, changes):
+    """Through memory of theirs in which backward leaves gradients, and beside it as far as a CPU can."""
+    output = folder / f"engines{size}"
+    arguments = flags(folder, output.name, optimizer="lamb", **changes)
+    outcomes = finish(arguments, size, str(tmp_path), function=train_by_copy_engines)
+    assert " | gradients averaged beside backward by copy engines | " in outcomes[0].output
+    assert_same_curve(output, on_ranks(1, optimizer="lamb"), rel=1e-5)
 
 
 @pytest.mark.parametrize(("sizes", "optimizer", "sharded"), [((1, 2, 4), "adamw", True), ((4, 1, 2), "lamb", False)])
