@@ -8,6 +8,7 @@ rank in silence. Whatever goes wrong, the rank and its host are named.
 import contextlib
 import dataclasses
 import datetime
+import faulthandler
 import os
 import re
 import signal
@@ -132,7 +133,8 @@ def connected(
     """Connect the ranks; inside, the yielded world's methods and torch.distributed work. Alone, it does nothing.
 
     Rank 0 is looked for at MASTER_ADDR and MASTER_PORT of the environment. When the block ends without an exception,
-    all ranks leave together; with one (SystemExit too), this rank leaves at once, and the others end soon after.
+    all ranks leave together; with one (SystemExit too), this rank leaves at once, and the others end soon after. This
+    process must then end within `heartbeat_limit`, and is ended if it does not.
 
     Args:
         world: of `read_world`.
@@ -179,6 +181,9 @@ def connected(
             elif dist.is_initialized():
                 dist.destroy_process_group()
         beats.await_others(heartbeat_limit / 3)
+        # By a thread without Python's lock: PyTorch holds it while it frees memory that ranks share, and waits for the
+        # GPU, which may wait for a lost rank.
+        faulthandler.dump_traceback_later(heartbeat_limit, exit=True)
         raise
     dist.destroy_process_group()
     beats.end(heartbeat.FINISHED)  # after the groups, which use the store until their end

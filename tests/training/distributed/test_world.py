@@ -1,5 +1,6 @@
 """Real processes over gloo: they meet, work together, notice what goes wrong with one of them, and leave no trace."""
 
+import ctypes
 import os
 import re
 import signal
@@ -252,6 +253,22 @@ def test_a_killed_rank_ends_the_others_which_name_it(victim, in_collective):
         assert re.search(rf"^error: .*rank {victim} on host \S+ is gone", outcome.output, re.MULTILINE)
         assert outcome.output.count("error: ") == 1
         assert outcome.seconds - outcomes[victim].seconds < 8 * LIMIT  # generous: the machine may be busy
+
+
+def lose_another_and_hold_pythons_lock():
+    try:
+        be_killed(1, in_collective=True)
+    finally:
+        ctypes.PyDLL(None).sleep(60)
+
+
+def test_a_rank_that_lost_another_ends_although_no_thread_of_python_runs():
+    """As where PyTorch frees memory that ranks share, and waits for a GPU that waits for the lost rank."""
+    outcome, killed = run_ranks(lose_another_and_hold_pythons_lock, 2)
+    assert killed.status == -signal.SIGKILL
+    assert outcome.status == 1
+    assert "lose_another_and_hold_pythons_lock" in outcome.output  # its stack
+    assert outcome.seconds - killed.seconds < 30
 
 
 def be_killed_and_then_ended_by_the_launcher():
