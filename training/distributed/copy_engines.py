@@ -8,7 +8,8 @@ moves, and only the averaging takes multiprocessors. Each share is averaged on o
 Ranks meet without a kernel, too: a stream writes a number into the others' memory, and waits for theirs in its own.
 
 Sources: https://docs.pytorch.org/docs/stable/symmetric_memory.html;
-https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEMOP.html, through cuda-bindings, which comes with PyTorch.
+https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEMOP.html, through cuda-bindings, which PyTorch's wheels for
+CUDA 13 require.
 """
 
 import importlib.util
@@ -21,7 +22,7 @@ from torch import Tensor
 from training.distributed.bucket_reduction import ALIGNMENT
 from training.distributed.world import World, ending_after
 
-TRIAL_SECONDS = 60.0  # of what takes one
+TRIAL_SECONDS = 60.0  # where copy engines work, it takes one
 
 
 class CopyEngines:
@@ -89,8 +90,8 @@ def average_in_shares(bucket: Tensor, buffers: Sequence[Tensor], rank: int, meet
         meet: returns, or lets the stream go on, when all ranks have called it.
     """
     meet()
-    n_shares = len(buffers) * ALIGNMENT
-    shares = bucket.split(-(-bucket.numel() // n_shares) * ALIGNMENT)
+    one_block_each = len(buffers) * ALIGNMENT
+    shares = bucket.split(-(-bucket.numel() // one_block_each) * ALIGNMENT)
     if rank < len(shares):  # a short bucket has none for the last ranks
         share = shares[rank]
         here = slice(share.storage_offset(), share.storage_offset() + share.numel())
@@ -139,7 +140,7 @@ def _is_right(world: World, device: torch.device) -> bool:
         memory.copy_(pattern + world.rank)
         engines.average(memory)
         return torch.allclose(memory, pattern + (world.size - 1) / 2)
-    except RuntimeError:  # a driver or a container that does not allow it; NCCL has other ways
+    except Exception:  # a driver, a container or a package may forbid it in any way, and NCCL has others
         return False
 
 

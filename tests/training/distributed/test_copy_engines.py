@@ -74,6 +74,16 @@ def test_they_are_tried_where_each_gpu_reaches_all(monkeypatch, local_size, n_vi
     assert work_between(Ranks(size=2, local_size=local_size), GPU) is expected
 
 
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_where_the_trial_fails_they_do_not_work(monkeypatch, error):
+    def fail(world, device):
+        raise error
+
+    monkeypatch.setattr(copy_engines, "_reaches_all", lambda world, device: True)
+    monkeypatch.setattr(copy_engines, "CopyEngines", fail)
+    assert not work_between(World(), GPU)
+
+
 def average_on_gpus(n_elements, bucket_elements):
     """What each rank checks: averages of random numbers, with pauses of the GPUs between, are those of NCCL."""
     world = read_world(n_gpus=torch.cuda.device_count())
