@@ -106,7 +106,7 @@ class Distribution:
     allreduce_post_accumulation_fp16: bool = flag(False, "NVIDIA's name for --reduce_dtype fp16")
     allreduce_post_accumulation: bool = flag(True, "reduce gradients once per step, not per micro-batch")
     overlap_reduction: bool | None = flag(
-        None, "on GPUs, average gradients beside the backward pass, not after it (default: unless over NVLink by NCCL)"
+        None, "on GPUs, average gradients beside the backward pass, not after it (default: unless NVLink joins all)"
     )
     shard_optimizer: bool = flag(False, "each process keeps the optimizer's moments of its share only (ZeRO 1)")
     startup_timeout: float = flag(120.0, "seconds after which processes that are missing are named", positive=True)

@@ -28,16 +28,16 @@ def way_to_average(asked: bool | None, world: World, device: torch.device, dtype
     On a CPU always after backward, as a call that averages returns when it is done.
 
     Args:
-        asked: whether beside backward, as the command line says; None: unless that costs more than it hides.
+        asked: whether beside backward, as the command line says; None: unless NVLink joins all GPUs.
         dtypes_agree: gradients are sent in the dtype of the buckets.
     """
     if device.type != "cuda" or asked is False:
         return Way.AFTER
     if not joined_by_nvlink(world, device):
         return Way.BESIDE
-    if dtypes_agree and work_between(world, device):
-        return Way.COPY_ENGINES
-    return Way.BESIDE if asked else Way.AFTER
+    if not asked:
+        return Way.AFTER
+    return Way.COPY_ENGINES if dtypes_agree and work_between(world, device) else Way.BESIDE
 
 
 def joined_by_nvlink(world: World, device: torch.device, nvml: Any = None) -> bool:

@@ -111,8 +111,8 @@ def work_between(world: World, device: torch.device) -> bool:
     if not all(world.gather(_reaches_all(world, device))):
         return False
     sentence = (
-        f"rank {world.rank} could not reach the other GPUs' memory within {TRIAL_SECONDS:g} seconds; start with "
-        "--no-overlap_reduction"
+        f"rank {world.rank} could not reach the other GPUs' memory within {TRIAL_SECONDS:g} seconds; start "
+        "without --overlap_reduction"
     )
     with ending_after(TRIAL_SECONDS, sentence):
         return all(world.gather(_is_right(world, device)))
@@ -135,8 +135,8 @@ def _has_bindings() -> bool:
 def _is_right(world: World, device: torch.device) -> bool:
     try:
         engines = CopyEngines(world, device)
-        memory = engines.allocate(1000, torch.float32)
-        pattern = torch.arange(1000, device=device)
+        pattern = torch.arange(world.size * ALIGNMENT, device=device)  # a share for each
+        memory = engines.allocate(len(pattern), torch.float32)
         memory.copy_(pattern + world.rank)
         engines.average(memory)
         return torch.allclose(memory, pattern + (world.size - 1) / 2)

@@ -74,10 +74,9 @@ def test_a_driver_that_fails_has_none():
 @pytest.mark.parametrize(
     ("asked", "device", "joined", "dtypes_agree", "engines_work", "expected"),
     [
-        (None, "cuda", True, True, True, Way.COPY_ENGINES),
+        (None, "cuda", True, True, True, Way.AFTER),
         (True, "cuda", True, True, True, Way.COPY_ENGINES),
-        (None, "cuda", True, False, True, Way.AFTER),
-        (None, "cuda", True, True, False, Way.AFTER),
+        (True, "cuda", True, False, True, Way.BESIDE),
         (True, "cuda", True, True, False, Way.BESIDE),
         (None, "cuda", False, True, True, Way.BESIDE),
         (False, "cuda", False, True, True, Way.AFTER),
