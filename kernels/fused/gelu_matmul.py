@@ -125,16 +125,16 @@ def _launch(
     """Forward with a bias, backward with partial sums; left (T, H), right (I, H), or (H, I) backward in 16 bits."""
     depth = STAGE_BYTES // left.element_size()
     n_strips = inner_TI.shape[1] // TILE_COLUMNS
-    is_transposed = partial is None or factors is not None
+    is_forward, in_fp8 = partial is None, factors is not None
     descriptors = (
         _described(left, TILE_ROWS, depth),
-        _described(right, *((TILE_COLUMNS, depth) if is_transposed else (depth, TILE_COLUMNS))),
+        _described(right, *((TILE_COLUMNS, depth) if is_forward or in_fp8 else (depth, TILE_COLUMNS))),
         _described(inner_TI, TILE_ROWS // 2, TILE_COLUMNS),
     )
     tensors = inner_TI, result_TI, factors, rows and rows.pointers, bias, partial
     n_tiles = triton.cdiv(len(inner_TI), TILE_ROWS), n_strips, left.shape[1] // depth
-    constants = {"by_tanh": tanh, "b_is_transposed": is_transposed, **SETTINGS}
-    constants["rows"] = ROWS_FORWARD if partial is None else ROWS_BACKWARD
+    constants = {"by_tanh": tanh, "is_forward": is_forward, "in_fp8": in_fp8, **SETTINGS}
+    constants["rows"] = ROWS_FORWARD if is_forward else ROWS_BACKWARD
     grid = (n_strips * _thread_blocks_per_strip(inner_TI),)
     gelu_matmul[grid](*descriptors, *tensors, len(inner_TI), *n_tiles, **constants)
 

@@ -119,13 +119,22 @@ def _inverse(scale):
 
 
 @gluon.jit
-def _multiply(matrices, barriers, sizes, bias_ptr, factors, fp8, half: gl.constexpr, b_is_transposed: gl.constexpr):
+def _multiply(
+    matrices,
+    barriers,
+    sizes,
+    bias_ptr,
+    factors,
+    fp8,
+    half: gl.constexpr,
+    b_is_transposed: gl.constexpr,
+    in_fp8: gl.constexpr,
+):
     """Hands over half a tile's sums; in fp8 the inverses of its rows' scales too, and one strip stores the scales."""
     a_ring, b_ring, handed, inverses = matrices
     full, empty, ready, free = barriers
     n_t, n_m, n_n, n_k = sizes
     stages: gl.constexpr = a_ring.shape[0]
-    in_fp8: gl.constexpr = a_ring.dtype == gl.float8e4nv
     layout: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 256 // a_ring.dtype.primitive_bitwidth]
     )
@@ -304,7 +313,8 @@ def gelu_matmul(
     n_n,
     n_k,
     by_tanh: gl.constexpr,
-    b_is_transposed: gl.constexpr,
+    is_forward: gl.constexpr,
+    in_fp8: gl.constexpr,
     stages: gl.constexpr,
     rows: gl.constexpr,
     warps: gl.constexpr,
@@ -313,17 +323,19 @@ def gelu_matmul(
     loader_registers: gl.constexpr,
     num_warps: gl.constexpr,
 ):
-    """Forward where `partial_ptr` is None, which else is room for sums.
+    """A (M, K) times B, with GELU forward, and multiplied by its derivative backward.
 
     Args:
+        b_desc: (N, K), but backward in 16 bits (K, N).
         inner_desc, inner_ptr: what forward stores, and backward reads.
         out_ptr: for the result in 16 bits, or None.
         factors: in fp8, the rows' scales and norms, the weight's scale and its rows' largest norm, and forward the
             largest of the bias.
         fp8: in fp8, `Rows.pointers` for the result.
-        b_is_transposed: B is (N, K), not (K, N).
+        bias_ptr: forward, (N,).
+        partial_ptr: backward, room for sums.
     """
-    is_forward: gl.constexpr = partial_ptr is None
+    b_is_transposed: gl.constexpr = is_forward or in_fp8
     dtype: gl.constexpr = a_desc.dtype
     a_ring = gl.allocate_shared_memory(dtype, [stages, TILE_ROWS, a_desc.block_shape[1]], a_desc.layout)
     b_ring = gl.allocate_shared_memory(dtype, [stages, b_desc.block_shape[0], b_desc.block_shape[1]], b_desc.layout)
@@ -345,8 +357,8 @@ def gelu_matmul(
     sizes = (n_t, n_m, n_n, n_k)
     gl.warp_specialize(
         [
-            (_multiply, (matrices, barriers, sizes, bias_ptr, factors, fp8, 0, b_is_transposed)),
-            (_multiply, (matrices, barriers, sizes, bias_ptr, factors, fp8, 1, b_is_transposed)),
+            (_multiply, (matrices, barriers, sizes, bias_ptr, factors, fp8, 0, b_is_transposed, in_fp8)),
+            (_multiply, (matrices, barriers, sizes, bias_ptr, factors, fp8, 1, b_is_transposed, in_fp8)),
             (_activate, (handed, inverses, ready, free, inner_desc, out_ptr, fp8, n_t, n_m, n_n, by_tanh, rows))
             if is_forward
             else (

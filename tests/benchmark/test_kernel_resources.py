@@ -46,6 +46,14 @@ def test_attention_is_compiled_without_a_gpu_and_has_room(assembler, tmp_path):
     assert "HGMMA" in (tmp_path / "attention_forward_whole_of_128_tokens.sass").read_text()
 
 
+def test_matmuls_with_gelu_have_registers_for_all(assembler):
+    """In both formats, directions and forms; what the multiplying warps spill would lie in their inner loop."""
+    lines = table(run("--kernels", "gelu_matmul"))
+    assert len(lines) == 2 * 2 * 2
+    assert {line["spilled bytes"] for line in lines} == {"0"}
+    assert {line["warps"] for line in lines} == {"20"}
+
+
 def test_thread_blocks_that_stay_fit_at_the_width_of_another_model(assembler):
     """The table of settings says eight, of one warp each."""
     name = "dropout_add_norm_gradients of 64 tokens in fp8 alone, to_fp8, has_second"
@@ -59,11 +67,13 @@ def test_the_kernels_are_those_that_steps_launch(assembler):
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, cwd=ROOT, env=COMPILED, text=True, check=True).stdout
     hopper, ampere = (set(", ".join(names).split(", ")) for names in ast.literal_eval(printed))
-    both = {"dropout_add_norm of 64 tokens", "gelu of 64 tokens", "gelu_gradient of 64 tokens", "adam_pass of adamw"}
-    assert both < ampere < hopper
-    of_fp8 = {"to_fp8", "quantize_rows of 64 tokens in fp8"}
-    assert {*of_fp8, "tanh", "has_second", "lamb_second_pass of lamb"} < hopper
-    assert not of_fp8 & ampere
+    passes = {"gelu of 64 tokens", "gelu_gradient of 64 tokens", "tanh"}
+    both = {"dropout_add_norm of 64 tokens", "has_second", "adam_pass of adamw", "lamb_second_pass of lamb"}
+    assert both | passes < ampere
+    assert ampere - hopper == passes
+    of_hopper = {"to_fp8", "quantize_rows of 64 tokens in fp8", "gelu_matmul of 64 tokens", "by_tanh", "in_fp8"}
+    assert of_hopper < hopper
+    assert not of_hopper & ampere
 
 
 def test_an_unknown_kernel_is_refused_with_the_names_of_the_others(monkeypatch):
