@@ -8,7 +8,7 @@ would take longer than the arithmetic does.
 
 In fp8, no thread block has a whole row of the result, so its scale is not from its largest value but from a bound that
 is known before: no element exceeds the norm of the row that goes in times the largest norm of a row of the weight. That
-is some 50 times the result's standard deviation, so three or four of e4m3's 17 binades stay empty. Scales are powers of
+is some 50 times the result's standard deviation, so four or five of e4m3's 17 binades stay empty. Scales are powers of
 two: from a three-hundredth of the deviation on, e4m3 rounds to the same numbers whatever the scale.
 
 GELU is x Phi(x) with Phi(x) = 1 / (1 + 2^-(x p(x^2))): one exponential and one reciprocal, for the gradient too. In the
