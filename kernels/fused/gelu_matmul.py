@@ -67,13 +67,12 @@ def gelu_linear(
             says, the result is left there alone, and None is returned for it.
     """
     weight, bias_I, *_ = first
-    left, right, n_tokens = inputs_TH, weight[0], len(inputs_TH if inputs_rows is None else inputs_rows.values)
-    factors = None
+    left, right, factors = inputs_TH, weight[0], None
     if is_fp8(weight):
         quantized = fp8.Weight(*weight)
         left, right = inputs_rows.values, quantized.rows
         factors = inputs_rows.scale, inputs_rows.norm, quantized.scale, quantized.row_norm, first.largest_bias
-    inner_TI = bias_I.new_empty(n_tokens, len(bias_I))
+    inner_TI = bias_I.new_empty(len(left), len(bias_I))
     outputs_TI = _beside(rows, inner_TI)
     _launch(left, right, inner_TI, outputs_TI, factors, rows, tanh, bias=bias_I)
     return inner_TI, outputs_TI
