@@ -26,6 +26,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from kernels.fused.fp8 import E4M3_MAX, SMALLEST_SCALE
+
 TILE_ROWS = gl.constexpr(128)
 HALF_ROWS = gl.constexpr(64)  # what a warpgroup multiplies
 TILE_COLUMNS = gl.constexpr(256)
@@ -41,8 +43,6 @@ FIT_1 = gl.constexpr(-0.1052266611)
 FIT_2 = gl.constexpr(3.602746618e-4)
 FIT_3 = gl.constexpr(8.823811567e-5)
 FIT_4 = gl.constexpr(-3.228987116e-6)  # negative, so that the exponent of a large x stays on the right side
-LARGEST_E4M3 = gl.constexpr(448.0)
-SMALLEST_SCALE = gl.constexpr(2.0**-100)
 MARGIN = gl.constexpr(1.28)  # GELU's largest slope, 1.13, and what rounding to e4m3 may add to both factors' norms
 HALF_LOG2_E = gl.constexpr(0.7213475204444817)
 LOG2_DENSITY_AT_0 = gl.constexpr(-1.3257480647361593)
@@ -143,8 +143,8 @@ def _multiply(
     half_rows = half * HALF_ROWS + gl.arange(0, HALF_ROWS, gl.SliceLayout(1, layout))
     if in_fp8:
         weight_scale = gl.load(factors[2])
-        reach = MARGIN / LARGEST_E4M3 * gl.load(factors[3])
-        bias_scale = MARGIN / LARGEST_E4M3 * gl.load(factors[4]) if bias_ptr is not None else 0.0
+        reach = MARGIN / E4M3_MAX * gl.load(factors[3])
+        bias_scale = MARGIN / E4M3_MAX * gl.load(factors[4]) if bias_ptr is not None else 0.0
         largest = gl.zeros([HALF_ROWS], gl.float32, gl.SliceLayout(1, layout))
     step = 0
     phase = 0
